@@ -1,0 +1,194 @@
+"""The laws of `transformer.layer`, each a function of a layer that raises where the law is broken."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+BATCH = 2
+
+
+class Subject:
+  """A layer with parameters away from their special initial values, and an input for it."""
+
+  def __init__(self, layer):
+    self.layer = layer
+    self.width = 8 * layer.width_multiple if layer.width_multiple < 8 else 2 * layer.width_multiple
+    self.length = max(10, (layer.receptive_field or 1) + 3)
+    keys = jax.random.split(jax.random.key(0), 4)
+    self.x = jax.random.normal(keys[0], (BATCH, self.length, self.width))
+    self.noise = jax.random.normal(keys[1], self.x.shape)
+    self.mask = np.array(jax.random.bernoulli(keys[2], 0.7, self.x.shape[:2]))
+    self.mask[:, 3], self.mask[:, -3:] = True, False  # something to read, and padding at the end
+    parameters = jax.jit(layer.init)(keys[3], self.x)
+    self.parameters = jax.tree.map(
+      lambda p: p + 0.1 * jax.random.normal(jax.random.fold_in(keys[3], p.size), p.shape), parameters
+    )
+    self.apply = jax.jit(self.layer.apply)
+
+  def initial_state(self, capacity=None, dtype=jnp.float32):
+    return self.layer.initial_state(BATCH, capacity or self.length, self.width, dtype)
+
+  def whole(self, x=None, mask=None, parameters=None):
+    """Outputs for the whole sequence at once."""
+    x = self.x if x is None else x
+    return self.apply(self.parameters if parameters is None else parameters, x, mask=mask)[0]
+
+  def in_pieces(self, cuts, x, mask, parameters):
+    """Outputs when the input is read in pieces between the cuts, the state carried."""
+    state, outputs = self.initial_state(), []
+    for start, stop in zip((0, *cuts), (*cuts, self.length), strict=True):
+      piece = None if mask is None else mask[:, start:stop]
+      y, state = self.layer.apply(parameters, x[:, start:stop], state, mask=piece)
+      outputs.append(y)
+    return jnp.concatenate(outputs, 1)
+
+  def token_by_token(self, x, mask, parameters):
+    """Outputs when each token is a piece of its own, in a compiled loop."""
+    def step(state, now):
+      y, state = self.layer.apply(parameters, now[0][:, None], state, mask=now[1])
+      return state, y[:, 0]
+
+    columns = None if mask is None else mask.T[..., None]
+    return jax.lax.scan(step, self.initial_state(), (x.swapaxes(0, 1), columns))[1].swapaxes(0, 1)
+
+
+@functools.lru_cache
+def subject(layer):
+  """One for each layer: its laws share the parameters and what was compiled."""
+  return Subject(layer)
+
+
+def close(actual, expected, what, tolerance=2e-5):
+  """Every leaf within a tolerance of the expected leaf's own scale."""
+  assert jax.tree.structure(actual) == jax.tree.structure(expected), what
+  for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+    a, e = np.asarray(a, np.float32), np.asarray(e, np.float32)
+    scale = max(1.0, np.abs(e).max(initial=0))
+    np.testing.assert_allclose(a / scale, e / scale, atol=tolerance, rtol=0, err_msg=what)
+
+
+def judged(y, mask):
+  """A scalar that depends on every valid output in its own way."""
+  weight = jnp.sin(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape)
+  y = y if mask is None else jnp.where(mask[..., None], y, 0)
+  return jnp.sum(weight * jnp.sin(y))
+
+
+def streaming(layer):
+  """Cut the input anywhere, carry the state: the same outputs and the same gradients."""
+  s = subject(layer)
+  for mask in (None, s.mask):
+    def read(way, mask=mask):
+      """Valid outputs, and the gradients for parameters and inputs, of one way to read."""
+      def loss(parameters, x):
+        y = way(x, mask, parameters)
+        return judged(y, mask), y if mask is None else jnp.where(mask[..., None], y, 0)
+
+      gradients, y = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(s.parameters, s.x)
+      return y, gradients
+
+    y, gradients = read(s.whole)
+    for how, way in (
+      ('in one piece', functools.partial(s.in_pieces, ())),
+      ('cut in three', functools.partial(s.in_pieces, (1, 6))),
+      ('token by token', s.token_by_token),
+    ):
+      other, others = read(way)
+      close(other, y, f'outputs, {how}')
+      close(others, gradients, f'gradients, {how}', tolerance=1e-4)
+
+
+def causality(layer):
+  """Changing token t moves nothing before t, exactly, and something at or after t."""
+  s = subject(layer)
+  y = np.asarray(s.whole())
+  for t in range(s.length):
+    changed = np.asarray(s.whole(s.x.at[:, t].set(s.noise[:, t])))
+    np.testing.assert_array_equal(changed[:, :t], y[:, :t], f'token {t} moved what is before it')
+    assert (changed[:, t:] != y[:, t:]).any(), f'token {t} moved nothing'
+
+
+def padding(layer):
+  """What stands under the mask changes no valid output and no gradient, were it NaN."""
+  s = subject(layer)
+  hidden = ~s.mask[..., None]
+  poisoned, replaced = jnp.where(hidden, jnp.nan, s.x), jnp.where(hidden, s.noise, s.x)
+
+  def loss(parameters, x):
+    return judged(s.whole(x, s.mask, parameters), s.mask)
+
+  for other in (poisoned, replaced):
+    same = np.asarray(s.whole(other, s.mask))[s.mask]
+    close(same, np.asarray(s.whole(mask=s.mask))[s.mask], 'valid outputs', tolerance=0)
+    gradients = jax.grad(loss, (0, 1))(s.parameters, other)
+    close(gradients, jax.grad(loss, (0, 1))(s.parameters, s.x), 'gradients', tolerance=1e-6)
+  assert not np.asarray(gradients[1])[~s.mask].any(), 'gradients flow into padding'
+
+  first = np.broadcast_to(np.arange(s.length) < s.length - 3, s.mask.shape)
+  shorter = s.apply(s.parameters, s.x[:, :-3])[0]
+  close(s.whole(mask=first)[:, :-3], shorter, 'a padded sequence against the sequence itself')
+
+
+def state(layer):
+  """A step returns the state's own tree, shapes and dtypes; no state is the initial state."""
+  s = subject(layer)
+  for dtype in (jnp.float32, jnp.bfloat16):
+    before = s.initial_state(capacity=s.length + 5, dtype=dtype)
+    for length in (1, 3):
+      _, after = s.apply(s.parameters, s.x[:, :length].astype(dtype), before)
+      assert jax.tree.structure(after) == jax.tree.structure(before), 'the tree changed'
+      for b, a in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        assert (b.shape, b.dtype) == (a.shape, a.dtype), f'{b.shape} {b.dtype} -> {a.shape} {a.dtype}'
+  fresh, given = s.apply(s.parameters, s.x), s.apply(s.parameters, s.x, s.initial_state())
+  close(fresh, given, 'no state against the initial state')
+
+
+def training(layer):
+  """Finite, non-zero gradients; compiled = not compiled; one trace a shape; bfloat16 agrees."""
+  s = subject(layer)
+  gradient = jax.grad(lambda p: judged(s.whole(parameters=p), None))(s.parameters)
+  for path, g in jax.tree_util.tree_leaves_with_path(gradient):
+    name = jax.tree_util.keystr(path)
+    assert np.isfinite(g).all(), f'the gradient of {name} is not finite'
+    assert np.abs(g).max() > 1e-7, f'the gradient of {name} is zero'
+
+  y = s.whole()
+  with jax.disable_jit():
+    close(layer.apply(s.parameters, s.x)[0], y, 'compiled against not compiled')
+
+  traces = []
+
+  def traced(layer, parameters, x):
+    traces.append(x.shape)
+    return layer.apply(parameters, x)
+
+  compiled = jax.jit(traced, static_argnums=0)
+  for x in (s.x, s.noise):
+    compiled(layer.copy(), s.parameters, x)
+  assert len(traces) == 1, 'an equal layer and an equal shape were traced again'
+
+  low = s.whole(s.x.astype(jnp.bfloat16))
+  assert low.dtype == jnp.bfloat16, f'bfloat16 came out as {low.dtype}'
+  close(low, y, 'bfloat16 against float32', tolerance=2.0**-8 * 8)
+
+
+def receptive_field(layer):
+  """The Jacobian reaches as far back as declared, at every position, and no further."""
+  s = subject(layer)
+  pull = jax.jit(lambda t: jax.grad(lambda x: jnp.sum(s.noise[:, t] * s.whole(x)[:, t]))(s.x))
+  for t in range(s.length):
+    touched = np.flatnonzero((np.asarray(pull(t)) != 0).any((0, 2)))
+    assert touched.max() == t, f'output {t} depends on {touched}'
+    field = layer.receptive_field or t + 1
+    if field <= t + 1:
+      assert t + 1 - touched.min() == field, f'output {t} depends on {touched}, not {field} tokens'
+    else:
+      assert t + 1 - touched.min() <= field, f'output {t} depends on {touched}, over {field} tokens'
+
+
+LAWS = {
+  law.__name__: law
+  for law in (streaming, causality, padding, state, training, receptive_field)
+}

@@ -1,0 +1,194 @@
+"""The layer contract: every entry of LAYERS, and every part that layers are built of, keeps it."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import linen as nn
+from layer_laws import LAWS
+
+from baselines import LAYERS
+from baselines.convolution import TCN, Convolution
+from baselines.recurrent import LSTM
+from transformer.attention import Attention
+from transformer.block import NORMS, Block
+from transformer.feedforward import ACTIVATIONS, FeedForward
+from transformer.layer import SequenceLayer
+from transformer.positions import POSITIONS, AddLearned, AddSinusoid
+from transformer.stack import Stack
+
+SUBJECTS = {
+  **{name: layer() for name, layer in LAYERS.items()},
+  **{f'attention({name})': Attention(2, make()) for name, make in POSITIONS.items()},
+  **{f'feedforward({name})': FeedForward(name, expansion=2) for name in ACTIVATIONS},
+  'convolution(direct)': Convolution(3, dilation=2, form='direct'),
+  'tcn(2 levels)': TCN(2, levels=2),
+  'sinusoid': AddSinusoid(),
+  'learned': AddLearned(64),
+  **{f'block({norm})': Block(Convolution(3), norm=norm) for norm in NORMS},
+  'classic': Stack((Block(LSTM(), norm='none', residual=False),), depth=2),
+  'hybrid': Stack((Block(Attention(2)), Block(Convolution(2)), Block(FeedForward())), depth=2),
+}
+
+
+@pytest.mark.parametrize('law', LAWS)
+@pytest.mark.parametrize('name', SUBJECTS)
+def test_law(name, law):
+  LAWS[law](SUBJECTS[name])
+
+
+class Broken(SequenceLayer):
+  """A convolution of two tokens that keeps every law; the fault of each subclass is its own."""
+
+  field = 2
+
+  @property
+  def receptive_field(self):
+    return self.field
+
+  def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
+    return jnp.zeros((batch_size, 1, width), dtype)
+
+  def read(self, x, state, mask):
+    x = x if mask is None else jnp.where(mask[..., None], x, 0)
+    state = self.initial_state(x.shape[0], 0, x.shape[2], x.dtype) if state is None else state
+    read = jnp.concatenate([state.astype(x.dtype), x], 1)
+    return read[:, 1:], read[:, :-1], read[:, -1:].astype(state.dtype)
+
+  def result(self, now, before):
+    return nn.Dense(now.shape[-1], dtype=now.dtype)(now) + jnp.tanh(before)
+
+  @nn.compact
+  def __call__(self, x, state=None, *, mask=None, train=False):
+    now, before, state = self.read(x, state, mask)
+    return self.result(now, before), state
+
+
+class ForgetsTheState(Broken):
+  def read(self, x, state, mask):
+    now, before, _ = super().read(x, None, mask)
+    return now, before, super().read(x, state, mask)[2]
+
+
+class StopsTheGradient(Broken):
+  """Right outputs, but no gradient through the state that it carries."""
+
+  def read(self, x, state, mask):
+    now, before, state = super().read(x, state, mask)
+    return now, before, jax.lax.stop_gradient(state)
+
+
+class LooksAhead(Broken):
+  def result(self, now, before):
+    return super().result(now, before) + 1e-3 * jnp.roll(now, -1, 1)
+
+
+class IgnoresInput(Broken):
+  def result(self, now, before):
+    return super().result(now, before).at[:, 3].set(0).at[:, 4].set(0)
+
+
+class MasksByProduct(Broken):
+  """Zero times NaN is NaN."""
+
+  def read(self, x, state, mask):
+    x = x if mask is None else x * mask[..., None].astype(x.dtype)
+    return super().read(x, state, None)
+
+
+class IgnoresTheMask(Broken):
+  def read(self, x, state, mask):
+    return super().read(x, state, None)
+
+
+class GrowsItsState(Broken):
+  def read(self, x, state, mask):
+    now, before, after = super().read(x, state, mask)
+    return now, before, jnp.concatenate([after, after[:, :1]], 1)
+
+
+class ChangesItsDtype(Broken):
+  def read(self, x, state, mask):
+    now, before, after = super().read(x, state, mask)
+    return now, before, after.astype(jnp.float32)
+
+
+class StartsElsewhere(Broken):
+  """Without a state it does not start from the initial state."""
+
+  def read(self, x, state, mask):
+    now, before, after = super().read(x, state, mask)
+    return now, (before + 1 if state is None else before), after
+
+
+class DeadParameter(Broken):
+  def result(self, now, before):
+    dead = self.param('dead', nn.initializers.ones, now.shape[-1:])
+    return super().result(now, before) + jax.lax.stop_gradient(dead).astype(now.dtype)[None, None]
+
+
+class InfiniteGradient(Broken):
+  def result(self, now, before):
+    return super().result(now, before + 0 * jnp.sqrt(0 * self.param('p', nn.initializers.ones, ())))
+
+
+class DependsOnTracing(Broken):
+  def result(self, now, before):
+    traced = isinstance(now, jax.core.Tracer)
+    return super().result(now, before) * (1 if traced else 2)
+
+
+class TracesAgain(Broken):
+  """Copies that are not equal."""
+
+  def __eq__(self, other):
+    return self is other
+
+  __hash__ = object.__hash__
+
+
+class WidensBfloat16(Broken):
+  def result(self, now, before):
+    return super().result(now, before).astype(jnp.float32)
+
+
+class LosesPrecision(Broken):
+  def result(self, now, before):
+    y = super().result(now, before)
+    return y + y if y.dtype == jnp.bfloat16 else y
+
+
+class DeclaresTooLittle(Broken):
+  field = 1
+
+
+class DeclaresTooMuch(Broken):
+  field = 3
+
+
+class DeclaresUnbounded(Broken):
+  field = None
+
+
+FAULTS = {
+  'streaming': (ForgetsTheState, StopsTheGradient),
+  'causality': (LooksAhead, IgnoresInput),
+  'padding': (MasksByProduct, IgnoresTheMask),
+  'state': (GrowsItsState, ChangesItsDtype, StartsElsewhere),
+  'training': (
+    DeadParameter, InfiniteGradient, DependsOnTracing, TracesAgain, WidensBfloat16, LosesPrecision,
+  ),
+  'receptive_field': (DeclaresTooLittle, DeclaresTooMuch, DeclaresUnbounded),
+}
+
+
+@pytest.mark.parametrize('law', LAWS)
+def test_the_unbroken_layer_keeps_every_law(law):
+  LAWS[law](Broken())
+
+
+@pytest.mark.parametrize(
+  ('law', 'fault'), [(law, fault) for law, faults in FAULTS.items() for fault in faults]
+)
+def test_the_contract_rejects(law, fault):
+  with pytest.raises(AssertionError):
+    LAWS[law](fault())

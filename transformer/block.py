@@ -1,0 +1,61 @@
+"""The shell around a layer: it owns the norm, the skip and the dropout; the layer is a slot.
+
+  pre    x + dropout(layer(norm(x)))     (Xiong et al. 2020)
+  post   norm(x + dropout(layer(x)))     (Vaswani et al. 2017)
+  none   x + dropout(layer(x)), or bare dropout(layer(x)) without the residual
+
+Two models that differ in what fills the slot differ in nothing else.
+"""
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from transformer.layer import SequenceLayer, masked
+
+NORMS = ('pre', 'post', 'none')
+
+
+class Block(SequenceLayer):
+  """A layer with a residual connection and a layer norm around it."""
+
+  layer: SequenceLayer
+  norm: str = 'pre'
+  residual: bool = True
+  dropout: float = 0.0
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.norm not in NORMS:
+      raise ValueError(f'no norm {self.norm!r}; there are {", ".join(NORMS)}')
+    if not 0 <= self.dropout < 1:
+      raise ValueError(f'dropout is at least 0 and below 1, not {self.dropout}')
+
+  @property
+  def receptive_field(self):
+    """The layer's."""
+    return self.layer.receptive_field
+
+  @property
+  def prelude(self):
+    """The layer's."""
+    return self.layer.prelude
+
+  @property
+  def width_multiple(self):
+    """The layer's."""
+    return self.layer.width_multiple
+
+  def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
+    """The layer's."""
+    return self.layer.initial_state(batch_size, capacity, width, dtype)
+
+  @nn.compact
+  def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]
+    x = masked(x, mask)
+    norm = nn.LayerNorm(dtype=x.dtype, name='norm') if self.norm != 'none' else lambda y: y
+    y = norm(x) if self.norm == 'pre' else x
+    y, state = self.layer(y, state, mask=mask, train=train)
+    y = nn.Dropout(self.dropout, deterministic=not train)(y)
+    if self.residual:
+      y = x + y
+    return norm(y) if self.norm == 'post' else y, state

@@ -1,0 +1,45 @@
+"""The position-wise network: what a token does with what it has gathered, at every place alike.
+
+  relu     W2 max(0, W1 x + b1) + b2          (Vaswani et al. 2017, equation 2)
+  gelu     W2 gelu(W1 x + b1) + b2            (Hendrycks and Gimpel 2016)
+  swiglu   W2 (silu(W1 x) * W3 x), no biases  (Shazeer 2020)
+"""
+
+from typing import ClassVar
+
+import jax
+from flax import linen as nn
+
+from transformer.layer import SequenceLayer, masked
+
+ACTIVATIONS = {'relu': jax.nn.relu, 'gelu': jax.nn.gelu, 'swiglu': jax.nn.silu}
+
+
+class FeedForward(SequenceLayer):
+  """Two dense layers around an activation, `expansion` times as wide between them."""
+
+  activation: str = 'gelu'
+  expansion: float = 4.0
+
+  receptive_field: ClassVar[int] = 1
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.activation not in ACTIVATIONS:
+      raise ValueError(f'no activation {self.activation!r}; there are {", ".join(ACTIVATIONS)}')
+    if self.expansion <= 0:
+      raise ValueError(f'a feed-forward expansion is positive, not {self.expansion}')
+
+  @nn.compact
+  def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]
+    x, width = masked(x, mask), x.shape[-1]
+    inner = max(1, round(self.expansion * width))
+    gated = self.activation == 'swiglu'
+
+    def dense(features, name):
+      return nn.Dense(features, use_bias=not gated, dtype=x.dtype, name=name)
+
+    hidden = ACTIVATIONS[self.activation](dense(inner, 'expand')(x))
+    if gated:
+      hidden *= dense(inner, 'gate')(x)
+    return dense(width, 'contract')(hidden), ()

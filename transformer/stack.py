@@ -1,0 +1,54 @@
+"""Layers one above another, `depth` times over, each with parameters and a state of its own."""
+
+import math
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from transformer.layer import SequenceLayer
+
+
+class Stack(SequenceLayer):
+  """The layers in turn, and again, `depth` times; the states are threaded through."""
+
+  layers: tuple[SequenceLayer, ...]
+  depth: int = 1
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.depth < 1 or not self.layers:
+      raise ValueError(f'a stack of {len(self.layers)} layers, {self.depth} times over, is empty')
+
+  @property
+  def receptive_field(self):
+    """1 + the sum of what each layer adds; unbounded if one of them is."""
+    fields = [layer.receptive_field for layer in self.layers]
+    return None if None in fields else 1 + self.depth * sum(field - 1 for field in fields)
+
+  @property
+  def prelude(self):
+    """The first that one of the layers asks for."""
+    return next((layer.prelude for layer in self.layers if layer.prelude is not None), None)
+
+  @property
+  def width_multiple(self):
+    """What suits all the layers."""
+    return math.lcm(*(layer.width_multiple for layer in self.layers))
+
+  def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
+    """One state a layer, bottom first."""
+    return tuple(
+      layer.initial_state(batch_size, capacity, width, dtype)
+      for _ in range(self.depth)
+      for layer in self.layers
+    )
+
+  @nn.compact
+  def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]
+    states = []
+    for level, template in enumerate(self.layers * self.depth):
+      layer = template.copy(name=f'level_{level}')
+      below = None if state is None else state[level]
+      x, after = layer(x, below, mask=mask, train=train)
+      states.append(after)
+    return x, tuple(states)
