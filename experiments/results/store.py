@@ -1,0 +1,219 @@
+"""One JSON file a cell: the only memory between a launch and its report.
+
+A cell is named by what was asked, never by when or where it ran:
+
+  key = sha256(canonical JSON of {study, run}), first 16 hex digits
+  file = <folder>/cells/<study>-<key>.json
+
+So a launch skips what is there, and the folders of two machines merge by copying. Each record
+carries the checksum of its own content. A file that fails it, or that fails in any other way, is
+named in one warning, set aside as `<file>.damaged`, and counts as absent: its cell runs again.
+
+Records are strict JSON, which has no NaN. A float that is not finite is written as
+{"$float": "nan" | "inf" | "-inf"} and read back as that float; keys that start with `$` are
+refused, so the mapping loses nothing. Tuples and arrays come back as lists.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import pathlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+from absl import logging
+
+from experiments.results import atomic
+
+FORMAT = 1
+STATUSES = ('finished', 'diverged', 'out of memory', 'timeout', 'failed')
+FIELDS = ('study', 'run', 'status', 'reason', 'result', 'seconds', 'device', 'versions', 'commit')
+
+_FLOAT = '$float'
+_SUFFIX = '.json'
+
+
+class StoreError(ValueError):
+  """A record or a folder that the store cannot take; the message is one line."""
+
+
+def canonical(value: Any) -> str:
+  """Canonical JSON text of a value: keys sorted, no spaces, ASCII, no NaN."""
+  try:
+    return json.dumps(value, sort_keys=True, separators=(',', ':'), allow_nan=False)
+  except (TypeError, ValueError) as error:
+    raise StoreError(f'not a JSON value: {error}') from None
+
+
+def key_of(study: str, run: dict) -> str:
+  """Name of a cell: 16 hex digits that depend on the study and the run, and nothing else."""
+  text = canonical({'study': study, 'run': run})
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Store:
+  """The records in a folder. Making one touches nothing; see `prepare`."""
+
+  def __init__(self, folder: str | os.PathLike, warn: Callable[[str], None] = logging.warning):
+    self.cells = pathlib.Path(folder) / 'cells'
+    self._warn = warn
+
+  def prepare(self) -> 'Store':
+    """Make the folder and prove it writable, so that a launch fails before it trains."""
+    probe = self.cells / '.probe'
+    self._write_bytes(probe, b'')
+    with contextlib.suppress(OSError):
+      probe.unlink()
+    return self
+
+  def write(self, record: dict) -> dict:
+    """Store a record in the place of the one before; return it as it will be read."""
+    missing = [name for name in FIELDS if name not in record]
+    unknown = sorted(set(record) - set(FIELDS) - {'format', 'checksum'})
+    if missing or unknown:
+      raise StoreError(f'a record needs exactly {FIELDS}: missing {missing}, unknown {unknown}')
+    if record['status'] not in STATUSES:
+      raise StoreError(f'status {record["status"]!r} is none of {STATUSES}')
+    path = self._path(record['study'], record['run'])
+    body = _encode({name: record[name] for name in FIELDS} | {'format': FORMAT})
+    body['checksum'] = _checksum(body)
+    text = canonical(body)
+    self._write_bytes(path, (text + '\n').encode())
+    return _decode(json.loads(text))
+
+  def read(self, study: str, run: dict) -> dict | None:
+    """Record of a cell, or None where there is none that can be trusted."""
+    return self._read(self._path(study, run))
+
+  def records(self, study: str | None = None) -> list[dict]:
+    """All records, or those of one study, in an order that depends on their content alone."""
+    names = [name for name in self._names() if study in (None, name.rpartition('-')[0])]
+    found = [record for name in names if (record := self._read(self.cells / name)) is not None]
+    return sorted(found, key=lambda record: (record['study'], canonical(record['run'])))
+
+  def __contains__(self, study: str) -> bool:
+    return bool(self.records(study))
+
+  def _names(self) -> list[str]:
+    try:
+      names = os.listdir(self.cells)
+    except FileNotFoundError:
+      return []
+    except OSError as error:
+      raise _unusable(self.cells, error) from None
+    # Temporary files start with a dot, and what was set aside no longer ends in .json.
+    return sorted(name for name in names if name.endswith(_SUFFIX) and name[0] != '.')
+
+  def _path(self, study: str, run: dict) -> pathlib.Path:
+    if not (isinstance(study, str) and re.fullmatch(r'[A-Za-z0-9_]+', study)):
+      raise StoreError(f'a study is named by letters, digits and underscores, not {study!r}')
+    return self.cells / f'{study}-{key_of(study, run)}{_SUFFIX}'
+
+  def _read(self, path: pathlib.Path) -> dict | None:
+    try:
+      data = path.read_bytes()
+    except FileNotFoundError:
+      return None
+    except OSError as error:
+      raise _unusable(path, error) from None
+    record, fault = _parse(data, path.name)
+    if not fault:
+      return record
+    with contextlib.suppress(OSError):
+      if path.read_bytes() != data:  # another process has just written it anew
+        return self._read(path)
+    self._set_aside(path, fault)
+    return None
+
+  def _set_aside(self, path: pathlib.Path, fault: str) -> None:
+    """Rename a damaged file. Nothing is deleted, and no earlier one is overwritten."""
+    try:
+      place = _reserve(path)
+      try:
+        os.replace(path, place)
+      except OSError:
+        place.unlink()
+        raise
+    except FileNotFoundError:  # another reader was faster and has said so
+      return
+    except OSError as error:
+      self._warn(f'{path}: {fault}; treated as absent (not set aside: {error.strerror})')
+    else:
+      self._warn(f'{path}: {fault}; set aside as {place.name}, its cell counts as not run')
+
+  def _write_bytes(self, path: pathlib.Path, data: bytes) -> None:
+    try:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      atomic.write(path, data)
+    except OSError as error:
+      raise _unusable(path.parent, error) from None
+
+
+def _reserve(path: pathlib.Path) -> pathlib.Path:
+  """Create the first free name among <file>.damaged, <file>.damaged.2, ... as an empty file."""
+  count = 1
+  while True:
+    place = path.with_name(f'{path.name}.damaged' + (f'.{count}' if count > 1 else ''))
+    try:
+      place.open('x').close()  # taken in one step: two readers never choose the same name
+      return place
+    except FileExistsError:
+      count += 1
+
+
+def _parse(data: bytes, name: str) -> tuple[dict | None, str]:
+  """Record in a file of this name, or what is wrong with it."""
+  try:
+    body = json.loads(data)
+    if not isinstance(body, dict):
+      return None, 'not a record'
+    if body.get('format') != FORMAT:
+      return None, f'format {body.get("format")!r}, not {FORMAT}'
+    if body.get('checksum') != _checksum(body):
+      return None, 'its checksum does not match'
+    record = _decode(body)
+    study, run = record['study'], record['run']
+    if name != f'{study}-{key_of(study, run)}{_SUFFIX}':
+      return None, 'its name is not the key of its content'
+    return record, ''
+  except (ValueError, TypeError, KeyError, RecursionError):  # bad UTF-8 is a ValueError
+    return None, 'not valid JSON'
+
+
+def _checksum(body: dict) -> str:
+  rest = {name: value for name, value in body.items() if name != 'checksum'}
+  return hashlib.sha256(canonical(rest).encode()).hexdigest()
+
+
+def _encode(value: Any) -> Any:
+  """Plain JSON values: arrays as lists, floats that are not finite by their names."""
+  if isinstance(value, dict):
+    for key in value:
+      if not isinstance(key, str) or key.startswith('$'):
+        raise StoreError(f'a record has text keys that do not start with $, not {key!r}')
+    return {key: _encode(item) for key, item in value.items()}
+  if isinstance(value, list | tuple):
+    return [_encode(item) for item in value]
+  if isinstance(value, float) and not math.isfinite(value):
+    return {_FLOAT: str(float(value))}
+  if not isinstance(value, float) and hasattr(value, 'tolist'):  # a numpy or device array
+    return _encode(value.tolist())
+  return value
+
+
+def _decode(value: Any) -> Any:
+  """Inverse of `_encode` on what it returns."""
+  if isinstance(value, dict):
+    if _FLOAT in value:
+      return float(value[_FLOAT])
+    return {key: _decode(item) for key, item in value.items()}
+  if isinstance(value, list):
+    return [_decode(item) for item in value]
+  return value
+
+
+def _unusable(path: pathlib.Path, error: OSError) -> StoreError:
+  return StoreError(f'cannot use the results folder {path}: {error.strerror or error}')
