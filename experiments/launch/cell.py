@@ -1,0 +1,77 @@
+"""One cell: a run's seeds and learning rates trained together, the rate chosen, the score taken.
+
+The learning rate is chosen by the mean over seeds of the validation metric; the score is the test
+metric at that rate. Test numbers of the other rates are stored too, but choose nothing.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+
+from experiments.launch.build import matched, task_of
+from experiments.launch.grid import Cell, Outcome
+from experiments.launch.run import Run
+from experiments.tasks.task import Task
+from experiments.training.ensemble import Ensemble
+from experiments.training.loop import Member, train
+from experiments.training.step import Training
+
+
+def cell_of(study: str, run: Run) -> Cell:
+  """The cell that trains a run."""
+  return Cell(study, run.identity(), f'{run.layer} on {run.task}')
+
+
+def execute(parallel: str, timeout: float):
+  """What trains a cell, for `grid.launch`."""
+  return functools.partial(_train, parallel, timeout)
+
+
+def _train(parallel: str, timeout: float, cell: Cell, report) -> Outcome:
+  run = run_from(cell.run)
+  task, (model, match) = task_of(run), matched(run)
+  members = list(itertools.product(run.seeds, run.learning_rates))
+  ensemble = Ensemble(Training(model, task, run), members, parallel)
+  trained = train(ensemble, task, run, timeout, report)
+  result = {
+    'family': task.family,
+    'axis': task.axis,
+    'distance': task.distance,
+    'metric': task.metric.name,
+    'perfect': task.metric.perfect,
+    'chance': task.chance,
+    'digest': task.digest,
+    'receptive_field': model.receptive_field,
+    **match,
+    'learning_rate': choose(task, trained),
+    'members': [dataclasses.asdict(member) for member in trained],
+  }
+  return Outcome(result, *_status(trained))
+
+
+def run_from(values: dict) -> Run:
+  """A run from the JSON values of its identity."""
+  return Run(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def choose(task: Task, members: Sequence[Member]) -> float:
+  """The learning rate with the best mean validation metric over seeds; a NaN is the worst."""
+  better = 1 if task.metric.perfect > task.chance else -1
+
+  def merit(rate: float) -> float:
+    values = [better * m.validation for m in members if m.learning_rate == rate]
+    return sum(values) / len(values) if all(map(math.isfinite, values)) else -math.inf
+
+  return max(sorted({m.learning_rate for m in members}), key=merit)
+
+
+def _status(members: Sequence[Member]) -> tuple[str, str]:
+  """A cell's status, and the reason where it did not finish."""
+  statuses = [member.status for member in members]
+  if 'timeout' in statuses:
+    return 'timeout', f'{statuses.count("timeout")} of {len(statuses)} members were still training'
+  if all(status == 'diverged' for status in statuses):
+    return 'diverged', 'the loss of every member is no longer a finite number'
+  return 'finished', ''

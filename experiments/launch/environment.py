@@ -1,0 +1,85 @@
+"""Where a run happens: its devices, its compilation cache, and how a record names them."""
+
+import importlib.metadata
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+
+import jax
+
+from experiments.launch.errors import BadInput
+
+PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'scipy')
+MOST_HOST_DEVICES = 8
+
+
+def prepare(host_devices: int, cache: str) -> None:
+  """Splits the CPU into devices and turns on the compilation cache; before any array is made.
+
+  Args:
+    host_devices: how many devices the CPU is to be; 0: one a core, and at most 8.
+    cache: a folder for compiled programs; '': none.
+  """
+  count = host_devices or min(cores(), MOST_HOST_DEVICES)
+  jax.config.update('jax_num_cpu_devices', count)
+  if cache:
+    folder = pathlib.Path(cache).expanduser()
+    try:
+      folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+      raise BadInput(f'cannot use the compilation cache {folder}: {error.strerror}') from None
+    jax.config.update('jax_compilation_cache_dir', str(folder))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+    jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+
+
+def cores() -> int:
+  """Cores that this process may use."""
+  return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+def device() -> str:
+  """The device's name, such as 'NVIDIA H100 80GB HBM3 x 1' or 'AMD EPYC x 2 cores'."""
+  devices = jax.devices()
+  if devices[0].platform != 'cpu':
+    return f'{devices[0].device_kind} x {len(devices)}'
+  return f'{_processor()} x {cores()} cores'
+
+
+def _processor() -> str:
+  """The processor's model, from where Linux keeps it, or what Python knows."""
+  try:
+    lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
+  except OSError:
+    lines = []
+  named = (line.partition(':')[2].strip() for line in lines if line.startswith('model name'))
+  return next(named, '') or platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+  """Python's version and those of the packages that numbers depend on."""
+  found = {name: importlib.metadata.version(name) for name in PACKAGES}
+  return {'python': platform.python_version(), **found}
+
+
+def commit() -> str:
+  """The commit of this code, with a '+' if files have changed since; '' outside a checkout."""
+  folder = pathlib.Path(__file__).parent
+
+  def git(*words):
+    return subprocess.run(
+      ('git', '-C', str(folder), *words), capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+  try:
+    return git('rev-parse', '--short=12', 'HEAD') + ('+' if git('status', '--porcelain') else '')
+  except (OSError, subprocess.CalledProcessError):
+    return ''
+
+
+def command() -> str:
+  """The command that this process was started with, to print beside what it made."""
+  module = sys.modules['__main__'].__spec__
+  return f'python -m {module.name if module else sys.argv[0]} {" ".join(sys.argv[1:])}'.strip()

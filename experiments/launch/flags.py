@@ -1,0 +1,162 @@
+"""Flags, once: each setting's flag and help come from its dataclass field, its value from a preset.
+
+A script's own values win over its preset's, which win over the fields' defaults. Whatever is wrong
+with a command is said in one line, and the exit code is 2. JAX is not loaded to read flags.
+"""
+
+import collections
+import dataclasses
+import math
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from absl import app, flags
+
+from experiments.launch.errors import BadInput, no_such
+from experiments.launch.run import Run
+
+FLAGS = flags.FLAGS
+DEFINE = {
+  int: flags.DEFINE_integer,
+  float: flags.DEFINE_float,
+  str: flags.DEFINE_string,
+  bool: flags.DEFINE_boolean,
+}
+
+
+def define_store() -> None:
+  """--runs."""
+  flags.DEFINE_string('runs', 'runs/quick', 'Folder of the results; made if it is not there.')
+
+
+def define_study(presets: Iterable[str], steps: str, lengths: str) -> None:
+  """What every study can be told; `steps` and `lengths` say what these two mean to it."""
+  define_store()
+  flags.DEFINE_string('preset', 'quick', f'Where values not given come from: {", ".join(presets)}.')
+  flags.DEFINE_string(
+    'layers', None,
+    'Layers to compare, separated by commas: names in baselines/__init__.py, with options if '
+    "need be, such as 'attention(positions=alibi),lstm'.",
+  )
+  flags.DEFINE_string('lengths', None, lengths)
+  flags.DEFINE_integer('seeds', None, 'How many seeds, from 0 on.')
+  flags.DEFINE_string('learning_rates', None, 'Peak learning rates, separated by commas.')
+  for field in dataclasses.fields(Run):
+    if 'help' in field.metadata and field.name not in ('layer', 'task'):
+      text = steps if field.name == 'steps' else field.metadata['help']
+      DEFINE[type(field.default)](field.name, None, f"{text} Default: the preset's.")
+  flags.DEFINE_string('parallel', 'jit', 'How members are spread over devices: jit or pmap.')
+  flags.DEFINE_integer('host_devices', 0, 'Devices that a CPU is split into; 0: one a core.')
+  flags.DEFINE_float('timeout', math.inf, 'Seconds after which a cell stops as it is.')
+  flags.DEFINE_boolean('retry', False, 'Run cells again that are stored but did not finish.')
+  flags.DEFINE_string(
+    'cache', '~/.cache/sequence-lab', 'Folder of compiled programs, kept between runs; empty: none.'
+  )
+
+
+def given(name: str) -> bool:
+  """Whether the command set a flag."""
+  return FLAGS[name].present > 0
+
+
+def settings() -> dict[str, Any]:
+  """The values of the command's own for the fields of a run."""
+  names = (field.name for field in dataclasses.fields(Run) if 'help' in field.metadata)
+  own = {name: getattr(FLAGS, name) for name in names if name in FLAGS and given(name)}
+  if given('seeds'):
+    own['seeds'] = seeds(FLAGS.seeds)
+  if given('learning_rates'):
+    own['learning_rates'] = numbers('learning_rates', FLAGS.learning_rates, float)
+  return own
+
+
+def seeds(count: int) -> tuple[int, ...]:
+  """The first seeds."""
+  if count < 1:
+    raise BadInput(f'--seeds is how many, 1 or more, not {count}')
+  return tuple(range(count))
+
+
+def lengths() -> tuple[int, ...] | None:
+  """--lengths, ascending; None: not given."""
+  if not given('lengths'):
+    return None
+  found = numbers('lengths', FLAGS.lengths, int)
+  if min(found) < 1:
+    raise BadInput(f'--lengths are 1 or more, not {min(found)}')
+  return tuple(sorted(found))
+
+
+def numbers(name: str, text: str, kind: type) -> tuple:
+  """The distinct, finite numbers of a list that is separated by commas."""
+  try:
+    found = tuple(kind(part) for part in text.split(','))
+  except ValueError:
+    word = 'whole numbers' if kind is int else 'numbers'
+    raise BadInput(f'--{name} takes {word} separated by commas, not {text!r}') from None
+  if len(set(found)) < len(found) or not all(map(math.isfinite, found)):
+    raise BadInput(f'--{name} takes distinct, finite numbers, not {text!r}')
+  return found
+
+
+def preset(presets: dict[str, Any]) -> Any:
+  """The preset that --preset names."""
+  if FLAGS.preset not in presets:
+    raise no_such('preset', FLAGS.preset, presets)
+  return presets[FLAGS.preset]
+
+
+def make_run(**values) -> Run:
+  """A run, or what is wrong with the values."""
+  try:
+    return Run(**values)
+  except ValueError as error:
+    raise BadInput(str(error)) from None
+
+
+def main(script: Callable[[], None], define: Callable[[], None], text: str) -> None:
+  """Defines a script's flags, reads them and runs it; `text` is its docstring, for --help."""
+  define()
+
+  def parse(argv: Sequence[str]) -> list[str]:
+    names = {word.lstrip('-').partition('=')[0] for word in argv[1:]}
+    if names & {'help', 'helpfull', 'helpshort', 'h'} or '-?' in argv:
+      print(f'{text.strip()}\n\nFlags:{FLAGS.get_key_flags_for_module(sys.argv[0]) or ""}')
+      sys.exit(0)
+    try:
+      return FLAGS(argv)
+    except flags.Error as error:
+      return _refuse(str(error).replace('\n', ' '))
+
+  def run(argv: Sequence[str]) -> None:
+    try:
+      _check_words(argv, sys.argv[1:])
+      script()
+    except (BadInput, _store_error()) as error:
+      _refuse(str(error))
+    except KeyboardInterrupt:
+      print('\ninterrupted: what was stored is kept, the same command goes on', file=sys.stderr)
+      sys.exit(130)
+
+  app.run(run, flags_parser=parse)
+
+
+def _store_error() -> type[Exception]:
+  from experiments.results.store import StoreError
+  return StoreError
+
+
+def _check_words(argv: Sequence[str], words: Sequence[str]) -> None:
+  """A command with stray words, or with one flag twice, was meant otherwise."""
+  if len(argv) > 1:
+    raise BadInput(f'{argv[1]!r} is no flag; flags are written --name=value')
+  names = [word.lstrip('-').partition('=')[0] for word in words if word.startswith('-')]
+  for name, count in collections.Counter(names).items():
+    if count > 1:
+      raise BadInput(f'--{name} is given {count} times')
+
+
+def _refuse(message: str) -> None:
+  print(message, file=sys.stderr)
+  sys.exit(2)

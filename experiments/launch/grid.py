@@ -1,0 +1,103 @@
+"""A grid of cells: what is stored is skipped, what runs is stored, whatever becomes of it."""
+
+import dataclasses
+import re
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from experiments.launch import environment
+from experiments.results.store import Store
+
+EXHAUSTED = re.compile(r'RESOURCE_EXHAUSTED|out of memory', re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """What executing a cell came to."""
+
+  result: dict
+  status: str = 'finished'
+  reason: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """One point of a grid: who asks, what identifies it, and a few words for the progress bar."""
+
+  study: str
+  run: dict
+  label: str
+
+
+def launch(
+  cells: Iterable[Cell],
+  execute: Callable[[Cell, Callable[[float, str], None]], Outcome],
+  store: Store,
+  retry: bool = False,
+) -> list[dict]:
+  """Executes the cells that the store does not have; returns the records of all.
+
+  Args:
+    cells: the grid.
+    execute: runs a cell; it is given the cell and a function to report progress to, which takes
+      the part that is done and a few words.
+    store: where records are.
+    retry: whether cells that are stored but did not finish run again.
+  """
+  store.prepare()
+  cells = list(cells)
+  records = [store.read(cell.study, cell.run) for cell in cells]
+  settled = [r is not None and not (retry and r['status'] != 'finished') for r in records]
+  with (
+    _bar(f'{sum(settled)} of {len(cells)} cells stored', len(cells) - sum(settled)) as grid,
+    _bar('', 1.0) as bar,
+  ):
+    for i, cell in enumerate(cells):
+      if settled[i]:
+        continue
+      bar.reset()
+      bar.set_description(cell.label)
+
+      def report(part: float, words: str) -> None:
+        bar.update(part - bar.n)
+        bar.set_postfix_str(words)
+
+      records[i] = store.write(_record(cell, execute, report))
+      grid.update(1)
+      grid.set_description(f'{sum(settled) + grid.n:.0f} of {len(cells)} cells stored')
+  return records
+
+
+def _record(cell: Cell, execute, report) -> dict[str, Any]:
+  """Executes a cell; running out of memory is a result like any other."""
+  start = time.perf_counter()
+  try:
+    outcome = execute(cell, report)
+  except (jax.errors.JaxRuntimeError, MemoryError) as error:
+    if not (isinstance(error, MemoryError) or EXHAUSTED.search(str(error))):
+      raise
+    outcome = Outcome({}, 'out of memory', str(error).partition('\n')[0])
+  return {
+    'study': cell.study,
+    'run': cell.run,
+    **dataclasses.asdict(outcome),
+    'seconds': time.perf_counter() - start,
+    'device': environment.device(),
+    'versions': environment.versions(),
+    'commit': environment.commit(),
+  }
+
+
+def _bar(description: str, total: float) -> tqdm:
+  """A progress bar with the time left; quiet when not a terminal."""
+  return tqdm(
+    desc=description,
+    total=total,
+    disable=None,
+    leave=False,
+    bar_format='{desc} {percentage:3.0f}%|{bar:20}| {elapsed}, {remaining} left {postfix}',
+  )

@@ -1,0 +1,61 @@
+"""A run: everything that decides what a cell's numbers are, as strings and numbers only.
+
+Its canonical JSON is its identity: the name of its record and the reason to skip it when the
+record is there. How a run is executed (devices, pmap or jit, time limits) is not part of it.
+"""
+
+import dataclasses
+import math
+
+from experiments.training.recipe import Recipe, check_choice, check_positive, setting
+
+MATCHES = ('params', 'none')
+DTYPES = ('float32', 'bfloat16')
+FEEDFORWARDS = ('none', 'relu', 'gelu', 'swiglu')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run(Recipe):
+  """A recipe applied to a layer, in a shell, on a task, for all its seeds and learning rates."""
+
+  layer: str = setting('attention', 'The layer, as a spec.')
+  task: str = setting('recall', 'The task, as a spec.')
+  width: int = setting(64, "The model's width D; with --match=params, the Transformer's.")
+  depth: int = setting(2, 'Blocks, one above another.')
+  feedforward: str = setting(
+    'none', f'The position-wise network after each layer: {", ".join(FEEDFORWARDS)}.'
+  )
+  expansion: float = setting(2.0, 'Its width, in multiples of the width.')
+  norm: str = setting('pre', 'Where the layer norm of a block stands: pre, post, none.')
+  dropout: float = setting(0.0, "Dropout of each block's output.")
+  dtype: str = setting('float32', f'What activations are computed in: {", ".join(DTYPES)}.')
+  match: str = setting(
+    'params',
+    'params: every layer gets the width at which its model has as many parameters as the '
+    'Transformer of --width; none: all have that width.',
+  )
+  seeds: tuple[int, ...] = (0, 1, 2)
+  learning_rates: tuple[float, ...] = (3e-3,)
+
+  def __post_init__(self):
+    super().__post_init__()
+    check_positive(self, 'width', 'depth', 'expansion')
+    check_choice('match', self.match, MATCHES)
+    check_choice('dtype', self.dtype, DTYPES)
+    check_choice('feedforward', self.feedforward, FEEDFORWARDS)
+    if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+      raise ValueError(f'seeds are distinct and not negative, one or more, not {self.seeds}')
+    if (max(self.seeds) + 1) * self.steps >= 2**31:
+      raise ValueError(f'seed {max(self.seeds)} x {self.steps} steps: too many batches to number')
+    if not self.learning_rates or len(set(self.learning_rates)) < len(self.learning_rates):
+      raise ValueError(f'learning rates are distinct, one or more, not {self.learning_rates}')
+    for rate in self.learning_rates:
+      if not 0 < rate < math.inf:
+        raise ValueError(f'a learning rate is positive and finite, not {rate}')
+
+  def identity(self) -> dict:
+    """The run as plain JSON values."""
+    return {
+      name: list(value) if isinstance(value, tuple) else value
+      for name, value in dataclasses.asdict(self).items()
+    }

@@ -1,0 +1,106 @@
+"""Call-like specs: a component with its options as one string, parsed and never evaluated.
+
+  attention    attention(num_heads=8)    attention(positions=alibi, num_heads=2)
+
+A name is looked up in a catalogue, an option among the component's own fields; a field that holds
+a component has a catalogue of its own. `describe` is the inverse: what it returns is canonical,
+equal for equal components, and is what runs are stored under.
+"""
+
+import ast
+import dataclasses
+from typing import Any
+
+from baselines import LAYERS
+from experiments.launch.errors import BadInput, no_such
+from experiments.tasks import TASKS
+from transformer.positions import POSITIONS
+
+CATALOGUES = {'layer': LAYERS, 'task': TASKS, 'positions': POSITIONS}
+
+
+def split(text: str) -> list[str]:
+  """The specs of a list that is separated by commas; those within parentheses do not count."""
+  parts, depth = [''], 0
+  for character in text:
+    depth += (character == '(') - (character == ')')
+    if character == ',' and depth == 0:
+      parts.append('')
+    else:
+      parts[-1] += character
+  return [part.strip() for part in parts]
+
+
+def parse(text: str, kind: str) -> Any:
+  """The component that a spec describes; `kind` names the catalogue: 'layer', 'task'."""
+  try:
+    node = ast.parse(text.strip(), mode='eval').body
+  except (SyntaxError, ValueError, RecursionError, MemoryError):
+    raise BadInput(f'cannot read the {kind} {text!r}; write name or name(option=value)') from None
+  return _component(node, kind, text.strip())
+
+
+def describe(component: Any, kind: str) -> str:
+  """The canonical spec of a component: its name and the options that differ from their defaults."""
+  names = {made: name for name, made in CATALOGUES[kind].items()}
+  options = []
+  for field in options_of(type(component)).values():
+    value = getattr(component, field.name)
+    if value != field.default:
+      shown = describe(value, field.name) if field.name in CATALOGUES else _literal(value)
+      options.append(f'{field.name}={shown}')
+  name = names[type(component)]
+  return f'{name}({", ".join(options)})' if options else name
+
+
+def options_of(made: type) -> dict[str, dataclasses.Field]:
+  """The fields of a component that a spec may set."""
+  own = (field for field in dataclasses.fields(made) if field.init)
+  return {field.name: field for field in own if field.name not in ('parent', 'name')}
+
+
+def _component(node: ast.expr, kind: str, text: str) -> Any:
+  """A catalogue's entry, made with the options of a name or call."""
+  called = node.func if isinstance(node, ast.Call) else node
+  if not isinstance(called, ast.Name) or (isinstance(node, ast.Call) and node.args):
+    raise BadInput(f'cannot read the {kind} {text!r}; write name or name(option=value)')
+  name, catalogue = called.id, CATALOGUES[kind]
+  if name not in catalogue:
+    raise no_such(kind, name, catalogue)
+  fields = options_of(catalogue[name])
+  options = {}
+  for keyword in node.keywords if isinstance(node, ast.Call) else ():
+    if keyword.arg not in fields:
+      raise no_such(f'option of {name}', str(keyword.arg), fields)
+    if keyword.arg in options:
+      raise BadInput(f'{keyword.arg} of {name} is given twice in {text!r}')
+    options[keyword.arg] = _value(keyword.value, fields[keyword.arg], name, text)
+  try:
+    return catalogue[name](**options)
+  except ValueError as error:
+    raise BadInput(f'{text}: {error}') from None
+
+
+def _value(node: ast.expr, field: dataclasses.Field, owner: str, text: str) -> Any:
+  """An option's value, of the type that its default has."""
+  if field.name in CATALOGUES:
+    return _component(node, field.name, text)
+  wanted = type(field.default)
+  if isinstance(node, ast.Name) and wanted is str:
+    return node.id
+  try:
+    value = ast.literal_eval(node)
+  except (ValueError, TypeError):
+    value = None
+  if wanted is float and type(value) is int:
+    value = float(value)
+  if type(value) is not wanted:
+    raise BadInput(
+      f'{field.name} of {owner} takes {wanted.__name__} values such as {field.default!r},'
+      f' not {ast.unparse(node)}'
+    )
+  return value
+
+
+def _literal(value: Any) -> str:
+  return value if isinstance(value, str) and value.isidentifier() else repr(value)

@@ -1,0 +1,115 @@
+"""An ensemble: the seeds x learning rates of one cell as one compiled program, on all devices.
+
+Members stand in arrays [devices, members on each, ...]. On a device they run one after another on
+a CPU, where a stopped member then costs nothing, and side by side (vmap) on an accelerator. Over
+the devices, `pmap` and `jit` (of shard_map) are two ways to the same numbers. A single member on
+several devices has its batches shared out between them instead.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from experiments.training.recipe import check_choice
+from experiments.training.step import Examination, Training
+
+PARALLEL = ('jit', 'pmap')
+AXIS = 'device'
+
+
+def compile_over(devices, parallel: str, function, donate=()):
+  """A function of blocks -> one of arrays [devices, ...], each block on its own device."""
+  check_choice('parallel', parallel, PARALLEL)
+  if parallel == 'pmap':
+    return jax.pmap(function, AXIS, devices=devices, donate_argnums=donate)
+
+  def local(*blocks):  # each [1, ...]
+    out = function(*jax.tree.map(lambda x: x[0], blocks))
+    return jax.tree.map(lambda x: x[None], out)
+
+  mesh, spec = Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS)
+  over = jax.shard_map(local, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+  return jax.jit(over, donate_argnums=donate)
+
+
+def over_members(function, platform: str):
+  """A function of one member -> one of all members of a device, [members, ...]."""
+  if platform != 'cpu':
+    return jax.vmap(function)
+  return lambda *blocks: jax.lax.map(lambda one: function(*one), blocks)
+
+
+class Ensemble:
+  """Members that train together; what goes in and comes out is in the members' own order."""
+
+  def __init__(self, training: Training, members, parallel: str = 'jit', devices=None):
+    """Compiles nothing yet.
+
+    Args:
+      training: what each member does, on one device.
+      members: (seed, learning rate) of each.
+      parallel: 'jit' or 'pmap'.
+      devices: where; None: everywhere.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    shared = len(members) == 1 and training.recipe.batch_size % len(devices) == 0
+    self.devices = devices if shared else devices[: len(members)]
+    self.on_each = -(-len(members) // len(self.devices))
+    self.members = list(members)
+    if len(members) == 1 and len(self.devices) > 1:
+      training = training.shared(len(self.devices), AXIS)
+
+    platform = self.devices[0].platform
+    compiled = functools.partial(compile_over, self.devices, parallel)
+    self._initialise = compiled(over_members(training.initialise, platform))
+
+    def advance(state, active):
+      idle = lambda state: (state, jnp.zeros(()))  # noqa: E731
+      return jax.lax.cond(active, training.advance, idle, state)
+
+    self._advance = compiled(over_members(advance, platform), donate=(0,))
+
+    def examine(split, state, active):
+      nothing = lambda _: Examination(jnp.zeros(()), jnp.zeros(()))  # noqa: E731
+      return jax.lax.cond(active, lambda s: training.examine(s, split), nothing, state)
+
+    self._examine = {
+      split: compiled(over_members(functools.partial(examine, split), platform))
+      for split in ('validation', 'test')
+    }
+
+  def initialise(self):
+    """The members' states, at step 0."""
+    seeds, rates = zip(*self.members, strict=True)
+    return self._initialise(
+      self._spread(np.array(seeds, np.int32)), self._spread(np.array(rates, np.float32))
+    )
+
+  def advance(self, states, active):
+    """The states after the next steps, and the active members' mean training losses."""
+    return self._advance(states, self._spread(active))
+
+  def examine(self, states, split: str, active) -> Examination:
+    """What the active members score on a split."""
+    return self._examine[split](states, self._spread(active))
+
+  def gather(self, tree):
+    """Arrays [devices, members on each, ...] as NumPy arrays [members, ...]; waits for them."""
+    def own(x):
+      x = np.asarray(x)
+      return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])[: len(self.members)]
+
+    return jax.tree.map(own, tree)
+
+  def _spread(self, values):
+    """One value a member -> [devices, members on each]; places left over repeat the last."""
+    values = np.asarray(values)
+    places = np.minimum(np.arange(len(self.devices) * self.on_each), len(self.members) - 1)
+    spread = values[places].reshape(self.on_each, len(self.devices)).T
+    if spread.dtype == bool:  # whoever only fills a place does nothing
+      taken = np.arange(places.size).reshape(self.on_each, len(self.devices)).T
+      spread = spread & ((taken < len(self.members)) | (len(self.members) == 1))
+    return spread

@@ -1,0 +1,91 @@
+"""The host's part of training: it calls, looks, and stops those that are done.
+
+A member ends as
+  finished   it made all its steps
+  solved     its validation metric reached what the task calls solved: it stopped there
+  diverged   its loss is no longer a finite number: it stopped there
+  timeout    the cell's time was over
+Any of these is a result; none is an error.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from experiments.tasks.task import Task
+from experiments.training.ensemble import Ensemble
+
+
+@dataclasses.dataclass
+class Member:
+  """What became of one seed at one learning rate."""
+
+  seed: int
+  learning_rate: float
+  status: str = 'running'
+  steps: int = 0
+  validation: float = math.nan
+  test: float = math.nan
+  test_loss: float = math.nan
+  curve: list = dataclasses.field(default_factory=list)  # [step, training loss, validation metric]
+
+
+def reaches(task: Task, metric: float) -> bool:
+  """Whether a metric is as good as what the task calls solved."""
+  if task.solved is None:
+    return False
+  return metric >= task.solved if task.metric.perfect > task.chance else metric <= task.solved
+
+
+def train(
+  ensemble: Ensemble, task: Task, recipe, timeout: float = math.inf, progress: Callable = print
+) -> list[Member]:
+  """Trains and tests all members; `progress` gets the part that is done and a line about it."""
+  members = [Member(seed, rate) for seed, rate in ensemble.members]
+  end = time.monotonic() + timeout
+  states = ensemble.initialise()
+  calls = -(-recipe.steps // recipe.steps_per_call)
+  for call in range(1, calls + 1):
+    active = np.array([member.status == 'running' for member in members])
+    if not active.any():
+      break
+    states, losses = ensemble.advance(states, active)
+    report = ensemble.examine(states, 'validation', active)
+    losses, report = ensemble.gather((losses, report))
+    steps = min(call * recipe.steps_per_call, recipe.steps)
+    for i in np.flatnonzero(active):
+      look(members[i], task, recipe, steps, float(losses[i]), float(report.metric[i]))
+    if time.monotonic() > end:
+      for member in members:
+        member.status = 'timeout' if member.status == 'running' else member.status
+    progress(call / calls, summary(task, members))
+
+  examined = np.array([member.status != 'diverged' for member in members])
+  report = ensemble.gather(ensemble.examine(states, 'test', examined))
+  for i in np.flatnonzero(examined):
+    members[i].test, members[i].test_loss = float(report.metric[i]), float(report.loss[i])
+  jax.tree.map(lambda x: x.delete(), states)
+  return members
+
+
+def look(member: Member, task: Task, recipe, steps: int, loss: float, metric: float) -> None:
+  """Notes what a call brought, and whether the member goes on."""
+  member.steps, member.validation = steps, metric
+  member.curve.append([steps, loss, metric])
+  if not (math.isfinite(loss) and math.isfinite(metric)):
+    member.status = 'diverged'
+  elif recipe.stop_when_solved and reaches(task, metric):
+    member.status = 'solved'
+  elif steps >= recipe.steps:
+    member.status = 'finished'
+
+
+def summary(task: Task, members: list[Member]) -> str:
+  """The best validation metric so far, in a few characters."""
+  known = [m.validation for m in members if math.isfinite(m.validation)]
+  best = max if task.metric.perfect > task.chance else min
+  return f'{task.metric.name} {best(known):.3f}' if known else 'diverged'

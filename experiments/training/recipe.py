@@ -1,0 +1,59 @@
+"""How a model is trained: settings alone, so that they can be read without loading JAX."""
+
+import dataclasses
+
+OPTIMIZERS = ('adamw', 'adam')
+SCHEDULES = ('cosine', 'constant', 'inverse_sqrt')
+
+
+def setting(default, text: str):
+  """A field with a sentence about it: its flag's help."""
+  return dataclasses.field(default=default, metadata={'help': text})
+
+
+def check_positive(settings, *names: str) -> None:
+  """A ValueError for the first of these fields that is not positive."""
+  for name in names:
+    value = getattr(settings, name)
+    if not value > 0:
+      raise ValueError(f'{name} must be positive, not {value}')
+
+
+def check_choice(name: str, value: str, choices) -> None:
+  """A ValueError if a value is none of the choices."""
+  if value not in choices:
+    raise ValueError(f'no {name} {value!r}; there are {", ".join(choices)}')
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """Everything that training needs to know but the model, the task, the seed and the rate."""
+
+  steps: int = setting(1000, 'Training steps.')
+  batch_size: int = setting(64, 'Sequences in a training batch, over all devices.')
+  optimizer: str = setting('adamw', f'The optimiser: {", ".join(OPTIMIZERS)}.')
+  schedule: str = setting('cosine', f'Of the learning rate after warm-up: {", ".join(SCHEDULES)}.')
+  warmup: float = setting(0.05, 'Part of the steps over which the learning rate rises to its peak.')
+  weight_decay: float = setting(0.01, 'AdamW: decay of all weights but biases and norms.')
+  clip: float = setting(1.0, 'Gradients are scaled down to this global norm; 0: they are not.')
+  validations: int = setting(20, 'How often the validation split is looked at.')
+  validation_batches: int = setting(4, 'Batches of the validation split; they choose the rate.')
+  test_batches: int = setting(16, 'Batches of the test split; they give the score.')
+  stop_when_solved: bool = setting(True, 'Stop a member that has solved its task on validation.')
+
+  def __post_init__(self):
+    check_positive(
+      self, 'steps', 'batch_size', 'validations', 'validation_batches', 'test_batches'
+    )
+    check_choice('optimizer', self.optimizer, OPTIMIZERS)
+    check_choice('schedule', self.schedule, SCHEDULES)
+    if not 0 <= self.warmup < 1:
+      raise ValueError(f'warmup is a part of the steps, from 0 to below 1, not {self.warmup}')
+    for name in ('weight_decay', 'clip'):
+      if not 0 <= getattr(self, name) < float('inf'):
+        raise ValueError(f'{name} must be finite and not negative, not {getattr(self, name)}')
+
+  @property
+  def steps_per_call(self) -> int:
+    """Steps in one compiled call; the validation split is looked at after each."""
+    return -(-self.steps // self.validations)

@@ -1,0 +1,128 @@
+"""The whole of training as pure functions of one member's state: initialise, advance, examine.
+
+A member is one seed at one learning rate. Seed s reads the training batches
+s * steps ... (s + 1) * steps - 1: whatever is compared at equal seeds saw the same data in the
+same order, and two seeds share none. Validation and test batches are the same for all.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from experiments.tasks.task import Batch, Task
+from experiments.training.optimizer import optimizer, schedule
+from experiments.training.recipe import Recipe
+
+
+class TrainState(NamedTuple):
+  """One member."""
+
+  step: jax.Array  # [] steps done
+  seed: jax.Array  # []
+  learning_rate: jax.Array  # [] at the schedule's peak
+  parameters: Any
+  moments: Any  # the optimiser's state
+
+
+class Examination(NamedTuple):
+  """What a member scores on a split."""
+
+  metric: jax.Array  # [] the task's metric
+  loss: jax.Array  # [] mean loss over what counts
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+  """A model, a task and a recipe, as three pure functions.
+
+  Where several devices share each batch, losses and gradients are summed over them together with
+  the number of tokens that they are sums over, and divided once: unequal parts weigh what they
+  should.
+  """
+
+  model: nn.Module
+  task: Task
+  recipe: Recipe
+  parts: int = 1  # how many devices share each batch
+  axis: str | None = None  # the name of the mapped axis that they stand along
+
+  def shared(self, parts: int, axis: str) -> 'Training':
+    """The same training with its batches shared by the devices along a mapped axis."""
+    return dataclasses.replace(self, parts=parts, axis=axis)
+
+  def initialise(self, seed: jax.Array, learning_rate: jax.Array) -> TrainState:
+    """A new member."""
+    source = self.task.batch('train', 0, 1).source
+    parameters = self.model.init(jax.random.key(seed), source)
+    moments = optimizer(self.recipe).init(parameters)
+    return TrainState(jnp.zeros((), jnp.int32), seed, learning_rate, parameters, moments)
+
+  def advance(self, state: TrainState) -> tuple[TrainState, jax.Array]:
+    """The next steps of one compiled call; also their mean training loss."""
+    stop = jnp.minimum(state.step + self.recipe.steps_per_call, self.recipe.steps)
+
+    def body(_, carry):
+      state, losses = carry
+      index = state.seed * self.recipe.steps + state.step
+      batch = self._own(self.task.batch('train', index, self.recipe.batch_size))
+      state, loss = self.train_step(state, batch)
+      return state, losses + loss
+
+    start = state.step
+    state, losses = jax.lax.fori_loop(start, stop, body, (state, jnp.zeros(())))
+    return state, losses / jnp.maximum(stop - start, 1)
+
+  def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
+    """One step on (this device's part of) a batch; also the loss before it."""
+    key = jax.random.fold_in(jax.random.key(state.seed), state.step)
+
+    def loss(parameters):
+      dropout = {'dropout': jax.random.fold_in(key, self._part())}
+      outputs, _ = self.model.apply(parameters, batch.source, train=True, rngs=dropout)
+      return jnp.sum(batch.weight * self.task.loss(outputs, batch))
+
+    sums = jax.value_and_grad(loss)(state.parameters)
+    sums, weight = self._total((sums, jnp.sum(batch.weight)))
+    loss, gradient = jax.tree.map(lambda x: x / jnp.maximum(weight, 1), sums)
+
+    updates, moments = optimizer(self.recipe).update(gradient, state.moments, state.parameters)
+    rate = -state.learning_rate * schedule(self.recipe)(state.step)
+    updates = jax.tree.map(lambda u: rate * u, updates)
+    parameters = optax.apply_updates(state.parameters, updates)
+    return state._replace(step=state.step + 1, parameters=parameters, moments=moments), loss
+
+  def examine(self, state: TrainState, split: str) -> Examination:
+    """Metric and loss over all batches of the validation or the test split."""
+    count = getattr(self.recipe, f'{split}_batches')
+
+    def body(index, sums):
+      batch = self._own(self.task.batch(split, index, self.recipe.batch_size))
+      outputs, _ = self.model.apply(state.parameters, batch.source)
+      loss = jnp.sum(batch.weight * self.task.loss(outputs, batch)), jnp.sum(batch.weight)
+      return jax.tree.map(jnp.add, sums, (self.task.measure(outputs, batch), loss))
+
+    zero = jnp.zeros(())
+    sums = jax.lax.fori_loop(0, count, body, ((zero, zero), (zero, zero)))
+    metric, loss = (value / jnp.maximum(weight, 1) for value, weight in self._total(sums))
+    return Examination(metric, loss)
+
+  def _part(self):
+    """Which of the devices that share a batch this is."""
+    return 0 if self.axis is None else jax.lax.axis_index(self.axis)
+
+  def _total(self, sums):
+    """Sums over the devices that share a batch."""
+    return sums if self.axis is None else jax.lax.psum(sums, self.axis)
+
+  def _own(self, batch: Batch) -> Batch:
+    """This device's part of a batch."""
+    size = self.recipe.batch_size // self.parts
+    if self.parts == 1:
+      return batch
+    return jax.tree.map(
+      lambda x: jax.lax.dynamic_slice_in_dim(x, self._part() * size, size), batch
+    )
