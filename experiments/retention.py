@@ -55,12 +55,13 @@ PRESETS = {
   'quick': Preset(
     layers=('attention', 'lstm', 'gru', 'tcn'),
     questions=(
-      Question('recall(length=32, num_pairs=4, vocabulary_size=64)', (32, 64, 128)),
-      Question('copy_memory(delay=20)', (30, 80)),
-      Question('adding(length=50)', (50,)),
-      Question('text(length=64)', (64,), {'feedforward': 'gelu'}),
+      Question('recall(length=32, num_pairs=4, vocabulary_size=64)', (16, 32, 64)),
+      Question('copy_memory', (30, 80)),  # a TCN of this preset sees 57 tokens
+      Question('adding', (50,)),
+      Question('text', (64,), {'feedforward': 'gelu'}),
+      Question('text', (256,), {'feedforward': 'gelu', 'batch_size': 8}),
     ),
-    settings={'steps': 400, 'batch_size': 32, 'learning_rates': (3e-3, 1e-2)},
+    settings={'steps': 600, 'batch_size': 32, 'learning_rates': (3e-3, 1e-2)},
   ),
   # Published sizes, for a GPU or a TPU: Zoology's Figure 2, Bai's and Arjovsky's settings.
   'paper': Preset(
@@ -111,10 +112,7 @@ def grid():
   from experiments.launch import spec
 
   preset = flags.preset(PRESETS)
-  layers = preset.layers
-  if flags.given('layers'):
-    layers = spec.split(flags.FLAGS.layers)
-  layers = [spec.describe(spec.parse(layer, 'layer'), 'layer') for layer in layers]
+  layers = spec.layers(flags.FLAGS.layers if flags.given('layers') else preset.layers)
   questions = preset.questions
   if flags.given('tasks'):
     questions = [q for text in spec.split(flags.FLAGS.tasks) for q in asked(text, questions)]
@@ -152,21 +150,141 @@ def distances(question: Question) -> list[str]:
     raise BadInput(f'{task.family}: {error}') from None
 
 
+def columns_of(records) -> dict[str, list[dict]]:
+  """The records under each column of the table: the question and its distance, in their order.
+
+  Records of a question that differ in more than the layer stand in columns of their own, which are
+  named by what differs.
+  """
+  groups: dict[tuple, list[dict]] = {}
+  for record in sorted(records, key=lambda r: (r['result'].get('title', r['run']['task']),
+                                               r['result'].get('distance', 0))):
+    setting = tuple((k, str(v)) for k, v in sorted(record['run'].items()) if k != 'layer')
+    groups.setdefault(setting, []).append(record)
+  labels = {}
+  for setting, group in groups.items():
+    result = group[0]['result']
+    label = f'{result["title"]} {result["distance"]}' if result else dict(setting)['task']
+    labels.setdefault(label, []).append((dict(setting), group))
+  return {name: group for label, same in labels.items() for name, group in told_apart(label, same)}
+
+
+def told_apart(label: str, same):
+  """Columns of one label, with the settings in which they differ."""
+  for setting, group in same:
+    others = [other for other, _ in same if other is not setting]
+    differing = [k for k, v in setting.items() if any(other[k] != v for other in others)]
+    yield ' '.join([label, *(f'{k}={setting[k]}' for k in differing)]), group
+
+
+def value_of(record: dict):
+  """A table's cell: the metric with its interval, or what became of the cell instead."""
+  from experiments.results import scores
+
+  return record['status'] if record['status'] != 'finished' else scores.metric_interval(record)
+
+
+def report(records: list[dict]):
+  """The study's tables and panels."""
+  columns = columns_of(records)
+  layers = list(dict.fromkeys(record['run']['layer'] for record in records))
+  return [score_table(columns, layers), budget_table(columns, layers)], panels(records)
+
+
+def score_table(columns, layers):
+  """Metrics on the test split: a row a layer, a column a question at a distance."""
+  from experiments.results import scores
+  from experiments.results.table import Table
+
+  finished = {name: [r for r in group if r['result']] for name, group in columns.items()}
+  cells = {
+    (record['run']['layer'], name): value_of(record)
+    for name, group in columns.items() for record in group
+  }
+  rows = [(layer, *(cells.get((layer, name)) for name in columns)) for layer in layers]
+  for row, known in (('chance', 'chance'), ('oracle', 'perfect')):
+    rows.append((f'({row})', *(g[0]['result'][known] if g else None for g in finished.values())))
+  metric = {name: group[0]['result']['metric'] for name, group in finished.items() if group}
+  units = '; '.join(f'{unit}: {", ".join(n for n in metric if metric[n] == unit)}'
+                    for unit in dict.fromkeys(metric.values()))
+  best = {name: 'higher' if scores.higher_is_better(group[0]) else 'lower'
+          for name, group in finished.items() if group}
+  return Table(
+    'Retention: score against distance',
+    ('layer', *columns),
+    rows,
+    f"{units}. Test split, mean over seeds with Student's 95 % interval, at the learning rate that "
+    'is best on the validation split.',
+    best if len(layers) > 1 else {},
+    references=2,
+  )
+
+
+def budget_table(columns, layers):
+  """What each model was given: its width, its parameters, the learning rate, the time it took."""
+  from experiments.results.table import Table
+
+  rows = []
+  for name, group in columns.items():
+    for record in sorted(group, key=lambda r: layers.index(r['run']['layer'])):
+      result = record['result']
+      if not result:
+        rows.append((name, record['run']['layer'], *[None] * 6, record['reason']))
+        continue
+      steps = [member['steps'] for member in result['members']]
+      off = result['parameters'] / (result['budget'] or result['parameters']) - 1
+      rows.append((
+        name, record['run']['layer'], result['width'], result['parameters'], f'{off:+.1%}',
+        result['receptive_field'], result['learning_rate'], round(sum(steps) / len(steps)),
+        f'{record["seconds"]:.0f}',
+      ))
+  return Table(
+    'Retention: budgets',
+    ('question', 'layer', 'width', 'parameters', 'off budget', 'receptive field',
+     'learning rate', 'mean steps', 'seconds'),
+    rows,
+    'Widths are solved so that parameters match the budget; a dash under receptive field means '
+    'unbounded. A member that has solved its task stops before its last step.',
+  )
+
+
+def panels(records):
+  """Score against distance, a panel a question."""
+  from experiments.results import scores
+  from experiments.results.figures import Panel
+
+  questions: dict[str, list[dict]] = {}
+  for record in records:
+    if record['status'] == 'finished':
+      questions.setdefault(record['result']['title'], []).append(record)
+  drawn = []
+  for title, group in questions.items():
+    series: dict[str, list] = {}
+    for record in group:
+      point = record['result']['distance'], scores.metric_interval(record)
+      series.setdefault(record['run']['layer'], []).append(point)
+    result = group[0]['result']
+    lines = {'chance': result['chance'], 'oracle': result['perfect']}
+    drawn.append(Panel(title, result['axis'], result['metric'], series, log_x=True, lines=lines))
+  return drawn
+
+
 def main() -> None:
-  """Trains the grid's missing cells and prints the table."""
-  from experiments.launch import cell, environment, grid as grids
+  """Trains the grid's missing cells, prints the table, and leaves it with its figure as files."""
+  from experiments.launch import cell, environment
+  from experiments.launch import grid as grids
+  from experiments.results import publish
   from experiments.results.store import Store
 
   environment.prepare(flags.FLAGS.host_devices, flags.FLAGS.cache)
   runs = grid()
-  store = Store(flags.FLAGS.runs)
   records = grids.launch(
     [cell.cell_of(STUDY, run) for run in runs],
     cell.execute(flags.FLAGS.parallel, flags.FLAGS.timeout),
-    store,
+    Store(flags.FLAGS.runs),
     flags.FLAGS.retry,
   )
-  print(records)
+  publish.study(STUDY, *report(records), flags.FLAGS.runs)
 
 
 if __name__ == '__main__':

@@ -48,6 +48,7 @@ def dot_product_attention(query, key, value, visible, bias=None):
 
   Returns:
     [B, T, H, K].
+
   """
   query = query * query.shape[-1] ** -0.5
   score = jnp.einsum('BTHK,BSHK->BHTS', query, key, preferred_element_type=jnp.float32)

@@ -1,8 +1,8 @@
 """The position-wise network: what a token does with what it has gathered, at every place alike.
 
-  relu     W2 max(0, W1 x + b1) + b2          (Vaswani et al. 2017, equation 2)
-  gelu     W2 gelu(W1 x + b1) + b2            (Hendrycks and Gimpel 2016)
-  swiglu   W2 (silu(W1 x) * W3 x), no biases  (Shazeer 2020)
+relu     W2 max(0, W1 x + b1) + b2          (Vaswani et al. 2017, equation 2)
+gelu     W2 gelu(W1 x + b1) + b2            (Hendrycks and Gimpel 2016)
+swiglu   W2 (silu(W1 x) * W3 x), no biases  (Shazeer 2020)
 """
 
 from typing import ClassVar

@@ -36,6 +36,7 @@ class SequenceLayer(nn.Module):
       capacity: the most tokens that will ever be read; a layer whose state grows keeps room for it.
       width: D, the width of the input.
       dtype: what a state that stores inputs (not sums over them) stores them in.
+
     """
     del batch_size, capacity, width, dtype
     return ()
@@ -68,12 +69,13 @@ class SequenceLayer(nn.Module):
 
     Returns:
       y [B, T, D] and the state after the last token.
+
     """
     raise TypeError(f'{type(self).__name__} does not say how it reads a sequence')
 
 
 def masked(x: jax.Array, mask: jax.Array | None) -> jax.Array:
-  """x [B, T, ...] with zeros where the mask [B, T] is false, in value and in gradient."""
+  """X [B, T, ...] with zeros where the mask [B, T] is false, in value and in gradient."""
   if mask is None:
     return x
   return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim)), x, 0)

@@ -18,7 +18,11 @@ from transformer.stack import Stack
 
 REFERENCE = 'attention'  # the Transformer sets the budget
 TOLERANCE = 0.01  # of the budget; beyond it a table says so
-EMBEDDINGS = {'tokens': nn.Embed, 'reals': lambda size, width: nn.Dense(width)}
+# Unit variance, which is what the paper's factor sqrt(D) on its embeddings comes to.
+EMBEDDINGS = {
+  'tokens': functools.partial(nn.Embed, embedding_init=nn.initializers.normal(1.0)),
+  'reals': lambda size, width: nn.Dense(width),
+}
 
 
 def task_of(run: Run) -> Task:

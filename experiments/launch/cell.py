@@ -10,6 +10,9 @@ import itertools
 import math
 from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
+
 from experiments.launch.build import matched, task_of
 from experiments.launch.grid import Cell, Outcome
 from experiments.launch.run import Run
@@ -37,18 +40,35 @@ def _train(parallel: str, timeout: float, cell: Cell, report) -> Outcome:
   trained = train(ensemble, task, run, timeout, report)
   result = {
     'family': task.family,
+    'title': task.title,
     'axis': task.axis,
     'distance': task.distance,
     'metric': task.metric.name,
     'perfect': task.metric.perfect,
     'chance': task.chance,
     'digest': task.digest,
+    'controls': calibrate(task, run.batch_size, run.test_batches),
     'receptive_field': model.receptive_field,
     **match,
     'learning_rate': choose(task, trained),
     'members': [dataclasses.asdict(member) for member in trained],
   }
   return Outcome(result, *_status(trained))
+
+
+@functools.cache
+def calibrate(task: Task, batch_size: int, batches: int) -> dict[str, float]:
+  """What the oracle and the guess score on the test split: 1 and 0 on the common scale."""
+  def measured(answer, index):
+    batch = task.batch('test', index, batch_size)
+    return jnp.stack(task.measure(answer(batch.source), batch))
+
+  found = {}
+  for name, answer in (('oracle', task.oracle), ('guess', task.guess)):
+    sums = jax.jit(functools.partial(jax.lax.map, functools.partial(measured, answer)))
+    total, count = sums(jnp.arange(batches)).sum(0)
+    found[name] = float(task.score(total / count))
+  return found
 
 
 def run_from(values: dict) -> Run:

@@ -21,6 +21,7 @@ def prepare(host_devices: int, cache: str) -> None:
   Args:
     host_devices: how many devices the CPU is to be; 0: one a core, and at most 8.
     cache: a folder for compiled programs; '': none.
+
   """
   count = host_devices or min(cores(), MOST_HOST_DEVICES)
   jax.config.update('jax_num_cpu_devices', count)

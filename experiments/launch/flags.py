@@ -8,13 +8,15 @@ import collections
 import dataclasses
 import math
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from experiments.launch.errors import BadInput, no_such
 from experiments.launch.run import Run
+from experiments.training.recipe import PARALLEL
 
 FLAGS = flags.FLAGS
 DEFINE = {
@@ -46,7 +48,7 @@ def define_study(presets: Iterable[str], steps: str, lengths: str) -> None:
     if 'help' in field.metadata and field.name not in ('layer', 'task'):
       text = steps if field.name == 'steps' else field.metadata['help']
       DEFINE[type(field.default)](field.name, None, f"{text} Default: the preset's.")
-  flags.DEFINE_string('parallel', 'jit', 'How members are spread over devices: jit or pmap.')
+  flags.DEFINE_string('parallel', 'jit', f'How members are spread over devices: {", ".join(PARALLEL)}.')
   flags.DEFINE_integer('host_devices', 0, 'Devices that a CPU is split into; 0: one a core.')
   flags.DEFINE_float('timeout', math.inf, 'Seconds after which a cell stops as it is.')
   flags.DEFINE_boolean('retry', False, 'Run cells again that are stored but did not finish.')
@@ -122,8 +124,9 @@ def main(script: Callable[[], None], define: Callable[[], None], text: str) -> N
   def parse(argv: Sequence[str]) -> list[str]:
     names = {word.lstrip('-').partition('=')[0] for word in argv[1:]}
     if names & {'help', 'helpfull', 'helpshort', 'h'} or '-?' in argv:
-      print(f'{text.strip()}\n\nFlags:{FLAGS.get_key_flags_for_module(sys.argv[0]) or ""}')
+      print(f'{text.strip()}\n\n{_help()}')
       sys.exit(0)
+    logging.set_verbosity(logging.WARNING)  # what --verbosity says comes later and wins
     try:
       return FLAGS(argv)
     except flags.Error as error:
@@ -132,6 +135,7 @@ def main(script: Callable[[], None], define: Callable[[], None], text: str) -> N
   def run(argv: Sequence[str]) -> None:
     try:
       _check_words(argv, sys.argv[1:])
+      _check_execution()
       script()
     except (BadInput, _store_error()) as error:
       _refuse(str(error))
@@ -140,6 +144,18 @@ def main(script: Callable[[], None], define: Callable[[], None], text: str) -> N
       sys.exit(130)
 
   app.run(run, flags_parser=parse)
+
+
+def _help() -> str:
+  """Every flag of ours, its meaning and its default."""
+  own = (flag for module, flags in FLAGS.flags_by_module_dict().items()
+         if not module.startswith('absl') for flag in flags)
+  lines = []
+  for flag in own:
+    default = '' if flag.default in (None, '') else f' [{flag.default}]'
+    lines += [f'  --{flag.name}', textwrap.fill(
+      flag.help + default, 96, initial_indent=' ' * 6, subsequent_indent=' ' * 6)]
+  return '\n'.join(lines)
 
 
 def _store_error() -> type[Exception]:
@@ -155,6 +171,18 @@ def _check_words(argv: Sequence[str], words: Sequence[str]) -> None:
   for name, count in collections.Counter(names).items():
     if count > 1:
       raise BadInput(f'--{name} is given {count} times')
+
+
+def _check_execution() -> None:
+  """What says how to run, not what: it is in no run, so that it is checked here."""
+  if 'parallel' not in FLAGS:
+    return
+  if FLAGS.parallel not in PARALLEL:
+    raise no_such('way to be --parallel', FLAGS.parallel, PARALLEL)
+  if not FLAGS.timeout > 0:
+    raise BadInput(f'--timeout is positive, not {FLAGS.timeout:g}')
+  if FLAGS.host_devices < 0:
+    raise BadInput(f'--host_devices is not negative, not {FLAGS.host_devices}')
 
 
 def _refuse(message: str) -> None:

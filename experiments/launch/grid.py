@@ -47,6 +47,7 @@ def launch(
       the part that is done and a few words.
     store: where records are.
     retry: whether cells that are stored but did not finish run again.
+
   """
   store.prepare()
   cells = list(cells)

@@ -9,6 +9,7 @@ equal for equal components, and is what runs are stored under.
 
 import ast
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from baselines import LAYERS
@@ -38,6 +39,16 @@ def parse(text: str, kind: str) -> Any:
   except (SyntaxError, ValueError, RecursionError, MemoryError):
     raise BadInput(f'cannot read the {kind} {text!r}; write name or name(option=value)') from None
   return _component(node, kind, text.strip())
+
+
+def layers(specs: str | Sequence[str]) -> list[str]:
+  """The canonical specs of the layers in a list, or in a text that separates them by commas."""
+  specs = split(specs) if isinstance(specs, str) else specs
+  found = [describe(parse(spec, 'layer'), 'layer') for spec in specs]
+  for name in found:
+    if found.count(name) > 1:
+      raise BadInput(f'the layer {name} is given {found.count(name)} times')
+  return found
 
 
 def describe(component: Any, kind: str) -> str:

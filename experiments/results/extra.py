@@ -4,8 +4,12 @@ import importlib
 import types
 
 
+class MissingExtra(ImportError):
+  """A library of the `report` extra is not installed; the message says how to."""
+
+
 def load(module: str, purpose: str) -> types.ModuleType:
-  """Import a module of the `report` extra; ImportError says in one line how to install it."""
+  """Import a module of the `report` extra; MissingExtra says in one line how to install it."""
   try:
     return importlib.import_module(module)
   except ModuleNotFoundError as error:
@@ -13,4 +17,4 @@ def load(module: str, purpose: str) -> types.ModuleType:
     if (error.name or '').partition('.')[0] != module.partition('.')[0]:
       raise
     text = f"{purpose} need the extra: pip install 'sequence-lab[report]'"
-    raise ImportError(text, name=error.name) from None
+    raise MissingExtra(text, name=error.name) from None

@@ -32,13 +32,17 @@ class Shown(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """Rows of cells under named columns; `best` maps a column to the direction that wins in it."""
+  """Rows of cells under named columns; `best` maps a column to the direction that wins in it.
+
+  The last `references` rows are there to compare with, such as chance, and win nothing.
+  """
 
   title: str
   columns: Sequence[str]
   rows: Sequence[Sequence[notation.Cell]]
   caption: str = ''
   best: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  references: int = 0
 
   def __post_init__(self):
     object.__setattr__(self, 'columns', tuple(self.columns))
@@ -57,16 +61,21 @@ class Table:
 
   def shown(self) -> list[list[Shown]]:
     """Rows as text, with the best of each marked column; equal texts share the mark."""
+    ranked = len(self.rows) - self.references
     best = [
-      _best(values, self.best[name]) if name in self.best else ()
+      _best(values[:ranked], self.best[name]) if name in self.best else ()
       for name, values in zip(self.columns, self._across(), strict=True)
     ]
     return [
       [
-        Shown(text := notation.cell(value), _numeric(value), _numeric(value) and text in winners)
+        Shown(
+          text := notation.cell(value),
+          _numeric(value),
+          place < ranked and _numeric(value) and text in winners,
+        )
         for value, winners in zip(row, best, strict=True)
       ]
-      for row in self.rows
+      for place, row in enumerate(self.rows)
     ]
 
   def text(self, width: int = 100) -> str:

@@ -59,6 +59,11 @@ class Adding(Task):
       raise ValueError(f'length={self.length}: adding needs at least 2 steps to mark')
 
   @property
+  def title(self) -> str:
+    """Names the variant: numbers of the two do not compare."""
+    return f'adding ({self.variant.capitalize()})'
+
+  @property
   def inputs(self) -> Space:
     """Two channels: value and marker."""
     return Space('reals', 2)

@@ -70,6 +70,11 @@ class CopyMemory(Task):
       )
 
   @property
+  def title(self) -> str:
+    """Names the variant: numbers of the two do not compare."""
+    return f'copy memory ({self.variant.capitalize()})'
+
+  @property
   def inputs(self) -> Space:
     """Tokens: 0 is blank, 1 to 8 are symbols, 9 is the delimiter."""
     return Space('tokens', 10)

@@ -87,6 +87,11 @@ class Task(abc.ABC):
     """The metric's expected value for `guess`."""
 
   @property
+  def title(self) -> str:
+    """The question in words, without its distance."""
+    return self.family.replace('_', ' ')
+
+  @property
   def digest(self) -> str:
     """Names the data that batches are cut from; '' where they are generated."""
     return ''

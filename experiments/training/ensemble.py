@@ -13,10 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from experiments.training.recipe import check_choice
+from experiments.training.recipe import PARALLEL, check_choice
 from experiments.training.step import Examination, Training
 
-PARALLEL = ('jit', 'pmap')
 AXIS = 'device'
 
 
@@ -53,6 +52,7 @@ class Ensemble:
       members: (seed, learning rate) of each.
       parallel: 'jit' or 'pmap'.
       devices: where; None: everywhere.
+
     """
     devices = list(jax.devices() if devices is None else devices)
     shared = len(members) == 1 and training.recipe.batch_size % len(devices) == 0

@@ -3,6 +3,7 @@
 import dataclasses
 
 OPTIMIZERS = ('adamw', 'adam')
+PARALLEL = ('jit', 'pmap')
 SCHEDULES = ('cosine', 'constant', 'inverse_sqrt')
 
 

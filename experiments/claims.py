@@ -1,0 +1,323 @@
+"""The ledger: what is claimed, stated in advance, and what the stored records say of it.
+
+  python -m experiments.claims --runs=runs/quick
+
+A claim is data: a statement and its source, the study whose records settle it, an effect (one
+number a seed or a round), and the relation to a threshold that is expected of it. One rule turns
+the effect's mean, with its 95 % bootstrap interval, into a verdict:
+
+  supported      the whole interval is on the expected side of the threshold
+  contradicted   the whole interval is on the other side
+  inconclusive   the threshold lies within the interval, or there is only one value
+  not run        a record that the effect needs is missing
+  void           a control of the study did not hold: what must fail did not fail, say
+
+A control is a claim too, which must hold for any claim of its study to count.
+"""
+
+import dataclasses
+import operator
+from collections.abc import Callable, Iterable, Sequence
+
+from experiments import parallelism
+from experiments.launch import flags
+from experiments.results.scores import scores
+
+RECURRENT = ('lstm', 'gru')
+RELATIONS = {'>': operator.gt, '<': operator.lt}
+
+Records = Sequence[dict]
+Effect = Callable[[Records], list[float] | None]  # None: not run
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+  """Stated before it is measured: `effect` is expected to be `relation` than `threshold`."""
+
+  name: str
+  statement: str
+  source: str
+  study: str
+  effect: Effect
+  unit: str
+  relation: str
+  threshold: float
+
+
+def comparison(records: Records, family: str) -> dict[str, list[dict]]:
+  """The records of a family of tasks that compare: layer -> records by distance.
+
+  Runs compare if they differ in nothing but layer and task. Of several comparisons in one store it
+  is the one with the most records, then the most steps; layers with options are left out.
+  """
+  groups: dict[tuple, list[dict]] = {}
+  for record in records:
+    if record['status'] == 'finished' and record['result']['family'] == family:
+      same = {k: str(v) for k, v in record['run'].items() if k not in ('layer', 'task')}
+      groups.setdefault(tuple(sorted(same.items())), []).append(record)
+  if not groups:
+    return {}
+  largest = max(groups.values(), key=lambda g: (len(g), g[0]['run']['steps']))
+  by_layer: dict[str, list[dict]] = {}
+  for record in sorted(largest, key=lambda r: r['result']['distance']):
+    by_layer.setdefault(record['run']['layer'], []).append(record)
+  return by_layer
+
+
+def loss_with_distance(family: str, layers: Iterable[str]) -> Effect:
+  """Score at the shortest distance less score at the longest, for each layer and seed."""
+  def effect(records: Records) -> list[float] | None:
+    compared, lost = comparison(records, family), []
+    for layer in layers:
+      if len(compared.get(layer, ())) < 2:
+        return None
+      near, far = (scores(compared[layer][end]) for end in (0, -1))
+      lost += [near[seed] - far[seed] for seed in near if seed in far]
+    return lost
+
+  return effect
+
+
+def lead_at_distance(family: str, layer: str, rivals: Sequence[str]) -> Effect:
+  """Score of a layer less that of each rival, by seed, at the longest distance of all."""
+  def effect(records: Records) -> list[float] | None:
+    compared = comparison(records, family)
+    if not {layer, *rivals} <= set(compared):
+      return None
+    ours, *theirs = (compared[one][-1] for one in (layer, *rivals))
+    if any(rival['run']['task'] != ours['run']['task'] for rival in theirs):
+      return None
+    by_seed = scores(ours)
+    return [by_seed[seed] - score for rival in theirs for seed, score in scores(rival).items()]
+
+  return effect
+
+
+def across_field(family: str, layer: str, beyond: bool) -> Effect:
+  """Scores, by seed, at the distances that a layer's receptive field does not, or does, cover."""
+  def effect(records: Records) -> list[float] | None:
+    found = [
+      score for record in comparison(records, family).get(layer, ())
+      if (record['result']['distance'] >= record['result']['receptive_field']) == beyond
+      for score in scores(record).values()
+    ]
+    return found or None
+
+  return effect
+
+
+def calibration(answer: str) -> Effect:
+  """What an answer that must be right, or must be wrong, scores in every cell."""
+  def effect(records: Records) -> list[float] | None:
+    finished = [r['result'] for r in records if r['status'] == 'finished']
+    return [result['controls'][answer] for result in finished] or None
+
+  return effect
+
+
+def growth(quantity: str, layers: Iterable[str]) -> Effect:
+  """Time a token at the longest length over that at the shortest, for each layer and round."""
+  def effect(records: Records) -> list[float] | None:
+    ratios = []
+    for layer in layers:
+      of_layer = [
+        per_token
+        for record in records for spec in record['run']['layers'] if spec.partition('(')[0] == layer
+        if len(per_token := parallelism.per_token(record, spec, quantity)) > 1
+      ]
+      if not of_layer:
+        return None
+      for per_token in of_layer:
+        near, far = per_token[min(per_token)], per_token[max(per_token)]
+        ratios += [b / a for a, b in zip(near, far, strict=True)]
+    return ratios
+
+  return effect
+
+
+VASWANI = 'Vaswani et al. 2017'
+CONTROLS = (
+  Claim(
+    'oracle', 'Whoever computes the answer from the source is right', 'control', 'retention',
+    calibration('oracle'), 'score', '>', 0.999,
+  ),
+  Claim(
+    'guess', 'Whoever does not look at the source scores chance', 'control', 'retention',
+    calibration('guess'), 'score', '<', 0.05,
+  ),
+  Claim(
+    'blind', 'A convolution scores chance beyond its receptive field', 'control', 'retention',
+    across_field('copy_memory', 'tcn', beyond=True), 'score', '<', 0.05,
+  ),
+)
+CLAIMS = (
+  Claim(
+    'recurrent-forget', 'Recurrent networks forget with distance',
+    'Bengio et al. 1994; Arora et al. 2024', 'retention',
+    loss_with_distance('recall', RECURRENT), 'score lost in recall', '>', 0.1,
+  ),
+  Claim(
+    'recurrent-forget-copy', 'Recurrent networks lose what they must copy as the delay grows',
+    'Arjovsky et al. 2016', 'retention',
+    loss_with_distance('copy_memory', RECURRENT), 'score lost in copying', '>', 0.1,
+  ),
+  Claim(
+    'attention-remembers', 'Attention does not forget with distance', VASWANI, 'retention',
+    loss_with_distance('recall', ('attention',)), 'score lost in recall', '<', 0.1,
+  ),
+  Claim(
+    'attention-remembers-copy', 'Attention copies as well after a longer delay', VASWANI,
+    'retention', loss_with_distance('copy_memory', ('attention',)), 'score lost in copying',
+    '<', 0.1,
+  ),
+  Claim(
+    'attention-leads', 'Attention recalls at a distance what recurrence does not',
+    'Arora et al. 2024', 'retention',
+    lead_at_distance('recall', 'attention', RECURRENT), 'score ahead', '>', 0.1,
+  ),
+  Claim(
+    'convolution-sees', 'A convolution remembers what its receptive field covers',
+    'Bai et al. 2018', 'retention',
+    across_field('copy_memory', 'tcn', beyond=False), 'score', '>', 0.5,
+  ),
+  Claim(
+    'convolution-blind', 'A convolution sees nothing beyond its receptive field',
+    'Luo et al. 2016', 'retention',
+    across_field('copy_memory', 'tcn', beyond=True), 'score', '<', 0.05,
+  ),
+  Claim(
+    'recurrent-training-grows', 'Training time a token grows with length for recurrence', VASWANI,
+    'parallelism', growth('train', RECURRENT), 'times the shortest length', '>', 1.25,
+  ),
+  Claim(
+    'attention-training-flat', 'Training time a token does not grow with length for attention',
+    VASWANI, 'parallelism', growth('train', ('attention',)), 'times the shortest length',
+    '<', 1.25,
+  ),
+  Claim(
+    'convolution-training-flat',
+    'Training time a token does not grow with length for convolution', 'Bai et al. 2018',
+    'parallelism', growth('train', ('tcn',)), 'times the shortest length', '<', 1.25,
+  ),
+  Claim(
+    'attention-generation-grows', 'A token takes attention longer to generate the later it comes',
+    'Katharopoulos et al. 2020', 'parallelism', growth('generate', ('attention',)),
+    'times the first position', '>', 1.25,
+  ),
+  Claim(
+    'recurrent-generation-flat', 'A token takes recurrence as long to generate wherever it comes',
+    'Katharopoulos et al. 2020', 'parallelism', growth('generate', RECURRENT),
+    'times the first position', '<', 1.25,
+  ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+  """A claim with what the records say of it."""
+
+  claim: Claim
+  verdict: str
+  samples: tuple[float, ...] = ()
+  seeds: int = 0
+  failed: tuple[str, ...] = ()  # controls
+
+  @property
+  def interval(self):
+    """The effect's mean with its bootstrap interval; None: not run."""
+    import numpy as np
+
+    from experiments.results.statistics import bootstrap_interval
+
+    return bootstrap_interval(np.mean, self.samples) if self.samples else None
+
+
+def judge(claim: Claim, records: Records) -> Finding:
+  """One claim by the rule above, controls aside."""
+  own = [record for record in records if record['study'] == claim.study]
+  samples = claim.effect(own)
+  if not samples:
+    return Finding(claim, 'not run')
+  finding = Finding(claim, 'inconclusive', tuple(samples), seeds_of(own))
+  interval, holds = finding.interval, RELATIONS[claim.relation]
+  if interval.known:
+    sides = {holds(bound, claim.threshold) for bound in (interval.low, interval.high)}
+    if len(sides) == 1:
+      verdict = 'supported' if sides.pop() else 'contradicted'
+      return dataclasses.replace(finding, verdict=verdict)
+  return finding
+
+
+def seeds_of(records: Records) -> int:
+  """How many seeds the records of a study rest on, at least."""
+  counts = [len(r['run']['seeds']) for r in records if 'seeds' in r['run']]
+  return min(counts, default=len({r['run'].get('seed') for r in records}))
+
+
+def findings(records: Records, claims=CLAIMS, controls=CONTROLS) -> list[Finding]:
+  """All claims; those of a study are void if one of its controls was run and did not hold."""
+  failed: dict[str, list[str]] = {}
+  for control in controls:
+    if judge(control, records).verdict not in ('supported', 'not run'):
+      failed.setdefault(control.study, []).append(control.name)
+  found = (judge(claim, records) for claim in claims)
+  return [
+    dataclasses.replace(f, verdict='void', failed=tuple(failed[f.claim.study]))
+    if f.claim.study in failed and f.verdict != 'not run' else f
+    for f in found
+  ]
+
+
+def verdicts(found: Iterable[Finding]):
+  """Rows of the report's scoreboard."""
+  from experiments.results.page import Verdict
+
+  return [
+    Verdict(
+      f.claim.statement,
+      f.verdict,
+      expectation(f),
+      f.interval,
+      f.seeds or None,
+      f.claim.source,
+    )
+    for f in found
+  ]
+
+
+def expectation(finding: Finding) -> str:
+  """The effect in words: its unit and what was expected of it, or which control failed."""
+  claim = finding.claim
+  void = f'; control failed: {", ".join(finding.failed)}' if finding.failed else ''
+  return f'{claim.unit}, expected {claim.relation} {claim.threshold:g}{void}'
+
+
+def table(found: Iterable[Finding]):
+  """The ledger as a table."""
+  from experiments.results.table import Table
+
+  return Table(
+    'Claims',
+    ('claim', 'verdict', 'effect', 'expected', 'seeds', 'source'),
+    [
+      (f.claim.statement, f.verdict, f.interval, expectation(f), f.seeds or None, f.claim.source)
+      for f in found
+    ],
+    'Effects are means over seeds (of times: over rounds) with 95 % bootstrap intervals. With '
+    'few seeds such an interval is narrow: it spans what was seen, not what could have been.',
+  )
+
+
+def main() -> None:
+  """Prints the ledger, and the controls that it rests on."""
+  from experiments.results import publish
+  from experiments.results.store import Store
+
+  records = Store(flags.FLAGS.runs).records()
+  controls = [judge(control, records) for control in CONTROLS]
+  ledger = [table(findings(records)), dataclasses.replace(table(controls), title='Controls')]
+  publish.tables('claims', ledger, flags.FLAGS.runs)
+
+
+if __name__ == '__main__':
+  flags.main(main, flags.define_store, __doc__)

@@ -1,0 +1,194 @@
+"""One cell of times: every layer at every length, doing every thing, in turns on one device.
+
+  train     a training step: loss, gradient, update, on a batch that lies ready
+  forward   the logits of the same batch
+  generate  tokens one after another, each the likeliest after those before, from a position on;
+            the model has really read up to there: it generated all tokens from the first, by the
+            same compiled program (whose one copy of the state a call is part of the time)
+
+A program is compiled ahead of time once for all repetitions, and gives both the time and the
+memory. What does not fit into memory, at compilation or later, is a point of its own kind and no
+reason to leave out the other points.
+"""
+
+import dataclasses
+import functools
+import itertools
+import time
+
+import jax
+import jax.numpy as jnp
+
+from experiments.launch.build import matched, task_of
+from experiments.launch.grid import EXHAUSTED, Cell, Outcome
+from experiments.launch.run import Run
+from experiments.measure import memory
+from experiments.measure.time import interleaved
+from experiments.training.step import Training
+
+QUANTITIES = ('train', 'forward', 'generate')
+PREPARING = 0.5  # of a cell's progress
+
+_matched = functools.cache(matched)
+
+
+@dataclasses.dataclass
+class Point:
+  """What was measured of one layer, doing one thing, at one length."""
+
+  layer: str
+  length: int
+  quantity: str
+  tokens: int  # that a call reads or writes
+  status: str = 'timeout'  # until there are times
+  reason: str = ''
+  bytes: int | None = None  # temporary ones of the program; for `generate`, those of the state
+  seconds: list[float] = dataclasses.field(default_factory=list)  # a call, one a round
+
+  def excused(self, error: Exception) -> bool:
+    """Whether an error says that memory is short: then that is what was measured."""
+    refused = isinstance(error, jax.errors.JaxRuntimeError) and EXHAUSTED.search(str(error))
+    if refused or isinstance(error, MemoryError):
+      self.status, self.reason = 'out of memory', str(error).partition('\n')[0]
+      return True
+    return False
+
+
+def run_of(values: dict, layer: str, length: int) -> Run:
+  """The run of a layer at a length, from what identifies a cell of times.
+
+  It is the same for all repetitions, which so share their compiled programs; a repetition's seed
+  goes to the parameters and the data alone.
+  """
+  return Run(
+    layer=layer,
+    task=f'text(length={length})',
+    batch_size=values['tokens'] // length,
+    steps=values['rounds'],
+    learning_rates=(values['learning_rate'],),
+    **values['settings'],
+  )
+
+
+def execute(timeout: float):
+  """What measures a cell, for `grid.launch`."""
+  return functools.partial(_measure, timeout)
+
+
+def _measure(timeout: float, cell: Cell, report) -> Outcome:
+  end, run = time.monotonic() + timeout, cell.run
+  bench, calls = Bench(run), {}
+  points = [
+    Point(layer, length, quantity, bench.tokens(quantity))
+    for length, layer, quantity in itertools.product(run['lengths'], run['layers'], QUANTITIES)
+  ]
+  for i, point in enumerate(points):
+    if time.monotonic() > end:
+      break
+    report(PREPARING * i / len(points), f'{point.quantity} {point.layer} at {point.length}')
+    try:
+      calls[i] = bench.prepare(point)
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+      if not point.excused(error):
+        raise
+  times = interleaved(
+    calls,
+    run['rounds'],
+    timeout=end - time.monotonic(),
+    excuse=lambda i, error: points[i].excused(error),
+    progress=lambda part: report(PREPARING + (1 - PREPARING) * part, f'{part:.0%} of the rounds'),
+  )
+  for i, seconds in times.items():
+    points[i].seconds, points[i].status = seconds, 'finished' if seconds else 'timeout'
+  result = {
+    'layers': {layer: match for layer, (_, match) in bench.models.items()},
+    'points': [dataclasses.asdict(point) for point in points],
+  }
+  if late := sum(point.status == 'timeout' for point in points):
+    return Outcome(result, 'timeout', f'{late} of {len(points)} points have no times')
+  return Outcome(result)
+
+
+class Bench:
+  """The calls of one repetition, with the parameters and the data that they share."""
+
+  def __init__(self, values: dict):
+    self.values = values
+    self.models = {layer: _matched(self._run(layer)) for layer in values['layers']}
+    self.states = {  # no length changes them, so they are made at the shortest
+      layer: _initialise(self._training(layer))(values['seed'], values['learning_rate'])
+      for layer in values['layers']
+    }
+
+  def tokens(self, quantity: str) -> int:
+    """How many tokens a call reads or writes."""
+    if quantity == 'generate':
+      return self.values['sequences'] * self.values['generated']
+    return self.values['tokens']
+
+  def prepare(self, point: Point):
+    """The call that is timed at a point; notes the point's bytes."""
+    state, training = self.states[point.layer], self._training(point.layer, point.length)
+    if point.quantity == 'generate':
+      reached, token = self._read(point, state.parameters)
+      point.bytes = memory.of_arrays(reached)
+      program, count = _generate(training.model), self.values['generated']
+      return functools.partial(program, state.parameters, reached, token, count)
+    program = _compiled(training, point.quantity)
+    if plan := memory.of_program(program):
+      point.bytes = plan.temporary
+      memory.require(plan)
+    batch = training.task.batch('train', self.values['seed'], training.recipe.batch_size)
+    if point.quantity == 'train':
+      return functools.partial(program, state, batch)
+    return functools.partial(program, state.parameters, batch.source)
+
+  def _run(self, layer: str, length: int | None = None) -> Run:
+    return run_of(self.values, layer, length or min(self.values['lengths']))
+
+  def _training(self, layer: str, length: int | None = None) -> Training:
+    run = self._run(layer, length)
+    return Training(self.models[layer][0], task_of(run), run)
+
+  def _read(self, point: Point, parameters):
+    """A state that has read up to the point's position, and the token [B, 1] to go on from."""
+    model, match = self.models[point.layer]
+    sequences, each = self.values['sequences'], self.values['generated']
+    state = model.initial_state(sequences, point.length + each, match['width'])
+    token = jnp.arange(sequences, dtype=jnp.int32)[:, None] % model.head.features
+    for count in (*[each] * (point.length // each), point.length % each):
+      if count:
+        state, token = _generate(model)(parameters, state, token, count)
+    return state, token
+
+
+@functools.cache
+def _initialise(training: Training):
+  """(seed, learning rate) -> state."""
+  return jax.jit(training.initialise)
+
+
+@functools.cache
+def _compiled(training: Training, quantity: str):
+  """A training step or a forward pass, for the training's own batches."""
+  number = functools.partial(jax.ShapeDtypeStruct, ())
+  state = jax.eval_shape(training.initialise, number(jnp.int32), number(jnp.float32))
+  batch = jax.eval_shape(lambda: training.task.batch('train', 0, training.recipe.batch_size))
+  if quantity == 'train':
+    return jax.jit(training.train_step).lower(state, batch).compile()
+  logits = jax.jit(lambda parameters, source: training.model.apply(parameters, source)[0])
+  return logits.lower(state.parameters, batch.source).compile()
+
+
+@functools.cache
+def _generate(model):
+  """(parameters, state, token [B, 1], count) -> state and token after `count` tokens more."""
+  def generate(parameters, state, token, count):
+    def step(carry, _):
+      state, token = carry
+      logits, state = model.apply(parameters, token, state)
+      return (state, jnp.argmax(logits, -1).astype(token.dtype)), None
+
+    return jax.lax.scan(step, (state, token), length=count)[0]
+
+  return jax.jit(generate, static_argnums=3)

@@ -1,0 +1,1 @@
+"""What programs cost and how signals travel in them: only JAX is known here, no task, no study."""

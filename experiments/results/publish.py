@@ -1,0 +1,40 @@
+"""What a study leaves behind: its tables on the terminal and as files, its figure beside them."""
+
+import os
+import pathlib
+import shutil
+from collections.abc import Sequence
+
+from experiments.results import escape, extra, figures
+from experiments.results.figures import Panel
+from experiments.results.table import Table
+
+
+def tables(name: str, made: Sequence[Table], folder: str | os.PathLike) -> None:
+  """Prints tables, and writes them under <folder>/<name> as text, Markdown, LaTeX and CSV."""
+  width = shutil.get_terminal_size((120, 24)).columns
+  for table in made:
+    print(table.text(width))
+  save(name, made, folder)
+
+
+def save(name: str, made: Sequence[Table], folder: str | os.PathLike) -> pathlib.Path:
+  """Writes tables under <folder>/<name>."""
+  place = pathlib.Path(folder) / name
+  for table in made:
+    table.save(place, escape.slug(table.title))
+  return place
+
+
+def study(
+  name: str, made: Sequence[Table], panels: Sequence[Panel], folder: str | os.PathLike, order=()
+) -> None:
+  """Prints a study's tables, and writes them and its figure; `order` fixes the look of names."""
+  tables(name, made, folder)
+  place = pathlib.Path(folder) / name
+  try:
+    if panels:
+      figures.save(figures.draw(panels, order=order), place / 'figure')
+  except extra.MissingExtra as missing:
+    print(missing)
+  print(f'tables and figures: {place}')
