@@ -4,8 +4,9 @@
   LSTM           i, f, o = sigmoid(W x + U h + b),  g = tanh(W x + U h + b)
                  c' = f c + i g,  h' = o tanh(c')          (Hochreiter and Schmidhuber 1997;
                                                             forget gate: Gers et al. 2000)
-  GRU            r, u = sigmoid(W x + U h + b),  n = tanh(W x + b + r (U h + b'))
-                 h' = (1 - u) n + u h                      (Cho et al. 2014, in cuDNN's form)
+  GRU            r, u = sigmoid(W x + U h + b),  n = tanh(W x + b + r (U h))
+                 h' = (1 - u) n + u h                      (Cho et al. 2014; r after the product,
+                                                            as in cuDNN)
 
 A cell is its equation and nothing else: the products W x are done for all times at once before
 the loop, U h inside it, and the cell gets both.
@@ -92,7 +93,8 @@ class LSTM(Recurrent):
 
   def bias(self, key, shape, dtype=jnp.float32):
     """Zeros, but `forget_bias` for the forget gate."""
-    return jnp.zeros((self.gates, shape[0] // self.gates), dtype).at[1].set(self.forget_bias).ravel()
+    bias = jnp.zeros((self.gates, shape[0] // self.gates), dtype)
+    return bias.at[1].set(self.forget_bias).ravel()
 
   def cell(self, driven, recurrent, state):
     """The equation above; the gates are in the order i, f, g, o."""

@@ -239,8 +239,8 @@ def caption(view: View, records: Sequence[dict]) -> str:
   settings = run['settings']
   work = f'{run["tokens"]} tokens a step'
   if view.quantity == 'generate':
-    work = f'{run["generated"]} tokens of {run["sequences"]} sequences side by side'
-  how = f'median and 95 % interval of {run["rounds"]} rounds x {len(records)} repetitions'
+    work = f'generated tokens: {run["generated"]}, side by side: {run["sequences"]}'
+  how = f'median and 95 % interval (rounds: {run["rounds"]}, repetitions: {len(records)})'
   if view.unit == 'MiB':
     how = 'temporary memory that the compiled program plans'
   every = [p for record in records for p in record['result'].get('points', ())]

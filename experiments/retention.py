@@ -36,6 +36,9 @@ class Preset:
   settings: dict[str, Any]
 
 
+# Losses are published far below what counts as solved: training goes on to its last step.
+PUBLISHED = {'steps': 20000, 'stop_when_solved': False}
+
 PRESETS = {
   # Every line that `paper` goes through, in the least time.
   'smoke': Preset(
@@ -75,10 +78,10 @@ PRESETS = {
         'recall(length=512, num_pairs=64)', (512,),
         {'steps': 50000, 'batch_size': 128, 'weight_decay': 0.1},
       ),
-      Question('copy_memory(delay=100)', (110, 210, 310, 510, 1010), {'steps': 20000}),
-      Question('copy_memory(delay=500, variant=bai)', (510, 1010), {'steps': 20000}),
-      Question('adding(length=200)', (200, 400, 600), {'steps': 20000}),
-      Question('adding(length=200, variant=bai)', (200, 400, 600), {'steps': 20000}),
+      Question('copy_memory', (110, 210, 310, 510, 1010), PUBLISHED),
+      Question('copy_memory(variant=bai)', (510, 1010), PUBLISHED),
+      Question('adding', (200, 400, 600), PUBLISHED),
+      Question('adding(variant=bai)', (200, 400, 600), PUBLISHED),
       Question(
         'text(length=64)', (64, 256, 1024, 4096),
         {'steps': 20000, 'width': 256, 'depth': 4, 'feedforward': 'gelu', 'expansion': 4.0},
@@ -116,13 +119,13 @@ def grid():
   questions = preset.questions
   if flags.given('tasks'):
     questions = [q for text in spec.split(flags.FLAGS.tasks) for q in asked(text, questions)]
-  return [
+  return list(dict.fromkeys(  # a task may be named twice; each of its runs is one cell
     flags.make_run(**preset.settings | question.settings | flags.settings()
                    | {'layer': layer, 'task': task})
     for question in questions
     for task in distances(question)
     for layer in layers
-  ]
+  ))
 
 
 def asked(text: str, questions) -> list[Question]:
@@ -140,12 +143,9 @@ def distances(question: Question) -> list[str]:
   from experiments.launch import spec
   from experiments.launch.errors import BadInput
 
-  task = spec.parse(question.task, 'task')
+  task, wanted = spec.parse(question.task, 'task'), flags.lengths() or question.distances
   try:
-    return [
-      spec.describe(task.at(distance), 'task')
-      for distance in flags.lengths() or question.distances
-    ]
+    return [spec.describe(task.at(distance), 'task') for distance in wanted]
   except ValueError as error:
     raise BadInput(f'{task.family}: {error}') from None
 
@@ -188,7 +188,8 @@ def report(records: list[dict]):
   """The study's tables and panels."""
   columns = columns_of(records)
   layers = list(dict.fromkeys(record['run']['layer'] for record in records))
-  return [score_table(columns, layers), budget_table(columns, layers)], panels(records)
+  tables = [score_table(columns, layers), budget_table(columns, layers), *published(records)]
+  return tables, panels(records)
 
 
 def score_table(columns, layers):
@@ -246,6 +247,24 @@ def budget_table(columns, layers):
     'Widths are solved so that parameters match the budget; a dash under receptive field means '
     'unbounded. A member that has solved its task stops before its last step.',
   )
+
+
+def published(records):
+  """A table of what others have published for the same settings, beside ours, if they have."""
+  from experiments.results import published, scores
+
+  ours = {}
+  for record in records:
+    if record['status'] != 'finished':
+      continue
+    result, layer = record['result'], record['run']['layer']
+    for name in (layer, 'trivial'):
+      settings = result['settings'] | {'width': result['width']}
+      for entry in published.published(task=result['family'], layer=name, **settings):
+        measure = scores.metric_interval if entry.metric == result['metric'] else (
+          scores.loss_interval)
+        ours[entry] = measure(record) if name == layer else None
+  return [published.table('Published numbers beside ours', ours, ours)] if ours else []
 
 
 def panels(records):

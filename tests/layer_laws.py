@@ -1,4 +1,4 @@
-"""The laws of `transformer.layer`, each a function of a layer that raises where the law is broken."""
+"""The laws of `transformer.layer`, each a function that raises where a layer breaks it."""
 
 import functools
 
@@ -23,7 +23,8 @@ class Subject:
     self.mask[:, 3], self.mask[:, -3:] = True, False  # something to read, and padding at the end
     parameters = jax.jit(layer.init)(keys[3], self.x)
     self.parameters = jax.tree.map(
-      lambda p: p + 0.1 * jax.random.normal(jax.random.fold_in(keys[3], p.size), p.shape), parameters
+      lambda p: p + 0.1 * jax.random.normal(jax.random.fold_in(keys[3], p.size), p.shape),
+      parameters,
     )
     self.apply = jax.jit(self.layer.apply)
 
@@ -140,7 +141,7 @@ def state(layer):
       _, after = s.apply(s.parameters, s.x[:, :length].astype(dtype), before)
       assert jax.tree.structure(after) == jax.tree.structure(before), 'the tree changed'
       for b, a in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
-        assert (b.shape, b.dtype) == (a.shape, a.dtype), f'{b.shape} {b.dtype} -> {a.shape} {a.dtype}'
+        assert (b.shape, b.dtype) == (a.shape, a.dtype), f'{b.aval} became {a.aval}'
   fresh, given = s.apply(s.parameters, s.x), s.apply(s.parameters, s.x, s.initial_state())
   close(fresh, given, 'no state against the initial state')
 

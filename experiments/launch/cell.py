@@ -46,6 +46,7 @@ def _train(parallel: str, timeout: float, cell: Cell, report) -> Outcome:
     'metric': task.metric.name,
     'perfect': task.metric.perfect,
     'chance': task.chance,
+    'settings': dataclasses.asdict(task),
     'digest': task.digest,
     'controls': calibrate(task, run.batch_size, run.test_batches),
     'receptive_field': model.receptive_field,

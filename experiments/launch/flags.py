@@ -35,7 +35,9 @@ def define_store() -> None:
 def define_study(presets: Iterable[str], steps: str, lengths: str) -> None:
   """What every study can be told; `steps` and `lengths` say what these two mean to it."""
   define_store()
-  flags.DEFINE_string('preset', 'quick', f'Where values not given come from: {", ".join(presets)}.')
+  flags.DEFINE_string(
+    'preset', 'quick', f'Where values not given come from: {", ".join(presets)}.'
+  )
   flags.DEFINE_string(
     'layers', None,
     'Layers to compare, separated by commas: names in baselines/__init__.py, with options if '
@@ -48,7 +50,9 @@ def define_study(presets: Iterable[str], steps: str, lengths: str) -> None:
     if 'help' in field.metadata and field.name not in ('layer', 'task'):
       text = steps if field.name == 'steps' else field.metadata['help']
       DEFINE[type(field.default)](field.name, None, f"{text} Default: the preset's.")
-  flags.DEFINE_string('parallel', 'jit', f'How members are spread over devices: {", ".join(PARALLEL)}.')
+  flags.DEFINE_string(
+    'parallel', 'jit', f'How members are spread over devices: {", ".join(PARALLEL)}.'
+  )
   flags.DEFINE_integer('host_devices', 0, 'Devices that a CPU is split into; 0: one a core.')
   flags.DEFINE_float('timeout', math.inf, 'Seconds after which a cell stops as it is.')
   flags.DEFINE_boolean('retry', False, 'Run cells again that are stored but did not finish.')

@@ -40,6 +40,8 @@ class Run(Recipe):
   def __post_init__(self):
     super().__post_init__()
     check_positive(self, 'width', 'depth', 'expansion')
+    if not 0 <= self.dropout < 1:
+      raise ValueError(f'dropout is at least 0 and below 1, not {self.dropout}')
     check_choice('match', self.match, MATCHES)
     check_choice('dtype', self.dtype, DTYPES)
     check_choice('feedforward', self.feedforward, FEEDFORWARDS)

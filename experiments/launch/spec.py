@@ -9,6 +9,7 @@ equal for equal components, and is what runs are stored under.
 
 import ast
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,11 +35,15 @@ def split(text: str) -> list[str]:
 
 def parse(text: str, kind: str) -> Any:
   """The component that a spec describes; `kind` names the catalogue: 'layer', 'task'."""
+  unreadable = BadInput(f'cannot read the {kind} {text!r}; write name or name(option=value)')
   try:
     node = ast.parse(text.strip(), mode='eval').body
   except (SyntaxError, ValueError, RecursionError, MemoryError):
-    raise BadInput(f'cannot read the {kind} {text!r}; write name or name(option=value)') from None
-  return _component(node, kind, text.strip())
+    raise unreadable from None
+  try:
+    return _component(node, kind, text.strip())
+  except RecursionError:  # nested deeper than Python walks, though not deeper than it parses
+    raise unreadable from None
 
 
 def layers(specs: str | Sequence[str]) -> list[str]:
@@ -89,7 +94,7 @@ def _component(node: ast.expr, kind: str, text: str) -> Any:
   try:
     return catalogue[name](**options)
   except ValueError as error:
-    raise BadInput(f'{text}: {error}') from None
+    raise BadInput(f'{text!r}: {error}') from None
 
 
 def _value(node: ast.expr, field: dataclasses.Field, owner: str, text: str) -> Any:
@@ -101,11 +106,11 @@ def _value(node: ast.expr, field: dataclasses.Field, owner: str, text: str) -> A
     return node.id
   try:
     value = ast.literal_eval(node)
-  except (ValueError, TypeError):
+    if wanted is float and type(value) is int:
+      value = float(value)
+  except (ValueError, TypeError, OverflowError):
     value = None
-  if wanted is float and type(value) is int:
-    value = float(value)
-  if type(value) is not wanted:
+  if type(value) is not wanted or value in (math.inf, -math.inf):  # 1e999 reads as infinity
     raise BadInput(
       f'{field.name} of {owner} takes {wanted.__name__} values such as {field.default!r},'
       f' not {ast.unparse(node)}'
@@ -114,4 +119,6 @@ def _value(node: ast.expr, field: dataclasses.Field, owner: str, text: str) -> A
 
 
 def _literal(value: Any) -> str:
+  if isinstance(value, float):
+    value += 0.0  # zeros of both signs are equal, and so must be their texts
   return value if isinstance(value, str) and value.isidentifier() else repr(value)

@@ -2,9 +2,9 @@
 
   train     a training step: loss, gradient, update, on a batch that lies ready
   forward   the logits of the same batch
-  generate  tokens one after another, each the likeliest after those before, from a position on;
-            the model has really read up to there: it generated all tokens from the first, by the
-            same compiled program (whose one copy of the state a call is part of the time)
+  generate  tokens one after another, each the likeliest after those before, from a position on, in
+            one compiled loop; the state there is that of a model that has really read as many
+            tokens of text (a call's one copy of it is part of the time)
 
 A program is compiled ahead of time once for all repetitions, and gives both the time and the
 memory. What does not fit into memory, at compilation or later, is a point of its own kind and no
@@ -28,6 +28,7 @@ from experiments.training.step import Training
 
 QUANTITIES = ('train', 'forward', 'generate')
 PREPARING = 0.5  # of a cell's progress
+READ_AT_ONCE = 256  # tokens of a prompt: few enough that any state fits beside what reading takes
 
 _matched = functools.cache(matched)
 
@@ -116,7 +117,7 @@ class Bench:
     self.values = values
     self.models = {layer: _matched(self._run(layer)) for layer in values['layers']}
     self.states = {  # no length changes them, so they are made at the shortest
-      layer: _initialise(self._training(layer))(values['seed'], values['learning_rate'])
+      layer: _initialise(self._training(layer), values['seed'], values['learning_rate'])
       for layer in values['layers']
     }
 
@@ -130,15 +131,16 @@ class Bench:
     """The call that is timed at a point; notes the point's bytes."""
     state, training = self.states[point.layer], self._training(point.layer, point.length)
     if point.quantity == 'generate':
-      reached, token = self._read(point, state.parameters)
+      reached, token = self._read(point, training, state.parameters)
       point.bytes = memory.of_arrays(reached)
-      program, count = _generate(training.model), self.values['generated']
-      return functools.partial(program, state.parameters, reached, token, count)
+      return functools.partial(
+        _generate, training.model, state.parameters, reached, token, self.values['generated']
+      )
     program = _compiled(training, point.quantity)
     if plan := memory.of_program(program):
       point.bytes = plan.temporary
-      memory.require(plan)
-    batch = training.task.batch('train', self.values['seed'], training.recipe.batch_size)
+    memory.require(plan)
+    batch = _batch(training.task, 'train', self.values['seed'], training.recipe.batch_size)
     if point.quantity == 'train':
       return functools.partial(program, state, batch)
     return functools.partial(program, state.parameters, batch.source)
@@ -150,22 +152,21 @@ class Bench:
     run = self._run(layer, length)
     return Training(self.models[layer][0], task_of(run), run)
 
-  def _read(self, point: Point, parameters):
-    """A state that has read up to the point's position, and the token [B, 1] to go on from."""
-    model, match = self.models[point.layer]
-    sequences, each = self.values['sequences'], self.values['generated']
-    state = model.initial_state(sequences, point.length + each, match['width'])
-    token = jnp.arange(sequences, dtype=jnp.int32)[:, None] % model.head.features
-    for count in (*[each] * (point.length // each), point.length % each):
-      if count:
-        state, token = _generate(model)(parameters, state, token, count)
+  def _read(self, point: Point, training: Training, parameters):
+    """A state that has read up to the point's position, and the token [B, 1] that follows."""
+    model, (_, match) = training.model, self.models[point.layer]
+    text = _batch(training.task, 'test', self.values['seed'], self.values['sequences']).source
+    capacity = point.length + self.values['generated']
+    state = model.initial_state(self.values['sequences'], capacity, match['width'])
+    for start in range(0, point.length, READ_AT_ONCE):
+      state, token = _advance(model, parameters, state, text[:, start : start + READ_AT_ONCE])
     return state, token
 
 
-@functools.cache
-def _initialise(training: Training):
-  """(seed, learning rate) -> state."""
-  return jax.jit(training.initialise)
+_batch = jax.jit(
+  lambda task, split, index, size: task.batch(split, index, size), static_argnums=(0, 1, 3)
+)
+_initialise = jax.jit(Training.initialise, static_argnums=0)
 
 
 @functools.cache
@@ -180,15 +181,17 @@ def _compiled(training: Training, quantity: str):
   return logits.lower(state.parameters, batch.source).compile()
 
 
-@functools.cache
-def _generate(model):
-  """(parameters, state, token [B, 1], count) -> state and token after `count` tokens more."""
-  def generate(parameters, state, token, count):
-    def step(carry, _):
-      state, token = carry
-      logits, state = model.apply(parameters, token, state)
-      return (state, jnp.argmax(logits, -1).astype(token.dtype)), None
+@functools.partial(jax.jit, static_argnums=0)
+def _advance(model, parameters, state, tokens):
+  """The state after tokens [B, T], and the likeliest next token [B, 1]."""
+  logits, state = model.apply(parameters, tokens, state)
+  return state, jnp.argmax(logits[:, -1:], -1).astype(tokens.dtype)
 
-    return jax.lax.scan(step, (state, token), length=count)[0]
 
-  return jax.jit(generate, static_argnums=3)
+@functools.partial(jax.jit, static_argnums=(0, 4))
+def _generate(model, parameters, state, token, count: int):
+  """State and token after `count` tokens more, each read in its turn."""
+  def step(carry, _):
+    return _advance(model, parameters, *carry), None
+
+  return jax.lax.scan(step, (state, token), length=count)[0]

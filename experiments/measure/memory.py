@@ -5,8 +5,8 @@ holds beyond its arguments and its results; for a training step these are the ac
 the backward pass, which is what grows with the length. The plan means the same on every platform;
 peaks counted by an allocator do not: they never fall again, and a CPU has none.
 
-A program that is too large for an accelerator is refused there. A CPU's system may hand out more
-than it has and end the process later, so that `require` looks first.
+A program that is too large for an accelerator is refused there. The system of a CPU may hand out
+more than it has and kill the process later, so that `require` looks first.
 """
 
 import os
@@ -24,7 +24,7 @@ class Memory(NamedTuple):
 
   temporary: int
   arguments: int
-  results: int  # those that take the place of an argument not counted
+  results: int  # without those that take an argument's place
 
 
 def of_program(compiled: Any) -> Memory | None:
@@ -61,8 +61,10 @@ def available() -> int:
 
 
 def require(memory: Memory | None) -> None:
-  """A MemoryError if a program needs more than this machine has left; for programs on a CPU."""
-  needed = 0 if memory is None else memory.temporary + memory.results
+  """A MemoryError if a program is about to run on a CPU with less memory than it needs."""
+  if memory is None or jax.default_backend() != 'cpu':
+    return
+  needed = memory.temporary + memory.results
   if needed > (there := available()):
     raise MemoryError(
       f'it needs {needed / MEBIBYTE:,.0f} MiB, and {there / MEBIBYTE:,.0f} MiB are free'

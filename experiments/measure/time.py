@@ -32,7 +32,7 @@ def interleaved(
     subjects: calls that return arrays; they are waited for.
     rounds: how many; two calls of each subject come before, to warm up and to fix its repeats.
     shortest: seconds that a turn lasts at least; a shorter call is repeated in it.
-    timeout: seconds after which no round starts any more.
+    timeout: seconds after which no round starts any more, nor another subject's warming up.
     excuse: is asked when a subject raises; true leaves the subject out of this and of the result.
     progress: gets the part of the rounds that is done.
     clock: seconds since some start.
@@ -55,6 +55,8 @@ def interleaved(
 
   repeats = {}
   for name in subjects:
+    if clock() > end:
+      break
     if turn(name, 1) is not None and (once := turn(name, 1)) is not None:
       repeats[name] = _repeats(once, shortest)
   seconds = {name: [] for name in running}

@@ -21,6 +21,11 @@ def metrics(record: dict) -> list[float]:
   return [member['test'] for member in chosen(record)]
 
 
+def loss_interval(record: dict) -> Interval:
+  """The mean test loss over seeds: cross-entropy in nats, or squared error."""
+  return mean_interval([member['test_loss'] for member in chosen(record)])
+
+
 def metric_interval(record: dict) -> Interval:
   """The mean test metric over seeds."""
   return mean_interval(metrics(record))

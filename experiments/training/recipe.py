@@ -1,6 +1,7 @@
 """How a model is trained: settings alone, so that they can be read without loading JAX."""
 
 import dataclasses
+import math
 
 OPTIMIZERS = ('adamw', 'adam')
 PARALLEL = ('jit', 'pmap')
@@ -13,11 +14,11 @@ def setting(default, text: str):
 
 
 def check_positive(settings, *names: str) -> None:
-  """A ValueError for the first of these fields that is not positive."""
+  """A ValueError for the first of these fields that is not a positive, finite number."""
   for name in names:
     value = getattr(settings, name)
-    if not value > 0:
-      raise ValueError(f'{name} must be positive, not {value}')
+    if not 0 < value < math.inf:
+      raise ValueError(f'{name} must be positive and finite, not {value}')
 
 
 def check_choice(name: str, value: str, choices) -> None:
@@ -51,7 +52,7 @@ class Recipe:
     if not 0 <= self.warmup < 1:
       raise ValueError(f'warmup is a part of the steps, from 0 to below 1, not {self.warmup}')
     for name in ('weight_decay', 'clip'):
-      if not 0 <= getattr(self, name) < float('inf'):
+      if not 0 <= getattr(self, name) < math.inf:
         raise ValueError(f'{name} must be finite and not negative, not {getattr(self, name)}')
 
   @property

@@ -119,7 +119,7 @@ class Training:
     return sums if self.axis is None else jax.lax.psum(sums, self.axis)
 
   def _own(self, batch: Batch) -> Batch:
-    """This device's part of a batch."""
+    """What this device takes of a batch."""
     size = self.recipe.batch_size // self.parts
     if self.parts == 1:
       return batch

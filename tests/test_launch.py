@@ -1,0 +1,270 @@
+"""Runs and grids: a run is its content, widths meet budgets, what is stored is not run again."""
+
+import contextlib
+import dataclasses
+import functools
+import io
+import json
+import math
+import os
+import pty
+import random
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from baselines import LAYERS
+from experiments.launch import build, cell, grid
+from experiments.launch.grid import Cell, Outcome
+from experiments.launch.run import DTYPES, FEEDFORWARDS, MATCHES, Run
+from experiments.results.store import Store, canonical, key_of
+from experiments.training.recipe import OPTIMIZERS, SCHEDULES
+
+relaxed = settings(deadline=None)
+counts = st.integers(1, 1000)
+fractions = st.floats(0, 1, exclude_max=True)
+positive = st.floats(1e-6, 1e6)
+runs = st.builds(
+  Run,
+  layer=st.sampled_from(sorted(LAYERS)),
+  **dict.fromkeys(('steps', 'batch_size', 'width', 'depth', 'validations', 'test_batches'), counts),
+  **dict.fromkeys(('warmup', 'dropout'), fractions),
+  **dict.fromkeys(('expansion', 'weight_decay', 'clip'), positive),
+  optimizer=st.sampled_from(OPTIMIZERS),
+  schedule=st.sampled_from(SCHEDULES),
+  dtype=st.sampled_from(DTYPES),
+  feedforward=st.sampled_from(FEEDFORWARDS),
+  match=st.sampled_from(MATCHES),
+  stop_when_solved=st.booleans(),
+  seeds=st.lists(st.integers(0, 99), min_size=1, max_size=4, unique=True).map(tuple),
+  learning_rates=st.lists(positive, min_size=1, max_size=4, unique=True).map(tuple),
+)
+
+
+@given(runs)
+def test_a_run_comes_back_from_the_json_of_its_identity(run):
+  found = cell.run_from(json.loads(canonical(run.identity())))
+  assert found == run and hash(found) == hash(run)
+  assert found.identity() == run.identity()
+
+
+@given(runs, st.randoms())
+def test_a_key_depends_on_every_field_and_not_on_their_order(run, order):
+  identity = run.identity()
+  names = list(identity)
+  assert sorted(names) == sorted(field.name for field in dataclasses.fields(Run))
+  order.shuffle(names)
+  key = key_of('retention', identity)
+  assert key_of('retention', {name: identity[name] for name in names}) == key
+  keys = {key_of('retention', identity | {name: 'changed'}) for name in names}
+  assert len(keys) == len(names) and key not in keys
+
+
+def test_two_cells_are_one_exactly_if_their_runs_are_equal():
+  one, same, other = Run(steps=5), Run(steps=5), Run(steps=6)
+  assert cell.cell_of('retention', one) == cell.cell_of('retention', same)
+  assert cell.cell_of('retention', one).run != cell.cell_of('retention', other).run
+
+
+BAD = {
+  **dict.fromkeys(
+    ('steps', 'batch_size', 'width', 'depth', 'validations', 'validation_batches', 'test_batches'),
+    (0, -1, math.nan, math.inf),
+  ),
+  'expansion': (0.0, -1.0, math.nan, math.inf),
+  'warmup': (-0.1, 1.0, math.nan, math.inf),
+  'dropout': (-0.1, 1.0, math.nan, math.inf),
+  'weight_decay': (-0.1, math.nan, math.inf),
+  'clip': (-1.0, math.nan, math.inf),
+  'optimizer': ('', 'sgd'),
+  'schedule': ('', 'linear'),
+  'dtype': ('', 'float64'),
+  'feedforward': ('', 'tanh'),
+  'match': ('', 'flops'),
+  'seeds': ((), (0, 0), (-1,), (2**31,)),
+  'learning_rates': ((), (0.0,), (-1e-3,), (math.nan,), (math.inf,), (1e-3, 1e-3)),
+}
+
+
+@pytest.mark.parametrize(('name', 'value'), [(n, v) for n, vs in BAD.items() for v in vs])
+def test_a_setting_that_makes_no_sense_is_refused_in_one_line_that_names_it(name, value):
+  with pytest.raises(ValueError, match=name.removesuffix('s').replace('_', '.')) as caught:
+    Run(**{name: value})
+  assert '\n' not in str(caught.value)
+
+
+@given(st.integers(0, 40), st.integers(0, 400), st.integers(0, 10**4), st.integers(1, 10**6),
+       st.integers(1, 24), st.integers(1, 512))
+def test_no_other_width_is_nearer_to_the_budget(a, b, c, budget, multiple, start):
+  b = max(b, 1 - a)  # the count grows with the width
+
+  def count(width):
+    return a * width**2 + b * width + c
+
+  found = build.nearest_width(count, budget, multiple, start)
+  assert found > 0 and found % multiple == 0
+
+  def off(width):
+    return abs(count(width) - budget)
+
+  # Off grows on both sides of the root, so that the neighbours speak for all.
+  assert off(found) <= off(found + multiple)
+  assert found == multiple or off(found) <= off(found - multiple)
+  for width in random.Random(budget).sample(range(1, 2000), 20):
+    assert off(found) <= off(width * multiple)
+
+
+@functools.cache
+def counted(layer, task, width):
+  run = Run(layer=layer, task=task, width=width, match='none')
+  model = build.model_of(run, build.layer_of(run), build.task_of(run), width)
+  return build.count_parameters(model, build.task_of(run))
+
+
+@pytest.mark.parametrize('task', ['recall(vocabulary_size=64)', 'adding'])
+@pytest.mark.parametrize('layer', LAYERS)
+def test_every_layer_gets_as_many_parameters_as_the_transformer(layer, task):
+  model, match = build.matched(Run(layer=layer, task=task))
+  width, multiple = match['width'], build.layer_of(Run(layer=layer)).width_multiple
+  assert width % multiple == 0
+  assert match['budget'] == counted('attention', task, 64)
+  assert match['parameters'] == counted(layer, task, width)
+  assert match['parameters'] == build.count_parameters(model, build.task_of(Run(task=task)))
+  off = abs(match['parameters'] - match['budget'])
+  if off > build.TOLERANCE * match['budget']:
+    for neighbour in (width - multiple, width + multiple):
+      assert off <= abs(counted(layer, task, neighbour) - match['budget'])
+
+
+@pytest.mark.parametrize('layer', LAYERS)
+def test_unmatched_widths_are_left_as_they_are(layer):
+  run = Run(layer=layer, task='adding', width=24, match='none')
+  assert build.matched(run)[1] == {
+    'width': 24, 'parameters': counted(layer, 'adding', 24), 'budget': None,
+  }
+
+
+CELLS = [Cell('grid', {'n': n}, f'cell {n}') for n in range(4)]
+
+
+class Execute:
+  """Says what becomes of each cell, and remembers which were executed."""
+
+  def __init__(self, **fates):
+    self.fates, self.seen = fates, []
+
+  def __call__(self, cell, report):
+    n = cell.run['n']
+    self.seen.append(n)
+    report(0.5, 'half')
+    fate = self.fates.get(f'cell_{n}', Outcome({'n': n}))
+    report(1.0, 'whole')
+    return fate() if callable(fate) else fate
+
+
+@pytest.fixture
+def store(tmp_path):
+  return Store(tmp_path / 'results')
+
+
+def too_large():
+  return jnp.zeros((1 << 20, 1 << 20, 64)) + 1
+
+
+def out_of_memory():
+  raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: 80 GB\nthen\nmany\nlines')
+
+
+def out_of_host_memory():
+  raise MemoryError('Unable to allocate 9 EiB\nfor an array')
+
+
+def test_what_is_stored_is_not_executed_and_the_order_of_the_grid_is_kept(store):
+  first = Execute()
+  stored = grid.launch(CELLS[1:3], first, store)
+  assert first.seen == [1, 2]
+  files = {path: path.stat().st_mtime_ns for path in store.cells.iterdir()}
+  second = Execute()
+  records = grid.launch(CELLS[::-1], second, store)
+  assert second.seen == [3, 0]
+  assert [record['run']['n'] for record in records] == [3, 2, 1, 0]
+  assert records[1:3] == stored[::-1]
+  assert {path: path.stat().st_mtime_ns for path in files} == files
+  third = Execute()
+  assert grid.launch(CELLS[::-1], third, store, retry=True) == records and third.seen == []
+
+
+def test_only_a_retry_executes_again_what_did_not_finish(store):
+  unfinished = {
+    'cell_0': Outcome({}, 'timeout', 'late'),
+    'cell_1': Outcome({'n': 1}, 'diverged', 'NaN'),
+    'cell_2': too_large,
+  }
+  grid.launch(CELLS, Execute(**unfinished), store)
+  again = Execute(**unfinished)
+  before = grid.launch(CELLS, again, store)
+  assert again.seen == []
+  assert [r['status'] for r in before] == ['timeout', 'diverged', 'out of memory', 'finished']
+  retried = Execute()
+  after = grid.launch(CELLS, retried, store, retry=True)
+  assert retried.seen == [0, 1, 2]
+  assert [record['status'] for record in after] == ['finished'] * 4
+  assert store.records() == sorted(after, key=lambda record: record['run']['n'])
+
+
+@pytest.mark.parametrize('fault', [too_large, out_of_memory, out_of_host_memory])
+def test_out_of_memory_is_a_record_with_its_reason_and_the_next_cell_runs(store, fault):
+  execute = Execute(cell_1=fault)
+  records = grid.launch(CELLS[:3], execute, store)
+  assert execute.seen == [0, 1, 2]
+  assert [record['status'] for record in records] == ['finished', 'out of memory', 'finished']
+  reason = records[1]['reason']
+  assert reason and len(reason.splitlines()) == 1
+  assert records[1]['result'] == {} and store.records() == records
+
+
+@pytest.mark.parametrize(
+  'error', [ValueError('bug'), jax.errors.JaxRuntimeError('INTERNAL: bug'), KeyboardInterrupt()]
+)
+def test_any_other_error_ends_the_launch_and_leaves_what_was_stored(store, error):
+  def fail():
+    raise error
+
+  execute = Execute(cell_1=fail)
+  with pytest.raises(type(error)):
+    grid.launch(CELLS, execute, store)
+  assert execute.seen == [0, 1]
+  assert [record['run']['n'] for record in store.records()] == [0]
+  resumed = Execute()
+  assert len(grid.launch(CELLS, resumed, store)) == 4 and resumed.seen == [1, 2, 3]
+
+
+def test_a_record_says_where_and_by_what_it_was_made(store):
+  (record,) = grid.launch(CELLS[:1], Execute(), store)
+  assert record['study'] == 'grid' and record['run'] == {'n': 0} and record['result'] == {'n': 0}
+  assert record['seconds'] > 0 and record['device'] and jax.__version__ in record['versions']['jax']
+
+
+def test_no_progress_is_drawn_where_no_terminal_is(store):
+  error = io.StringIO()
+  with contextlib.redirect_stderr(error):
+    grid.launch(CELLS, Execute(), store)
+  assert error.getvalue() == ''
+
+
+def test_a_terminal_gets_the_cell_what_it_reports_and_the_time_left(store):
+  leader, follower = pty.openpty()
+  try:
+    with os.fdopen(follower, 'w') as terminal, contextlib.redirect_stderr(terminal):
+      grid.launch(CELLS[:1], Execute(), store)
+      grid.launch(CELLS, Execute(), store)
+      terminal.flush()
+      drawn = os.read(leader, 2**16).decode()
+  finally:
+    os.close(leader)
+  assert 'cell 0' in drawn and 'half' in drawn and '1 of 4 cells stored' in drawn
+  assert re.search(r'50%\|█+ *\| \d\d:\d\d, \d\d:\d\d left', drawn)
