@@ -18,6 +18,7 @@ A control is a claim too, which must hold for any claim of its study to count.
 import dataclasses
 import operator
 from collections.abc import Callable, Iterable, Sequence
+from statistics import median
 
 from experiments import parallelism
 from experiments.launch import flags
@@ -28,6 +29,7 @@ RELATIONS = {'>': operator.gt, '<': operator.lt}
 
 Records = Sequence[dict]
 Effect = Callable[[Records], list[float] | None]  # None: not run
+Measure = Callable[[dict, str], list[float]]  # of a record, for a layer: times a token
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,24 +117,49 @@ def calibration(answer: str) -> Effect:
   return effect
 
 
-def growth(quantity: str, layers: Iterable[str]) -> Effect:
-  """Time a token at the longest length over that at the shortest, for each layer and round."""
+def ratio(over: Measure, under: Measure, layers: Iterable[str]) -> Effect:
+  """Median time a token at one measure over that at another, for each layer and repetition.
+
+  The rounds of a repetition share its parameters, its data and what else the machine did then, so
+  that a repetition counts once.
+  """
   def effect(records: Records) -> list[float] | None:
-    ratios = []
-    for layer in layers:
-      of_layer = [
-        per_token
-        for record in records for spec in record['run']['layers'] if spec.partition('(')[0] == layer
-        if len(per_token := parallelism.per_token(record, spec, quantity)) > 1
-      ]
-      if not of_layer:
-        return None
-      for per_token in of_layer:
-        near, far = per_token[min(per_token)], per_token[max(per_token)]
-        ratios += [b / a for a, b in zip(near, far, strict=True)]
-    return ratios
+    grids: dict[str, list[dict]] = {}
+    for record in records:
+      grids.setdefault(str({**record['run'], 'seed': None}), []).append(record)
+    largest = max(grids.values(), key=lambda g: (len(g), len(g[0]['run']['lengths'])), default=())
+    medians = [
+      [measure(record, layer) for measure in (over, under)]
+      for layer in layers for record in largest
+    ]
+    known = all(times for pair in medians for times in pair)
+    return [median(a) / median(b) for a, b in medians] or None if known else None
 
   return effect
+
+
+def at_length(quantity: str, choose: Callable) -> Measure:
+  """Times a token at the shortest (`min`) or the longest (`max`) of two lengths or more."""
+  def measure(record: dict, layer: str) -> list[float]:
+    times = parallelism.per_token(record, layer, quantity)
+    return times[choose(times)] if len(times) > 1 else []
+
+  return measure
+
+
+def growth(quantity: str, layers: Iterable[str]) -> Effect:
+  """Time a token at the longest length over that at the shortest."""
+  return ratio(at_length(quantity, max), at_length(quantity, min), layers)
+
+
+def noise(records: Records) -> list[float] | None:
+  """What the same step, measured twice, seems to differ by: the larger time over the smaller."""
+  def again(record: dict, layer: str) -> list[float]:
+    return next(iter(parallelism.per_token(record, layer, 'repeat').values()), [])
+
+  layers = dict.fromkeys(layer for record in records for layer in record['run']['layers'])
+  found = ratio(again, at_length('train', min), layers)(records)
+  return found and [max(r, 1 / r) for r in found]
 
 
 VASWANI = 'Vaswani et al. 2017'
@@ -148,6 +175,10 @@ CONTROLS = (
   Claim(
     'blind', 'A convolution scores chance beyond its receptive field', 'control', 'retention',
     across_field('copy_memory', 'tcn', beyond=True), 'score', '<', 0.05,
+  ),
+  Claim(
+    'repeat', 'The same step takes as long when it is measured twice', 'control', 'parallelism',
+    noise, 'times itself', '<', 1.25,
   ),
 )
 CLAIMS = (
@@ -303,7 +334,7 @@ def table(found: Iterable[Finding]):
       (f.claim.statement, f.verdict, f.interval, expectation(f), f.seeds or None, f.claim.source)
       for f in found
     ],
-    'Effects are means over seeds (of times: over rounds) with 95 % bootstrap intervals. With '
+    'Effects are means over seeds (of times: over repetitions) with 95 % bootstrap intervals. With '
     'few seeds such an interval is narrow: it spans what was seen, not what could have been.',
   )
 

@@ -14,8 +14,6 @@ two machines never meet in one table.
 """
 
 import dataclasses
-import pathlib
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -56,7 +54,7 @@ PRESETS = {
   # The whole story at sizes for two CPU cores: about a minute.
   'quick': Preset(
     layers=('attention', 'lstm', 'gru', 'tcn'), lengths=(64, 256, 1024), tokens=4096,
-    sequences=8, generated=32, settings={'steps': 5},
+    sequences=8, generated=32, settings={'steps': 7},
   ),
   # Sizes that fill a GPU or a TPU.
   'paper': Preset(
@@ -92,13 +90,12 @@ def grid() -> list:
   for name in (*UNUSED, 'parallel'):
     if flags.given(name):
       raise BadInput(f'--{name} means nothing here: one device is timed, at --tokens and --lengths')
-  layers = spec.split(flags.FLAGS.layers) if flags.given('layers') else preset.layers
-  layers = [spec.describe(spec.parse(layer, 'layer'), 'layer') for layer in layers]
+  layers = spec.layers(flags.FLAGS.layers if flags.given('layers') else preset.layers)
   run = flags.make_run(**preset.settings | flags.settings())
   if len(run.learning_rates) > 1:
     raise BadInput('--learning_rates takes one here: the time of a step does not depend on it')
   asked = {
-    'layers': list(dict.fromkeys(layers)),
+    'layers': layers,
     'lengths': list(flags.lengths() or preset.lengths),
     **{name: getattr(flags.FLAGS if flags.given(name) else preset, name) for name in SIZES},
     'rounds': run.steps,
@@ -141,8 +138,7 @@ def per_token(record: dict, layer: str, quantity: str) -> dict[int, list[float]]
   Args:
     record: one of this study's.
     layer: its canonical spec.
-    quantity: 'train', 'forward' or 'generate'; for the last, a length is a position.
-
+    quantity: 'train', 'forward', 'repeat' or 'generate'; for the last, a length is a position.
   """
   return {
     point['length']: [seconds / point['tokens'] for seconds in point['seconds']]
@@ -259,23 +255,14 @@ def main() -> None:
   """Measures the grid's missing cells, prints the tables and saves them with their figure."""
   from experiments.launch import environment, timing
   from experiments.launch import grid as grids
-  from experiments.results import escape, figures
+  from experiments.results import publish
   from experiments.results.store import Store
 
   # One device, so that all cores of a CPU work for it.
   environment.prepare(flags.FLAGS.host_devices or 1, flags.FLAGS.cache)
   cells, store = grid(), Store(flags.FLAGS.runs)
-  tables, panels = report(
-    grids.launch(cells, timing.execute(flags.FLAGS.timeout), store, flags.FLAGS.retry)
-  )
-  folder = pathlib.Path(flags.FLAGS.runs) / STUDY
-  for table, view in zip(tables, VIEWS, strict=True):
-    print(table.text())
-    table.save(folder, escape.slug(view.title))
-  try:
-    figures.save(figures.draw(panels), folder / STUDY)
-  except ImportError as error:
-    print(error, file=sys.stderr)
+  records = grids.launch(cells, timing.execute(flags.FLAGS.timeout), store, flags.FLAGS.retry)
+  publish.study(STUDY, *report(records), flags.FLAGS.runs)
 
 
 if __name__ == '__main__':

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 import math
 
 import jax
@@ -11,7 +10,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from experiments.launch.build import layer_of, model_of, task_of
+from baselines.convolution import Convolution
+from experiments.launch.build import model_of
 from experiments.launch.cell import choose
 from experiments.launch.run import Run
 from experiments.tasks.adding import Adding
@@ -22,6 +22,7 @@ from experiments.training.loop import Member, reaches, train
 from experiments.training.optimizer import schedule
 from experiments.training.recipe import PARALLEL, Recipe
 from experiments.training.step import Training
+from transformer.attention import Attention
 
 BATCH, LENGTH = 8, 4
 ASKED = []  # the (split, index) of batches that a compiled program has made
@@ -58,24 +59,29 @@ class Linear(nn.Module):
     return nn.Dense(1)(nn.Dropout(self.dropout, deterministic=not train)(x)), ()
 
 
-def ensemble_of(members=MEMBERS, devices=2, task=Line(), parallel='jit', model=Linear(), **changed):  # noqa: B008
-  training = Training(model, task, dataclasses.replace(SMALL, **changed))
-  return Ensemble(training, members, parallel, jax.devices()[:devices])
+def training_of(task=None, dropout=0.0, **changed):
+  return Training(Linear(dropout), task or Line(), dataclasses.replace(SMALL, **changed))
+
+
+def ensemble_of(members=MEMBERS, devices=2, parallel='jit', **changed):
+  return Ensemble(training_of(**changed), members, parallel, jax.devices()[:devices])
+
+
+def finish(members, devices=2, timeout=math.inf, **changed):
+  """What becomes of members that are trained to their end."""
+  training = training_of(**changed)
+  ensemble = Ensemble(training, members, devices=jax.devices()[:devices])
+  return train(ensemble, training.task, training.recipe, timeout, progress=lambda *_: None)
 
 
 def trained(ensemble, calls=3):
-  """What all members have after some calls: states, losses of each call, the test split's report."""
+  """All members after some calls: states, reports on the test split, losses of the calls."""
   active, losses = np.ones(len(ensemble.members), bool), []
   states = ensemble.initialise()
   for _ in range(calls):
     states, loss = ensemble.advance(states, active)
-    losses.append(ensemble.gather(loss))
-  return ensemble.gather((states, ensemble.examine(states, 'test', active))), losses
-
-
-def finish(ensemble, timeout=math.inf):
-  task, recipe = ensemble.training.task, ensemble.training.recipe
-  return train(ensemble, task, recipe, timeout, progress=lambda part, words: None)
+    losses.append(loss)
+  return ensemble.gather((states, ensemble.examine(states, 'test', active), losses))
 
 
 def close(actual, expected, tolerance=1e-6):
@@ -93,7 +99,8 @@ def test_a_schedule_rises_to_its_peak_and_then_keeps_to_its_formula(name):
   expected = {
     'constant': np.ones(41),
     'cosine': (1 + np.cos(np.pi * (n - 10) / 40)) / 2,  # 0 when the steps are done
-    'inverse_sqrt': np.minimum((n + 1) ** -0.5, (n + 1) * 10**-1.5) * 10**0.5,  # Vaswani's, step n+1
+    # Vaswani's equation 3, which counts steps from 1, but for a constant.
+    'inverse_sqrt': np.minimum((n + 1) ** -0.5, (n + 1) * 10**-1.5) * 10**0.5,
   }[name]
   np.testing.assert_allclose(rate[10:], expected, atol=1e-6)
 
@@ -106,9 +113,8 @@ def reference_step(p, moments, x, y, weight, step, recipe, peak):
   norm = np.sqrt(sum(np.sum(g**2) for g in gradient))
   if recipe.clip and norm > recipe.clip:
     gradient = [g / norm * recipe.clip for g in gradient]
-  after, t = [], step + 1
-  warmup = max(1, round(recipe.warmup * recipe.steps))
-  rate = peak * min(t / warmup, 1)
+  after, t = [], step + 1  # the paper's t
+  rate = peak * min(t / round(recipe.warmup * recipe.steps), 1)
   for i, g in enumerate(gradient):
     m, v = moments[i]
     m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
@@ -121,7 +127,7 @@ def reference_step(p, moments, x, y, weight, step, recipe, peak):
 
 
 @pytest.mark.parametrize(('optimizer', 'clip'), [('adam', 0.0), ('adamw', 0.0), ('adamw', 0.5)])
-def test_a_training_step_is_adam_by_its_equations(optimizer, clip):
+def test_a_training_step_is_adam_by_its_equations_and_decays_the_matrix_alone(optimizer, clip):
   recipe = Recipe(
     steps=10, warmup=0.2, schedule='constant', optimizer=optimizer, clip=clip, weight_decay=0.3
   )
@@ -143,116 +149,79 @@ def test_a_training_step_is_adam_by_its_equations(optimizer, clip):
   assert int(state.step) == 4
 
 
-def test_weight_decay_shrinks_matrices_and_leaves_biases():
-  training = Training(Linear(), Line(), Recipe(weight_decay=0.5, warmup=0, schedule='constant'))
-  state = training.initialise(0, 0.1)
-  ones = state._replace(parameters=jax.tree.map(jnp.ones_like, state.parameters))
-  batch = training.task.batch('train', 0, 1)  # a batch in which nothing counts
-  after, loss = training.train_step(ones, batch)
-  dense = after.parameters['params']['Dense_0']
-  assert loss == 0
-  np.testing.assert_allclose(dense['kernel'], 1 - 0.1 * 0.5, atol=1e-6)
-  np.testing.assert_array_equal(dense['bias'], 1)
-
-
 @functools.cache
 def alone():
-  """States, losses and reports of each member, trained by itself with no ensemble."""
-  training, out = ensemble_of(model=Linear(dropout=0.3)).training, []
-  initialise, advance, examine = (
-    jax.jit(f) for f in (
-      training.initialise, training.advance, functools.partial(training.examine, split='test')
-    )
-  )
+  """Each member trained by itself, on one device and in no ensemble; as `trained` has them."""
+  training, found = training_of(dropout=0.3), []
+  initialise, advance = jax.jit(training.initialise), jax.jit(training.advance)
+  examine = jax.jit(functools.partial(training.examine, split='test'))
   for seed, rate in MEMBERS:
     state, losses = initialise(np.int32(seed), np.float32(rate)), []
     for _ in range(3):
       state, loss = advance(state)
       losses.append(loss)
-    out.append((state, examine(state), losses))
-  return out
+    found.append((state, examine(state), losses))
+  return jax.tree.map(lambda *leaves: np.stack(leaves), *found)
 
 
 @pytest.mark.parametrize(
   ('parallel', 'devices'), [('jit', 1), ('jit', 2), ('jit', 4), ('pmap', 2), ('pmap', 4)]
 )
 def test_members_of_an_ensemble_are_the_members_alone_in_their_order(parallel, devices):
-  (states, report), losses = trained(
-    ensemble_of(parallel=parallel, devices=devices, model=Linear(dropout=0.3))
-  )
-  for i, (state, own_report, own_losses) in enumerate(alone()):
-    close(jax.tree.map(lambda x: x[i], (states, report)), (state, own_report))  # noqa: B023
-    close([loss[i] for loss in losses], own_losses)
-    assert (states.seed[i], states.learning_rate[i]) == (MEMBERS[i][0], np.float32(MEMBERS[i][1]))
+  found = trained(ensemble_of(MEMBERS, devices, parallel, dropout=0.3))
+  close(found, alone())
+  close(found[0].learning_rate, np.array([rate for _, rate in MEMBERS]))
 
 
-@pytest.mark.parametrize('parallel', PARALLEL)
-def test_a_single_member_whose_batches_four_devices_share_is_the_member_on_one(parallel):
+def test_a_single_member_whose_batches_four_devices_share_is_the_member_on_one():
   """The devices' parts count 1, 5, 4 and 3 tokens, so that a mean of their means is wrong."""
-  ensemble = ensemble_of([(1, 0.1)], 4, parallel=parallel)
-  assert len(ensemble.devices) == 4
-  close(trained(ensemble), trained_on_one(), 1e-5)
-  states = ensemble.initialise()
-  states, _ = ensemble.advance(states, [True])
-  for leaf in jax.tree.leaves(states):
-    leaf = np.asarray(leaf)
-    np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
+  member = [(1, 0.1)]
+  on_one = trained(ensemble_of(member, 1))
+  for parallel in PARALLEL:
+    ensemble = ensemble_of(member, 4, parallel)
+    assert len(ensemble.devices) == 4
+    close(trained(ensemble), on_one, 1e-5)
+    states, _ = ensemble.advance(ensemble.initialise(), [True])
+    for leaf in jax.tree.leaves(states):  # the devices keep the same copy
+      np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
+  assert len(ensemble_of(member, 3).devices) == 1  # a batch of 8 has no three equal parts
 
 
-@functools.cache
-def trained_on_one():
-  return trained(ensemble_of([(1, 0.1)], 1))
-
-
-def test_a_batch_that_devices_cannot_share_equally_stays_on_one():
-  ensemble = ensemble_of([(1, 0.1)], 3)
-  assert len(ensemble.devices) == 1
-
-
-@pytest.mark.parametrize(('steps', 'validations'), [(10, 4), (7, 7), (3, 5), (10, 1)])
+@pytest.mark.parametrize(('steps', 'validations'), [(10, 4), (3, 5), (7, 1)])
 def test_the_steps_of_all_calls_add_up_exactly(steps, validations):
   ASKED.clear()
-  ensemble = ensemble_of([(1, 0.1)], 1, Line(watched=True), steps=steps, validations=validations)
-  (member,) = finish(ensemble)
+  (member,) = finish([(1, 0.1)], task=Line(watched=True), steps=steps, validations=validations)
   jax.effects_barrier()
   read = sorted(index for split, index in ASKED if split == 'train')
-  assert read[:2] == [0, steps]  # 0 for the shapes of the parameters
-  assert read[1:] == list(range(steps, 2 * steps))
+  assert read == [0, *range(steps, 2 * steps)]  # 0 for the shapes of the parameters
   assert (member.status, member.steps) == ('finished', steps)
-  looked = [step for step, _, _ in member.curve]
   each = math.ceil(steps / validations)
-  assert looked == [*range(each, steps, each), steps]
+  assert [step for step, _, _ in member.curve] == [*range(each, steps, each), steps]
 
 
-def batches_read(seed, rate):
-  """The training batches of one member, in turn, and what else it asks for."""
-  ASKED.clear()
-  training = Training(Linear(), Line(watched=True), SMALL)
-  state = jax.jit(training.initialise)(seed, rate)
+def asked(program, *arguments):
+  """What a compiled program returns, and the batches that it asked for."""
   jax.effects_barrier()
   ASKED.clear()
-  advance = jax.jit(training.advance)
-  for _ in range(SMALL.validations):
-    state, _ = advance(state)
-    jax.block_until_ready(state)
+  out = jax.block_until_ready(program(*arguments))
   jax.effects_barrier()
-  trained_on = list(ASKED)
-  ASKED.clear()
-  for split in ('validation', 'test'):
-    jax.jit(functools.partial(training.examine, split=split))(state)
-  jax.effects_barrier()
-  return trained_on, set(ASKED)
+  return out, set(ASKED)
 
 
 def test_seeds_share_no_batches_rates_share_all_and_no_split_is_trained_on():
-  seen = {member: batches_read(*member) for member in [(0, 0.1), (1, 0.1), (1, 0.2)]}
-  trained_on, looked_at = zip(*seen.values(), strict=True)
-  assert trained_on[1] == trained_on[2]
-  assert len(set(trained_on[0])) == SMALL.steps
-  assert not set(trained_on[0]) & set(trained_on[1])
-  assert {split for split, _ in itertools.chain(*trained_on)} == {'train'}
-  expected = {('validation', i) for i in range(2)} | {('test', i) for i in range(3)}
-  assert looked_at == (expected,) * 3
+  training = training_of(Line(watched=True), validations=1)
+  initialise, advance = jax.jit(training.initialise), jax.jit(training.advance)
+  read = {}
+  for member in [(0, 0.1), (1, 0.1), (1, 0.2)]:
+    (state, _), read[member] = asked(advance, initialise(*member))
+  first, second, same = read.values()
+  assert second == same
+  assert not first & second
+  assert {split for split, _ in first | second} == {'train'}
+  assert len(first) == len(second) == SMALL.steps
+  for split, count in (('validation', 2), ('test', 3)):
+    _, seen = asked(jax.jit(functools.partial(training.examine, split=split)), state)
+    assert seen == {(split, index) for index in range(count)}
 
 
 @pytest.mark.parametrize('parallel', PARALLEL)
@@ -269,28 +238,22 @@ def test_nothing_is_compiled_after_the_first_call(parallel, caplog):
   assert counts[1:] == [0, 0]
 
 
-def test_old_states_are_given_up_for_the_new():
-  ensemble = ensemble_of()
-  states = ensemble.initialise()
-  ensemble.advance(states, [True] * len(MEMBERS))
-  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(states))
-
-
-def test_who_is_not_active_does_not_move():
+def test_who_is_not_active_does_not_move_and_old_states_are_given_up():
   ensemble, active = ensemble_of(), np.array([True, False, True, False, False])
   states = ensemble.initialise()
   before = ensemble.gather(states)
-  states, losses = ensemble.advance(states, active)
-  after, losses = ensemble.gather((states, losses))
-  moved = np.any(before.parameters['params']['Dense_0']['kernel'] != after.parameters['params']['Dense_0']['kernel'], (1, 2))
-  np.testing.assert_array_equal(moved, active)
+  new, losses = ensemble.advance(states, active)
+  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(states))
+  after, losses = ensemble.gather((new, losses))
+  for b, a in zip(*map(jax.tree.leaves, (before.parameters, after.parameters)), strict=True):
+    np.testing.assert_array_equal((a != b).reshape(len(a), -1).any(1), active)
   np.testing.assert_array_equal(losses != 0, active)
   np.testing.assert_array_equal(after.step, 2 * active)
 
 
 def test_a_member_that_diverges_ends_alone():
-  members = finish(ensemble_of([(0, 0.1), (1, 1e30), (2, 0.1)]))
-  others = finish(ensemble_of([(0, 0.1), (2, 0.1)]))
+  members = finish([(0, 0.1), (1, 1e30), (2, 0.1)])
+  others = finish([(0, 0.1), (2, 0.1)])
   assert [m.status for m in members] == ['finished', 'diverged', 'finished']
   assert members[1].steps < SMALL.steps
   assert math.isnan(members[1].test)
@@ -299,15 +262,15 @@ def test_a_member_that_diverges_ends_alone():
 
 def test_a_member_that_has_solved_its_task_stops_there():
   """Its curve is the one without stopping, cut off; its score is that of the steps it made."""
-  members, changed = [(0, 0.3), (0, 1e-4)], {'steps': 60, 'validations': 10, 'schedule': 'constant'}
-  quick, slow = finish(ensemble_of(members, task=Line(solved=0.5), **changed))
+  members = [(0, 0.3), (0, 1e-4)]
+  changed = {'task': Line(solved=0.5), 'steps': 60, 'validations': 10, 'schedule': 'constant'}
+  quick, slow = finish(members, **changed)
   assert (quick.status, slow.status) == ('solved', 'finished')
   assert quick.steps == quick.curve[-1][0] < slow.steps == 60
   assert quick.curve[-1][2] <= 0.5 < quick.curve[-2][2]
-
-  states, losses = trained(ensemble_of(members, **changed), quick.steps // 6)
-  np.testing.assert_allclose(quick.test, states[1].metric[0], rtol=1e-5)
-  on, _ = finish(ensemble_of(members, task=Line(solved=0.5), stop_when_solved=False, **changed))
+  _, report, _ = trained(ensemble_of(members, **changed), quick.steps // 6)
+  np.testing.assert_allclose(quick.test, report.metric[0], rtol=1e-5)
+  on, _ = finish(members, stop_when_solved=False, **changed)
   assert (on.status, on.steps) == ('finished', 60)
   np.testing.assert_allclose(np.array(on.curve)[: len(quick.curve)], quick.curve, rtol=1e-5)
 
@@ -320,39 +283,36 @@ def test_solved_is_on_the_metrics_own_side():
 
 
 def test_a_timeout_keeps_the_scores_so_far():
-  members = finish(ensemble_of([(0, 0.1), (1, 1e30)]), timeout=0)
+  members = finish([(0, 0.1), (1, 1e30)], timeout=0)
   assert members[0].status == 'timeout'
   assert members[0].steps == SMALL.steps_per_call < SMALL.steps
   assert math.isfinite(members[0].test) and math.isfinite(members[0].validation)
 
 
-@pytest.mark.parametrize(
-  ('layer', 'solves'), [('attention(num_heads=2)', True), ('convolution(kernel_size=1)', False)]
-)
-def test_attention_learns_to_recall_and_what_sees_one_token_does_not(layer, solves):
-  run = Run(
-    layer=layer, task='recall(length=12, num_pairs=3, vocabulary_size=10)', width=16, match='none',
-    steps=400, batch_size=32, validations=20, validation_batches=2, test_batches=4,
-    learning_rates=(1e-2,),
+def test_attention_learns_to_recall_and_what_sees_one_token_does_not():
+  task = Recall(length=12, num_pairs=3, vocabulary_size=10)
+  run = Run(width=16, steps=300, batch_size=32, validations=15)
+  attention, blind = (
+    Training(model_of(run, layer, task, run.width), task, run)
+    for layer in (Attention(2), Convolution(1))
   )
-  task = task_of(run)
-  model = model_of(run, layer_of(run), task, run.width)
-  ensemble = Ensemble(Training(model, task, run), [(0, 1e-2)], devices=jax.devices()[:1])
-  (member,) = train(ensemble, task, run, progress=lambda part, words: None)
-  if solves:
-    assert member.status == 'solved'
-    assert member.test > 0.97
-    assert member.curve[-1][1] < 0.3 * member.curve[0][1]
-  else:
-    assert member.status == 'finished'
-    assert abs(member.test - task.chance) < 0.1
+  (solver,), (guesser,) = (
+    train(Ensemble(training, [(0, 1e-2)]), task, run, progress=lambda *_: None)
+    for training in (attention, blind)
+  )
+  assert (solver.status, guesser.status) == ('solved', 'finished')
+  assert solver.test > 0.97
+  assert solver.curve[-1][1] < 0.3 * solver.curve[0][1]
+  assert abs(guesser.test - task.chance) < 0.1
 
 
 def test_the_rate_is_chosen_by_mean_validation_and_never_by_test():
   def members(**validation):
+    rates = {'low': 0.1, 'mid': 0.2, 'high': 0.3}
     return [
-      Member(seed, {'low': 0.1, 'mid': 0.2, 'high': 0.3}[name], validation=v, test=1 - v)
-      for name, values in validation.items() for seed, v in enumerate(values)
+      Member(seed, rates[name], validation=value, test=1 - value)
+      for name, values in validation.items()
+      for seed, value in enumerate(values)
     ]
 
   high, low = Recall(), Line()

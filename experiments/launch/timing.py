@@ -2,6 +2,8 @@
 
   train     a training step: loss, gradient, update, on a batch that lies ready
   forward   the logits of the same batch
+  repeat    the training step at the shortest length once more: what it seems to differ by from
+            itself is noise, and no difference that is smaller can be believed
   generate  tokens one after another, each the likeliest after those before, from a position on, in
             one compiled loop; the state there is that of a model that has really read as many
             tokens of text (a call's one copy of it is part of the time)
@@ -83,6 +85,8 @@ def _measure(timeout: float, cell: Cell, report) -> Outcome:
     Point(layer, length, quantity, bench.tokens(quantity))
     for length, layer, quantity in itertools.product(run['lengths'], run['layers'], QUANTITIES)
   ]
+  shortest = min(run['lengths'])
+  points += [Point(layer, shortest, 'repeat', bench.tokens('train')) for layer in run['layers']]
   for i, point in enumerate(points):
     if time.monotonic() > end:
       break
@@ -136,12 +140,13 @@ class Bench:
       return functools.partial(
         _generate, training.model, state.parameters, reached, token, self.values['generated']
       )
-    program = _compiled(training, point.quantity)
+    quantity = 'train' if point.quantity == 'repeat' else point.quantity
+    program = _compiled(training, quantity)
     if plan := memory.of_program(program):
       point.bytes = plan.temporary
     memory.require(plan)
     batch = _batch(training.task, 'train', self.values['seed'], training.recipe.batch_size)
-    if point.quantity == 'train':
+    if quantity == 'train':
       return functools.partial(program, state, batch)
     return functools.partial(program, state.parameters, batch.source)
 

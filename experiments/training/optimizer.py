@@ -13,7 +13,7 @@ def schedule(recipe: Recipe):
   after = {
     'constant': optax.constant_schedule(1.0),
     'cosine': optax.cosine_decay_schedule(1.0, max(1, recipe.steps - warmup)),
-    'inverse_sqrt': lambda step: jnp.sqrt(warmup / (step + warmup)),
+    'inverse_sqrt': lambda step: jnp.sqrt(warmup / (step + warmup + 1)),
   }[recipe.schedule]
   return optax.join_schedules([lambda step: (step + 1) / warmup, after], [warmup])
 
