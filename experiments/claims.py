@@ -17,19 +17,22 @@ A control is a claim too, which must hold for any claim of its study to count.
 
 import dataclasses
 import operator
-from collections.abc import Callable, Iterable, Sequence
-from statistics import median
+from collections.abc import Iterable
 
-from experiments import parallelism
+from experiments.effects import (
+  Effect,
+  Records,
+  across_field,
+  calibration,
+  growth,
+  lead_at_distance,
+  loss_with_distance,
+  noise,
+)
 from experiments.launch import flags
-from experiments.results.scores import scores
 
 RECURRENT = ('lstm', 'gru')
 RELATIONS = {'>': operator.gt, '<': operator.lt}
-
-Records = Sequence[dict]
-Effect = Callable[[Records], list[float] | None]  # None: not run
-Measure = Callable[[dict, str], list[float]]  # of a record, for a layer: times a token
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,122 +47,6 @@ class Claim:
   unit: str
   relation: str
   threshold: float
-
-
-def comparison(records: Records, family: str) -> dict[str, list[dict]]:
-  """The records of a family of tasks that compare: layer -> records by distance.
-
-  Runs compare if they differ in nothing but layer and task. Of several comparisons in one store it
-  is the one with the most records, then the most steps; layers with options are left out.
-  """
-  groups: dict[tuple, list[dict]] = {}
-  for record in records:
-    if record['status'] == 'finished' and record['result']['family'] == family:
-      same = {k: str(v) for k, v in record['run'].items() if k not in ('layer', 'task')}
-      groups.setdefault(tuple(sorted(same.items())), []).append(record)
-  if not groups:
-    return {}
-  largest = max(groups.values(), key=lambda g: (len(g), g[0]['run']['steps']))
-  by_layer: dict[str, list[dict]] = {}
-  for record in sorted(largest, key=lambda r: r['result']['distance']):
-    by_layer.setdefault(record['run']['layer'], []).append(record)
-  return by_layer
-
-
-def loss_with_distance(family: str, layers: Iterable[str]) -> Effect:
-  """Score at the shortest distance less score at the longest, for each layer and seed."""
-  def effect(records: Records) -> list[float] | None:
-    compared, lost = comparison(records, family), []
-    for layer in layers:
-      if len(compared.get(layer, ())) < 2:
-        return None
-      near, far = (scores(compared[layer][end]) for end in (0, -1))
-      lost += [near[seed] - far[seed] for seed in near if seed in far]
-    return lost
-
-  return effect
-
-
-def lead_at_distance(family: str, layer: str, rivals: Sequence[str]) -> Effect:
-  """Score of a layer less that of each rival, by seed, at the longest distance of all."""
-  def effect(records: Records) -> list[float] | None:
-    compared = comparison(records, family)
-    if not {layer, *rivals} <= set(compared):
-      return None
-    ours, *theirs = (compared[one][-1] for one in (layer, *rivals))
-    if any(rival['run']['task'] != ours['run']['task'] for rival in theirs):
-      return None
-    by_seed = scores(ours)
-    return [by_seed[seed] - score for rival in theirs for seed, score in scores(rival).items()]
-
-  return effect
-
-
-def across_field(family: str, layer: str, beyond: bool) -> Effect:
-  """Scores, by seed, at the distances that a layer's receptive field does not, or does, cover."""
-  def effect(records: Records) -> list[float] | None:
-    found = [
-      score for record in comparison(records, family).get(layer, ())
-      if (record['result']['distance'] >= record['result']['receptive_field']) == beyond
-      for score in scores(record).values()
-    ]
-    return found or None
-
-  return effect
-
-
-def calibration(answer: str) -> Effect:
-  """What an answer that must be right, or must be wrong, scores in every cell."""
-  def effect(records: Records) -> list[float] | None:
-    finished = [r['result'] for r in records if r['status'] == 'finished']
-    return [result['controls'][answer] for result in finished] or None
-
-  return effect
-
-
-def ratio(over: Measure, under: Measure, layers: Iterable[str]) -> Effect:
-  """Median time a token at one measure over that at another, for each layer and repetition.
-
-  The rounds of a repetition share its parameters, its data and what else the machine did then, so
-  that a repetition counts once.
-  """
-  def effect(records: Records) -> list[float] | None:
-    grids: dict[str, list[dict]] = {}
-    for record in records:
-      grids.setdefault(str({**record['run'], 'seed': None}), []).append(record)
-    largest = max(grids.values(), key=lambda g: (len(g), len(g[0]['run']['lengths'])), default=())
-    medians = [
-      [measure(record, layer) for measure in (over, under)]
-      for layer in layers for record in largest
-    ]
-    known = all(times for pair in medians for times in pair)
-    return [median(a) / median(b) for a, b in medians] or None if known else None
-
-  return effect
-
-
-def at_length(quantity: str, choose: Callable) -> Measure:
-  """Times a token at the shortest (`min`) or the longest (`max`) of two lengths or more."""
-  def measure(record: dict, layer: str) -> list[float]:
-    times = parallelism.per_token(record, layer, quantity)
-    return times[choose(times)] if len(times) > 1 else []
-
-  return measure
-
-
-def growth(quantity: str, layers: Iterable[str]) -> Effect:
-  """Time a token at the longest length over that at the shortest."""
-  return ratio(at_length(quantity, max), at_length(quantity, min), layers)
-
-
-def noise(records: Records) -> list[float] | None:
-  """What the same step, measured twice, seems to differ by: the larger time over the smaller."""
-  def again(record: dict, layer: str) -> list[float]:
-    return next(iter(parallelism.per_token(record, layer, 'repeat').values()), [])
-
-  layers = dict.fromkeys(layer for record in records for layer in record['run']['layers'])
-  found = ratio(again, at_length('train', min), layers)(records)
-  return found and [max(r, 1 / r) for r in found]
 
 
 VASWANI = 'Vaswani et al. 2017'

@@ -126,11 +126,11 @@ def test_a_convolution_is_its_sum(form, weight_norm):
 
 
 def test_a_tcn_is_its_residual_blocks():
-  layer = TCN(2, levels=2)
+  layer = TCN(2, levels=3)
   parameters, x, state = drawn(layer)
   y, _ = jax.jit(layer.apply)(parameters, x, state)
   parts, expected, state = in_float64(parameters['params'], x, state)
-  for level in range(2):
+  for level in range(3):
     residual = expected
     for which in range(2):
       part, past = parts[f'level_{level}_convolution_{which}'], state[2 * level + which]

@@ -10,6 +10,8 @@ import os
 import pty
 import random
 import re
+import termios
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -258,13 +260,21 @@ def test_no_progress_is_drawn_where_no_terminal_is(store):
 
 def test_a_terminal_gets_the_cell_what_it_reports_and_the_time_left(store):
   leader, follower = pty.openpty()
-  try:
-    with os.fdopen(follower, 'w') as terminal, contextlib.redirect_stderr(terminal):
-      grid.launch(CELLS[:1], Execute(), store)
-      grid.launch(CELLS, Execute(), store)
-      terminal.flush()
-      drawn = os.read(leader, 2**16).decode()
-  finally:
-    os.close(leader)
+  termios.tcsetwinsize(follower, (24, 100))
+  seen = []
+
+  def watch():
+    with contextlib.suppress(OSError):  # Linux says so when the other end is closed
+      while data := os.read(leader, 2**16):
+        seen.append(data)
+
+  watcher = threading.Thread(target=watch)
+  watcher.start()
+  with os.fdopen(follower, 'w') as terminal, contextlib.redirect_stderr(terminal):
+    grid.launch(CELLS[:1], Execute(), store)
+    grid.launch(CELLS, Execute(), store)
+  watcher.join()
+  os.close(leader)
+  drawn = b''.join(seen).decode()
   assert 'cell 0' in drawn and 'half' in drawn and '1 of 4 cells stored' in drawn
   assert re.search(r'50%\|█+ *\| \d\d:\d\d, \d\d:\d\d left', drawn)

@@ -78,12 +78,15 @@ def run_from(values: dict) -> Run:
 
 
 def choose(task: Task, members: Sequence[Member]) -> float:
-  """The learning rate with the best mean validation metric over seeds; a NaN is the worst."""
+  """The rate with the best mean validation metric over seeds; a divergence is the worst."""
   better = 1 if task.metric.perfect > task.chance else -1
 
   def merit(rate: float) -> float:
-    values = [better * m.validation for m in members if m.learning_rate == rate]
-    return sum(values) / len(values) if all(map(math.isfinite, values)) else -math.inf
+    at = [member for member in members if member.learning_rate == rate]
+    # The metric of a diverged member may be finite: the argmax of NaN is the first class.
+    if any(m.status == 'diverged' or not math.isfinite(m.validation) for m in at):
+      return -math.inf
+    return sum(better * m.validation for m in at) / len(at)
 
   return max(sorted({m.learning_rate for m in members}), key=merit)
 

@@ -1,0 +1,225 @@
+"""Commands: what is wrong is said in one line, --help is quick and whole, own values win."""
+
+import dataclasses
+import pathlib
+import re
+import subprocess
+import sys
+
+import command
+import pytest
+from absl import flags as absl_flags
+from absl.testing import flagsaver
+
+from experiments import claims, parallelism, report, retention
+from experiments.launch import flags
+from experiments.launch.run import Run
+
+ROOT = pathlib.Path(__file__).parents[1]
+STUDIES = {'retention': retention, 'parallelism': parallelism}
+SCRIPTS = {**STUDIES, 'claims': claims, 'report': report}
+DEFINE = {claims: flags.define_store}
+
+
+def refused(script, *words, **replaced):
+  """The one line that a command is refused with."""
+  done = command.run(script, *words, define=DEFINE.get(script), **replaced)
+  assert done.code == 2 and done.out == ''
+  (line,) = done.err.splitlines()
+  return line
+
+
+BAD = {
+  '--layers=': 'cannot read the layer',
+  '--layers=atention': "did you mean 'attention'?",
+  '--layers=attention(num_head=2)': "did you mean 'num_heads'?",
+  '--layers=attention(num_heads=two)': 'takes int',
+  '--layers=lstm,': 'cannot read the layer',
+  '--layers=lstm\nlstm(': 'cannot read the layer',
+  '--layers=lstm(forget_bias=__import__("os").getpid())': 'takes float',
+  '--preset=fast': 'there is smoke, quick, paper',
+  '--preset=': 'there is smoke, quick, paper',
+  '--lengths=': 'whole numbers separated by commas',
+  '--lengths=64,sixty': 'whole numbers separated by commas',
+  '--lengths=nan': 'whole numbers',
+  '--lengths=1e3': 'whole numbers',
+  '--lengths=0': '--lengths are 1 or more, not 0',
+  '--lengths=-64': '--lengths are 1 or more, not -64',
+  '--lengths=64,64': 'distinct',
+  '--steps=0': 'steps',
+  '--steps=-1': 'steps',
+  '--steps=nan': 'steps',
+  '--seeds=0': '--seeds',
+  '--seeds=-2': '--seeds',
+  '--seeds=inf': '--seeds',
+  '--learning_rates=': 'numbers separated by commas',
+  '--learning_rates=nan': 'finite',
+  '--learning_rates=inf': 'finite',
+  '--learning_rates=0': 'positive',
+  '--learning_rates=-1e-3': 'positive',
+  '--dropout=nan': 'dropout',
+  '--expansion=inf': 'expansion',
+  '--width=0': 'width',
+  '--norm=after': 'there are pre, post, none',
+  '--match=flops': 'there are params, none',
+  '--dtype=float16': 'there are float32, bfloat16',
+  '--parallel=vmap': 'there is jit, pmap',
+  '--timeout=0': '--timeout',
+  '--timeout=-1': '--timeout',
+  '--timeout=nan': '--timeout',
+  '--host_devices=-1': '--host_devices',
+  '--layer=lstm': 'layers',
+  '--stepss=4': 'steps',
+  'lstm': "'lstm' is no flag",
+  '--retry=perhaps': 'retry',
+  '--runs': '--runs',
+}
+
+
+@pytest.mark.parametrize('word', BAD)
+@pytest.mark.parametrize('script', STUDIES)
+def test_bad_input_is_one_line_and_nothing_is_made(script, word, tmp_path):
+  folder = tmp_path / 'runs'
+  words = [word] if word == '--runs' else [f'--runs={folder}', word]
+  if not word.startswith('--preset'):
+    words.append('--preset=smoke')
+  line = refused(STUDIES[script], *words[::-1])
+  assert BAD[word] in line and 'Error' not in line
+  assert not (folder / script).exists() and not list(folder.glob('cells/*.json'))
+
+
+@pytest.mark.parametrize(
+  ('word', 'why'),
+  [
+    ('--tasks=', 'cannot read the task'),
+    ('--tasks=copymemory', "did you mean 'copy_memory'?"),
+    ('--tasks=adding(size=3)', 'variant'),
+    ('--tasks=adding,recall(length=7)', 'even length'),
+    ('--lengths=2', 'recall'),
+    ('--task=adding', 'tasks'),
+  ],
+)
+def test_tasks_that_cannot_be_asked_are_one_line(word, why, tmp_path):
+  assert why in refused(retention, f'--runs={tmp_path}', '--preset=smoke', word)
+  assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('script', SCRIPTS)
+def test_a_flag_given_twice_and_a_stray_word_are_one_line(script, tmp_path):
+  same = f'--runs={tmp_path}'
+  assert '--runs is given 2 times' in refused(SCRIPTS[script], same, same)
+  assert '--runs is given 2 times' in refused(SCRIPTS[script], '--runs', str(tmp_path), same)
+  assert "'=3' is no flag" in refused(SCRIPTS[script], same, '=3')
+  assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('script', SCRIPTS)
+def test_a_runs_folder_below_a_file_is_one_line(script, tmp_path):
+  (tmp_path / 'file').write_text('')
+  words = ['--preset=smoke'] if script in STUDIES else []
+  line = refused(SCRIPTS[script], f'--runs={tmp_path}/file/runs', *words)
+  assert f'cannot use the results folder {tmp_path}/file/runs' in line
+
+
+def test_a_real_process_says_the_same():
+  words = [sys.executable, '-m', 'experiments.retention', '--layers=atention']
+  done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+  assert (done.returncode, done.stdout) == (2, '')
+  assert "did you mean 'attention'?" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize('script', SCRIPTS)
+def test_help_names_every_flag_and_loads_no_jax(script):
+  words = [sys.executable, '-X', 'importtime', '-m', f'experiments.{script}', '--steps=0', '--help']
+  done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+  loaded = set(re.findall(r'\| +(\S+)$', done.stderr, re.MULTILINE))
+  assert 'absl.flags' in loaded
+  assert not loaded & {'jax', 'flax', 'optax', 'scipy', 'matplotlib', 'jinja2'}
+  assert not [line for line in done.stderr.splitlines() if not line.startswith('import time:')]
+  text = SCRIPTS[script].__doc__.strip()
+  assert done.stdout.startswith(text)
+  with flagsaver.flagsaver():
+    before = set(absl_flags.FLAGS)
+    DEFINE.get(SCRIPTS[script], getattr(SCRIPTS[script], 'define', None))()
+    own = set(absl_flags.FLAGS) - before
+    helps = {name: absl_flags.FLAGS[name].help for name in own}
+  assert 'runs' in own
+  listed = re.findall(r'^  --(\w+)$', done.stdout[len(text):], re.MULTILINE)
+  assert sorted(listed) == sorted(own)
+  shown = ' '.join(done.stdout.split())
+  assert all(' '.join(text.split()) in shown for text in helps.values())
+
+
+@pytest.mark.parametrize('word', ['--help', '-help', '-h', '-?', '--helpfull', '--helpshort'])
+def test_every_way_to_ask_for_help_gets_it(word):
+  done = command.run(retention, word)
+  assert done.code == 0 and done.err == '' and '--learning_rates' in done.out
+
+
+def grid(*words):
+  """The runs that a command of retention asks for."""
+  found = []
+  done = command.run(retention, *words, main=lambda: found.extend(retention.grid()))
+  assert done == (0, '', '')
+  return found
+
+
+@pytest.mark.parametrize('preset', retention.PRESETS)
+def test_a_preset_asks_every_layer_every_question_at_every_distance(preset):
+  runs, wanted = grid(f'--preset={preset}'), retention.PRESETS[preset]
+  distances = sum(len(question.distances) for question in wanted.questions)
+  assert len(runs) == len(set(runs)) == len(wanted.layers) * distances
+  assert list(dict.fromkeys(run.layer for run in runs)) == list(wanted.layers)
+  for run in runs:
+    for name in ('seeds', 'learning_rates'):
+      assert getattr(run, name) == wanted.settings.get(name, getattr(Run(), name))
+
+
+def test_a_commands_own_values_win_over_its_questions_over_its_presets_over_the_defaults():
+  runs = grid('--preset=quick', '--tasks=text')
+  assert {run.batch_size for run in runs} == {8, 32}  # a question's own, the preset's
+  assert {run.steps for run in runs} == {600} and {run.seeds for run in runs} == {(0, 1, 2)}
+  runs = grid('--preset=quick', '--tasks=text', '--batch_size=7', '--seeds=2', '--layers=lstm',
+              '--nostop_when_solved', '--learning_rates=1,1e-2', '--lengths=32,16')
+  assert runs == [
+    Run(layer='lstm', task=f'text(length={length})', steps=600, batch_size=7, feedforward='gelu',
+        seeds=(0, 1), learning_rates=(1.0, 1e-2), stop_when_solved=False)
+    for length in (16, 32)
+  ]
+
+
+def test_a_task_with_options_is_asked_as_it_says_and_once():
+  (run,) = grid('--preset=smoke', '--layers=lstm', '--tasks=adding(variant=bai, length=30)')
+  assert run.task == 'adding(length=30, variant=bai)'
+  twice = '--tasks=adding,adding(length=8)'
+  assert grid('--preset=smoke', '--layers=lstm', twice) == grid(
+    '--preset=smoke', '--layers=lstm', '--tasks=adding')
+
+
+def test_how_a_run_is_executed_is_not_part_of_it(tmp_path):
+  execution = ['--parallel=pmap', '--host_devices=2', '--timeout=5', '--retry', '--cache=',
+               f'--runs={tmp_path}']
+  assert grid('--preset=smoke', *execution) == grid('--preset=smoke')
+
+
+def test_every_setting_of_a_run_has_a_flag_but_those_that_the_grid_spans():
+  with flagsaver.flagsaver():
+    retention.define()
+    names = {field.name for field in dataclasses.fields(Run)}
+    assert names - set(absl_flags.FLAGS) == {'layer', 'task'}
+
+
+def test_an_interrupted_command_says_that_it_goes_on():
+  def interrupt():
+    raise KeyboardInterrupt
+
+  done = command.run(retention, main=interrupt)
+  assert done.code == 130 and 'the same command goes on' in done.err and 'Trace' not in done.err
+
+
+def test_a_mistake_in_the_code_is_not_hidden():
+  def fail():
+    raise ValueError('a bug')
+
+  with pytest.raises(ValueError, match='a bug'):
+    command.run(retention, main=fail)
