@@ -18,14 +18,16 @@ Measure = Callable[[dict, str], list[float]]  # of a record, for a layer: times 
 def comparison(records: Records, family: str) -> dict[str, list[dict]]:
   """The records of a family of tasks that compare: layer -> records by distance.
 
-  Runs compare if they differ in nothing but layer and task. Of several comparisons in one store it
-  is the one with the most records, then the most steps; layers with options are left out.
+  Runs compare if they differ in nothing but the layer and the distance; variants of a task do not.
+  Of several comparisons in one store it is the one with the most records, then the most steps;
+  layers with options stand under their own names.
   """
   groups: dict[tuple, list[dict]] = {}
   for record in records:
     if record['status'] == 'finished' and record['result']['family'] == family:
       same = {k: str(v) for k, v in record['run'].items() if k not in ('layer', 'task')}
-      groups.setdefault(tuple(sorted(same.items())), []).append(record)
+      key = record['result']['title'], tuple(sorted(same.items()))
+      groups.setdefault(key, []).append(record)
   if not groups:
     return {}
   largest = max(groups.values(), key=lambda g: (len(g), g[0]['run']['steps']))
@@ -126,6 +128,7 @@ def noise(records: Records) -> list[float] | None:
   def again(record: dict, layer: str) -> list[float]:
     return next(iter(parallelism.per_token(record, layer, 'repeat').values()), [])
 
+  # Layer by layer: one that another grid had, or that had no memory, hides no other's noise.
   layers = dict.fromkeys(layer for record in records for layer in record['run']['layers'])
-  found = ratio(again, at_length('train', min), layers)(records)
-  return found and [max(r, 1 / r) for r in found]
+  found = (ratio(again, at_length('train', min), (layer,))(records) for layer in layers)
+  return [max(r, 1 / r) for ratios in found if ratios for r in ratios] or None

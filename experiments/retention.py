@@ -58,13 +58,14 @@ PRESETS = {
   'quick': Preset(
     layers=('attention', 'lstm', 'gru', 'tcn'),
     questions=(
-      Question('recall(length=32, num_pairs=4, vocabulary_size=64)', (16, 32, 64)),
-      Question('copy_memory', (30, 80)),  # a TCN of this preset sees 57 tokens
-      Question('adding', (50,)),
-      Question('text', (64,), {'feedforward': 'gelu'}),
-      Question('text', (256,), {'feedforward': 'gelu', 'batch_size': 8}),
+      Question('recall(length=32, num_pairs=4, vocabulary_size=64)', (16, 32, 48)),
+      Question('copy_memory', (30, 60), {'steps': 400}),  # a TCN of this preset sees 57 tokens
+      Question('adding', (50,), {'steps': 200}),
+      Question('text', (64,), {'steps': 200, 'feedforward': 'gelu'}),
     ),
-    settings={'steps': 600, 'batch_size': 32, 'learning_rates': (3e-3, 1e-2)},
+    settings={
+      'steps': 600, 'batch_size': 32, 'validations': 15, 'learning_rates': (3e-3, 1e-2),
+    },
   ),
   # Published sizes, for a GPU or a TPU: Zoology's Figure 2, Bai's and Arjovsky's settings.
   'paper': Preset(

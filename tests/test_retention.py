@@ -16,6 +16,7 @@ import time
 
 import command
 import pytest
+import records
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -100,18 +101,17 @@ def members(runs):
 
 def test_every_question_is_answered_at_every_distance(lab):
   runs = lab.undisturbed()
-  records = Store(runs).records()
-  assert {r['run']['task'] for r in records} == {f'adding(length={n})' for n in LENGTHS}
-  assert all(record['status'] == 'finished' for record in records)
+  found = Store(runs).records()
+  assert {r['run']['task'] for r in found} == {f'adding(length={n})' for n in LENGTHS}
+  assert all(record['status'] == 'finished' for record in found)
   columns = [f'adding (Arjovsky) {n}' for n in LENGTHS]
   header, *rows = csv.reader(io.StringIO(table(runs)))
   assert header == ['layer', *(f'{c} {part}' for c in columns
                                for part in ('mean', 'low', 'high', 'count'))]
   assert [row[0] for row in rows] == ['elman', '(chance)', '(oracle)']
-  for record in records:
-    (mean,) = {m['learning_rate'] for m in record['result']['members']
-               if m['learning_rate'] == record['result']['learning_rate']}
-    chosen = [m['test'] for m in record['result']['members'] if m['learning_rate'] == mean]
+  for record in found:
+    rate = record['result']['learning_rate']
+    chosen = [m['test'] for m in record['result']['members'] if m['learning_rate'] == rate]
     place = header.index(f'adding (Arjovsky) {record["result"]["distance"]} mean')
     assert float(rows[0][place]) == pytest.approx(sum(chosen) / len(chosen), rel=1e-12)
     assert rows[0][place + 3] == '2'
@@ -198,13 +198,13 @@ def test_a_timeout_is_a_result_that_a_retry_replaces(lab, tmp_path):
 
 
 def test_a_failed_cell_stands_in_the_column_of_its_question(lab):
-  records = [r for r in Store(lab.undisturbed()).records() if r['result']['distance'] == 4]
+  found = [r for r in Store(lab.undisturbed()).records() if r['result']['distance'] == 4]
   failed = [
-    records[0] | {'run': records[0]['run'] | {'layer': name}, 'status': 'out of memory',
-                  'reason': '80 GB', 'result': {}}
+    found[0] | {'run': found[0]['run'] | {'layer': name}, 'status': 'out of memory',
+                'reason': '80 GB', 'result': {}}
     for name in ('attention', 'lstm')
   ]
-  tables, panels = retention.report(failed + records)
+  tables, panels = retention.report(failed + found)
   assert tables[0].columns == ('layer', 'adding (Arjovsky) 4')
   assert [row[:1] for row in tables[0].rows[:3]] == [('attention',), ('lstm',), ('elman',)]
   assert [row[1] for row in tables[0].rows[:2]] == ['out of memory'] * 2
@@ -217,9 +217,9 @@ def test_a_failed_cell_stands_in_the_column_of_its_question(lab):
 
 
 def test_runs_that_differ_in_more_than_the_layer_have_columns_of_their_own(lab):
-  records = [r for r in Store(lab.undisturbed()).records() if r['result']['distance'] == 4]
-  longer = [r | {'run': r['run'] | {'steps': 99, 'width': 9}} for r in records]
-  table, *_ = retention.report(records + longer)[0]
+  found = [r for r in Store(lab.undisturbed()).records() if r['result']['distance'] == 4]
+  longer = [r | {'run': r['run'] | {'steps': 99, 'width': 9}} for r in found]
+  table, *_ = retention.report(found + longer)[0]
   assert sorted(table.columns[1:]) == [
     'adding (Arjovsky) 4 steps=4 width=8', 'adding (Arjovsky) 4 steps=99 width=9']
 
@@ -246,3 +246,10 @@ def test_the_rate_is_chosen_by_validation_alone(validation, name, order):
   if finite:
     best = max if task.metric.perfect > task.chance else min
     assert merit[chosen] == best(finite)
+
+
+def test_records_that_other_tests_make_up_have_the_form_of_real_ones(lab):
+  real, made = Store(lab.undisturbed()).records()[0], records.trained('elman', 'adding', 4, (0.5,))
+  for form in (lambda r: r, lambda r: r['run'], lambda r: r['result'],
+               lambda r: r['result']['members'][0]):
+    assert {name for name in form(real) if name not in ('format', 'checksum')} == set(form(made))

@@ -103,6 +103,21 @@ def test_defaults_are_described_by_the_name_alone(kind, name):
   assert spec.describe(spec.parse(f'{name}()', kind), kind) == name
 
 
+@pytest.mark.parametrize(
+  ('left', 'right'),
+  [
+    ('lstm(forget_bias=0)', 'lstm(forget_bias=-0.0)'),
+    ('lstm(forget_bias=1e0)', 'lstm'),
+    ('tcn(levels=0x2)', 'tcn(levels=2, kernel_size=3)'),
+    ('convolution(form="direct")', 'convolution(form=direct)'),
+    ('attention(positions=rotary())', 'attention(num_heads=4)'),
+  ],
+)
+def test_one_layer_has_one_text(left, right):
+  texts = {spec.describe(spec.parse(text, 'layer'), 'layer') for text in (left, right)}
+  assert len(texts) == 1
+
+
 @pytest.mark.parametrize(('kind', 'name'), ENTRIES)
 def test_every_option_is_a_plain_value_or_a_component(kind, name):
   for option, field in spec.options_of(CATALOGUES[kind][name]).items():
@@ -132,13 +147,11 @@ def test_a_layer_is_listed_once_whatever_its_spelling(chosen):
   [
     ('atention', 'layer', 'attention', CATALOGUES['layer']),
     ('zzz', 'layer', None, CATALOGUES['layer']),
-    ('LSTM2', 'layer', None, CATALOGUES['layer']),
     ('copymemory', 'task', 'copy_memory', CATALOGUES['task']),
     ('attention(positions=rotery)', 'layer', 'rotary', CATALOGUES['positions']),
     ('attention(num_head=2)', 'layer', 'num_heads', ['num_heads', 'positions']),
     ('attention(zzz=2)', 'layer', None, ['num_heads', 'positions']),
     ('attention(parent=2)', 'layer', None, ['num_heads', 'positions']),
-    ('attention(name=x)', 'layer', None, ['num_heads', 'positions']),
     ('recall(family=x)', 'task', None, ['length', 'num_pairs', 'vocabulary_size']),
     ('gru(gates=2)', 'layer', None, ['none']),
     ('attention(**{1: 2})', 'layer', None, ['num_heads', 'positions']),
@@ -157,7 +170,6 @@ def test_unknown_names_get_the_nearest_and_the_list(text, kind, near, listed):
     ('attention(num_heads=2.5)', 'layer', 'num_heads of attention takes int values such as 4'),
     ("attention(num_heads='2')", 'layer', 'takes int'),
     ('attention(num_heads=True)', 'layer', 'takes int'),
-    ('attention(num_heads=None)', 'layer', 'takes int'),
     ('attention(num_heads=four)', 'layer', 'not four'),
     ('attention(num_heads=[2])', 'layer', 'takes int'),
     ('attention(positions=3)', 'layer', 'cannot read the positions'),
@@ -219,14 +231,11 @@ CODE = [
   'attention(num_heads=(n := 2))',
   'attention(num_heads=1 + 1)',
   'attention(num_heads=2 ** 9 ** 9)',
-  'attention(num_heads={**{}}.get)',
-  'attention(num_heads=await_)',
   "copy_memory(variant=f'{1}\\nbai')",
   "copy_memory(variant=f'''{exit()}\nbai''')",
   "copy_memory(variant='b' 'a'.join('i'))",
   '[attention for attention in (1,)]',
   'attention()()',
-  '(yield)',
   'attention(num_heads=print(1))',
   'attention(positions=exit())',
   'exit()',

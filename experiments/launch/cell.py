@@ -60,16 +60,17 @@ def _train(parallel: str, timeout: float, cell: Cell, report) -> Outcome:
 @functools.cache
 def calibrate(task: Task, batch_size: int, batches: int) -> dict[str, float]:
   """What the oracle and the guess score on the test split: 1 and 0 on the common scale."""
-  def measured(answer, index):
-    batch = task.batch('test', index, batch_size)
-    return jnp.stack(task.measure(answer(batch.source), batch))
+  @jax.jit
+  def sums(indices):
+    def measured(index):
+      batch = task.batch('test', index, batch_size)
+      answers = {'oracle': task.oracle, 'guess': task.guess}
+      return {name: task.measure(to(batch.source), batch) for name, to in answers.items()}
 
-  found = {}
-  for name, answer in (('oracle', task.oracle), ('guess', task.guess)):
-    sums = jax.jit(functools.partial(jax.lax.map, functools.partial(measured, answer)))
-    total, count = sums(jnp.arange(batches)).sum(0)
-    found[name] = float(task.score(total / count))
-  return found
+    return jax.tree.map(jnp.sum, jax.lax.map(measured, indices))
+
+  measured = sums(jnp.arange(batches))
+  return {name: float(task.score(total / count)) for name, (total, count) in measured.items()}
 
 
 def run_from(values: dict) -> Run:

@@ -141,7 +141,7 @@ def main(script: Callable[[], None], define: Callable[[], None], text: str) -> N
       _check_words(argv, sys.argv[1:])
       _check_execution()
       script()
-    except (BadInput, _store_error()) as error:
+    except (BadInput, *_errors_of_results()) as error:
       _refuse(str(error))
     except KeyboardInterrupt:
       print('\ninterrupted: what was stored is kept, the same command goes on', file=sys.stderr)
@@ -162,9 +162,10 @@ def _help() -> str:
   return '\n'.join(lines)
 
 
-def _store_error() -> type[Exception]:
+def _errors_of_results() -> tuple[type[Exception], ...]:
+  from experiments.results.extra import MissingExtra
   from experiments.results.store import StoreError
-  return StoreError
+  return StoreError, MissingExtra
 
 
 def _check_words(argv: Sequence[str], words: Sequence[str]) -> None:

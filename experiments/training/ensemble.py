@@ -72,14 +72,11 @@ class Ensemble:
 
     self._advance = compiled(over_members(advance, platform), donate=(0,))
 
-    def examine(split, state, active):
-      nothing = lambda _: Examination(jnp.zeros(()), jnp.zeros(()))  # noqa: E731
-      return jax.lax.cond(active, lambda s: training.examine(s, split), nothing, state)
+    def examine(state, active, test):
+      nothing = lambda *_: Examination(jnp.zeros(()), jnp.zeros(()))  # noqa: E731
+      return jax.lax.cond(active, training.examine, nothing, state, test)
 
-    self._examine = {
-      split: compiled(over_members(functools.partial(examine, split), platform))
-      for split in ('validation', 'test')
-    }
+    self._examine = compiled(over_members(examine, platform))
 
   def initialise(self):
     """The members' states, at step 0."""
@@ -93,8 +90,9 @@ class Ensemble:
     return self._advance(states, self._spread(active))
 
   def examine(self, states, split: str, active) -> Examination:
-    """What the active members score on a split."""
-    return self._examine[split](states, self._spread(active))
+    """What the active members score on the 'validation' or the 'test' split."""
+    test = np.full(len(self.members), {'validation': False, 'test': True}[split])
+    return self._examine(states, self._spread(active), self._spread(test))
 
   def gather(self, tree):
     """Arrays [devices, members on each, ...] as NumPy arrays [members, ...]; waits for them."""

@@ -6,6 +6,7 @@ same order, and two seeds share none. Validation and test batches are the same f
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -95,12 +96,22 @@ class Training:
     parameters = optax.apply_updates(state.parameters, updates)
     return state._replace(step=state.step + 1, parameters=parameters, moments=moments), loss
 
-  def examine(self, state: TrainState, split: str) -> Examination:
-    """Metric and loss over all batches of the validation or the test split."""
-    count = getattr(self.recipe, f'{split}_batches')
+  def examine(self, state: TrainState, test: jax.Array) -> Examination:
+    """Metric and loss over all batches of the test split, or of the validation split.
+
+    Which of the two is data: compiling the model once serves both.
+    """
+    count = jnp.where(test, self.recipe.test_batches, self.recipe.validation_batches)
 
     def body(index, sums):
-      batch = self._own(self.task.batch(split, index, self.recipe.batch_size))
+      batch = self._own(jax.lax.cond(
+        test,
+        *(
+          functools.partial(self.task.batch, split, batch_size=self.recipe.batch_size)
+          for split in ('test', 'validation')
+        ),
+        index,
+      ))
       outputs, _ = self.model.apply(state.parameters, batch.source)
       loss = jnp.sum(batch.weight * self.task.loss(outputs, batch)), jnp.sum(batch.weight)
       return jax.tree.map(jnp.add, sums, (self.task.measure(outputs, batch), loss))

@@ -1,0 +1,122 @@
+"""Records as the studies store them, of numbers that a test chooses."""
+
+from baselines import LAYERS
+from experiments.launch import build
+from experiments.launch.run import Run
+from experiments.tasks import TASKS
+
+RATE = 3e-3
+WHERE = {'device': 'a device', 'versions': {'jax': '1'}, 'commit': 'abc', 'seconds': 1.5}
+
+
+def trained(layer, family, distance, scores, controls=None, task=None, **settings):
+  """A finished cell of retention, whose seeds have these scores on the common scale."""
+  task = (task or TASKS[family]()).at(distance)
+  run = Run(
+    layer=layer, task=f'{family} at {distance}', seeds=tuple(range(len(scores))),
+    learning_rates=(RATE,), **settings,
+  )
+  model = build.model_of(run, LAYERS[layer](), task, run.width)
+  span = task.metric.perfect - task.chance
+  return {
+    'study': 'retention',
+    'run': run.identity(),
+    'status': 'finished',
+    'reason': '',
+    'result': {
+      'family': family,
+      'title': task.title,
+      'axis': task.axis,
+      'distance': task.distance,
+      'metric': task.metric.name,
+      'perfect': task.metric.perfect,
+      'chance': task.chance,
+      'settings': {'length': distance},
+      'digest': '',
+      'controls': {'oracle': 1.0, 'guess': 0.0} | (controls or {}),
+      'receptive_field': model.receptive_field,
+      'width': run.width,
+      'parameters': 1000,
+      'budget': 1000,
+      'learning_rate': RATE,
+      'members': [
+        {
+          'seed': seed, 'learning_rate': RATE, 'status': 'finished', 'steps': run.steps,
+          'validation': task.chance + span * score, 'test': task.chance + span * score,
+          'test_loss': 1 - score, 'curve': [[run.steps, 1 - score, score]],
+        }
+        for seed, score in enumerate(scores)
+      ],
+    },
+    **WHERE,
+  }
+
+
+def timed(seed, layers, lengths, growth, repeat=1.0, **settings):
+  """A finished repetition of parallelism; `growth` is how a token's time grows to the last length.
+
+  Args:
+    seed: of the repetition; it shifts all times a little.
+    layers: the layers.
+    lengths: the lengths, ascending.
+    growth: (layer, quantity) -> time at the last length over that at the first.
+    repeat: how many times as long the same step takes when it is measured again.
+    **settings: of the run, beside those.
+
+  """
+  tokens = 2 * lengths[-1]
+
+  def point(layer, length, quantity, factor):
+    times = [1e-6 * tokens * factor * (1 + 0.01 * seed + 0.001 * i) for i in range(3)]
+    return {
+      'layer': layer, 'length': length, 'quantity': quantity, 'tokens': tokens,
+      'status': 'finished', 'reason': '', 'bytes': 2**20, 'seconds': times,
+    }
+
+  points = [
+    point(layer, length, quantity,
+          1 + (growth(layer, quantity) - 1) * (length - lengths[0]) / (lengths[-1] - lengths[0]))
+    for length in lengths for layer in layers for quantity in ('train', 'forward', 'generate')
+  ]
+  points += [point(layer, lengths[0], 'repeat', repeat) for layer in layers]
+  return {
+    'study': 'parallelism',
+    'run': {
+      'layers': list(layers), 'lengths': list(lengths), 'tokens': tokens, 'sequences': 2,
+      'generated': 3, 'rounds': 3, 'learning_rate': RATE, 'device': WHERE['device'], 'seed': seed,
+      'settings': {'width': 64, 'depth': 2, 'match': 'params', 'dtype': 'float32'},
+    } | settings,
+    'status': 'finished',
+    'reason': '',
+    'result': {
+      'layers': {layer: {'width': 64, 'parameters': 1, 'budget': 1} for layer in layers},
+      'points': points,
+    },
+    **WHERE,
+  }
+
+
+SEEDS = 3
+REMEMBERS, FORGETS = (1.0, 0.99, 1.0), (0.2, 0.3, 0.1)
+SEES, BLIND = (0.9, 0.95, 0.9), (0.0, 0.01, 0.0)
+GROWS = {('attention', 'generate'), ('lstm', 'train'), ('gru', 'train')}
+NEAR, FAR, BEYOND = 20, 40, 90  # a TCN of two blocks sees 57 tokens
+
+
+def world(opposite=False):
+  """Records of both studies in which every claim holds, or none does."""
+  kept, lost = (FORGETS, REMEMBERS) if opposite else (REMEMBERS, FORGETS)
+  seen, unseen = (BLIND, SEES) if opposite else (SEES, BLIND)
+  made = []
+  for family, distances in (('recall', (NEAR, FAR)), ('copy_memory', (NEAR, BEYOND))):
+    near, far = distances
+    made += [trained(layer, family, near, REMEMBERS) for layer in ('attention', 'lstm', 'gru')]
+    made.append(trained('attention', family, far, kept))
+    made += [trained(layer, family, far, lost) for layer in ('lstm', 'gru')]
+    made += [trained('tcn', family, near, seen), trained('tcn', family, far, unseen)]
+
+  def growth(layer, quantity):
+    return 4.0 if ((layer, quantity) in GROWS) != opposite else 1.0
+
+  layers = ('attention', 'lstm', 'gru', 'tcn')
+  return made + [timed(seed, layers, (64, 256), growth) for seed in range(SEEDS)]
