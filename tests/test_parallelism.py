@@ -60,12 +60,16 @@ def point(record, layer, length, quantity):
 
 def test_every_point_is_timed_in_every_round(roomy):
   assert roomy['status'] == 'finished'
-  assert len(roomy['result']['points']) == len(LAYERS) * len(LENGTHS) * len(timing.QUANTITIES)
+  kinds = len(LENGTHS) * len(timing.QUANTITIES) + 1  # and the repeated step
+  assert len(roomy['result']['points']) == len(LAYERS) * kinds
   for layer in LAYERS:
     for quantity in timing.QUANTITIES:
       times = parallelism.per_token(roomy, layer, quantity)
       assert list(times) == list(LENGTHS)
       assert all(len(seconds) == RUN['rounds'] and min(seconds) > 0 for seconds in times.values())
+    again = parallelism.per_token(roomy, layer, 'repeat')
+    assert {length: len(seconds) for length, seconds in again.items()} == {
+      min(LENGTHS): RUN['rounds']}
   per_call = point(roomy, RECURRENT, LONG, 'generate')
   assert per_call['tokens'] == RUN['sequences'] * RUN['generated']
 
@@ -190,4 +194,4 @@ def test_the_smoke_preset_is_stored_and_not_measured_again(tmp_path):
   assert [cell.stat().st_mtime_ns for cell in cells] == stamps
   for view in parallelism.VIEWS:
     assert view.title in first.stdout
-  assert (tmp_path / 'parallelism' / 'training.csv').exists()
+  assert len(list((tmp_path / 'parallelism').glob('*.csv'))) == len(parallelism.VIEWS)
