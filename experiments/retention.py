@@ -59,7 +59,7 @@ PRESETS = {
     layers=('attention', 'lstm', 'gru', 'tcn'),
     questions=(
       Question('recall(length=32, num_pairs=4, vocabulary_size=64)', (16, 32, 48)),
-      Question('copy_memory', (30, 60), {'steps': 400}),  # a TCN of this preset sees 57 tokens
+      Question('copy_memory', (30, 60)),  # a TCN of this preset sees 57 tokens
       Question('adding', (50,), {'steps': 200}),
       Question('text', (64,), {'steps': 200, 'feedforward': 'gelu'}),
     ),
