@@ -109,7 +109,7 @@ def grid() -> list:
 
 def check(asked: dict) -> None:
   """A BadInput for sizes or lengths that make no batches."""
-  from experiments.launch import spec, timing
+  from experiments.launch import build, spec, timing
   from experiments.launch.errors import BadInput
 
   for name in SIZES:
@@ -121,6 +121,8 @@ def check(asked: dict) -> None:
         f'--tokens={asked["tokens"]} is no multiple of length {length}: sequences stay whole'
       )
     spec.parse(timing.run_of(asked, asked['layers'][0], length).task, 'task')
+  for layer in asked['layers']:
+    build.check_width(timing.run_of(asked, layer, asked['lengths'][0]))
 
 
 def points(record: dict, layer: str, quantity: str) -> list[dict]:

@@ -7,6 +7,7 @@ figures, and the ledger for its verdicts. The page needs no network and no serve
 """
 
 import pathlib
+import re
 
 from absl import flags as absl_flags
 
@@ -31,6 +32,7 @@ def section(name: str, records):
 
   study = STUDIES[name]
   heading, _, rest = study.__doc__.partition('\n')
+  rest = re.sub(r'(?m)^ +(python -m .*)$', r'`\1`', rest)
   tables, panels = study.report(records)
   pictures = []
   if panels:

@@ -69,7 +69,9 @@ PRESETS = {
   ),
   # Published sizes, for a GPU or a TPU: Zoology's Figure 2, Bai's and Arjovsky's settings.
   'paper': Preset(
-    layers=('attention', 'elman', 'lstm', 'gru', 'convolution', 'tcn'),
+    layers=(
+      'attention', 'elman', 'lstm', 'gru', 'convolution', 'tcn', 'tcn(kernel_size=8, levels=8)'
+    ),
     questions=(
       Question(
         'recall(length=64, num_pairs=4)', (64, 128, 256),
@@ -79,7 +81,7 @@ PRESETS = {
         'recall(length=512, num_pairs=64)', (512,),
         {'steps': 50000, 'batch_size': 128, 'weight_decay': 0.1},
       ),
-      Question('copy_memory', (110, 210, 310, 510, 1010), PUBLISHED),
+      Question('copy_memory', (30, 110, 210, 310, 510, 1010), PUBLISHED),
       Question('copy_memory(variant=bai)', (510, 1010), PUBLISHED),
       Question('adding', (200, 400, 600), PUBLISHED),
       Question('adding(variant=bai)', (200, 400, 600), PUBLISHED),
@@ -278,7 +280,8 @@ def panels(records):
     if record['status'] == 'finished':
       questions.setdefault(record['result']['title'], []).append(record)
   drawn = []
-  for title, group in questions.items():
+  # Curves first: a question at a single distance is a point.
+  for title, group in sorted(questions.items(), key=lambda question: -len(question[1])):
     series: dict[str, list] = {}
     for record in group:
       point = record['result']['distance'], scores.metric_interval(record)
@@ -291,13 +294,15 @@ def panels(records):
 
 def main() -> None:
   """Trains the grid's missing cells, prints the table, and leaves it with its figure as files."""
-  from experiments.launch import cell, environment
+  from experiments.launch import build, cell, environment
   from experiments.launch import grid as grids
   from experiments.results import publish
   from experiments.results.store import Store
 
   environment.prepare(flags.FLAGS.host_devices, flags.FLAGS.cache)
   runs = grid()
+  for run in runs:
+    build.check_width(run)
   records = grids.launch(
     [cell.cell_of(STUDY, run) for run in runs],
     cell.execute(flags.FLAGS.parallel, flags.FLAGS.timeout),

@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from experiments.launch.errors import BadInput
 from experiments.launch.run import Run
-from experiments.launch.spec import parse
+from experiments.launch.spec import describe, parse
 from experiments.tasks.task import Task
 from transformer.block import Block
 from transformer.feedforward import FeedForward
@@ -55,6 +55,16 @@ def count_parameters(model: DecoderOnly, task: Task) -> int:
   source = jax.eval_shape(lambda: task.batch('train', 0, 1).source[:, :1])
   parameters = jax.eval_shape(model.init, jax.random.key(0), source)
   return sum(leaf.size for leaf in jax.tree.leaves(parameters))
+
+
+def check_width(run: Run) -> None:
+  """A BadInput if the width suits not the Transformer that is matched, or not the layer itself."""
+  layer = parse(REFERENCE if run.match == 'params' else run.layer, 'layer')
+  if run.width % layer.width_multiple:
+    raise BadInput(
+      f'--width={run.width} does not suit {describe(layer, "layer")}: '
+      f'it takes multiples of {layer.width_multiple}'
+    )
 
 
 def matched(run: Run) -> tuple[DecoderOnly, dict]:
