@@ -19,6 +19,7 @@ from experiments.launch.run import Run
 from experiments.training.recipe import PARALLEL
 
 FLAGS = flags.FLAGS
+MOST_SEEDS = 1000
 DEFINE = {
   int: flags.DEFINE_integer,
   float: flags.DEFINE_float,
@@ -79,8 +80,8 @@ def settings() -> dict[str, Any]:
 
 def seeds(count: int) -> tuple[int, ...]:
   """The first seeds."""
-  if count < 1:
-    raise BadInput(f'--seeds is how many, 1 or more, not {count}')
+  if not 1 <= count <= MOST_SEEDS:
+    raise BadInput(f'--seeds is how many, 1 to {MOST_SEEDS}, not {count}')
   return tuple(range(count))
 
 
