@@ -286,9 +286,10 @@ def panels(records):
     for record in group:
       point = record['result']['distance'], scores.metric_interval(record)
       series.setdefault(record['run']['layer'], []).append(point)
+    curve = len({record['result']['distance'] for record in group}) > 1
     result = group[0]['result']
     lines = {'chance': result['chance'], 'oracle': result['perfect']}
-    drawn.append(Panel(title, result['axis'], result['metric'], series, log_x=True, lines=lines))
+    drawn.append(Panel(title, result['axis'], result['metric'], series, log_x=curve, lines=lines))
   return drawn
 
 
