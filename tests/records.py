@@ -1,6 +1,5 @@
 """Records as the studies store them, of numbers that a test chooses."""
 
-from baselines import LAYERS
 from experiments.launch import build
 from experiments.launch.run import Run
 from experiments.tasks import TASKS
@@ -16,7 +15,7 @@ def trained(layer, family, distance, scores, controls=None, task=None, **setting
     layer=layer, task=f'{family} at {distance}', seeds=tuple(range(len(scores))),
     learning_rates=(RATE,), **settings,
   )
-  model = build.model_of(run, LAYERS[layer](), task, run.width)
+  model = build.model_of(run, build.layer_of(run), task, run.width)
   span = task.metric.perfect - task.chance
   return {
     'study': 'retention',
