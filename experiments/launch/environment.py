@@ -5,7 +5,6 @@ import os
 import pathlib
 import platform
 import subprocess
-import sys
 
 import jax
 
@@ -78,9 +77,3 @@ def commit() -> str:
     return git('rev-parse', '--short=12', 'HEAD') + ('+' if git('status', '--porcelain') else '')
   except (OSError, subprocess.CalledProcessError):
     return ''
-
-
-def command() -> str:
-  """The command that this process was started with, to print beside what it made."""
-  module = sys.modules['__main__'].__spec__
-  return f'python -m {module.name if module else sys.argv[0]} {" ".join(sys.argv[1:])}'.strip()
