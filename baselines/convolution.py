@@ -1,6 +1,8 @@
 """Convolutional networks: all times in parallel, each seeing a window of the past.
 
   convolution    y_t = b + sum_j W_j x_{t - j d},  j = 0 .. k - 1     (kernel k, dilation d)
+  short          y_t = b + sum_j w_j * x_{t - j}, each channel by itself: what linear recurrences
+                 put before their gates
   TCN            levels i = 0 .. n - 1 of  x + relu(conv(relu(conv(x)))), dilation 2^i,
                  the kernels weight-normalised                        (Bai, Kolter, Koltun 2018)
 
@@ -37,6 +39,17 @@ def dilated_convolution(x: jax.Array, kernel: jax.Array, dilation: int, form: st
   length = x.shape[1] - (size - 1) * dilation
   shifted = [x[:, j * dilation : j * dilation + length] for j in range(size)]
   return jnp.concatenate(shifted, -1) @ kernel.reshape(size * channels, features)
+
+
+def depthwise_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """Slides a kernel [k, D] over x [B, S, D], each channel by itself, without padding.
+
+  Shifted and multiplied: XLA's own depthwise convolution is many times slower on a CPU, and no
+  better elsewhere for the few taps that there are. [B, S - k + 1, D].
+  """
+  size = kernel.shape[0]
+  length = x.shape[1] - size + 1
+  return sum(x[:, j : j + length] * kernel[j][None, None] for j in range(size))
 
 
 def _check(kernel_size, form, **positive):
@@ -84,6 +97,39 @@ class Convolution(SequenceLayer):
     y = dilated_convolution(read, kernel.astype(x.dtype), self.dilation, self.form)
     latest = read[:, length:].astype(state.dtype)
     return y + bias.astype(x.dtype)[None, None], latest
+
+
+class ShortConvolution(SequenceLayer):
+  """A causal convolution of each channel by itself; its state is the k - 1 latest inputs."""
+
+  kernel_size: int = 4
+  use_bias: bool = True
+
+  def __post_init__(self):
+    super().__post_init__()
+    _check(self.kernel_size, 'auto')
+
+  @property
+  def receptive_field(self):
+    """The kernel."""
+    return self.kernel_size
+
+  def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
+    """Zeros stand before the first token."""
+    return jnp.zeros((batch_size, self.kernel_size - 1, width), dtype)
+
+  @nn.compact
+  def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]
+    batch_size, length, width = x.shape
+    if state is None:
+      state = self.initial_state(batch_size, length, width, x.dtype)
+    size = self.kernel_size
+    kernel = self.param('kernel', nn.initializers.normal(size**-0.5), (size, width))
+    read = jnp.concatenate([state.astype(x.dtype), masked(x, mask)], 1)
+    y = depthwise_convolution(read, kernel.astype(x.dtype))
+    if self.use_bias:
+      y += self.param('bias', nn.initializers.zeros, (width,)).astype(x.dtype)[None, None]
+    return y, read[:, length:].astype(state.dtype)
 
 
 class TCN(SequenceLayer):

@@ -8,15 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from reference import BATCH, LENGTH, WIDTH, drawn, in_float64, logistic
 
 from baselines.convolution import FORMS, TCN, Convolution, dilated_convolution
 from baselines.recurrent import GRU, LSTM, Elman, sigmoid
-
-BATCH, LENGTH, WIDTH = 2, 6, 3
-
-
-def logistic(x):
-  return 1 / (1 + np.exp(-x))
 
 
 def elman(x, state, w, u, b):
@@ -61,23 +56,6 @@ def normalised(part):
     direction = part['kernel'][..., f]
     kernel[..., f] = part['scale'][..., f].item() * direction / np.sqrt(np.sum(direction**2))
   return kernel
-
-
-@functools.cache
-def drawn(layer):
-  """Parameters and an input away from anything special, and a state to start from."""
-  generator = np.random.default_rng(0)
-
-  def draw(like):
-    return jnp.array(generator.normal(0, 0.7, like.shape), jnp.float32)
-
-  x = draw(np.empty((BATCH, LENGTH, WIDTH)))
-  parameters = jax.tree.map(draw, jax.eval_shape(layer.init, jax.random.key(0), x))
-  return parameters, x, jax.tree.map(draw, layer.initial_state(BATCH, LENGTH, WIDTH))
-
-
-def in_float64(*trees):
-  return jax.tree.map(lambda a: np.asarray(a, np.float64), trees)
 
 
 RECURRENT = {'elman': (Elman(), elman), 'lstm': (LSTM(), lstm), 'gru': (GRU(), gru)}
