@@ -8,14 +8,25 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference import rms_norm
 
-from transformer.attention import Attention, dot_product_attention
-from transformer.positions import POSITIONS, AddLearned, AddSinusoid, ALiBi, Rotary, T5Bias
+from transformer.attention import Attention, SlidingWindow
+from transformer.dot_product import Visible, naive
+from transformer.positions import (
+  POSITIONS,
+  AddLearned,
+  AddSinusoid,
+  ALiBi,
+  Relative,
+  Rotary,
+  T5Bias,
+)
 
 HEADS, WIDTH, LENGTH = 2, 8, 7
 ABSOLUTE = ('sinusoidal', 'learned')
-RELATIVE = ('rotary', 'alibi', 't5_bias')
+RELATIVE = ('rotary', 'alibi', 't5_bias', 'shaw')
 BUCKETS = {'num_buckets': 8, 'max_distance': 32}  # far buckets begin within LENGTH
+SETTINGS = {'t5_bias': BUCKETS, 'shaw': {'max_distance': 3}}
 
 
 def softmax_average(scores, values):
@@ -24,17 +35,23 @@ def softmax_average(scores, values):
   return weights @ values / weights.sum()
 
 
-def reference_attention(query, key, value, visible, bias):
-  """Equation 1 of the paper for [B, T, H, K], one query of one head at a time."""
-  query, key, value = (np.asarray(a, np.float64) for a in (query, key, value))
-  out = np.zeros((*query.shape[:3], value.shape[3]))
+def reference_attention(query, key, value, visible, bias, vectors=None, soft_cap=0):
+  """Equation 1 of the paper for [B, T, H, K], one query of one head at a time.
+
+  Vectors: a pair of tables [T, S, K], for Shaw's keys and values.
+  """
+  out = np.zeros(query.shape)
+  shared = query.shape[2] // key.shape[2]
+  to_key, to_value = np.zeros((2, query.shape[1], key.shape[1], 1)) if vectors is None else vectors
   for b, t, h in np.ndindex(*query.shape[:3]):
     seen = np.flatnonzero(visible[b % len(visible), t])
     if len(seen) == 0:
-      out[b, t, h] = value[b, :, h].mean(0)
       continue
-    product = [query[b, t, h] @ key[b, s, h] / np.sqrt(query.shape[3]) for s in seen]
-    out[b, t, h] = softmax_average(product + bias[h, t, seen], value[b, seen, h])
+    keys, values = key[b, :, h // shared] + to_key[t], value[b, :, h // shared] + to_value[t]
+    product = np.array([query[b, t, h] @ keys[s] / np.sqrt(query.shape[3]) for s in seen])
+    if soft_cap:
+      product = soft_cap * np.tanh(product / soft_cap)
+    out[b, t, h] = softmax_average(product + bias[h, t, seen], values[seen])
   return out
 
 
@@ -57,31 +74,45 @@ def rotated(x, index):
   return np.concatenate([turned.real, turned.imag], -1)
 
 
-def reference_layer(name, x, parameters, mask):
-  """Multi-head attention over x [B, T, D] with the relative positions of that name."""
-  parameters = jax.tree.map(lambda p: np.asarray(p, np.float64), parameters['params'])
-  length = x.shape[1]
-  query, key, value = np.einsum(
-    'BTD,DIHK->IBTHK', np.asarray(x, np.float64), parameters['projection']['kernel']
-  )
-  bias = np.zeros((HEADS, length, length))
+def reference_bias(name, parameters, heads, length):
+  """What ALiBi or T5 adds to the scores [H, T, S]."""
+  bias = np.zeros((heads, length, length))
   for h, t, s in np.ndindex(bias.shape):
     if name == 'alibi':
-      bias[h, t, s] = -(2.0 ** (-8 * (h + 1) / HEADS)) * (t - s)
+      bias[h, t, s] = -(2.0 ** (-8 * (h + 1) / heads)) * (t - s)
     elif name == 't5_bias':
-      bias[h, t, s] = parameters['positions']['bias'][h, t5_bucket(t - s, **BUCKETS)]
+      bias[h, t, s] = parameters['positions']['bias'][t5_bucket(t - s, **BUCKETS), h]
+  return bias
+
+
+def reference_layer(layer, name, x, parameters, mask):
+  """Multi-head attention over x [B, T, D] with the relative positions of that name."""
+  parameters = jax.tree.map(lambda p: np.asarray(p, np.float64), parameters['params'])
+  heads, length = layer.num_heads, x.shape[1]
+  projected = np.einsum('BTD,DHK->BTHK', x.astype(np.float64), parameters['projection']['kernel'])
+  key_heads = (projected.shape[2] - heads) // 2
+  query, key, value = np.split(projected, (heads, heads + key_heads), 2)
+  if layer.query_key_norm:
+    query = rms_norm(query, parameters['query_norm']['scale'])
+    key = rms_norm(key, parameters['key_norm']['scale'])
   if name == 'rotary':
     query, key = rotated(query, range(length)), rotated(key, range(length))
-  visible = np.tril(np.ones((length, length), bool)) & mask[:, None, :]
-  heads = reference_attention(query, key, value, visible, bias)
-  return np.einsum('BTHK,HKD->BTD', heads, parameters['output']['kernel'])
+  distance = np.arange(length)[:, None] - np.arange(length)
+  vectors = None
+  if name == 'shaw':
+    tables = parameters['positions']
+    vectors = [tables[which][np.clip(distance, 0, 3)] for which in ('key', 'value')]
+  visible = (distance >= 0) & (distance < (layer.window or length)) & mask[:, None, :]
+  bias = reference_bias(name, parameters, heads, length)
+  y = reference_attention(query, key, value, visible, bias, vectors, layer.soft_cap)
+  return np.einsum('BTHK,HKD->BTD', y, parameters['output']['kernel'])
 
 
 @functools.cache
-def subject(name):
+def subject(name, num_heads=HEADS, **options):
   """Attention with these positions, its parameters, what applies both (and the prelude)."""
-  positions = POSITIONS[name](**(BUCKETS if name == 't5_bias' else {}))
-  layer, prelude = Attention(HEADS, positions), positions.prelude
+  positions = POSITIONS[name](**SETTINGS.get(name, {}))
+  layer, prelude = Attention(num_heads, positions, **options), positions.prelude
   generator = np.random.default_rng(0)
 
   def drawn(like):  # large enough for positions to matter
@@ -108,22 +139,40 @@ def test_dot_product_attention_is_equation_1():
   generator = np.random.default_rng(0)
   query = generator.normal(size=(2, 3, 2, 4)).astype(np.float32)
   key, value = generator.normal(size=(2, 2, 5, 2, 4)).astype(np.float32)
-  bias = generator.normal(size=(2, 3, 5)).astype(np.float32)
-  for rows in (1, 2):
-    visible = generator.random((rows, 3, 5)) < 0.6
-    visible[0, 1] = False  # looks nowhere: the plain mean
-    for given_bias, added in ((bias, bias), (None, 0 * bias)):
-      y = dot_product_attention(query, key, value, visible, given_bias)
-      expected = reference_attention(query, key, value, visible, added)
-      np.testing.assert_allclose(y, expected, atol=1e-5)
+  bias = generator.normal(size=(5, 2)).astype(np.float32)
+  valid = generator.random((2, 5)) < 0.6
+  valid[0, :3] = False  # the first query looks nowhere: 0
+  distance = 2 + np.arange(3)[:, None] - np.arange(5)
+  visible = (distance >= 0) & valid[:, None]
+  blocks = query.transpose(0, 2, 1, 3)[:, :, None], *np.transpose([key, value], (0, 1, 3, 4, 2))
+  for relative, added in ((Relative(score=bias), bias), (Relative(), 0 * bias)):
+    y = naive(*blocks, Visible(2, 0, valid), relative)[:, :, 0].transpose(0, 2, 1, 3)
+    added = added[np.maximum(distance, 0)].transpose(2, 0, 1)
+    expected = reference_attention(query, key, value, visible, added)
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+  assert not expected[0, 0].any()
 
 
-@pytest.mark.parametrize('name', ['none', *RELATIVE])
-def test_a_layer_is_its_equations(name):
-  _, parameters, x, read = subject(name)
+EVERYTHING = {'num_heads': 4, 'num_key_value_heads': 2, 'soft_cap': 0.8, 'query_key_norm': True}
+
+
+@pytest.mark.parametrize(
+  ('name', 'options'),
+  [
+    *((name, {}) for name in ('none', *RELATIVE)),
+    ('none', {'num_heads': 4, 'num_key_value_heads': 2}),
+    ('alibi', {'num_heads': 4, 'num_key_value_heads': 1}),
+    ('rotary', {'window': 3}),
+    ('none', {'soft_cap': 0.5}),
+    ('rotary', {'query_key_norm': True}),
+    *((name, {'window': 4, **EVERYTHING}) for name in ('rotary', 't5_bias', 'shaw')),
+  ],
+)
+def test_a_layer_is_its_equations(name, options):
+  layer, parameters, x, read = subject(name, **options)
   mask = np.ones(x.shape[:2], bool)
   mask[0, 2] = mask[1, 4] = mask[1, 5] = False
-  expected = reference_layer(name, x, parameters, mask)
+  expected = reference_layer(layer, name, x, parameters, mask)
   np.testing.assert_allclose(read(x, mask)[mask], expected[mask], atol=2e-5)
 
 
@@ -162,19 +211,14 @@ def test_without_positions_the_past_is_a_set_and_with_them_it_is_not(name):
 @settings(deadline=None, max_examples=20)
 @given(shift=st.integers(0, 4000))
 def test_relative_scores_depend_on_the_distance_alone(shift):
-  query, key = np.random.default_rng(1).normal(size=(2, 1, LENGTH, HEADS, 4)).astype(np.float32)
+  query, key = np.random.default_rng(1).normal(size=(2, 1, HEADS, LENGTH, 4)).astype(np.float32)
   index = np.arange(LENGTH)
 
   def scores(start):
     turned = (np.asarray(Rotary().rotate(a, start + index), np.float64) for a in (query, key))
-    return np.einsum('BTHK,BSHK->BHTS', *turned)
+    return np.einsum('BHTK,BHSK->BHTS', *turned)
 
   np.testing.assert_allclose(scores(shift), scores(0), atol=3e-3)  # angles in float32
-  table = {'params': {'bias': np.arange(HEADS * 32.0).reshape(HEADS, 32)}}
-  for bias in (ALiBi().bias, functools.partial(T5Bias().apply, table, method='bias')):
-    np.testing.assert_array_equal(
-      bias(shift + index, shift + index, HEADS), bias(index, index, HEADS)
-    )
 
 
 @pytest.mark.parametrize('width', [2, 8, 9])
@@ -193,28 +237,27 @@ def test_sinusoids_are_the_papers_with_its_even_channels_first(width):
 
 
 def test_rotary_keeps_lengths_and_starts_from_no_turn():
-  x = np.random.default_rng(2).normal(size=(1, LENGTH, HEADS, 4)).astype(np.float32)
+  x = np.random.default_rng(2).normal(size=(1, HEADS, LENGTH, 4)).astype(np.float32)
   turned = Rotary().rotate(x, np.arange(LENGTH))
   length = np.linalg.norm(x, axis=-1)
   np.testing.assert_allclose(np.linalg.norm(turned, axis=-1), length, atol=1e-5)
-  np.testing.assert_array_equal(turned[:, 0], x[:, 0])
-  assert np.abs(turned[:, 1:] - x[:, 1:]).max() > 0.1
+  np.testing.assert_array_equal(turned[:, :, 0], x[:, :, 0])
+  assert np.abs(turned[:, :, 1:] - x[:, :, 1:]).max() > 0.1
 
 
 def test_alibi_slopes_of_eight_heads_are_the_published_ones():
-  bias = ALiBi().bias(jnp.array([1]), jnp.array([0]), 8)
-  np.testing.assert_array_equal(-bias[:, 0, 0], [1 / 2**i for i in range(1, 9)])
+  bias = ALiBi().relative(2, 8, 4).score
+  np.testing.assert_array_equal(-bias[1], [1 / 2**i for i in range(1, 9)])
+  assert not bias[0].any()
 
 
 @pytest.mark.parametrize(('num_buckets', 'max_distance'), [(32, 128), (8, 32), (20, 100), (8, 64)])
 def test_t5_buckets_are_those_of_exact_arithmetic(num_buckets, max_distance):
-  table = {'params': {'bias': jnp.arange(num_buckets, dtype=jnp.float32)[None]}}
-  distance = np.arange(-3, 2 * max_distance)
-  found = T5Bias(num_buckets, max_distance).apply(
-    table, distance, jnp.zeros(1, jnp.int32), 1, method='bias'
-  )
-  expected = [t5_bucket(int(d), num_buckets, max_distance) for d in distance]
-  np.testing.assert_array_equal(found[0, :, 0], expected)
+  table = {'params': {'bias': jnp.arange(num_buckets, dtype=jnp.float32)[:, None]}}
+  positions, distances = T5Bias(num_buckets, max_distance), 2 * max_distance
+  found = positions.apply(table, distances, 1, 4, method='relative').score
+  expected = [t5_bucket(d, num_buckets, max_distance) for d in range(distances)]
+  np.testing.assert_array_equal(found[:, 0], expected)
 
 
 def test_learned_positions_beyond_the_table_are_nan():
@@ -251,9 +294,42 @@ def test_a_width_that_the_heads_cannot_share_is_refused_with_what_they_can(
     layer.initial_state(1, 4, width)
   with pytest.raises(ValueError, match=f'multiples of {multiple}'):
     layer.init(jax.random.key(0), jnp.zeros((1, 4, width)))
-  assert layer.initial_state(1, 4, 2 * multiple).key.shape[-1] * 3 == 2 * multiple
+  assert layer.initial_state(1, 4, 2 * multiple).key.shape[2] * 3 == 2 * multiple
 
 
-def test_attention_without_heads_is_refused():
-  with pytest.raises(ValueError, match='0 heads'):
-    Attention(0)
+@pytest.mark.parametrize('capacity', [1, 2, 5, 100])
+def test_a_window_is_streamed_for_any_capacity_and_its_memory_does_not_grow(capacity):
+  layer, parameters, x, read = subject('alibi', window=4)
+  step, whole = jax.jit(layer.apply), read(x)
+  state = layer.initial_state(2, capacity, WIDTH)
+  assert state.key.shape[-1] == min(capacity, 3)
+  for t in range(LENGTH):
+    y, state = step(parameters, x[:, t : t + 1], state)
+    if t < capacity or capacity >= 3:  # else there was no room for what it should have seen
+      np.testing.assert_allclose(y[:, 0], whole[:, t], atol=1e-5)
+    else:
+      assert np.isnan(y).all()
+
+
+@pytest.mark.parametrize(
+  ('options', 'named'),
+  [
+    ({'num_heads': 0}, 'num_heads >= 1, not 0'),
+    ({'num_key_value_heads': 3}, '4 heads cannot share 3 keys.*divisor'),
+    ({'num_key_value_heads': -1}, 'share -1'),
+    ({'window': -2}, 'window >= 0, not -2'),
+    ({'soft_cap': -1.0}, 'soft_cap >= 0, not -1.0'),
+    ({'form': 'fast'}, 'fast.*auto, naive, blocked, fused'),
+  ],
+)
+def test_what_is_no_attention_is_refused_by_name(options, named):
+  with pytest.raises(ValueError, match=named):
+    Attention(**options)
+
+
+def test_a_sliding_window_is_attention_with_a_window():
+  assert SlidingWindow().receptive_field == SlidingWindow().window == 16
+  with pytest.raises(ValueError, match='SlidingWindow needs window >= 1, not 0'):
+    SlidingWindow(window=0)
+  with pytest.raises(ValueError, match='max_distance >= 1, not 0'):
+    POSITIONS['shaw'](0)

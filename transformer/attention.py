@@ -3,7 +3,13 @@
   Attention(Q, K, V) = softmax(Q K^T / sqrt(K)) V      (Vaswani et al. 2017, equation 1)
 
 in H heads, each with its own projections. Its memory is what it has read: the keys and values of
-all earlier tokens, which is why it forgets nothing and why its state grows with the length.
+all earlier tokens, which is why it forgets nothing and why its state grows with the length. What
+has been done about that, and about large scores:
+
+  multi-query, grouped-query   heads share keys and values   (Shazeer 2019; Ainslie et al. 2023)
+  window                       only the w latest tokens      (Beltagy et al. 2020)
+  soft cap                     scores c tanh(score / c)      (Gemma Team 2024)
+  query-key norm               both at an RMS of 1, scaled   (Dehghani et al. 2023)
 """
 
 from typing import NamedTuple
@@ -12,51 +18,77 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from transformer.blocked_attention import blocked
+from transformer.dot_product import Visible, naive
+from transformer.fused_attention import fused, hindrance
 from transformer.layer import SequenceLayer, masked
-from transformer.positions import Positions, Rotary
+from transformer.options import at_least, one_of, suits
+from transformer.positions import Positions, Relative, Rotary
+
+FORMS = ('auto', 'naive', 'blocked', 'fused')
+BLOCKED_FROM = {'cpu': 64}  # the length T from which blocks are faster than all scores at once
+NOTHING = Relative()
+
+
+def attend(query, key, value, visible: Visible, relative=NOTHING, soft_cap=0.0, form='auto'):
+  """Softmax attention in the form that is fastest here, or in the one that is named.
+
+  Args:
+    query: [B, H, R, T, K], R queries for each of H keys.
+    key: [B, H, K, S].
+    value: [B, H, K, S].
+    visible: where each query may look; one that may look nowhere answers 0.
+    relative: what is added by distance.
+    soft_cap: c; 0: none.
+    form: 'naive' (all scores at once), 'blocked' (memory linear in the length), 'fused' (cuDNN's
+      or Pallas' kernel; a ValueError where it cannot be) or 'auto'.
+
+  Returns:
+    [B, H, R, T, K].
+
+  """
+  if form in ('auto', 'fused'):
+    reason = hindrance(query, key, visible, relative, soft_cap)
+    if reason is None:
+      return fused(query, key, value, visible)
+    if form == 'fused':
+      raise ValueError(f'no fused attention here: {reason}')
+    form = 'naive' if query.shape[3] < BLOCKED_FROM.get(jax.default_backend(), 1024) else 'blocked'
+  compute = naive if form == 'naive' else blocked
+  return compute(query, key, value, visible, relative, soft_cap)
 
 
 class KeyValue(NamedTuple):
-  """Attention's memory, with room for S tokens."""
+  """Attention's memory of S tokens: all that there is room for, or the latest."""
 
-  key: jax.Array  # [B, S, H, K]
-  value: jax.Array  # [B, S, H, K]
+  key: jax.Array  # [B, H, K, S], for H heads of keys: S last makes the products fast
+  value: jax.Array  # [B, H, K, S]
   valid: jax.Array  # [B, S] whether a token was read here and was no padding
   index: jax.Array  # [] how many tokens were read
 
-  def append(self, key: jax.Array, value: jax.Array, valid: jax.Array) -> 'KeyValue':
-    """The memory after T more tokens: key and value [B, T, H, K], valid [B, T]."""
-    def put(memory, new):
-      start = (0, self.index) + (0,) * (memory.ndim - 2)
-      return jax.lax.dynamic_update_slice(memory, new.astype(memory.dtype), start)
+  @property
+  def size(self) -> int:
+    """S."""
+    return self.valid.shape[-1]
 
-    return KeyValue(
-      put(self.key, key), put(self.value, value), put(self.valid, valid), self.index + key.shape[1]
-    )
+  def append(self, new: 'KeyValue') -> 'KeyValue':
+    """What is new written behind what was read; the size stays."""
+    def put(old, new):
+      start = (0,) * (old.ndim - 1) + (self.index,)
+      return jax.lax.dynamic_update_slice(old, new.astype(old.dtype), start)
 
+    return KeyValue(*map(put, self[:3], new[:3]), self.index + new.size)
 
-def dot_product_attention(query, key, value, visible, bias=None):
-  """softmax(query key^T / sqrt(K) + bias) value, the softmax in float32.
+  def join(self, new: 'KeyValue') -> 'KeyValue':
+    """What is new after all of this memory; the size grows."""
+    def put(old, new):
+      return jnp.concatenate([old, new.astype(old.dtype)], -1)
 
-  Args:
-    query: [B, T, H, K].
-    key: [B, S, H, K].
-    value: [B, S, H, K].
-    visible: [B or 1, T, S] true where a query may look; a query that may look nowhere
-      looks everywhere, so that its answer is finite.
-    bias: [H, T, S] added to the scores, or None.
+    return KeyValue(*map(put, self[:3], new[:3]), self.index + new.size)
 
-  Returns:
-    [B, T, H, K].
-
-  """
-  query = query * query.shape[-1] ** -0.5
-  score = jnp.einsum('BTHK,BSHK->BHTS', query, key, preferred_element_type=jnp.float32)
-  if bias is not None:
-    score += bias[None]
-  score = jnp.where(visible[:, None], score, jnp.finfo(jnp.float32).min)
-  weight = jax.nn.softmax(score).astype(value.dtype)
-  return jnp.einsum('BHTS,BSHK->BTHK', weight, value)
+  def latest(self, size: int) -> 'KeyValue':
+    """The last so many tokens."""
+    return KeyValue(*(a[..., self.size - size :] for a in self[:3]), self.index)
 
 
 class Attention(SequenceLayer):
@@ -64,11 +96,20 @@ class Attention(SequenceLayer):
 
   num_heads: int = 4
   positions: Positions = Rotary(parent=None)
+  num_key_value_heads: int = 0  # 0: as many as heads; 1: multi-query; between: grouped-query
+  window: int = 0  # how many of the latest tokens are seen, the own one included; 0: all
+  soft_cap: float = 0.0  # the bound of the scores; 0: none
+  query_key_norm: bool = False
+  form: str = 'auto'
 
   def __post_init__(self):
     super().__post_init__()
-    if self.num_heads < 1:
-      raise ValueError(f'attention has {self.num_heads} heads; it needs 1 or more')
+    at_least(self, 1, 'num_heads')
+    at_least(self, 0, 'window', 'soft_cap')
+    one_of(self, 'form', FORMS)
+    heads, shared = self.num_heads, self.num_key_value_heads
+    if shared < 0 or (shared and heads % shared):
+      raise ValueError(f'{heads} heads cannot share {shared} keys equally: a divisor is needed')
 
   @property
   def prelude(self):
@@ -76,53 +117,90 @@ class Attention(SequenceLayer):
     return self.positions.prelude
 
   @property
+  def receptive_field(self):
+    """The window."""
+    return self.window or None
+
+  @property
   def width_multiple(self):
     """Heads of equal width, each one that the positions can take."""
     return self.num_heads * self.positions.head_multiple
 
+  @property
+  def key_heads(self) -> int:
+    """How many heads of keys and values there are."""
+    return self.num_key_value_heads or self.num_heads
+
   def head_width(self, width: int) -> int:
     """K; a ValueError if the heads do not share the width equally."""
-    if width % self.width_multiple:
-      raise ValueError(
-        f'a width of {width} does not suit attention with {self.num_heads} heads: '
-        f'it takes multiples of {self.width_multiple}'
-      )
+    suits(self, width)
     return width // self.num_heads
 
+  def memory_size(self, capacity: int) -> int:
+    """S: room for all tokens, or for those that the next one will see."""
+    return min(capacity, self.window - 1) if self.window else capacity
+
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
-    """Room for `capacity` keys and values."""
-    shape = (batch_size, capacity, self.num_heads, self.head_width(width))
+    """Room for `capacity` keys and values, or for the window."""
+    size = self.memory_size(capacity)
+    shape = (batch_size, self.key_heads, self.head_width(width), size)
     return KeyValue(
       key=jnp.zeros(shape, dtype),
       value=jnp.zeros(shape, dtype),
-      valid=jnp.zeros((batch_size, capacity), bool),
+      valid=jnp.zeros((batch_size, size), bool),
       index=jnp.zeros((), jnp.int32),
     )
 
+  def project(self, x, index):
+    """Queries [B, H, T, K], keys and values [B, key_heads, T, K] of x [B, T, D]."""
+    heads = (self.num_heads + 2 * self.key_heads, self.head_width(x.shape[2]))
+    projected = nn.DenseGeneral(heads, use_bias=False, dtype=x.dtype, name='projection')(x)
+    split = (self.num_heads, self.num_heads + self.key_heads)
+    query, key, value = jnp.split(projected.swapaxes(1, 2), split, 1)
+    if self.query_key_norm:
+      query = nn.RMSNorm(dtype=x.dtype, name='query_norm')(query)
+      key = nn.RMSNorm(dtype=x.dtype, name='key_norm')(key)
+    return self.positions.rotate(query, index), self.positions.rotate(key, index), value
+
+  def remember(self, state, new: KeyValue):
+    """What can be seen, where in it the first new token stands, and the next state."""
+    if state is None:
+      return new, 0, new.latest(self.memory_size(new.size))
+    if self.window:
+      seen = state.join(new)
+      return seen, state.size, seen.latest(state.size)
+    seen = state.append(new)
+    return seen, state.index, seen
+
   @nn.compact
   def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]
-    length, width = x.shape[1:]
-    x = masked(x, mask)
-    heads = (self.num_heads, self.head_width(width))
-    projected = nn.DenseGeneral((3, *heads), use_bias=False, dtype=x.dtype, name='projection')(x)
-    query, key, value = (projected[:, :, i] for i in range(3))
-
+    batch_size, length, width = x.shape
     index = jnp.arange(length) if state is None else state.index + jnp.arange(length)
-    query, key = self.positions.rotate(query, index), self.positions.rotate(key, index)
-    valid = jnp.ones(x.shape[:2], bool) if mask is None else mask
-    if state is None:
-      state = KeyValue(key, value, valid, jnp.int32(length))
-    else:
-      state = state.append(key, value, valid)
+    query, key, value = self.project(masked(x, mask), index)
+    valid = jnp.ones((batch_size, length), bool) if mask is None else mask
+    new = KeyValue(key.swapaxes(2, 3), value.swapaxes(2, 3), valid, jnp.int32(length))
+    seen, offset, after = self.remember(state, new)
 
-    memory_index = jnp.arange(state.key.shape[1])
-    visible = index[:, None] >= memory_index[None, :]  # [T, S]
-    visible = visible[None] & state.valid[:, None, :]
-    bias = self.positions.bias(index, memory_index, self.num_heads)
-    y = dot_product_attention(
-      query, state.key.astype(x.dtype), state.value.astype(x.dtype), visible, bias
-    )
+    all_valid = state is None and mask is None
+    visible = Visible(offset, self.window, None if all_valid else seen.valid)
+    distances = min(self.window, seen.size) if self.window else seen.size
+    relative = self.positions.relative(distances, self.num_heads, query.shape[-1])
+    query = query.reshape(batch_size, self.key_heads, -1, *query.shape[2:])
+    key, value = seen.key.astype(x.dtype), seen.value.astype(x.dtype)
+    y = attend(query, key, value, visible, relative, self.soft_cap, self.form)
+    y = y.reshape(batch_size, self.num_heads, length, -1)
     # More tokens than there is room for: the answer is NaN, never silently wrong.
-    y = jnp.where(state.index <= memory_index.size, y, jnp.nan)
-    y = nn.DenseGeneral(width, (-2, -1), use_bias=False, dtype=x.dtype, name='output')(y)
-    return y, state
+    if not self.window or after.size < self.window - 1:
+      y = jnp.where(after.index <= after.size, y, jnp.nan)
+    y = nn.DenseGeneral(width, (1, 3), use_bias=False, dtype=x.dtype, name='output')(y)
+    return y, after
+
+
+class SlidingWindow(Attention):
+  """Attention to the latest tokens alone: its state does not grow."""
+
+  window: int = 16
+
+  def __post_init__(self):
+    at_least(self, 1, 'window')  # 0 would be all tokens
+    super().__post_init__()

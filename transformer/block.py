@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from transformer.layer import SequenceLayer, masked
+from transformer.options import one_of
 
 NORMS = ('pre', 'post', 'none')
 
@@ -25,8 +26,7 @@ class Block(SequenceLayer):
 
   def __post_init__(self):
     super().__post_init__()
-    if self.norm not in NORMS:
-      raise ValueError(f'no norm {self.norm!r}; there are {", ".join(NORMS)}')
+    one_of(self, 'norm', NORMS)
     if not 0 <= self.dropout < 1:
       raise ValueError(f'dropout is at least 0 and below 1, not {self.dropout}')
 

@@ -11,6 +11,7 @@ import jax
 from flax import linen as nn
 
 from transformer.layer import SequenceLayer, masked
+from transformer.options import one_of
 
 ACTIVATIONS = {'relu': jax.nn.relu, 'gelu': jax.nn.gelu, 'swiglu': jax.nn.silu}
 
@@ -25,8 +26,7 @@ class FeedForward(SequenceLayer):
 
   def __post_init__(self):
     super().__post_init__()
-    if self.activation not in ACTIVATIONS:
-      raise ValueError(f'no activation {self.activation!r}; there are {", ".join(ACTIVATIONS)}')
+    one_of(self, 'activation', ACTIVATIONS)
     if self.expansion <= 0:
       raise ValueError(f'a feed-forward expansion is positive, not {self.expansion}')
 

@@ -56,6 +56,11 @@ class SequenceLayer(nn.Module):
     """The widths that this layer can take are the multiples of this."""
     return 1
 
+  @property
+  def pattern(self) -> 'tuple[SequenceLayer, ...]':
+    """The layers that a model's blocks hold in turn: this one, or the parts of a hybrid."""
+    return (self,)
+
   def __call__(
     self, x: jax.Array, state: State = None, *, mask: jax.Array | None = None, train: bool = False
   ) -> tuple[jax.Array, State]:

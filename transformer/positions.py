@@ -7,16 +7,26 @@ Relative encodings act where a query at t meets a key at s, inside each attentio
   rotary       turns both by their position: the product sees t - s  (Su et al. 2021)
   alibi        adds -m_h (t - s), slope m_h = 2^(-8h/H)              (Press et al. 2022)
   t5_bias      adds b_h[bucket(t - s)], buckets growing as logarithms (Raffel et al. 2020)
+  shaw         adds a vector of min(t - s, k) to the key, another to the value (Shaw et al. 2018)
+What they add is a function of the distance t - s alone: a table with a row for each distance.
 """
 
 import math
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from transformer.layer import SequenceLayer
+
+
+class Relative(NamedTuple):
+  """What the distances 0 .. N - 1 between a query and a key add; None: nothing."""
+
+  score: jax.Array | None = None  # [N, H] to the score of each head
+  key: jax.Array | None = None  # [N, K] to the key
+  value: jax.Array | None = None  # [N, K] to the value
 
 
 class Positions(nn.Module):
@@ -33,14 +43,14 @@ class Positions(nn.Module):
     return 1
 
   def rotate(self, x: jax.Array, index: jax.Array) -> jax.Array:
-    """Queries or keys x [B, T, H, K] standing at positions index [T]."""
+    """Queries or keys x [B, H, T, K] standing at positions index [T]."""
     del index
     return x
 
-  def bias(self, query_index: jax.Array, key_index: jax.Array, num_heads: int):
-    """What is added to the scores [H, T, S] of queries and keys standing at these positions."""
-    del query_index, key_index, num_heads
-    return None
+  def relative(self, num_distances: int, num_heads: int, head_width: int) -> Relative:
+    """What each of N distances adds where one of H query heads meets a key of width K."""
+    del num_distances, num_heads, head_width
+    return Relative()
 
 
 class AddPositions(SequenceLayer):
@@ -120,7 +130,7 @@ class Rotary(Positions):
     """The turn; angles are computed in float32, whatever x is."""
     half = x.shape[-1] // 2
     frequency = jnp.exp(-math.log(self.base) * jnp.arange(half) / half)
-    angle = (index[:, None].astype(jnp.float32) * frequency[None])[None, :, None, :]
+    angle = (index[:, None].astype(jnp.float32) * frequency[None])[None, None]
     cosine, sine = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
     first, second = x[..., :half], x[..., half:]
     return jnp.concatenate(
@@ -131,11 +141,10 @@ class Rotary(Positions):
 class ALiBi(Positions):
   """A penalty that grows with distance, at a slope of its own in each head."""
 
-  def bias(self, query_index, key_index, num_heads):
-    """-m_h |t - s|, m_h = 2^(-8h/H), h = 1..H."""
+  def relative(self, num_distances, num_heads, head_width):
+    """-m_h d for distance d, m_h = 2^(-8h/H), h = 1..H."""
     slope = jnp.exp2(-8.0 * jnp.arange(1, num_heads + 1) / num_heads)
-    distance = jnp.abs(query_index[:, None] - key_index[None, :]).astype(jnp.float32)
-    return -slope[:, None, None] * distance[None]
+    return Relative(score=-jnp.arange(num_distances, dtype=jnp.float32)[:, None] * slope[None])
 
 
 class T5Bias(Positions):
@@ -145,15 +154,37 @@ class T5Bias(Positions):
   max_distance: int = 128
 
   @nn.compact
-  def bias(self, query_index, key_index, num_heads):
+  def relative(self, num_distances, num_heads, head_width):
     """Half of the buckets count exactly, the rest up to max_distance logarithmically."""
     exact = self.num_buckets // 2
-    distance = jnp.maximum(query_index[:, None] - key_index[None, :], 0)
+    distance = jnp.arange(num_distances)
     ratio = jnp.log(jnp.maximum(distance, 1) / exact) / math.log(self.max_distance / exact)
     far = exact + (ratio * (self.num_buckets - exact)).astype(jnp.int32)
     bucket = jnp.where(distance < exact, distance, jnp.minimum(far, self.num_buckets - 1))
-    table = self.param('bias', nn.initializers.normal(0.02), (num_heads, self.num_buckets))
-    return table[:, bucket]
+    table = self.param('bias', nn.initializers.normal(0.02), (self.num_buckets, num_heads))
+    return Relative(score=table[bucket])
+
+
+class Shaw(Positions):
+  """A trained vector for the key and one for the value; beyond max_distance they are the same."""
+
+  max_distance: int = 16
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.max_distance < 1:
+      raise ValueError(f"Shaw's positions need max_distance >= 1, not {self.max_distance}")
+
+  @nn.compact
+  def relative(self, num_distances, num_heads, head_width):
+    """Shared by the heads, as in the paper."""
+    distance = jnp.minimum(jnp.arange(num_distances), self.max_distance)
+
+    def table(name):
+      shape = (self.max_distance + 1, head_width)
+      return self.param(name, nn.initializers.normal(head_width**-0.5), shape)[distance]
+
+    return Relative(key=table('key'), value=table('value'))
 
 
 POSITIONS = {
@@ -163,4 +194,5 @@ POSITIONS = {
   'rotary': Rotary,
   'alibi': ALiBi,
   't5_bias': T5Bias,
+  'shaw': Shaw,
 }
