@@ -8,22 +8,88 @@
                  h' = (1 - u) n + u h                      (Cho et al. 2014; r after the product,
                                                             as in cuDNN)
 
-A cell is its equation and nothing else: the products W x are done for all times at once before
-the loop, U h inside it, and the cell gets both.
+A cell is its equation and that equation's derivatives, nothing else: the products W x are done for
+all times at once before the loop, and the loop, with U h in it, is `baselines.unroll`'s.
 """
 
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from baselines.unroll import Cell, split, squash, unroll
 from transformer.layer import SequenceLayer, masked
 
 
-def sigmoid(x: jax.Array) -> jax.Array:
-  """1 / (1 + exp(-x)) by way of tanh, which vectorises inside a loop where exp does not."""
-  return 0.5 + 0.5 * jnp.tanh(0.5 * x)
+class ElmanCell(Cell):
+  """h' = tanh(z)."""
+
+  @staticmethod
+  def step(driven, product, state):
+    return (jnp.tanh(driven + product)[..., 0, :],), ()
+
+  @staticmethod
+  def slopes(gates, before, after):
+    return 1 - after[0][..., None, :] ** 2
+
+  @staticmethod
+  def pull(slopes, gradient):
+    return slopes * gradient[0][..., None, :], (0,)
+
+
+class LSTMCell(Cell):
+  """c' = f c + i g,  h' = o tanh(c'); the gates are in the order i, f, g, o."""
+
+  @staticmethod
+  def step(driven, product, state):
+    _, c = state
+    gates = squash(driven + product, (0.5, 0.5, 1, 0.5))
+    i, f, g, o = split(gates)
+    c = f * c + i * g
+    return (o * jnp.tanh(c), c), gates
+
+  @staticmethod
+  def slopes(gates, before, after):
+    (i, f, g, o), c, read = split(gates), before[1], jnp.tanh(after[1])
+    written = jnp.stack((g * i * (1 - i), c * f * (1 - f), i * (1 - g**2)), -2)  # c' by i, f, g
+    opened = read * o * (1 - o)  # h' by o
+    return written, opened[..., None, :], o * (1 - read**2), f
+
+  @staticmethod
+  def pull(slopes, gradient):
+    (written, opened, read, kept), (h, c) = slopes, gradient
+    c = c + h * read
+    gates = jnp.concatenate((written * c[..., None, :], opened * h[..., None, :]), -2)
+    return gates, (0, c * kept)
+
+
+class GRUCell(Cell):
+  """h' = (1 - u) n + u h; the gates are in the order r, u, n."""
+
+  @staticmethod
+  def step(driven, product, state):
+    (h,) = state
+    gates = squash(driven[..., :2, :] + product[..., :2, :], (0.5, 0.5))
+    r, u = split(gates)
+    n = jnp.tanh(driven[..., 2, :] + r * product[..., 2, :])
+    return ((1 - u) * n + u * h,), (gates, n, product[..., 2, :])
+
+  @staticmethod
+  def slopes(gates, before, after):
+    (h,), (gates, n, product) = before, gates
+    r, u = split(gates)
+    new = (1 - u) * (1 - n**2)
+    return jnp.stack((new * product * r * (1 - r), (h - n) * u * (1 - u), new), -2), u, r
+
+  @staticmethod
+  def pull(slopes, gradient):
+    (written, kept, _), (h,) = slopes, gradient
+    return written * h[..., None, :], (h * kept,)
+
+  @staticmethod
+  def through(slopes, gradient):  # to n it goes by way of the reset gate
+    *_, r = slopes
+    return jnp.concatenate((gradient[..., :2, :], gradient[..., 2:, :] * r[..., None, :]), -2)
 
 
 class Recurrent(SequenceLayer):
@@ -33,12 +99,9 @@ class Recurrent(SequenceLayer):
   state is a sum over the whole past.
   """
 
+  cell: ClassVar[type[Cell]]
   gates: ClassVar[int]  # G, how many products with x, and with h, the cell reads
   num_states: ClassVar[int] = 1
-
-  def cell(self, driven, recurrent, state):
-    """One step: W x + b and U h, both [B, G, H], and the state -> the next state."""
-    raise TypeError(f'{type(self).__name__} has no cell')
 
   def bias(self, key, shape, dtype=jnp.float32):
     """The initial bias [G * H]."""
@@ -53,34 +116,21 @@ class Recurrent(SequenceLayer):
     (batch_size, length, width), gates = x.shape, self.gates
     if state is None:
       state = self.initial_state(batch_size, length, width)
-    x = masked(x, mask)
+    # The loop runs over time; time and batch as one axis make the gradient for W one plain product.
+    x = masked(x, mask).swapaxes(0, 1).reshape(length * batch_size, width)
     driven = nn.Dense(gates * width, bias_init=self.bias, dtype=x.dtype, name='input')(x)
-    driven = driven.astype(jnp.float32).reshape(batch_size, length, gates, width)
-    kernel = self.param(
-      'recurrent', nn.initializers.orthogonal(), (width, gates * width)
-    ).astype(x.dtype)
-
-    def step(state, now):  # the loop runs over time: [T, B, ...]
-      driven, valid = now
-      product = jnp.dot(state[0].astype(x.dtype), kernel, preferred_element_type=jnp.float32)
-      after = self.cell(driven, product.reshape(driven.shape), state)
-      if valid is not None:
-        after = tuple(jnp.where(valid, new, old) for new, old in zip(after, state, strict=True))
-      return after, after[0]
-
+    driven = driven.astype(jnp.float32).reshape(length, batch_size, gates, width)
+    kernel = self.param('recurrent', nn.initializers.orthogonal(), (width, gates * width))
     valid = None if mask is None else mask.T[..., None]
-    state, hidden = jax.lax.scan(step, state, (driven.swapaxes(0, 1), valid))
+    hidden, state = unroll(self.cell, kernel.astype(x.dtype), driven, state, valid)
     return hidden.swapaxes(0, 1).astype(x.dtype), state
 
 
 class Elman(Recurrent):
   """The simple recurrent network."""
 
+  cell: ClassVar[type[Cell]] = ElmanCell
   gates: ClassVar[int] = 1
-
-  def cell(self, driven, recurrent, state):
-    """The equation above."""
-    return (jnp.tanh(driven + recurrent)[:, 0],)
 
 
 class LSTM(Recurrent):
@@ -88,6 +138,7 @@ class LSTM(Recurrent):
 
   forget_bias: float = 1.0  # an open forget gate at the start (Jozefowicz et al. 2015)
 
+  cell: ClassVar[type[Cell]] = LSTMCell
   gates: ClassVar[int] = 4
   num_states: ClassVar[int] = 2
 
@@ -96,22 +147,9 @@ class LSTM(Recurrent):
     bias = jnp.zeros((self.gates, shape[0] // self.gates), dtype)
     return bias.at[1].set(self.forget_bias).ravel()
 
-  def cell(self, driven, recurrent, state):
-    """The equation above; the gates are in the order i, f, g, o."""
-    z = driven + recurrent
-    i, f, o = sigmoid(z[:, 0]), sigmoid(z[:, 1]), sigmoid(z[:, 3])
-    c = f * state[1] + i * jnp.tanh(z[:, 2])
-    return o * jnp.tanh(c), c
-
 
 class GRU(Recurrent):
   """Gated recurrent unit: the LSTM's sum without a second vector."""
 
+  cell: ClassVar[type[Cell]] = GRUCell
   gates: ClassVar[int] = 3
-
-  def cell(self, driven, recurrent, state):
-    """The equation above; the gates are in the order r, u, n."""
-    r = sigmoid(driven[:, 0] + recurrent[:, 0])
-    u = sigmoid(driven[:, 1] + recurrent[:, 1])
-    n = jnp.tanh(driven[:, 2] + r * recurrent[:, 2])
-    return ((1 - u) * n + u * state[0],)
