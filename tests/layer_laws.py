@@ -1,6 +1,7 @@
 """The laws of `transformer.layer`, each a function that raises where a layer breaks it."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +81,10 @@ def judged(y, mask):
 def streaming(layer):
   """Cut the input anywhere, carry the state: the same outputs and the same gradients."""
   s = subject(layer)
-  for mask in (None, s.mask):
+  for mask, how, way in (
+    (None, 'cut in three', functools.partial(s.in_pieces, (1, 6))),
+    (s.mask, 'token by token', s.token_by_token),
+  ):
     def read(way, mask=mask):
       """Valid outputs, and the gradients for parameters and inputs, of one way to read."""
       def loss(parameters, x):
@@ -90,15 +94,9 @@ def streaming(layer):
       gradients, y = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(s.parameters, s.x)
       return y, gradients
 
-    y, gradients = read(s.whole)
-    for how, way in (
-      ('in one piece', functools.partial(s.in_pieces, ())),
-      ('cut in three', functools.partial(s.in_pieces, (1, 6))),
-      ('token by token', s.token_by_token),
-    ):
-      other, others = read(way)
-      close(other, y, f'outputs, {how}')
-      close(others, gradients, f'gradients, {how}', tolerance=1e-4)
+    (y, gradients), (other, others) = read(s.whole), read(way)
+    close(other, y, f'outputs, {how}')
+    close(others, gradients, f'gradients, {how}', tolerance=1e-4)
 
 
 def causality(layer):
@@ -135,13 +133,13 @@ def padding(layer):
 def state(layer):
   """A step returns the state's own tree, shapes and dtypes; no state is the initial state."""
   s = subject(layer)
-  for dtype in (jnp.float32, jnp.bfloat16):
+  for dtype, length in itertools.product((jnp.float32, jnp.bfloat16), (1, 3)):
     before = s.initial_state(capacity=s.length + 5, dtype=dtype)
-    for length in (1, 3):
-      _, after = s.apply(s.parameters, s.x[:, :length].astype(dtype), before)
-      assert jax.tree.structure(after) == jax.tree.structure(before), 'the tree changed'
-      for b, a in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
-        assert (b.shape, b.dtype) == (a.shape, a.dtype), f'{b.aval} became {a.aval}'
+    x = s.x[:, :length].astype(dtype)
+    _, after = jax.eval_shape(layer.apply, s.parameters, x, before)
+    assert jax.tree.structure(after) == jax.tree.structure(before), 'the tree changed'
+    for b, a in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+      assert (b.shape, b.dtype) == (a.shape, a.dtype), f'{b.aval} became {a}'
   fresh, given = s.apply(s.parameters, s.x), s.apply(s.parameters, s.x, s.initial_state())
   close(fresh, given, 'no state against the initial state')
 

@@ -8,32 +8,78 @@ from layer_laws import LAWS
 
 from baselines import LAYERS
 from baselines.convolution import TCN, Convolution
+from baselines.deep_convolution import ByteNet
+from baselines.delta_rule import DeltaNet, GatedDeltaNet
+from baselines.linear_attention import GLA, LinearAttention, RetNet
+from baselines.linear_recurrence import LRU, MinLSTM
+from baselines.long_convolution import Hyena
+from baselines.mamba2 import Mamba2
 from baselines.recurrent import LSTM
-from transformer.attention import Attention
+from baselines.rwkv import RWKV7
+from baselines.scans import EIGENVALUES
+from baselines.state_space import Mamba
+from baselines.xlstm import MLSTM, SLSTM
+from transformer.attention import Attention, SlidingWindow
 from transformer.block import NORMS, Block
 from transformer.feedforward import ACTIVATIONS, FeedForward
 from transformer.layer import SequenceLayer
 from transformer.positions import POSITIONS, AddLearned, AddSinusoid
 from transformer.stack import Stack
 
-SUBJECTS = {
-  **{name: layer() for name, layer in LAYERS.items()},
-  **{f'attention({name})': Attention(2, make()) for name, make in POSITIONS.items()},
+SIGNED = EIGENVALUES[1]
+CATALOGUE = {name: layer() for name, layer in LAYERS.items()}
+PARTS = {  # that layers and models are built of
   **{f'feedforward({name})': FeedForward(name, expansion=2) for name in ACTIVATIONS},
-  'convolution(direct)': Convolution(3, dilation=2, form='direct'),
-  'tcn(2 levels)': TCN(2, levels=2),
   'sinusoid': AddSinusoid(),
   'learned': AddLearned(64),
   **{f'block({norm})': Block(Convolution(3), norm=norm) for norm in NORMS},
   'classic': Stack((Block(LSTM(), norm='none', residual=False),), depth=2),
   'hybrid': Stack((Block(Attention(2)), Block(Convolution(2)), Block(FeedForward())), depth=2),
 }
+VARIANTS = {
+  **{f'attention({name})': Attention(2, make()) for name, make in POSITIONS.items()},
+  'attention(blocked)': Attention(2, form='blocked'),
+  'attention(grouped)': Attention(
+    4, num_key_value_heads=2, soft_cap=2.0, query_key_norm=True, form='naive'),
+  'sliding_window(shaw)': SlidingWindow(
+    2, window=4, num_key_value_heads=1, positions=POSITIONS['shaw'](3)),
+  'slstm(no convolution)': SLSTM(2, kernel_size=0),
+  'minlstm(wide)': MinLSTM(2, candidate='linear'),
+  'lru(no readout)': LRU(5, readout='none'),
+  'mamba(signed)': Mamba(state_size=4, eigenvalues=SIGNED),
+  'convolution(direct)': Convolution(3, dilation=2, form='direct'),
+  'tcn(2 levels)': TCN(2, levels=2),
+  'bytenet(small)': ByteNet(2, levels=3, max_dilation=2),
+  # A few tokens a chunk, so that a sequence of the contract has several.
+  'retnet(chunks)': RetNet(2, chunk_size=4),
+  'gla(chunks)': GLA(2, chunk_size=4),
+  'mamba2(chunks)': Mamba2(state_size=4, chunk_size=4, eigenvalues=SIGNED),
+  'linear_attention(chunks)': LinearAttention(2, feature_map='softmax', chunk_size=4),
+  'mlstm(chunks)': MLSTM(2, chunk_size=4),
+  'deltanet(chunks)': DeltaNet(2, chunk_size=4, eigenvalues=SIGNED),
+  'gated_deltanet(chunks)': GatedDeltaNet(2, chunk_size=4),
+  'rwkv7(chunks)': RWKV7(2, chunk_size=4),
+  'hyena(chunks)': Hyena(order=1, block_size=4),
+}
 
 
 @pytest.mark.parametrize('law', LAWS)
-@pytest.mark.parametrize('name', SUBJECTS)
-def test_law(name, law):
-  LAWS[law](SUBJECTS[name])
+@pytest.mark.parametrize('name', CATALOGUE)
+def test_a_layer_keeps_the_law(name, law):
+  LAWS[law](CATALOGUE[name])
+
+
+@pytest.mark.parametrize('law', LAWS)
+@pytest.mark.parametrize('name', PARTS)
+def test_a_part_keeps_the_law(name, law):
+  LAWS[law](PARTS[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('law', LAWS)
+@pytest.mark.parametrize('name', VARIANTS)
+def test_a_variant_keeps_the_law(name, law):
+  LAWS[law](VARIANTS[name])
 
 
 class Broken(SequenceLayer):
