@@ -134,11 +134,13 @@ def law_scores_run_from_chance_to_perfect(task):
 
 
 def law_distance_can_be_set(task):
+  """And what a model learnt at one distance can be asked at another."""
   assert task.at(task.distance) == task
-  longer = task.at(2 * task.distance)
-  assert type(longer) is type(task)
-  assert longer.distance == 2 * task.distance
-  assert jax.eval_shape(lambda: longer.batch('train', 0, 2)).weight.shape[0] == 2
+  for longer in (task.at(2 * task.distance), task.beyond(2 * task.distance)):
+    assert type(longer) is type(task)
+    assert longer.distance == 2 * task.distance
+    assert (longer.inputs, longer.outputs) == (task.inputs, task.outputs)
+    assert jax.eval_shape(lambda: longer.batch('train', 0, 2)).weight.shape[0] == 2  # noqa: B023
 
 
 def law_records_are_values(task):

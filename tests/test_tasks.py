@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 from experiments.tasks import draws
 from experiments.tasks.adding import Adding
 from experiments.tasks.copy_memory import CopyMemory
+from experiments.tasks.flip_flop import IGNORE, READ, WRITE, FlipFlop
+from experiments.tasks.induction_heads import InductionHeads
 from experiments.tasks.recall import Recall
+from experiments.tasks.selective_copying import SelectiveCopying
 from experiments.tasks.task import SPLITS
 from experiments.tasks.text import SMALLEST_SPLIT, Text, read_corpus, split_of
 
@@ -21,8 +24,9 @@ few = settings(max_examples=8, deadline=None)  # every example has new shapes to
 
 
 def numpy_batch(task, split='train', index=0, batch_size=256):
-  """A batch, out of JAX."""
-  return jax.tree.map(np.asarray, task.batch(split, index, batch_size))
+  """A batch, out of JAX, compiled as a whole: that is quicker than one operation at a time."""
+  batch = jax.jit(task.batch, static_argnums=(0, 2))
+  return jax.tree.map(np.asarray, batch(split, index, batch_size))
 
 
 def mean_loss(task, answer, batch):
@@ -200,6 +204,77 @@ def test_adding_marks_any_two_steps_equally_often():
   assert_chi_square(np.bincount(pairs, minlength=36)[expected], np.full(15, 6000 / 15))
 
 
+# Selective copying
+
+
+@few
+@given(st.integers(1, 12), st.integers(0, 30), st.integers(4, 20), st.integers(0, 1000))
+def test_selective_copying_repeats_what_is_not_blank(num_tokens, blanks, vocabulary_size, index):
+  task = SelectiveCopying(num_tokens + blanks, num_tokens, vocabulary_size)
+  marker = vocabulary_size - 1
+  for source, target, weight in zip(*numpy_batch(task, 'train', index, 8), strict=True):
+    context, markers = np.split(source, [num_tokens + blanks])
+    symbols = context[context != 0]
+    assert set(symbols) <= set(range(1, marker))
+    np.testing.assert_array_equal(markers, [marker] * num_tokens)
+    np.testing.assert_array_equal(target[weight == 1], symbols)
+    np.testing.assert_array_equal(weight, source == marker)
+
+
+def test_selective_copying_scatters_evenly():
+  source = numpy_batch(SelectiveCopying(6, 2), batch_size=6000).source[:, :6]
+  pairs = np.nonzero(source)[1].reshape(-1, 2) @ [6, 1]
+  expected = [6 * i + j for i, j in itertools.combinations(range(6), 2)]
+  assert_chi_square(np.bincount(pairs, minlength=36)[expected], np.full(15, 6000 / 15))
+
+
+# Induction heads
+
+
+@few
+@given(st.integers(3, 40), st.integers(3, 20), st.integers(0, 1000))
+def test_induction_asks_for_what_followed_the_only_trigger(length, vocabulary_size, index):
+  task = InductionHeads(length, vocabulary_size)
+  source, target, weight = numpy_batch(task, 'train', index, 8)
+  np.testing.assert_array_equal(weight, np.eye(length)[[-1] * 8])
+  for read, answer in zip(source, target[:, -1], strict=True):
+    first, last = np.flatnonzero(read == 0)
+    assert last == length - 1
+    assert read[first + 1] == answer != 0
+
+
+def test_induction_places_the_trigger_evenly():
+  source = numpy_batch(InductionHeads(8), batch_size=6000).source
+  assert_chi_square(np.bincount(np.argmax(source == 0, 1)), np.full(6, 6000 / 6))
+
+
+# Flip-flop
+
+
+@few
+@given(st.integers(2, 30), st.floats(0, 1), st.integers(0, 1000))
+def test_flip_flop_reads_what_was_written_last(half, ignore, index):
+  for source, target, weight in zip(
+    *numpy_batch(FlipFlop(2 * half, ignore), 'train', index, 8), strict=True
+  ):
+    instructions, bits, written = source[::2].tolist(), source[1::2].tolist(), None
+    assert instructions[0] == WRITE and instructions[-1] == READ
+    for place, (instruction, bit) in enumerate(zip(instructions, bits, strict=True)):
+      written = bit if instruction == WRITE else written
+      assert weight[2 * place] == (instruction == READ) and weight[2 * place + 1] == 0
+      assert instruction != READ or target[2 * place] == bit == written
+
+
+@pytest.mark.parametrize('ignore', [0.1, 0.8, 0.98])
+def test_flip_flop_draws_instructions_with_their_probabilities(ignore):
+  source = numpy_batch(FlipFlop(102, ignore), batch_size=1000).source
+  seen = np.bincount(source[:, 2:-2:2].ravel(), minlength=5)
+  expected = source[:, 2:-2:2].size * np.array([(1 - ignore) / 2, (1 - ignore) / 2, ignore])
+  assert_chi_square(seen[[WRITE, READ, IGNORE]], expected)
+  free = source[:, 1::2][source[:, ::2] != READ]
+  assert_chi_square(np.bincount(free), np.full(2, free.size / 2))
+
+
 # Text
 
 
@@ -274,6 +349,15 @@ BAD = [
   (CopyMemory, {'num_symbols': 0}, 'num_symbols=0'),
   (Adding, {'variant': 'hochreiter'}, 'arjovsky, bai'),
   (Adding, {'length': 1}, 'length=1'),
+  (SelectiveCopying, {'num_tokens': 0}, 'num_tokens=0'),
+  (SelectiveCopying, {'length': 8}, '1 to 8'),
+  (SelectiveCopying, {'vocabulary_size': 3}, 'vocabulary_size=3'),
+  (InductionHeads, {'length': 2}, 'length=2'),
+  (InductionHeads, {'vocabulary_size': 2}, 'vocabulary_size=2'),
+  (FlipFlop, {'length': 2}, 'length=2'),
+  (FlipFlop, {'length': 7}, 'length=7'),
+  (FlipFlop, {'ignore': 1.5}, 'ignore=1.5'),
+  (FlipFlop, {'ignore': float('nan')}, 'ignore=nan'),
   (Text, {'length': 1}, 'length=1'),
   (Text, {'length': SMALLEST_SPLIT}, f'2 to {SMALLEST_SPLIT - 1}'),
 ]

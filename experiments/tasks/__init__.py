@@ -2,12 +2,28 @@
 
 from experiments.tasks.adding import Adding
 from experiments.tasks.copy_memory import CopyMemory
+from experiments.tasks.cycle_navigation import CycleNavigation
+from experiments.tasks.even_pairs import EvenPairs
+from experiments.tasks.flip_flop import FlipFlop
+from experiments.tasks.induction_heads import InductionHeads
+from experiments.tasks.modular_arithmetic import ModularArithmetic
+from experiments.tasks.parity import Parity
 from experiments.tasks.recall import Recall
+from experiments.tasks.selective_copying import SelectiveCopying
 from experiments.tasks.text import Text
+from experiments.tasks.word_problem import WordProblem
 
 TASKS = {
   'adding': Adding,
   'copy_memory': CopyMemory,
   'recall': Recall,
   'text': Text,
+  'selective_copying': SelectiveCopying,
+  'induction_heads': InductionHeads,
+  'flip_flop': FlipFlop,
+  'parity': Parity,
+  'even_pairs': EvenPairs,
+  'cycle_navigation': CycleNavigation,
+  'modular_arithmetic': ModularArithmetic,
+  'word_problem': WordProblem,
 }

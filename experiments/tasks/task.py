@@ -100,6 +100,14 @@ class Task(abc.ABC):
   def at(self, distance: int) -> 'Task':
     """The same task with its distance changed and its proportions kept."""
 
+  def beyond(self, distance: int) -> 'Task':
+    """The same question at a greater distance, asking only what lies farther than this task asks.
+
+    It is what a model is tested on at lengths beyond training: train on `task`, test on
+    `task.beyond(64)`, then on `task.beyond(64).beyond(128)`. Spaces stay the same.
+    """
+    return self.at(distance)
+
   @abc.abstractmethod
   def batch(self, split: str, index, batch_size: int) -> Batch:
     """Batch number `index` (an integer, may be traced) of a split: same arguments, same batch."""
