@@ -7,8 +7,8 @@ Those below are made by functions of what they compare, so that a new claim is s
 from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 
-from experiments import parallelism
-from experiments.results.scores import scores
+from experiments.results import times
+from experiments.results.scores import farthest_scores, scores
 
 Records = Sequence[dict]
 Effect = Callable[[Records], list[float] | None]
@@ -24,7 +24,7 @@ def comparison(records: Records, family: str) -> dict[str, list[dict]]:
   """
   groups: dict[tuple, list[dict]] = {}
   for record in records:
-    if record['status'] == 'finished' and record['result']['family'] == family:
+    if record['status'] == 'finished' and record['result'].get('family') == family:
       same = {k: str(v) for k, v in record['run'].items() if k not in ('layer', 'task')}
       key = record['result']['title'], tuple(sorted(same.items()))
       groups.setdefault(key, []).append(record)
@@ -79,10 +79,24 @@ def across_field(family: str, layer: str, beyond: bool) -> Effect:
   return effect
 
 
+def beyond_training(family: str, layers: Iterable[str]) -> Effect:
+  """Scores of each layer and seed at the greatest distance beyond the trained one."""
+  def effect(records: Records) -> list[float] | None:
+    compared, found = comparison(records, family), []
+    for layer in layers:
+      farthest = [farthest_scores(record) for record in compared.get(layer, ())[-1:]]
+      if not any(farthest):
+        return None
+      found += farthest[0].values()
+    return found
+
+  return effect
+
+
 def calibration(answer: str) -> Effect:
   """What an answer that must be right, or must be wrong, scores in every cell."""
   def effect(records: Records) -> list[float] | None:
-    finished = [r['result'] for r in records if r['status'] == 'finished']
+    finished = [r['result'] for r in records if 'controls' in r['result']]
     return [result['controls'][answer] for result in finished] or None
 
   return effect
@@ -112,8 +126,8 @@ def ratio(over: Measure, under: Measure, layers: Iterable[str]) -> Effect:
 def at_length(quantity: str, choose: Callable) -> Measure:
   """Times a token at the shortest (`min`) or the longest (`max`) of two lengths or more."""
   def measure(record: dict, layer: str) -> list[float]:
-    times = parallelism.per_token(record, layer, quantity)
-    return times[choose(times)] if len(times) > 1 else []
+    found = times.per_token(record, layer, quantity)
+    return found[choose(found)] if len(found) > 1 else []
 
   return measure
 
@@ -126,7 +140,7 @@ def growth(quantity: str, layers: Iterable[str]) -> Effect:
 def noise(records: Records) -> list[float] | None:
   """What the same step, measured twice, seems to differ by: the larger time over the smaller."""
   def again(record: dict, layer: str) -> list[float]:
-    return next(iter(parallelism.per_token(record, layer, 'repeat').values()), [])
+    return next(iter(times.per_token(record, layer, 'repeat').values()), [])
 
   # Layer by layer: one that another grid had, or that had no memory, hides no other's noise.
   layers = dict.fromkeys(layer for record in records for layer in record['run']['layers'])

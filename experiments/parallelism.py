@@ -27,10 +27,7 @@ SIZES = {
   'sequences': 'Sequences that are generated side by side.',
   'generated': 'Tokens of each that are timed, from a position on; the positions are the lengths.',
 }
-# What a run can be told, and what nothing here depends on; the first follow from --tokens.
-UNUSED = ('batch_size', 'validations', 'validation_batches', 'test_batches', 'stop_when_solved')
-VARIED = ('layer', 'task', 'steps', 'seeds', 'learning_rates')  # a cell has them in other ways
-MICRO, MEBI = 1e6, 2**20
+MEBI = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,27 +79,22 @@ def define() -> None:
 
 def grid() -> list:
   """The cells that the flags ask for, one a repetition."""
-  from experiments.launch import environment, spec
+  from experiments.launch import spec, timing
   from experiments.launch.errors import BadInput
   from experiments.launch.grid import Cell
 
   preset = flags.preset(PRESETS)
-  for name in (*UNUSED, 'parallel'):
+  for name in (*timing.UNUSED, 'parallel'):
     if flags.given(name):
       raise BadInput(f'--{name} means nothing here: one device is timed, at --tokens and --lengths')
   layers = spec.layers(flags.FLAGS.layers if flags.given('layers') else preset.layers)
   run = flags.make_run(**preset.settings | flags.settings())
   if len(run.learning_rates) > 1:
     raise BadInput('--learning_rates takes one here: the time of a step does not depend on it')
-  asked = {
-    'layers': layers,
-    'lengths': list(flags.lengths() or preset.lengths),
-    **{name: getattr(flags.FLAGS if flags.given(name) else preset, name) for name in SIZES},
-    'rounds': run.steps,
-    'learning_rate': run.learning_rates[0],
-    'settings': {k: v for k, v in run.identity().items() if k not in UNUSED + VARIED},
-    'device': environment.device(),
-  }
+  sizes = {name: getattr(flags.FLAGS if flags.given(name) else preset, name) for name in SIZES}
+  asked = timing.asked(
+    run, layers, flags.lengths() or preset.lengths, timing.QUANTITIES, rounds=run.steps, **sizes
+  )
   check(asked)
   return [Cell(STUDY, asked | {'seed': seed}, f'repetition {seed}') for seed in run.seeds]
 
@@ -122,31 +114,7 @@ def check(asked: dict) -> None:
       )
     spec.parse(timing.run_of(asked, asked['layers'][0], length).task, 'task')
   for layer in asked['layers']:
-    build.check_width(timing.run_of(asked, layer, asked['lengths'][0]))
-
-
-def points(record: dict, layer: str, quantity: str) -> list[dict]:
-  """What was measured of a layer, in the order of lengths; nothing if the whole cell failed."""
-  return [
-    point
-    for point in record['result'].get('points', ())
-    if (point['layer'], point['quantity']) == (layer, quantity)
-  ]
-
-
-def per_token(record: dict, layer: str, quantity: str) -> dict[int, list[float]]:
-  """Seconds per token in each round, by length; the rounds of all lengths are interleaved.
-
-  Args:
-    record: one of this study's.
-    layer: its canonical spec.
-    quantity: 'train', 'forward', 'repeat' or 'generate'; for the last, a length is a position.
-  """
-  return {
-    point['length']: [seconds / point['tokens'] for seconds in point['seconds']]
-    for point in points(record, layer, quantity)
-    if point['seconds']
-  }
+    build.check(timing.run_of(asked, layer, asked['lengths'][0]))
 
 
 class View(NamedTuple):
@@ -207,26 +175,26 @@ def show(view: View, records: Sequence[dict], alone: bool):
 
 def estimate(view: View, records: Sequence[dict], layer: str, length: int):
   """A cell of a table: the median of all rounds, or what a compiled program plans to hold."""
-  from experiments.results.statistics import Interval, median_interval
+  from experiments.results import times
+  from experiments.results.statistics import Interval
 
   if view.unit == 'MiB':
-    every = [p for record in records for p in points(record, layer, view.quantity)]
+    every = [p for record in records for p in times.points(record, layer, view.quantity)]
     found = [p['bytes'] for p in every if p['length'] == length and p['bytes'] is not None]
     return Interval.bare(found[0] / MEBI, len(found)) if found else None
-  times = [per_token(record, layer, view.quantity).get(length, []) for record in records]
-  pooled = [MICRO * seconds for rounds in times for seconds in rounds]
-  return median_interval(pooled) if pooled else None
+  return times.microseconds(records, layer, view.quantity, length)
 
 
 def growth(view: View, records: Sequence[dict], layer: str, first: int, last: int):
   """The last length's value over the first's; of times, in pairs from the same rounds."""
+  from experiments.results import times
   from experiments.results.statistics import Interval, ratio_interval
 
   if view.unit == 'MiB':
     low, high = (estimate(view, records, layer, length) for length in (first, last))
     return Interval.bare(high.mean / low.mean, low.count) if low and high else None
-  times = [per_token(record, layer, view.quantity) for record in records]
-  both = [by_length for by_length in times if first in by_length and last in by_length]
+  known = [times.per_token(record, layer, view.quantity) for record in records]
+  both = [by_length for by_length in known if first in by_length and last in by_length]
   pooled = [[s for by_length in both for s in by_length[length]] for length in (last, first)]
   return ratio_interval(*pooled, paired=True) if both else None
 

@@ -8,32 +8,10 @@ layer is trained anew at each distance with every seed and learning rate; the ra
 validation, the score is from the test split. Finished cells are stored, and skipped next time.
 """
 
-import dataclasses
-from typing import Any
-
-from absl import flags as absl_flags
-
-from experiments.launch import flags
+from experiments.launch import flags, questions
+from experiments.launch.questions import Preset, Question
 
 STUDY = 'retention'
-
-
-@dataclasses.dataclass(frozen=True)
-class Question:
-  """A task, the distances to ask it at, and what its runs need to be otherwise."""
-
-  task: str
-  distances: tuple[int, ...]
-  settings: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class Preset:
-  """Layers, questions, and the settings of all their runs."""
-
-  layers: tuple[str, ...]
-  questions: tuple[Question, ...]
-  settings: dict[str, Any]
 
 
 # Losses are published far below what counts as solved: training goes on to its last step.
@@ -101,216 +79,32 @@ PRESETS = {
 
 def define() -> None:
   """The study's flags."""
-  flags.define_study(
-    PRESETS,
-    steps='Training steps.',
-    lengths='Distances to ask every task at, separated by commas, instead of the preset\'s.',
-  )
-  absl_flags.DEFINE_string(
-    'tasks', None,
-    "Tasks to ask, separated by commas: names in experiments/tasks/__init__.py, with options if "
-    "need be; a task that the preset asks keeps the preset's options and distances.",
-  )
+  questions.define(PRESETS)
 
 
-def grid():
+def grid() -> list:
   """The runs that the flags ask for."""
-  from experiments.launch import spec
-
-  preset = flags.preset(PRESETS)
-  layers = spec.layers(flags.FLAGS.layers if flags.given('layers') else preset.layers)
-  questions = preset.questions
-  if flags.given('tasks'):
-    questions = [q for text in spec.split(flags.FLAGS.tasks) for q in asked(text, questions)]
-  return list(dict.fromkeys(  # a task may be named twice; each of its runs is one cell
-    flags.make_run(**preset.settings | question.settings | flags.settings()
-                   | {'layer': layer, 'task': task})
-    for question in questions
-    for task in distances(question)
-    for layer in layers
-  ))
-
-
-def asked(text: str, questions) -> list[Question]:
-  """The questions of a task: the preset's if it is only named, else as the spec says."""
-  from experiments.launch import spec
-
-  task = spec.parse(text, 'task')
-  same = [q for q in questions if q.task.partition('(')[0] == text]
-  others = next((q.settings for q in questions if q.task.partition('(')[0] == task.family), {})
-  return same or [Question(text, (task.distance,), others)]
-
-
-def distances(question: Question) -> list[str]:
-  """The specs of a question's task at all its distances, or at those of --lengths."""
-  from experiments.launch import spec
-  from experiments.launch.errors import BadInput
-
-  task, wanted = spec.parse(question.task, 'task'), flags.lengths() or question.distances
-  try:
-    return [spec.describe(task.at(distance), 'task') for distance in wanted]
-  except ValueError as error:
-    raise BadInput(f'{task.family}: {error}') from None
-
-
-def columns_of(records) -> dict[str, list[dict]]:
-  """The records under each column of the table: the question and its distance, in their order.
-
-  Records of a question that differ in more than the layer stand in columns of their own, which are
-  named by what differs.
-  """
-  groups: dict[tuple, list[dict]] = {}
-  for record in sorted(records, key=lambda r: (r['result'].get('title', r['run']['task']),
-                                               r['result'].get('distance', 0))):
-    setting = tuple((k, str(v)) for k, v in sorted(record['run'].items()) if k != 'layer')
-    groups.setdefault(setting, []).append(record)
-  labels = {}
-  for setting, group in groups.items():
-    result = group[0]['result']
-    label = f'{result["title"]} {result["distance"]}' if result else dict(setting)['task']
-    labels.setdefault(label, []).append((dict(setting), group))
-  return {name: group for label, same in labels.items() for name, group in told_apart(label, same)}
-
-
-def told_apart(label: str, same):
-  """Columns of one label, with the settings in which they differ."""
-  for setting, group in same:
-    others = [other for other, _ in same if other is not setting]
-    differing = [k for k, v in setting.items() if any(other[k] != v for other in others)]
-    yield ' '.join([label, *(f'{k}={setting[k]}' for k in differing)]), group
-
-
-def value_of(record: dict):
-  """A table's cell: the metric with its interval, or what became of the cell instead."""
-  from experiments.results import scores
-
-  return record['status'] if record['status'] != 'finished' else scores.metric_interval(record)
+  return questions.grid(PRESETS)
 
 
 def report(records: list[dict]):
   """The study's tables and panels."""
-  columns = columns_of(records)
-  layers = list(dict.fromkeys(record['run']['layer'] for record in records))
-  tables = [score_table(columns, layers), budget_table(columns, layers), *published(records)]
-  return tables, panels(records)
+  from experiments.results import scoreboard
 
-
-def score_table(columns, layers):
-  """Metrics on the test split: a row a layer, a column a question at a distance."""
-  from experiments.results import scores
-  from experiments.results.table import Table
-
-  finished = {name: [r for r in group if r['result']] for name, group in columns.items()}
-  cells = {
-    (record['run']['layer'], name): value_of(record)
-    for name, group in columns.items() for record in group
-  }
-  rows = [(layer, *(cells.get((layer, name)) for name in columns)) for layer in layers]
-  for row, known in (('chance', 'chance'), ('oracle', 'perfect')):
-    rows.append((f'({row})', *(g[0]['result'][known] if g else None for g in finished.values())))
-  metric = {name: group[0]['result']['metric'] for name, group in finished.items() if group}
-  units = '; '.join(f'{unit}: {", ".join(n for n in metric if metric[n] == unit)}'
-                    for unit in dict.fromkeys(metric.values()))
-  best = {name: 'higher' if scores.higher_is_better(group[0]) else 'lower'
-          for name, group in finished.items() if group}
-  return Table(
-    'Retention: score against distance',
-    ('layer', *columns),
-    rows,
-    f"{units}. Test split, mean over seeds with Student's 95 % interval, at the learning rate that "
-    'is best on the validation split.',
-    best if len(layers) > 1 else {},
-    references=2,
-  )
-
-
-def budget_table(columns, layers):
-  """What each model was given: its width, its parameters, the learning rate, the time it took."""
-  from experiments.results.table import Table
-
-  rows = []
-  for name, group in columns.items():
-    for record in sorted(group, key=lambda r: layers.index(r['run']['layer'])):
-      result = record['result']
-      if not result:
-        rows.append((name, record['run']['layer'], *[None] * 6, record['reason']))
-        continue
-      steps = [member['steps'] for member in result['members']]
-      off = result['parameters'] / (result['budget'] or result['parameters']) - 1
-      rows.append((
-        name, record['run']['layer'], result['width'], result['parameters'], f'{off:+.1%}',
-        result['receptive_field'], result['learning_rate'], round(sum(steps) / len(steps)),
-        f'{record["seconds"]:.0f}',
-      ))
-  return Table(
-    'Retention: budgets',
-    ('question', 'layer', 'width', 'parameters', 'off budget', 'receptive field',
-     'learning rate', 'mean steps', 'seconds'),
-    rows,
-    'Widths are solved so that parameters match the budget; a dash under receptive field means '
-    'unbounded. A member that has solved its task stops before its last step.',
-  )
-
-
-def published(records):
-  """A table of what others have published for the same settings, beside ours, if they have."""
-  from experiments.results import published, scores
-
-  ours = {}
-  for record in records:
-    if record['status'] != 'finished':
-      continue
-    result, layer = record['result'], record['run']['layer']
-    for name in (layer, 'trivial'):
-      settings = result['settings'] | {'width': result['width']}
-      for entry in published.published(task=result['family'], layer=name, **settings):
-        measure = scores.metric_interval if entry.metric == result['metric'] else (
-          scores.loss_interval)
-        ours[entry] = measure(record) if name == layer else None
-  return [published.table('Published numbers beside ours', ours, ours)] if ours else []
-
-
-def panels(records):
-  """Score against distance, a panel a question."""
-  from experiments.results import scores
-  from experiments.results.figures import Panel
-
-  questions: dict[str, list[dict]] = {}
-  for record in records:
-    if record['status'] == 'finished':
-      questions.setdefault(record['result']['title'], []).append(record)
-  drawn = []
-  # Curves first: a question at a single distance is a point.
-  for title, group in sorted(questions.items(), key=lambda question: -len(question[1])):
-    series: dict[str, list] = {}
-    for record in group:
-      point = record['result']['distance'], scores.metric_interval(record)
-      series.setdefault(record['run']['layer'], []).append(point)
-    curve = len({record['result']['distance'] for record in group}) > 1
-    result = group[0]['result']
-    lines = {'chance': result['chance'], 'oracle': result['perfect']}
-    drawn.append(Panel(title, result['axis'], result['metric'], series, log_x=curve, lines=lines))
-  return drawn
+  columns, layers = scoreboard.columns_of(records), scoreboard.layers_of(records)
+  tables = [
+    scoreboard.score_table('Retention: score against distance', columns, layers),
+    scoreboard.budget_table('Retention: budgets', columns, layers),
+    *scoreboard.published_tables(records),
+  ]
+  return tables, scoreboard.panels(records)
 
 
 def main() -> None:
   """Trains the grid's missing cells, prints the table, and leaves it with its figure as files."""
-  from experiments.launch import build, cell, environment
-  from experiments.launch import grid as grids
   from experiments.results import publish
-  from experiments.results.store import Store
 
-  environment.prepare(flags.FLAGS.host_devices, flags.FLAGS.cache)
-  runs = grid()
-  for run in runs:
-    build.check_width(run)
-  records = grids.launch(
-    [cell.cell_of(STUDY, run) for run in runs],
-    cell.execute(flags.FLAGS.parallel, flags.FLAGS.timeout),
-    Store(flags.FLAGS.runs),
-    flags.FLAGS.retry,
-  )
-  publish.study(STUDY, *report(records), flags.FLAGS.runs)
+  publish.study(STUDY, *report(questions.train(STUDY, grid())), flags.FLAGS.runs)
 
 
 if __name__ == '__main__':

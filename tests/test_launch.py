@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 
 from baselines import LAYERS
 from experiments.launch import build, cell, grid
+from experiments.launch.errors import BadInput
 from experiments.launch.grid import Cell, Outcome
-from experiments.launch.run import DTYPES, FEEDFORWARDS, MATCHES, Run
+from experiments.launch.run import DTYPES, FEEDFORWARDS, MATCHES, SHELLS, Run
 from experiments.results.store import Store, canonical, key_of
 from experiments.training.recipe import OPTIMIZERS, SCHEDULES
 
@@ -40,6 +41,8 @@ runs = st.builds(
   schedule=st.sampled_from(SCHEDULES),
   dtype=st.sampled_from(DTYPES),
   feedforward=st.sampled_from(FEEDFORWARDS),
+  shell=st.sampled_from(SHELLS[:-1]),  # the classic one has no feed-forward
+  test_lengths=st.sets(counts, max_size=3).map(sorted).map(tuple),
   match=st.sampled_from(MATCHES),
   stop_when_solved=st.booleans(),
   seeds=st.lists(st.integers(0, 99), min_size=1, max_size=4, unique=True).map(tuple),
@@ -86,6 +89,8 @@ BAD = {
   'schedule': ('', 'linear'),
   'dtype': ('', 'float64'),
   'feedforward': ('', 'tanh'),
+  'shell': ('', 'norm'),
+  'test_lengths': ((0,), (-1, 2), (3, 2), (2, 2)),
   'match': ('', 'flops'),
   'seeds': ((), (0, 0), (-1,), (2**31,)),
   'learning_rates': ((), (0.0,), (-1e-3,), (math.nan,), (math.inf,), (1e-3, 1e-3)),
@@ -148,6 +153,52 @@ def test_unmatched_widths_are_left_as_they_are(layer):
   assert build.matched(run)[1] == {
     'width': 24, 'parameters': counted(layer, 'adding', 24), 'budget': None,
   }
+
+
+def model_of(layer, **settings):
+  """A small model for real input, with its parameters and an input."""
+  run = Run(layer=layer, task='adding', width=16, match='none', **settings)
+  model, x = build.matched(run)[0], jax.random.normal(jax.random.key(0), (2, 5, 2))
+  return model, jax.jit(model.init)(jax.random.key(1), x)['params'], x
+
+
+def test_the_classic_shell_is_layers_one_above_another_and_nothing_else():
+  model, parameters, x = model_of('lstm', shell='classic')
+  assert set(parameters) == {'embedding', 'stack', 'head'}
+  y = model.embedding.apply({'params': parameters['embedding']}, x)
+  for level in ('level_0', 'level_1'):
+    assert set(parameters['stack'][level]) == {'layer'}
+    y, _ = LAYERS['lstm']().apply({'params': parameters['stack'][level]['layer']}, y)
+  y = model.head.apply({'params': parameters['head']}, y)
+  assert jnp.allclose(model.apply({'params': parameters}, x)[0], y, atol=1e-6)
+  with pytest.raises(ValueError, match='the classic shell has no feedforward'):
+    Run(shell='classic', feedforward='gelu')
+
+
+@pytest.mark.parametrize('depth', [1, 2, 3, 4])
+@pytest.mark.parametrize('feedforward', ['none', 'gelu'])
+def test_the_layers_of_a_hybrid_take_turns_one_a_block(depth, feedforward):
+  settings = {'depth': depth, 'feedforward': feedforward}
+  _, parameters, _ = model_of('interleave(lstm, interleave(attention, gru))', **settings)
+  alone = [
+    model_of(layer, **settings)[1]['stack'] for layer in ('lstm', 'attention', 'gru')
+  ]
+  shapes = functools.partial(jax.tree.map, jnp.shape)
+  per_block = 1 if feedforward == 'none' else 2
+  assert len(parameters['stack']) == depth * per_block
+  for level in range(depth * per_block):
+    turn = alone[level // per_block % 3]
+    assert shapes(parameters['stack'][f'level_{level}']) == shapes(turn[f'level_{level}'])
+
+
+def test_tests_beyond_the_trained_length_ask_one_after_another_and_lie_beyond_it():
+  run = Run(task='parity(length=8)', test_lengths=(12, 20))
+  first, second = build.farther(run)
+  assert [(task.shortest, task.length) for task in (first, second)] == [(9, 12), (13, 20)]
+  with pytest.raises(BadInput, match='beyond the trained 8, not at 8'):
+    build.farther(Run(task='parity(length=8)', test_lengths=(8,)))
+  with pytest.raises(BadInput, match='--test_lengths: length=21: recall needs an even length'):
+    build.farther(Run(task='recall(length=20)', test_lengths=(21,)))
 
 
 CELLS = [Cell('grid', {'n': n}, f'cell {n}') for n in range(4)]

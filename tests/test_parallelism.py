@@ -13,14 +13,16 @@ from experiments.launch import timing
 from experiments.launch.errors import BadInput
 from experiments.launch.grid import Cell, launch
 from experiments.measure import memory
+from experiments.results import times
 from experiments.results.store import Store
 
 ROOT = pathlib.Path(__file__).parents[1]
-ATTENTION, RECURRENT = LAYERS = ('attention(num_heads=2)', 'elman')
+ATTENTION, RECURRENT = LAYERS = ('attention(num_heads=2, form=naive)', 'elman')
 SHORT, LONG = LENGTHS = (4, 256)
 RUN = {
   'layers': list(LAYERS),
   'lengths': list(LENGTHS),
+  'quantities': list(timing.QUANTITIES),
   'tokens': 256,
   'sequences': 2,
   'generated': 3,
@@ -55,7 +57,7 @@ def tight(tmp_path_factory, roomy):
 
 def point(record, layer, length, quantity):
   """What was measured of a layer, doing one thing, at a length."""
-  return next(p for p in parallelism.points(record, layer, quantity) if p['length'] == length)
+  return next(p for p in times.points(record, layer, quantity) if p['length'] == length)
 
 
 def test_every_point_is_timed_in_every_round(roomy):
@@ -64,10 +66,10 @@ def test_every_point_is_timed_in_every_round(roomy):
   assert len(roomy['result']['points']) == len(LAYERS) * kinds
   for layer in LAYERS:
     for quantity in timing.QUANTITIES:
-      times = parallelism.per_token(roomy, layer, quantity)
-      assert list(times) == list(LENGTHS)
-      assert all(len(seconds) == RUN['rounds'] and min(seconds) > 0 for seconds in times.values())
-    again = parallelism.per_token(roomy, layer, 'repeat')
+      found = times.per_token(roomy, layer, quantity)
+      assert list(found) == list(LENGTHS)
+      assert all(len(seconds) == RUN['rounds'] and min(seconds) > 0 for seconds in found.values())
+    again = times.per_token(roomy, layer, 'repeat')
     assert {length: len(seconds) for length, seconds in again.items()} == {
       min(LENGTHS): RUN['rounds']}
   per_call = point(roomy, RECURRENT, LONG, 'generate')
@@ -91,8 +93,8 @@ def test_out_of_memory_is_a_point_and_the_other_points_are_measured(tight):
   missing = [p for p in tight['result']['points'] if p['status'] != 'finished']
   assert [(p['layer'], p['length'], p['quantity']) for p in missing] == [(ATTENTION, LONG, 'train')]
   assert missing[0]['status'] == 'out of memory' and 'MiB' in missing[0]['reason']
-  assert list(parallelism.per_token(tight, ATTENTION, 'train')) == [SHORT]
-  assert list(parallelism.per_token(tight, RECURRENT, 'train')) == list(LENGTHS)
+  assert list(times.per_token(tight, ATTENTION, 'train')) == [SHORT]
+  assert list(times.per_token(tight, RECURRENT, 'train')) == list(LENGTHS)
 
 
 def test_only_short_memory_is_excused():
@@ -134,7 +136,7 @@ def test_repetitions_are_pooled_and_devices_are_not(roomy, tight):
   assert (short.count, longest.count, ratio.count) == (6, 3, 3)
   pooled = sorted(
     1e6 * s for record in (roomy, tight)
-    for s in parallelism.per_token(record, ATTENTION, 'train')[SHORT]
+    for s in times.per_token(record, ATTENTION, 'train')[SHORT]
   )
   assert short.mean == pytest.approx((pooled[2] + pooled[3]) / 2)
 

@@ -15,7 +15,7 @@ from experiments.launch.errors import BadInput
 from experiments.launch.spec import CATALOGUES
 
 ENTRIES = [(kind, name) for kind, catalogue in CATALOGUES.items() for name in catalogue]
-WORDS = ['arjovsky', 'bai', 'auto', 'direct', 'unfolded']  # values of options that are words
+WORDS = ['arjovsky', 'bai', 'auto', 'direct', 'channels_last']  # values of options that are words
 relaxed = settings(deadline=None)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 NUMBERS = {
@@ -26,6 +26,13 @@ NUMBERS = {
 }
 
 
+def values(name, field):
+  """What an option may be set to."""
+  if name in spec.PLURALS:
+    return st.lists(components(spec.PLURALS[name]), min_size=1, max_size=2).map(tuple)
+  return components(name) if name in CATALOGUES else NUMBERS[type(field.default)]
+
+
 @st.composite
 def components(draw, kind):
   """A component of a catalogue, with whatever random options it accepts."""
@@ -34,7 +41,7 @@ def components(draw, kind):
   for name, field in spec.options_of(made).items():
     if not draw(st.booleans()):
       continue
-    value = draw(components(name) if name in CATALOGUES else NUMBERS[type(field.default)])
+    value = draw(values(name, field))
     options = {other: getattr(component, other) for other in spec.options_of(made)}
     with contextlib.suppress(ValueError):  # what does not suit the others stays as it was
       component = made(**options | {name: value})
@@ -63,7 +70,7 @@ def test_what_is_described_is_parsed_to_the_same(pair):
   assert type(found) is type(component)
   for name, field in spec.options_of(type(component)).items():
     assert type(getattr(found, name)) is type(getattr(component, name))
-    if name not in CATALOGUES:
+    if name not in CATALOGUES and name not in spec.PLURALS:
       assert type(field.default) is type(getattr(found, name))
   assert found == component and hash(found) == hash(component)
 
@@ -76,9 +83,12 @@ def test_equal_components_have_equal_texts_however_they_were_written(pair, order
   name = canonical.partition('(')[0]
   options = list(spec.options_of(type(component)))
   order.shuffle(options)
+  options.sort(key=lambda option: option not in spec.PLURALS)  # parts without a name come first
 
   def written(option):  # defaults too, numbers with blanks around, words as words or quoted
     value = getattr(component, option)
+    if option in spec.PLURALS:
+      return ', '.join(spec.describe(part, spec.PLURALS[option]) for part in value)
     if option in CATALOGUES:
       return f'{option} = {spec.describe(value, option)}'
     return f'{option} = {value!r} '
@@ -111,6 +121,7 @@ def test_defaults_are_described_by_the_name_alone(kind, name):
     ('tcn(levels=0x2)', 'tcn(levels=2, kernel_size=3)'),
     ('convolution(form="direct")', 'convolution(form=direct)'),
     ('attention(positions=rotary())', 'attention(num_heads=4)'),
+    ('interleave(lstm(), attention(num_heads=4))', 'interleave(lstm, attention, depth=1)'),
   ],
 )
 def test_one_layer_has_one_text(left, right):
@@ -121,7 +132,8 @@ def test_one_layer_has_one_text(left, right):
 @pytest.mark.parametrize(('kind', 'name'), ENTRIES)
 def test_every_option_is_a_plain_value_or_a_component(kind, name):
   for option, field in spec.options_of(CATALOGUES[kind][name]).items():
-    assert option in CATALOGUES or type(field.default) in NUMBERS
+    named = option in CATALOGUES or option in spec.PLURALS
+    assert named or type(field.default) in NUMBERS
     assert field.default is not dataclasses.MISSING
 
 
@@ -184,8 +196,8 @@ def test_unknown_names_get_the_nearest_and_the_list(text, kind, near, listed):
     ('copy_memory(variant=2)', 'task', 'takes str'),
     ('copy_memory(variant=b"bai")', 'task', 'takes str'),
     ('copy_memory(variant=bi)', 'task', 'copy_memory knows arjovsky, bai'),
-    ('attention(num_heads=0)', 'layer', 'it needs 1 or more'),
-    ('attention(\nnum_heads=0)', 'layer', 'it needs 1 or more'),
+    ('attention(num_heads=0)', 'layer', 'num_heads >= 1, not 0'),
+    ('attention(\nnum_heads=0)', 'layer', 'num_heads >= 1, not 0'),
     ('recall(length=7)', 'task', 'even length'),
   ],
 )

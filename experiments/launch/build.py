@@ -1,6 +1,7 @@
 """From a run to its task and its model, at the width at which budgets match."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,10 @@ from transformer.stack import Stack
 
 REFERENCE = 'attention'  # the Transformer sets the budget
 TOLERANCE = 0.01  # of the budget; beyond it a table says so
+SHELLS = {
+  **{norm: functools.partial(Block, norm=norm) for norm in ('pre', 'post', 'none')},
+  'classic': functools.partial(Block, norm='none', residual=False),
+}
 # Unit variance, which is what the paper's factor sqrt(D) on its embeddings comes to.
 EMBEDDINGS = {
   'tokens': functools.partial(nn.Embed, embedding_init=nn.initializers.normal(1.0)),
@@ -30,22 +35,43 @@ def task_of(run: Run) -> Task:
   return parse(run.task, 'task')
 
 
+def farther(run: Run) -> list[Task]:
+  """The run's task at its test lengths, each asking only what lies beyond the one before."""
+  task, found = task_of(run), []
+  for length in run.test_lengths:
+    if length <= task.distance:
+      raise BadInput(f'--test_lengths lie beyond the trained {task.distance}, not at {length}')
+    try:
+      task = task.beyond(length)
+    except ValueError as error:
+      raise BadInput(f'--test_lengths: {error}') from None
+    found.append(task)
+  return found
+
+
 def layer_of(run: Run) -> SequenceLayer:
   """The run's layer."""
   return parse(run.layer, 'layer')
 
 
 def model_of(run: Run, layer: SequenceLayer, task: Task, width: int) -> DecoderOnly:
-  """The layer in the run's shell, between an embedding and a head that suit the task."""
-  shell = functools.partial(Block, norm=run.norm, dropout=run.dropout)
-  blocks = [shell(layer)]
+  """The layer in the run's shell, between an embedding and a head that suit the task.
+
+  A hybrid's layers take turns, one a block; at a depth that is no multiple of their number the
+  last turn is cut short.
+  """
+  shell, pattern = functools.partial(SHELLS[run.shell], dropout=run.dropout), layer.pattern
+  if run.depth % len(pattern):
+    pattern = tuple(itertools.islice(itertools.cycle(pattern), run.depth))
+  after = ()
   if run.feedforward != 'none':
-    blocks.append(shell(FeedForward(run.feedforward, run.expansion)))
+    after = (shell(FeedForward(run.feedforward, run.expansion)),)
+  blocks = [block for part in pattern for block in (shell(part), *after)]
   return DecoderOnly(
     embedding=EMBEDDINGS[task.inputs.kind](task.inputs.size, width),
-    stack=Stack(tuple(blocks), run.depth),
+    stack=Stack(tuple(blocks), run.depth // len(pattern)),
     head=nn.Dense(task.outputs.size),
-    last_norm=run.norm == 'pre',
+    last_norm=run.shell == 'pre',
     dtype=jnp.dtype(run.dtype),
   )
 
@@ -57,8 +83,9 @@ def count_parameters(model: DecoderOnly, task: Task) -> int:
   return sum(leaf.size for leaf in jax.tree.leaves(parameters))
 
 
-def check_width(run: Run) -> None:
-  """A BadInput if the width suits not the Transformer that is matched, or not the layer itself."""
+def check(run: Run) -> None:
+  """A BadInput for what a run cannot be: a width that does not suit, no longer lengths to test."""
+  farther(run)
   layer = parse(REFERENCE if run.match == 'params' else run.layer, 'layer')
   if run.width % layer.width_multiple:
     raise BadInput(

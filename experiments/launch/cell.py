@@ -13,13 +13,14 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from experiments.launch.build import matched, task_of
+from experiments.launch.build import farther, matched, task_of
 from experiments.launch.grid import Cell, Outcome
 from experiments.launch.run import Run
 from experiments.tasks.task import Task
 from experiments.training.ensemble import Ensemble
 from experiments.training.loop import Member, train
 from experiments.training.step import Training
+from transformer.model import DecoderOnly
 
 
 def cell_of(study: str, run: Run) -> Cell:
@@ -36,8 +37,11 @@ def _train(parallel: str, timeout: float, cell: Cell, report) -> Outcome:
   run = run_from(cell.run)
   task, (model, match) = task_of(run), matched(run)
   members = list(itertools.product(run.seeds, run.learning_rates))
-  ensemble = Ensemble(Training(model, task, run), members, parallel)
-  trained = train(ensemble, task, run, timeout, report)
+  beyond = farther(run)
+  ensemble, *others = (
+    Ensemble(Training(model, one, run), members, parallel) for one in (task, *beyond)
+  )
+  trained = train(ensemble, task, run, timeout, report, others)
   result = {
     'family': task.family,
     'title': task.title,
@@ -50,11 +54,20 @@ def _train(parallel: str, timeout: float, cell: Cell, report) -> Outcome:
     'digest': task.digest,
     'controls': calibrate(task, run.batch_size, run.test_batches),
     'receptive_field': model.receptive_field,
+    'state_bytes': state_bytes(model, task, match['width']),
+    'farther': [{'distance': one.distance, 'chance': one.chance} for one in beyond],
     **match,
     'learning_rate': choose(task, trained),
     'members': [dataclasses.asdict(member) for member in trained],
   }
   return Outcome(result, *_status(trained))
+
+
+def state_bytes(model: DecoderOnly, task: Task, width: int) -> int:
+  """What the model remembers of one sequence of the task, at its end."""
+  length = jax.eval_shape(lambda: task.batch('train', 0, 1).source).shape[1]
+  state = jax.eval_shape(lambda: model.initial_state(1, length, width))
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
 
 @functools.cache

@@ -25,6 +25,7 @@ DEFINE = {
   float: flags.DEFINE_float,
   str: flags.DEFINE_string,
   bool: flags.DEFINE_boolean,
+  tuple: flags.DEFINE_string,  # whole numbers, separated by commas
 }
 
 
@@ -62,6 +63,15 @@ def define_study(presets: Iterable[str], steps: str, lengths: str) -> None:
   )
 
 
+def define_tasks() -> None:
+  """--tasks."""
+  flags.DEFINE_string(
+    'tasks', None,
+    "Tasks to ask, separated by commas: names in experiments/tasks/__init__.py, with options if "
+    "need be; a task that the preset asks keeps the preset's options and distances.",
+  )
+
+
 def given(name: str) -> bool:
   """Whether the command set a flag."""
   return FLAGS[name].present > 0
@@ -71,6 +81,8 @@ def settings() -> dict[str, Any]:
   """The values of the command's own for the fields of a run."""
   names = (field.name for field in dataclasses.fields(Run) if 'help' in field.metadata)
   own = {name: getattr(FLAGS, name) for name in names if name in FLAGS and given(name)}
+  if 'test_lengths' in own:
+    own['test_lengths'] = numbers('test_lengths', FLAGS.test_lengths, int)
   if given('seeds'):
     own['seeds'] = seeds(FLAGS.seeds)
   if given('learning_rates'):

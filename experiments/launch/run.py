@@ -11,6 +11,7 @@ from experiments.training.recipe import Recipe, check_choice, check_positive, se
 
 MATCHES = ('params', 'none')
 DTYPES = ('float32', 'bfloat16')
+SHELLS = ('pre', 'post', 'none', 'classic')
 FEEDFORWARDS = ('none', 'relu', 'gelu', 'swiglu')
 
 
@@ -26,13 +27,20 @@ class Run(Recipe):
     'none', f'The position-wise network after each layer: {", ".join(FEEDFORWARDS)}.'
   )
   expansion: float = setting(2.0, 'Its width, in multiples of the width.')
-  norm: str = setting('pre', 'Where the layer norm of a block stands: pre, post, none.')
+  shell: str = setting(
+    'pre',
+    'What stands around each layer: a residual with the layer norm before (pre) or after (post), '
+    'or without one (none); or nothing, as recurrent layers were stacked at first (classic).',
+  )
   dropout: float = setting(0.0, "Dropout of each block's output.")
   dtype: str = setting('float32', f'What activations are computed in: {", ".join(DTYPES)}.')
   match: str = setting(
     'params',
     'params: every layer gets the width at which its model has as many parameters as the '
     'Transformer of --width; none: all have that width.',
+  )
+  test_lengths: tuple[int, ...] = setting(
+    (), 'Distances beyond the trained one to test at as well, ascending, separated by commas.'
   )
   seeds: tuple[int, ...] = (0, 1, 2)
   learning_rates: tuple[float, ...] = (3e-3,)
@@ -44,7 +52,12 @@ class Run(Recipe):
       raise ValueError(f'dropout is at least 0 and below 1, not {self.dropout}')
     check_choice('match', self.match, MATCHES)
     check_choice('dtype', self.dtype, DTYPES)
+    check_choice('shell', self.shell, SHELLS)
     check_choice('feedforward', self.feedforward, FEEDFORWARDS)
+    if self.shell == 'classic' and self.feedforward != 'none':
+      raise ValueError(f'the classic shell has no feedforward, not {self.feedforward!r} either')
+    if (0, *self.test_lengths) != tuple(sorted({0, *self.test_lengths})):
+      raise ValueError(f'test_lengths are positive and ascending, not {self.test_lengths}')
     if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
       raise ValueError(f'seeds are distinct and not negative, one or more, not {self.seeds}')
     if (max(self.seeds) + 1) * self.steps >= 2**31:

@@ -1,9 +1,11 @@
 """Call-like specs: a component with its options as one string, parsed and never evaluated.
 
   attention    attention(num_heads=8)    attention(positions=alibi, num_heads=2)
+  interleave(attention, mamba(state_size=8))
 
 A name is looked up in a catalogue, an option among the component's own fields; a field that holds
-a component has a catalogue of its own. `describe` is the inverse: what it returns is canonical,
+a component has a catalogue of its own, and one that holds several takes what stands without a name
+in the parentheses. `describe` is the inverse: what it returns is canonical,
 equal for equal components, and is what runs are stored under.
 """
 
@@ -19,6 +21,7 @@ from experiments.tasks import TASKS
 from transformer.positions import POSITIONS
 
 CATALOGUES = {'layer': LAYERS, 'task': TASKS, 'positions': POSITIONS}
+PLURALS = {'layers': 'layer'}  # fields that hold several components of a kind
 
 
 def split(text: str) -> list[str]:
@@ -62,7 +65,11 @@ def describe(component: Any, kind: str) -> str:
   options = []
   for field in options_of(type(component)).values():
     value = getattr(component, field.name)
-    if value != field.default:
+    if value == field.default:
+      continue
+    if field.name in PLURALS:
+      options += [describe(part, PLURALS[field.name]) for part in value]
+    else:
       shown = describe(value, field.name) if field.name in CATALOGUES else _literal(value)
       options.append(f'{field.name}={shown}')
   name = names[type(component)]
@@ -78,16 +85,22 @@ def options_of(made: type) -> dict[str, dataclasses.Field]:
 def _component(node: ast.expr, kind: str, text: str) -> Any:
   """A catalogue's entry, made with the options of a name or call."""
   called = node.func if isinstance(node, ast.Call) else node
-  if not isinstance(called, ast.Name) or (isinstance(node, ast.Call) and node.args):
-    raise BadInput(f'cannot read the {kind} {text!r}; write name or name(option=value)')
+  unreadable = BadInput(f'cannot read the {kind} {text!r}; write name or name(option=value)')
+  if not isinstance(called, ast.Name):
+    raise unreadable
   name, catalogue = called.id, CATALOGUES[kind]
   if name not in catalogue:
     raise no_such(kind, name, catalogue)
   fields = options_of(catalogue[name])
   options = {}
+  if parts := node.args if isinstance(node, ast.Call) else ():
+    several = next((field for field in fields if field in PLURALS), None)
+    if several is None:
+      raise unreadable
+    options[several] = tuple(_component(part, PLURALS[several], text) for part in parts)
   for keyword in node.keywords if isinstance(node, ast.Call) else ():
-    if keyword.arg not in fields:
-      raise no_such(f'option of {name}', str(keyword.arg), fields)
+    if keyword.arg not in fields or keyword.arg in PLURALS:
+      raise no_such(f'option of {name}', str(keyword.arg), fields.keys() - PLURALS)
     if keyword.arg in options:
       raise BadInput(f'{keyword.arg} of {name} is given twice in {text!r}')
     options[keyword.arg] = _value(keyword.value, fields[keyword.arg], name, text)

@@ -17,10 +17,12 @@ import dataclasses
 import functools
 import itertools
 import time
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
 
+from experiments.launch import environment
 from experiments.launch.build import matched, task_of
 from experiments.launch.grid import EXHAUSTED, Cell, Outcome
 from experiments.launch.run import Run
@@ -28,6 +30,12 @@ from experiments.measure import memory
 from experiments.measure.time import interleaved
 from experiments.training.step import Training
 
+# What a run can be told and no time depends on; the first follows from the tokens of a step.
+UNUSED = (
+  'batch_size', 'validations', 'validation_batches', 'test_batches', 'stop_when_solved',
+  'test_lengths',
+)
+VARIED = ('layer', 'task', 'steps', 'seeds', 'learning_rates')  # a cell has them in other ways
 QUANTITIES = ('train', 'forward', 'generate')
 PREPARING = 0.5  # of a cell's progress
 READ_AT_ONCE = 256  # tokens of a prompt: few enough that any state fits beside what reading takes
@@ -57,6 +65,25 @@ class Point:
     return False
 
 
+def asked(
+  run: Run, layers: Iterable[str], lengths: Iterable[int], quantities: Iterable[str], **sizes
+) -> dict:
+  """What identifies the cells of times of layers at lengths, but for their seeds.
+
+  `sizes` are the `tokens` of a step and the `rounds`; to generate, also how many `sequences` side
+  by side, and how many tokens of each are `generated`.
+  """
+  return {
+    'layers': list(layers),
+    'lengths': list(lengths),
+    'quantities': list(quantities),
+    **sizes,
+    'learning_rate': run.learning_rates[0],
+    'settings': {k: v for k, v in run.identity().items() if k not in UNUSED + VARIED},
+    'device': environment.device(),
+  }
+
+
 def run_of(values: dict, layer: str, length: int) -> Run:
   """The run of a layer at a length, from what identifies a cell of times.
 
@@ -83,7 +110,8 @@ def _measure(timeout: float, cell: Cell, report) -> Outcome:
   bench, calls = Bench(run), {}
   points = [
     Point(layer, length, quantity, bench.tokens(quantity))
-    for length, layer, quantity in itertools.product(run['lengths'], run['layers'], QUANTITIES)
+    for length, layer, quantity in itertools.product(
+      run['lengths'], run['layers'], run['quantities'])
   ]
   shortest = min(run['lengths'])
   points += [Point(layer, shortest, 'repeat', bench.tokens('train')) for layer in run['layers']]

@@ -31,14 +31,36 @@ def metric_interval(record: dict) -> Interval:
   return mean_interval(metrics(record))
 
 
+def farther(record: dict) -> dict[int, Interval]:
+  """Distance beyond the trained one -> the mean test metric over seeds there."""
+  members = chosen(record)
+  return {
+    there['distance']: mean_interval([
+      member['farther'][i] if member['farther'] else math.nan for member in members
+    ])
+    for i, there in enumerate(record['result']['farther'])
+  }
+
+
 def scores(record: dict) -> dict[int, float]:
   """Seed -> test score."""
-  result = record['result']
-  span = result['perfect'] - result['chance']
+  metrics = {member['seed']: member['test'] for member in chosen(record)}
+  return _scaled(metrics, record['result']['perfect'], record['result']['chance'])
+
+
+def farthest_scores(record: dict) -> dict[int, float]:
+  """Seed -> score at the greatest distance beyond the trained one; empty: there is none."""
+  if not record['result']['farther']:
+    return {}
+  last = record['result']['farther'][-1]
+  metrics = {member['seed']: [math.nan, *member['farther']][-1] for member in chosen(record)}
+  return _scaled(metrics, record['result']['perfect'], last['chance'])
+
+
+def _scaled(metrics: dict[int, float], perfect: float, chance: float) -> dict[int, float]:
   return {
-    member['seed']: (member['test'] - result['chance']) / span
-    if math.isfinite(member['test']) else 0.0
-    for member in chosen(record)
+    seed: (metric - chance) / (perfect - chance) if math.isfinite(metric) else 0.0
+    for seed, metric in metrics.items()
   }
 
 

@@ -11,7 +11,7 @@ Any of these is a result; none is an error.
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -31,6 +31,7 @@ class Member:
   validation: float = math.nan
   test: float = math.nan
   test_loss: float = math.nan
+  farther: list[float] = dataclasses.field(default_factory=list)  # metrics beyond what was trained
   curve: list = dataclasses.field(default_factory=list)  # [step, training loss, validation metric]
 
 
@@ -42,9 +43,24 @@ def reaches(task: Task, metric: float) -> bool:
 
 
 def train(
-  ensemble: Ensemble, task: Task, recipe, timeout: float = math.inf, progress: Callable = print
+  ensemble: Ensemble,
+  task: Task,
+  recipe,
+  timeout: float = math.inf,
+  progress: Callable = print,
+  farther: Sequence[Ensemble] = (),
 ) -> list[Member]:
-  """Trains and tests all members; `progress` gets the part that is done and a line about it."""
+  """Trains all members and tests them.
+
+  Args:
+    ensemble: the members.
+    task: what they learn.
+    recipe: how.
+    timeout: seconds after which members stop as they are.
+    progress: gets the part that is done and a line about it.
+    farther: the same members with the tasks that they are tested on besides their own.
+
+  """
   members = [Member(seed, rate) for seed, rate in ensemble.members]
   end = time.monotonic() + timeout
   states = ensemble.initialise()
@@ -68,6 +84,10 @@ def train(
   report = ensemble.gather(ensemble.examine(states, 'test', examined))
   for i in np.flatnonzero(examined):
     members[i].test, members[i].test_loss = float(report.metric[i]), float(report.loss[i])
+  for other in farther:
+    report = ensemble.gather(other.examine(states, 'test', examined))
+    for i in np.flatnonzero(examined):
+      members[i].farther.append(float(report.metric[i]))
   jax.tree.map(lambda x: x.delete(), states)
   return members
 

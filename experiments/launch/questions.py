@@ -1,0 +1,97 @@
+"""What a study asks by training: tasks at distances, of every layer, as a grid of runs.
+
+A question is a task at several distances with what its runs need to be otherwise; a preset is the
+layers to ask, the questions, and the settings that all have in common. A command's own values win
+over a question's, which win over the preset's.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.launch import flags
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+  """A task, the distances to ask it at, and what its runs need to be otherwise."""
+
+  task: str
+  distances: tuple[int, ...]
+  settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+  """Layers, questions, and the settings of all their runs."""
+
+  layers: tuple[str, ...]
+  questions: tuple[Question, ...]
+  settings: dict[str, Any]
+
+
+def define(presets: Mapping[str, Preset]) -> None:
+  """The flags of a study that trains."""
+  flags.define_study(
+    presets,
+    steps='Training steps.',
+    lengths="Distances to ask every task at, separated by commas, instead of the preset's.",
+  )
+  flags.define_tasks()
+
+
+def grid(presets: Mapping[str, Preset]) -> list:
+  """The runs that the flags ask for."""
+  from experiments.launch import spec
+
+  preset = flags.preset(presets)
+  layers = spec.layers(flags.FLAGS.layers if flags.given('layers') else preset.layers)
+  questions = preset.questions
+  if flags.given('tasks'):
+    questions = [q for text in spec.split(flags.FLAGS.tasks) for q in asked(text, questions)]
+  return list(dict.fromkeys(  # a task may be named twice; each of its runs is one cell
+    flags.make_run(**preset.settings | question.settings | flags.settings()
+                   | {'layer': layer, 'task': task})
+    for question in questions
+    for task in distances(question)
+    for layer in layers
+  ))
+
+
+def asked(text: str, questions) -> list[Question]:
+  """The questions of a task: the preset's if it is only named, else as the spec says."""
+  from experiments.launch import spec
+
+  task = spec.parse(text, 'task')
+  same = [q for q in questions if q.task.partition('(')[0] == text]
+  others = next((q.settings for q in questions if q.task.partition('(')[0] == task.family), {})
+  return same or [Question(text, (task.distance,), others)]
+
+
+def distances(question: Question) -> list[str]:
+  """The specs of a question's task at all its distances, or at those of --lengths."""
+  from experiments.launch import spec
+  from experiments.launch.errors import BadInput
+
+  task, wanted = spec.parse(question.task, 'task'), flags.lengths() or question.distances
+  try:
+    return [spec.describe(task.at(distance), 'task') for distance in wanted]
+  except ValueError as error:
+    raise BadInput(f'{task.family}: {error}') from None
+
+
+def train(study: str, runs: list) -> list[dict]:
+  """The records of a study's runs; those that the store lacks are trained."""
+  from experiments.launch import build, cell, environment
+  from experiments.launch import grid as grids
+  from experiments.results.store import Store
+
+  environment.prepare(flags.FLAGS.host_devices, flags.FLAGS.cache)
+  for run in runs:
+    build.check(run)
+  return grids.launch(
+    [cell.cell_of(study, run) for run in runs],
+    cell.execute(flags.FLAGS.parallel, flags.FLAGS.timeout),
+    Store(flags.FLAGS.runs),
+    flags.FLAGS.retry,
+  )
