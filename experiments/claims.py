@@ -23,6 +23,7 @@ from experiments.effects import (
   Effect,
   Records,
   across_field,
+  beyond_training,
   calibration,
   growth,
   lead_at_distance,
@@ -30,6 +31,7 @@ from experiments.effects import (
   noise,
 )
 from experiments.launch import flags
+from experiments.state_tracking import LINEAR, SIGNED
 
 RECURRENT = ('lstm', 'gru')
 RELATIONS = {'>': operator.gt, '<': operator.lt}
@@ -50,18 +52,38 @@ class Claim:
 
 
 VASWANI = 'Vaswani et al. 2017'
+
+
+def calibrated(study: str) -> tuple[Claim, Claim]:
+  """The controls of every study that trains: its oracle, and who does not look."""
+  words = study.replace('_', ' ')
+  return (
+    Claim(
+      f'oracle-{study}', f'Whoever computes the answer from the source is right in {words}',
+      'control', study, calibration('oracle'), 'score', '>', 0.999,
+    ),
+    Claim(
+      f'guess-{study}', f'Whoever does not look at the source scores chance in {words}',
+      'control', study, calibration('guess'), 'score', '<', 0.05,
+    ),
+  )
+
+
 CONTROLS = (
-  Claim(
-    'oracle', 'Whoever computes the answer from the source is right', 'control', 'retention',
-    calibration('oracle'), 'score', '>', 0.999,
-  ),
-  Claim(
-    'guess', 'Whoever does not look at the source scores chance', 'control', 'retention',
-    calibration('guess'), 'score', '<', 0.05,
-  ),
+  *calibrated('retention'),
+  *calibrated('ladder'),
+  *calibrated('state_tracking'),
   Claim(
     'blind', 'A convolution scores chance beyond its receptive field', 'control', 'retention',
     across_field('copy_memory', 'tcn', beyond=True), 'score', '<', 0.05,
+  ),
+  Claim(
+    'blind-ladder', 'A convolution of few tokens copies nothing from beyond them', 'control',
+    'ladder', across_field('copy_memory', 'convolution', beyond=True), 'score', '<', 0.05,
+  ),
+  Claim(
+    'blind-tracking', 'A convolution of few tokens keeps no parity of many', 'control',
+    'state_tracking', beyond_training('parity', ('convolution',)), 'score', '<', 0.05,
   ),
   Claim(
     'repeat', 'The same step takes as long when it is measured twice', 'control', 'parallelism',
@@ -126,6 +148,42 @@ CLAIMS = (
     'recurrent-generation-flat', 'A token takes recurrence as long to generate wherever it comes',
     'Katharopoulos et al. 2020', 'parallelism', growth('generate', RECURRENT),
     'times the first position', '<', 1.25,
+  ),
+  Claim(
+    'delta-recalls', 'Erasing what a key held before it is written again recalls more than adding',
+    'Yang et al. 2024', 'ladder', lead_at_distance('recall', 'deltanet', ('retnet',)),
+    'score ahead', '>', 0.1,
+  ),
+  Claim(
+    'matrix-recalls', 'A matrix for a state recalls more than a vector', 'Arora et al. 2024',
+    'ladder', lead_at_distance('recall', 'gla', ('mingru',)), 'score ahead', '>', 0.1,
+  ),
+  Claim(
+    'selection-copies', 'Decays that depend on the input copy selectively what fixed ones do not',
+    'Gu and Dao 2023', 'ladder', lead_at_distance('selective_copying', 'mamba', ('lru', 's5')),
+    'score ahead', '>', 0.1,
+  ),
+  Claim(
+    'recurrence-tracks', 'A recurrent network keeps parity far beyond the trained length',
+    'Delétang et al. 2023', 'state_tracking', beyond_training('parity', ('lstm',)),
+    'score beyond training', '>', 0.9,
+  ),
+  Claim(
+    'tracking-fails-attention', 'Attention does not keep parity beyond the trained length',
+    'Hahn 2020; Delétang et al. 2023', 'state_tracking', beyond_training('parity', ('attention',)),
+    'score beyond training', '<', 0.1,
+  ),
+  Claim(
+    'tracking-fails-positive',
+    'Linear recurrence with eigenvalues in [0, 1] does not keep parity beyond the trained length',
+    'Sarrof et al. 2024; Grazzi et al. 2025', 'state_tracking',
+    beyond_training('parity', LINEAR), 'score beyond training', '<', 0.1,
+  ),
+  Claim(
+    'tracking-signed',
+    'Linear recurrence with eigenvalues in [-1, 1] keeps parity beyond the trained length',
+    'Grazzi et al. 2025', 'state_tracking', beyond_training('parity', SIGNED),
+    'score beyond training', '>', 0.9,
   ),
 )
 

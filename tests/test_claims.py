@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baselines import LAYERS
-from experiments import claims, effects, parallelism, report, retention
+from experiments import (
+  claims,
+  effects,
+  ladder,
+  parallelism,
+  report,
+  retention,
+  state_tracking,
+)
 from experiments.claims import CLAIMS, CONTROLS, Claim, findings, judge
 from experiments.launch import flags, spec
 from experiments.launch.timing import Point
@@ -101,22 +109,30 @@ def without(world, layer):
   """The records of a world in which a layer was never asked for."""
   left = [copy.deepcopy(record) for record in world if record['run'].get('layer') != layer]
   for record in left:
-    if 'layers' in record['run']:
+    if layer in record['run'].get('layers', ()):
       record['run']['layers'].remove(layer)
       points = record['result']['points']
       record['result']['points'] = [point for point in points if point['layer'] != layer]
   return left
 
 
-NEEDS = {'attention': 'attention', 'lstm': 'recurrent', 'gru': 'recurrent', 'tcn': 'convolution'}
+NEEDS = {  # layer -> what the names of the claims about it start with
+  'attention': ('attention', 'tracking-fails-attention'),
+  'lstm': ('recurren', 'attention-leads'),
+  'gru': ('recurrent', 'attention-leads'),
+  'tcn': ('convolution',),
+  'retnet': ('delta-recalls',),
+  'gla': ('matrix-recalls',),
+  's5': ('selection-copies',),
+  'mamba': ('selection-copies', 'tracking-fails-positive'),
+  "mamba(eigenvalues='[-1,1]')": ('tracking-signed',),
+}
 
 
 @pytest.mark.parametrize('layer', NEEDS)
 def test_without_a_layer_exactly_the_claims_about_it_are_not_run(as_claimed, layer):
   for name, found in verdicts(findings(without(as_claimed, layer))).items():
-    needed = name.startswith(NEEDS[layer]) or (name, NEEDS[layer]) == (
-      'attention-leads', 'recurrent')
-    assert found == ('not run' if needed else 'supported'), name
+    assert found == ('not run' if name.startswith(NEEDS[layer]) else 'supported'), name
 
 
 @pytest.mark.parametrize('family', ['recall', 'copy_memory'])
@@ -146,17 +162,26 @@ def test_one_seed_is_inconclusive(as_claimed):
     assert (found[name].verdict, found[name].seeds) == ('inconclusive', 1)
 
 
+BLIND = {  # control -> the layer and the task that it looks at
+  'blind': ('tcn', 'copy_memory'),
+  'blind-ladder': ('convolution', 'copy_memory'),
+  'blind-tracking': ('convolution', 'parity'),
+}
+
+
 def broken(world, control):
   """The world in which a control does not hold."""
   world = copy.deepcopy(world)
   for place, record in enumerate(world):
     result = record['result']
-    if control in ('oracle', 'guess') and record['study'] == 'retention':
-      result['controls'][control] = 0.5
-    elif control == 'blind' and (record['run'].get('layer'), result.get('family')) == (
-        'tcn', 'copy_memory') and result['distance'] >= result['receptive_field']:
+    answer, _, study = control.partition('-')
+    asked = record['run'].get('layer'), result.get('family')
+    if answer in ('oracle', 'guess') and record['study'] == study:
+      result['controls'][answer] = 0.5
+    elif asked == BLIND.get(control) and result['distance'] >= result['receptive_field']:
       for member in result['members']:
         member['test'] = result['chance'] + 0.9 * (result['perfect'] - result['chance'])
+        member['farther'] = [member['test']]
     elif control == 'repeat' and record['study'] == 'parallelism':
       for point in result['points']:
         if point['quantity'] == 'repeat':  # as often faster as slower: no mean of ratios sees it
@@ -176,7 +201,7 @@ def test_a_broken_control_makes_its_study_void_and_no_other(as_claimed, control)
     assert finding.samples
 
 
-@pytest.mark.parametrize('control', ['oracle', 'guess'])
+@pytest.mark.parametrize('control', ['oracle-retention', 'guess-retention'])
 def test_one_broken_cell_is_enough(as_claimed, control):
   once = [*as_claimed[1:], broken(as_claimed[:1], control)[0]]
   found = {f.verdict for f in findings(once) if f.claim.study == 'retention'}
@@ -184,7 +209,7 @@ def test_one_broken_cell_is_enough(as_claimed, control):
 
 
 def test_what_is_not_run_is_not_void(as_claimed):
-  found = verdicts(findings(broken(without(as_claimed, 'attention'), 'oracle')))
+  found = verdicts(findings(broken(without(as_claimed, 'attention'), 'oracle-retention')))
   assert found['attention-remembers'] == 'not run' and found['recurrent-forget'] == 'void'
 
 
@@ -252,7 +277,8 @@ def test_names_and_statements_are_unique():
 
 def test_layers_and_tasks_that_records_are_made_of_are_in_the_catalogues(as_claimed):
   for record in as_claimed:
-    assert set(record['run'].get('layers', [record['run'].get('layer')])) <= set(LAYERS)
+    layers = record['run'].get('layers', [record['run'].get('layer')])
+    assert {layer.partition('(')[0] for layer in layers} <= set(LAYERS)
     assert record['result'].get('family', 'recall') in TASKS
   points = [point for record in as_claimed for point in record['result'].get('points', ())]
   assert {frozenset(point) for point in points} == {
@@ -261,16 +287,19 @@ def test_layers_and_tasks_that_records_are_made_of_are_in_the_catalogues(as_clai
 
 @pytest.mark.parametrize('name', ['quick', 'paper'])
 def test_a_preset_asks_for_all_that_every_claim_needs(name):
-  preset, made = retention.PRESETS[name], []
-  for question in preset.questions:
-    task = spec.parse(question.task, 'task')
-    chosen = preset.settings | question.settings
-    for distance in question.distances:
-      made += [
-        records.trained(layer, task.family, distance, (0.5, 0.6), task=task,
-                        **{k: v for k, v in chosen.items() if k not in ('seeds', 'learning_rates')})
-        for layer in preset.layers
-      ]
+  made = [
+    records.trained(
+      layer, task.family, distance, (0.5, 0.6), task=task, study=study.STUDY,
+      farther=(0.5, 0.6) if chosen.get('test_lengths') else (),
+      **{k: v for k, v in chosen.items() if k not in ('seeds', 'learning_rates')},
+    )
+    for study in (retention, ladder, state_tracking)
+    for question in study.PRESETS[name].questions
+    for task in [spec.parse(question.task, 'task')]
+    for chosen in [study.PRESETS[name].settings | question.settings]
+    for distance in question.distances
+    for layer in study.PRESETS[name].layers
+  ]
   times = parallelism.PRESETS[name]
   made += [records.timed(seed, times.layers, times.lengths, lambda *_: 2.0) for seed in (0, 1)]
   found = verdicts(findings(made, controls=()))
@@ -280,13 +309,14 @@ def test_a_preset_asks_for_all_that_every_claim_needs(name):
 
 def test_the_ledger_is_printed_with_its_controls(as_claimed, tmp_path):
   store = Store(tmp_path)
-  for record in broken(as_claimed, 'guess'):
+  for record in broken(as_claimed, 'guess-retention'):
     store.write(record)
   done = command.run(claims, f'--runs={tmp_path}', define=flags.define_store)
   assert (done.code, done.err) == (0, '')
   ledger = (tmp_path / 'claims' / 'claims.csv').read_text()
   assert all(claim.statement in ledger for claim in CLAIMS)
-  assert ledger.count('control failed: guess') == sum(c.study == 'retention' for c in CLAIMS)
+  own = sum(claim.study == 'retention' for claim in CLAIMS)
+  assert ledger.count('control failed: guess-retention') == own
   controls = (tmp_path / 'claims' / 'controls.csv').read_text()
   assert all(control.statement in controls for control in CONTROLS)
 
