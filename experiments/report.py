@@ -11,11 +11,13 @@ import re
 
 from absl import flags as absl_flags
 
-from experiments import claims, parallelism, retention
+from experiments import claims, ladder, parallelism, retention, speed, state_tracking
 from experiments.launch import flags
 from experiments.launch.errors import BadInput
 
-STUDIES = {'retention': retention, 'parallelism': parallelism}
+STUDIES = {
+  module.STUDY: module for module in (retention, parallelism, ladder, state_tracking, speed)
+}
 TITLE = 'What did the Transformer fix?'
 
 

@@ -1,15 +1,23 @@
 """Records as the studies store them, of numbers that a test chooses."""
 
+from experiments import speed
 from experiments.launch import build
 from experiments.launch.run import Run
+from experiments.state_tracking import LINEAR, SIGNED
 from experiments.tasks import TASKS
 
 RATE = 3e-3
 WHERE = {'device': 'a device', 'versions': {'jax': '1'}, 'commit': 'abc', 'seconds': 1.5}
 
 
-def trained(layer, family, distance, scores, controls=None, task=None, **settings):
-  """A finished cell of retention, whose seeds have these scores on the common scale."""
+def trained(
+  layer, family, distance, scores, controls=None, task=None, study='retention', farther=(),
+  **settings,
+):
+  """A finished cell of a study, whose seeds have these scores on the common scale.
+
+  `farther` are their scores at twice the distance, if they were tested there.
+  """
   task = (task or TASKS[family]()).at(distance)
   run = Run(
     layer=layer, task=f'{family} at {distance}', seeds=tuple(range(len(scores))),
@@ -18,7 +26,7 @@ def trained(layer, family, distance, scores, controls=None, task=None, **setting
   model = build.model_of(run, build.layer_of(run), task, run.width)
   span = task.metric.perfect - task.chance
   return {
-    'study': 'retention',
+    'study': study,
     'run': run.identity(),
     'status': 'finished',
     'reason': '',
@@ -34,6 +42,8 @@ def trained(layer, family, distance, scores, controls=None, task=None, **setting
       'digest': '',
       'controls': {'oracle': 1.0, 'guess': 0.0} | (controls or {}),
       'receptive_field': model.receptive_field,
+      'state_bytes': 1024,
+      'farther': [{'distance': 2 * distance, 'chance': task.chance}] if farther else [],
       'width': run.width,
       'parameters': 1000,
       'budget': 1000,
@@ -43,6 +53,7 @@ def trained(layer, family, distance, scores, controls=None, task=None, **setting
           'seed': seed, 'learning_rate': RATE, 'status': 'finished', 'steps': run.steps,
           'validation': task.chance + span * score, 'test': task.chance + span * score,
           'test_loss': 1 - score, 'curve': [[run.steps, 1 - score, score]],
+          'farther': [task.chance + span * there for there in farther[seed : seed + 1]],
         }
         for seed, score in enumerate(scores)
       ],
@@ -95,6 +106,35 @@ def timed(seed, layers, lengths, growth, repeat=1.0, **settings):
   }
 
 
+CONTEST = {
+  'what': 'line', 'sizes': {'length': 6}, 'timed': True, 'peak': [8, 16], 'rounds': 3, 'seed': 0,
+  'torch': '', 'large_pages': True, 'devices': 2, 'device': 'this one',
+}
+
+
+def contested(
+  what='attention', sizes=None, seed=0, ours=(2.0, 4.0), theirs=(4.0, 4.0), **changes,
+):
+  """A finished contest of chosen times, whose peak does 100 operations a second."""
+  def one(name, seconds, planned):
+    return {'name': name, 'status': 'finished', 'reason': '', 'bytes': planned,
+            'seconds': {'forward': list(seconds), 'gradient': list(seconds)}}
+
+  sizes = sizes or {'batch': 16, 'length': 512, 'heads': 4, 'head_width': 32}
+  return {
+    'study': speed.STUDY,
+    'run': CONTEST | {'what': what, 'sizes': sizes, 'seed': seed} | changes,
+    'status': 'finished',
+    'reason': '',
+    'result': {
+      'platform': 'cpu', 'work': {'gradient': 90.0},
+      'contestants': [one('ours', ours, 2**20), one(speed.TORCH_ATTENTION, theirs, None)],
+      'peak': [{'work': 200.0, 'seconds': [2.0, 2.0]}, {'work': 10.0, 'seconds': [1.0, 1.0]}],
+    },
+    **WHERE,
+  }
+
+
 SEEDS = 3
 REMEMBERS, FORGETS = (1.0, 0.99, 1.0), (0.2, 0.3, 0.1)
 SEES, BLIND = (0.9, 0.95, 0.9), (0.0, 0.01, 0.0)
@@ -103,9 +143,10 @@ NEAR, FAR, BEYOND = 20, 40, 90  # a TCN of two blocks sees 57 tokens
 
 
 def world(opposite=False):
-  """Records of both studies in which every claim holds, or none does."""
+  """Records of all studies in which every claim holds, or none does."""
   kept, lost = (FORGETS, REMEMBERS) if opposite else (REMEMBERS, FORGETS)
   seen, unseen = (BLIND, SEES) if opposite else (SEES, BLIND)
+  seen_beyond = FORGETS if opposite else REMEMBERS
   made = []
   for family, distances in (('recall', (NEAR, FAR)), ('copy_memory', (NEAR, BEYOND))):
     near, far = distances
@@ -113,6 +154,22 @@ def world(opposite=False):
     made.append(trained('attention', family, far, kept))
     made += [trained(layer, family, far, lost) for layer in ('lstm', 'gru')]
     made += [trained('tcn', family, near, seen), trained('tcn', family, far, unseen)]
+
+  rungs = (
+    ('recall', NEAR, ('deltanet', 'gla'), ('retnet', 'mingru')),
+    ('selective_copying', FAR, ('mamba',), ('lru', 's5')),
+    ('copy_memory', NEAR, (), ('convolution',)),
+  )
+  for family, distance, above, below in rungs:
+    made += [trained(layer, family, distance, kept, study='ladder') for layer in above]
+    low = lost if above else unseen
+    made += [trained(layer, family, distance, low, study='ladder') for layer in below]
+  keep, lose = ('lstm', *SIGNED), ('attention', 'convolution', *LINEAR)
+  for layers, there in ((keep, seen_beyond), (lose, unseen)):
+    made += [
+      trained(layer, 'parity', NEAR, REMEMBERS, study='state_tracking', farther=there)
+      for layer in layers
+    ]
 
   def growth(layer, quantity):
     return 4.0 if ((layer, quantity) in GROWS) != opposite else 1.0

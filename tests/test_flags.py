@@ -11,13 +11,12 @@ import pytest
 from absl import flags as absl_flags
 from absl.testing import flagsaver
 
-from experiments import claims, parallelism, report, retention
+from experiments import claims, report, retention
 from experiments.launch import flags
 from experiments.launch.run import Run
 
 ROOT = pathlib.Path(__file__).parents[1]
-STUDIES = {'retention': retention, 'parallelism': parallelism}
-SCRIPTS = {**STUDIES, 'claims': claims, 'report': report}
+SCRIPTS = {**report.STUDIES, 'claims': claims, 'report': report}
 DEFINE = {claims: flags.define_store}
 
 
@@ -60,7 +59,7 @@ BAD = {
   '--dropout=nan': 'dropout',
   '--expansion=inf': 'expansion',
   '--width=0': 'width',
-  '--norm=after': 'there are pre, post, none',
+  '--shell=after': 'there are pre, post, none, classic',
   '--match=flops': 'there are params, none',
   '--dtype=float16': 'there are float32, bfloat16',
   '--parallel=vmap': 'there is jit, pmap',
@@ -77,13 +76,13 @@ BAD = {
 
 
 @pytest.mark.parametrize('word', BAD)
-@pytest.mark.parametrize('script', STUDIES)
+@pytest.mark.parametrize('script', ['retention', 'parallelism', 'ladder'])
 def test_bad_input_is_one_line_and_nothing_is_made(script, word, tmp_path):
   folder = tmp_path / 'runs'
   words = [word] if word == '--runs' else [f'--runs={folder}', word]
   if not word.startswith('--preset'):
     words.append('--preset=smoke')
-  line = refused(STUDIES[script], *words[::-1])
+  line = refused(SCRIPTS[script], *words[::-1])
   assert BAD[word] in line and 'Error' not in line
   assert not (folder / script).exists() and not list(folder.glob('cells/*.json'))
 
@@ -118,7 +117,7 @@ def test_a_flag_given_twice_and_a_stray_word_are_one_line(script, tmp_path):
 @pytest.mark.parametrize('script', SCRIPTS)
 def test_a_runs_folder_below_a_file_is_one_line(script, tmp_path):
   (tmp_path / 'file').write_text('')
-  words = ['--preset=smoke'] if script in STUDIES else []
+  words = ['--preset=smoke'] if script in report.STUDIES else []
   line = refused(SCRIPTS[script], f'--runs={tmp_path}/file/runs', *words)
   assert f'cannot use the results folder {tmp_path}/file/runs' in line
 

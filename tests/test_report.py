@@ -59,8 +59,10 @@ def stored(folder, made):
 
 @pytest.fixture(scope='module')
 def reported(tmp_path_factory):
-  """A folder with records of both studies, and the report on it."""
-  runs = stored(tmp_path_factory.mktemp('report') / 'runs', records.world())
+  """A folder with records of every study, and the report on it."""
+  lengths = [{'batch': 1, 'length': length, 'heads': 4, 'head_width': 32} for length in (64, 128)]
+  made = [*records.world(), *(records.contested(sizes=sizes) for sizes in lengths)]
+  runs = stored(tmp_path_factory.mktemp('report') / 'runs', made)
   return runs, command.run(report, f'--runs={runs}')
 
 

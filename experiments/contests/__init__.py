@@ -1,0 +1,1 @@
+"""Who is faster at the same: our computations against others', in turns, once found to be equal."""
