@@ -1,8 +1,10 @@
 # `make report` trains, measures and writes the report; `make test` runs the tests. Both set up
-# .venv first, once: nothing is installed again until setup.cfg changes.
+# .venv first, once: nothing is installed again until setup.cfg changes. `make report
+# STUDIES='ladder state_tracking'` asks other studies than those two.
 
 RUNS ?= runs/quick
 PRESET ?= quick
+STUDIES ?= retention parallelism
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
@@ -14,8 +16,9 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 .DEFAULT_GOAL := report
 
 report: .venv/report
-	$(BIN)/python -m experiments.retention --preset=$(PRESET) --runs=$(RUNS)
-	$(BIN)/python -m experiments.parallelism --preset=$(PRESET) --runs=$(RUNS)
+	@set -e; for study in $(STUDIES); do \
+	  $(BIN)/python -m experiments.$$study --preset=$(PRESET) --runs=$(RUNS); \
+	done
 	$(BIN)/python -m experiments.report --runs=$(RUNS)
 
 test: .venv/test
