@@ -28,12 +28,12 @@ class Cell:
   @staticmethod
   def step(driven, product, state):
     """From [..., G, H] twice and a tuple of [..., H]: the tuple after it, what slopes need."""
-    raise NotImplementedError('a cell has an equation')
+    raise TypeError('a cell says what its equation is')
 
   @staticmethod
   def slopes(gates, before, after):
     """Local derivatives, from what a step kept and the states around it."""
-    raise NotImplementedError('a cell has derivatives')
+    raise TypeError('a cell says what its derivatives are')
 
   @staticmethod
   def pull(slopes, gradient):
@@ -41,7 +41,7 @@ class Cell:
 
     What reaches h by way of the product is added by the loop.
     """
-    raise NotImplementedError('a cell has a gradient')
+    raise TypeError('a cell says how its gradient goes back')
 
   @staticmethod
   def through(slopes, gradient):
