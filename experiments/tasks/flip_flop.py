@@ -78,11 +78,6 @@ class FlipFlop(Task):
     return Space('tokens', 5)
 
   @property
-  def outputs(self) -> Space:
-    """The same tokens, as in language modelling."""
-    return self.inputs
-
-  @property
   def distance(self) -> int:
     """The length: the last read can be almost as far as that from the last write."""
     return self.length

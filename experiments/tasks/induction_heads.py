@@ -64,11 +64,6 @@ class InductionHeads(Task):
     return Space('tokens', self.vocabulary_size)
 
   @property
-  def outputs(self) -> Space:
-    """The same tokens."""
-    return self.inputs
-
-  @property
   def distance(self) -> int:
     """The length: the first trigger can be almost as far as that from the last."""
     return self.length

@@ -71,11 +71,6 @@ class Recall(Task):
     return Space('tokens', self.vocabulary_size)
 
   @property
-  def outputs(self) -> Space:
-    """The same tokens."""
-    return self.inputs
-
-  @property
   def distance(self) -> int:
     """The length: a query can be as far as that from its pair."""
     return self.length

@@ -65,11 +65,6 @@ class SelectiveCopying(Task):
     return Space('tokens', self.vocabulary_size)
 
   @property
-  def outputs(self) -> Space:
-    """The same tokens."""
-    return self.inputs
-
-  @property
   def distance(self) -> int:
     """The length of the context: a symbol can be as far as that from its marker, or farther."""
     return self.length

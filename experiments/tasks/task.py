@@ -72,9 +72,9 @@ class Task(abc.ABC):
     """What the model reads."""
 
   @property
-  @abc.abstractmethod
   def outputs(self) -> Space:
-    """What the model answers."""
+    """What the model answers: the tokens that it reads, unless the task says otherwise."""
+    return self.inputs
 
   @property
   @abc.abstractmethod

@@ -106,11 +106,6 @@ class Text(Task):
     return Space('tokens', NUM_BYTES)
 
   @property
-  def outputs(self) -> Space:
-    """Bytes."""
-    return self.inputs
-
-  @property
   def distance(self) -> int:
     """The context: how many bytes a prediction can look back over."""
     return self.length
