@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from transformer.bidirectional import Centred
 from transformer.layer import SequenceLayer, masked
 from transformer.options import at_least, one_of
 
@@ -99,6 +100,11 @@ class Convolution(SequenceLayer):
     return sums
 
   @property
+  def both_ways(self):
+    """Half of the window ahead."""
+    return Centred(self, parent=None)
+
+  @property
   def receptive_field(self):
     """1 + (k - 1) d."""
     return 1 + (self.kernel_size - 1) * self.dilation
@@ -164,6 +170,7 @@ class ConvolutionStack(SequenceLayer):
 
   kernel_size: int = 3
   levels: int = 3
+  causal: bool = True  # or every convolution centred, as in an encoder
   form: str = 'auto'
 
   def __post_init__(self):
@@ -183,13 +190,21 @@ class ConvolutionStack(SequenceLayer):
     """The width at which the convolutions read."""
     return width
 
+  def _level(self, level):
+    return tuple(part if self.causal else part.both_ways for part in self.convolutions(level))
+
   def _convolutions(self):
     for level in range(self.levels):
-      yield from self.convolutions(level)
+      yield from self._level(level)
+
+  @property
+  def both_ways(self):
+    """Every convolution centred by itself, so that what is added to it stays in its place."""
+    return self.clone(causal=False)
 
   @property
   def receptive_field(self):
-    """What each convolution sees of the past, added up, and the token itself."""
+    """What each convolution sees besides the token itself, added up, and the token itself."""
     return 1 + sum(layer.receptive_field - 1 for layer in self._convolutions())
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
@@ -219,7 +234,7 @@ class ConvolutionStack(SequenceLayer):
     for level in range(self.levels):
       x = self.block(x, *(
         reader(template, f'level_{level}_convolution_{which}')
-        for which, template in enumerate(self.convolutions(level))
+        for which, template in enumerate(self._level(level))
       ))
     return x, tuple(after)
 

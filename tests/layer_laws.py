@@ -131,7 +131,10 @@ def padding(layer):
 
 
 def state(layer):
-  """A step returns the state's own tree, shapes and dtypes; no state is the initial state."""
+  """A step returns the state's own tree, shapes and dtypes; no state is the initial state.
+
+  Each of its arrays has the batch as its first axis, or is a scalar that all sequences share.
+  """
   s = subject(layer)
   for dtype, length in itertools.product((jnp.float32, jnp.bfloat16), (1, 3)):
     before = s.initial_state(capacity=s.length + 5, dtype=dtype)
@@ -140,6 +143,13 @@ def state(layer):
     assert jax.tree.structure(after) == jax.tree.structure(before), 'the tree changed'
     for b, a in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
       assert (b.shape, b.dtype) == (a.shape, a.dtype), f'{b.aval} became {a}'
+  few, many = (
+    jax.eval_shape(functools.partial(layer.initial_state, size, s.length, s.width))
+    for size in (BATCH, BATCH + 1)
+  )
+  for a, b in zip(jax.tree.leaves(few), jax.tree.leaves(many), strict=True):
+    shared, rows = ((), ()), ((BATCH, *a.shape[1:]), (BATCH + 1, *a.shape[1:]))
+    assert (a.shape, b.shape) in (shared, rows), f'{a} does not have the batch as its first axis'
   fresh, given = s.apply(s.parameters, s.x), s.apply(s.parameters, s.x, s.initial_state())
   close(fresh, given, 'no state against the initial state')
 

@@ -36,6 +36,7 @@ PARTS = {  # that layers and models are built of
   'classic': Stack((Block(LSTM(), norm='none', residual=False),), depth=2),
   'hybrid': Stack((Block(Attention(2)), Block(Convolution(2)), Block(FeedForward())), depth=2),
 }
+LONG = {(name, 'streaming') for name in ('bytenet', 'interleave', 'hybrid')}  # to compile
 VARIANTS = {
   **{f'attention({name})': Attention(2, make()) for name, make in POSITIONS.items()},
   'attention(blocked)': Attention(2, form='blocked'),
@@ -63,14 +64,18 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize('law', LAWS)
-@pytest.mark.parametrize('name', CATALOGUE)
+@pytest.mark.parametrize(('name', 'law'), [
+  pytest.param(name, law, marks=[pytest.mark.slow] * ((name, law) in LONG))
+  for name in CATALOGUE for law in LAWS
+])
 def test_a_layer_keeps_the_law(name, law):
   LAWS[law](CATALOGUE[name])
 
 
-@pytest.mark.parametrize('law', LAWS)
-@pytest.mark.parametrize('name', PARTS)
+@pytest.mark.parametrize(('name', 'law'), [
+  pytest.param(name, law, marks=[pytest.mark.slow] * ((name, law) in LONG))
+  for name in PARTS for law in LAWS
+])
 def test_a_part_keeps_the_law(name, law):
   LAWS[law](PARTS[name])
 

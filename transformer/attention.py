@@ -10,6 +10,9 @@ has been done about that, and about large scores:
   window                       only the w latest tokens      (Beltagy et al. 2020)
   soft cap                     scores c tanh(score / c)      (Gemma Team 2024)
   query-key norm               both at an RMS of 1, scaled   (Dehghani et al. 2023)
+
+An encoder's attention is the same without the order: `causal=False` looks both ways. Where a head
+looks can be seen: `apply(..., mutable='intermediates')` returns the weights of every layer.
 """
 
 from typing import NamedTuple
@@ -19,7 +22,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from transformer.blocked_attention import blocked
-from transformer.dot_product import Visible, naive
+from transformer.dot_product import Visible, facing, naive, strips, weights
 from transformer.fused_attention import fused, hindrance
 from transformer.layer import SequenceLayer, masked
 from transformer.options import at_least, one_of, suits
@@ -36,7 +39,7 @@ def attend(query, key, value, visible: Visible, relative=NOTHING, soft_cap=0.0, 
   Args:
     query: [B, H, R, T, K], R queries for each of H keys.
     key: [B, H, K, S].
-    value: [B, H, K, S].
+    value: [B, H, V, S].
     visible: where each query may look; one that may look nowhere answers 0.
     relative: what is added by distance.
     soft_cap: c; 0: none.
@@ -44,11 +47,11 @@ def attend(query, key, value, visible: Visible, relative=NOTHING, soft_cap=0.0, 
       or Pallas' kernel; a ValueError where it cannot be) or 'auto'.
 
   Returns:
-    [B, H, R, T, K].
+    [B, H, R, T, V].
 
   """
   if form in ('auto', 'fused'):
-    reason = hindrance(query, key, visible, relative, soft_cap)
+    reason = hindrance(query, key, value, visible, relative, soft_cap)
     if reason is None:
       return fused(query, key, value, visible)
     if form == 'fused':
@@ -58,11 +61,20 @@ def attend(query, key, value, visible: Visible, relative=NOTHING, soft_cap=0.0, 
   return compute(query, key, value, visible, relative, soft_cap)
 
 
+def observe(module: nn.Module, query, key, visible: Visible, relative=NOTHING, soft_cap=0.0):
+  """Leaves the weights [B, heads, T, S] where `intermediates` are asked for; else does nothing."""
+  if module.is_mutable_collection('intermediates') and not module.is_initializing():
+    length, size = query.shape[3], key.shape[3]
+    near = facing(strips(relative, length, size), visible.offset, length, size)
+    weight = weights(query, key, visible, near, soft_cap)
+    module.sow('intermediates', 'weights', weight.reshape(len(weight), -1, length, size))
+
+
 class KeyValue(NamedTuple):
   """Attention's memory of S tokens: all that there is room for, or the latest."""
 
   key: jax.Array  # [B, H, K, S], for H heads of keys: S last makes the products fast
-  value: jax.Array  # [B, H, K, S]
+  value: jax.Array  # [B, H, V, S]
   valid: jax.Array  # [B, S] whether a token was read here and was no padding
   index: jax.Array  # [] how many tokens were read
 
@@ -92,7 +104,7 @@ class KeyValue(NamedTuple):
 
 
 class Attention(SequenceLayer):
-  """Causal multi-head self-attention."""
+  """Multi-head self-attention, causal unless told otherwise."""
 
   num_heads: int = 4
   positions: Positions = Rotary(parent=None)
@@ -100,13 +112,26 @@ class Attention(SequenceLayer):
   window: int = 0  # how many of the latest tokens are seen, the own one included; 0: all
   soft_cap: float = 0.0  # the bound of the scores; 0: none
   query_key_norm: bool = False
+  key_width: int = 0  # K, of each head's queries and keys; 0: the model's width shared by the heads
+  value_width: int = 0  # V, of its values; 0: the same
+  use_bias: bool = False  # of all projections
+  input_bias: bool = False  # of those to queries, keys and values, and not of the output's
+  causal: bool = True
   form: str = 'auto'
 
   def __post_init__(self):
     super().__post_init__()
     at_least(self, 1, 'num_heads')
-    at_least(self, 0, 'window', 'soft_cap')
+    at_least(self, 0, 'window', 'soft_cap', 'key_width', 'value_width')
     one_of(self, 'form', FORMS)
+    if self.key_width % self.positions.head_multiple:
+      multiple = self.positions.head_multiple
+      raise ValueError(f'these positions take a key_width in multiples of {multiple}, '
+                       f'not {self.key_width}')
+    if self.positions.by_distance and self.key_width != self.value_width:
+      raise ValueError('positions by distance take values as wide as keys')
+    if not self.causal and (self.window or self.positions.by_distance):
+      raise ValueError('attention that looks both ways has no window and no positions by distance')
     heads, shared = self.num_heads, self.num_key_value_heads
     if shared < 0 or (shared and heads % shared):
       raise ValueError(f'{heads} heads cannot share {shared} keys equally: a divisor is needed')
@@ -115,6 +140,13 @@ class Attention(SequenceLayer):
   def prelude(self):
     """What the positions add to the embeddings, if they are absolute."""
     return self.positions.prelude
+
+  @property
+  def both_ways(self):
+    """The same, looking both ways; twice where there is an order to its window or distances."""
+    if self.window or self.positions.by_distance:
+      return super().both_ways
+    return self.clone(causal=False)
 
   @property
   def receptive_field(self):
@@ -131,10 +163,11 @@ class Attention(SequenceLayer):
     """How many heads of keys and values there are."""
     return self.num_key_value_heads or self.num_heads
 
-  def head_width(self, width: int) -> int:
-    """K; a ValueError if the heads do not share the width equally."""
+  def head_widths(self, width: int) -> tuple[int, int]:
+    """K and V; a ValueError if the heads do not share the width equally."""
     suits(self, width)
-    return width // self.num_heads
+    share = width // self.num_heads
+    return self.key_width or share, self.value_width or share
 
   def memory_size(self, capacity: int) -> int:
     """S: room for all tokens, or for those that the next one will see."""
@@ -143,20 +176,33 @@ class Attention(SequenceLayer):
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
     """Room for `capacity` keys and values, or for the window."""
     size = self.memory_size(capacity)
-    shape = (batch_size, self.key_heads, self.head_width(width), size)
+    key, value = (
+      jnp.zeros((batch_size, self.key_heads, channels, size), dtype)
+      for channels in self.head_widths(width)
+    )
     return KeyValue(
-      key=jnp.zeros(shape, dtype),
-      value=jnp.zeros(shape, dtype),
+      key=key,
+      value=value,
       valid=jnp.zeros((batch_size, size), bool),
       index=jnp.zeros((), jnp.int32),
     )
 
   def project(self, x, index):
-    """Queries [B, H, T, K], keys and values [B, key_heads, T, K] of x [B, T, D]."""
-    heads = (self.num_heads + 2 * self.key_heads, self.head_width(x.shape[2]))
-    projected = nn.DenseGeneral(heads, use_bias=False, dtype=x.dtype, name='projection')(x)
+    """Queries [B, H, T, K], keys and values [B, key_heads, T, K or V] of x [B, T, D]."""
+    key_width, value_width = self.head_widths(x.shape[2])
+
+    def project(heads, channels, name):
+      options = {'use_bias': self.use_bias or self.input_bias, 'dtype': x.dtype, 'name': name}
+      return nn.DenseGeneral((heads, channels), **options)(x).swapaxes(1, 2)
+
     split = (self.num_heads, self.num_heads + self.key_heads)
-    query, key, value = jnp.split(projected.swapaxes(1, 2), split, 1)
+    if key_width == value_width:  # one product instead of two
+      projected = project(self.num_heads + 2 * self.key_heads, key_width, 'projection')
+      query, key, value = jnp.split(projected, split, 1)
+    else:
+      projected = project(self.num_heads + self.key_heads, key_width, 'projection')
+      query, key = jnp.split(projected, split[:1], 1)
+      value = project(self.key_heads, value_width, 'value_projection')
     if self.query_key_norm:
       query = nn.RMSNorm(dtype=x.dtype, name='query_norm')(query)
       key = nn.RMSNorm(dtype=x.dtype, name='key_norm')(key)
@@ -182,17 +228,19 @@ class Attention(SequenceLayer):
     seen, offset, after = self.remember(state, new)
 
     all_valid = state is None and mask is None
-    visible = Visible(offset, self.window, None if all_valid else seen.valid)
+    visible = Visible(offset, self.window, None if all_valid else seen.valid, self.causal)
     distances = min(self.window, seen.size) if self.window else seen.size
     relative = self.positions.relative(distances, self.num_heads, query.shape[-1])
     query = query.reshape(batch_size, self.key_heads, -1, *query.shape[2:])
     key, value = seen.key.astype(x.dtype), seen.value.astype(x.dtype)
+    observe(self, query, key, visible, relative, self.soft_cap)
     y = attend(query, key, value, visible, relative, self.soft_cap, self.form)
     y = y.reshape(batch_size, self.num_heads, length, -1)
     # More tokens than there is room for: the answer is NaN, never silently wrong.
     if not self.window or after.size < self.window - 1:
       y = jnp.where(after.index <= after.size, y, jnp.nan)
-    y = nn.DenseGeneral(width, (1, 3), use_bias=False, dtype=x.dtype, name='output')(y)
+    output = {'use_bias': self.use_bias, 'dtype': x.dtype, 'name': 'output'}
+    y = nn.DenseGeneral(width, (1, 3), **output)(y)
     return y, after
 
 

@@ -20,9 +20,10 @@ class Block(SequenceLayer):
   """A layer with a residual connection and a layer norm around it."""
 
   layer: SequenceLayer
-  norm: str = 'pre'
+  norm: str = 'pre'  # where it stands
   residual: bool = True
   dropout: float = 0.0
+  normalization: nn.Module = nn.LayerNorm(parent=None)  # what it is
 
   def __post_init__(self):
     super().__post_init__()
@@ -41,6 +42,16 @@ class Block(SequenceLayer):
     return self.layer.prelude
 
   @property
+  def bridge(self):
+    """The layer's."""
+    return self.layer.bridge
+
+  @property
+  def both_ways(self):
+    """The same around the layer's."""
+    return self.clone(layer=self.layer.both_ways)
+
+  @property
   def width_multiple(self):
     """The layer's."""
     return self.layer.width_multiple
@@ -52,7 +63,9 @@ class Block(SequenceLayer):
   @nn.compact
   def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]
     x = masked(x, mask)
-    norm = nn.LayerNorm(dtype=x.dtype, name='norm') if self.norm != 'none' else lambda y: y
+    norm = lambda y: y  # noqa: E731
+    if self.norm != 'none':
+      norm = self.normalization.copy(dtype=x.dtype, name='norm')
     y = norm(x) if self.norm == 'pre' else x
     y, state = self.layer(y, state, mask=mask, train=train)
     y = nn.Dropout(self.dropout, deterministic=not train)(y)

@@ -26,17 +26,20 @@ from transformer.positions import Relative
 
 def blocked(query, key, value, visible: Visible, relative: Relative, soft_cap=0.0, block=128):
   """As `dot_product.naive`, to rounding, in blocks of so many queries and keys."""
-  *heads, length, width = query.shape
-  offset, window, valid = visible
+  *heads, length, _ = query.shape
+  offset, window, valid, causal = visible
   block = min(block, length)
+  if not causal and valid is None and key.shape[3] % block:  # what fills the last block up
+    valid = jnp.ones((key.shape[0], key.shape[3]), bool)
   query, key, value, valid = (
     None if x is None else split(x, axis, block)
     for x, axis in ((query, 3), (key, 3), (value, 3), (valid, 1))
   )
-  pairs = tuple(meeting(len(query), len(key), block, offset, window))
+  pairs = tuple(meeting(len(query), len(key), block, offset, window, causal))
   relative = strips(relative, block, block)
-  y = over_pairs(query, key, value, relative, valid, offset, (pairs, window, soft_cap))
-  return jnp.moveaxis(y, 0, 3).reshape(*heads, -1, width)[..., :length, :]
+  settings = pairs, window, causal, soft_cap
+  y = over_pairs(query, key, value, relative, valid, offset, settings)
+  return jnp.moveaxis(y, 0, 3).reshape(*heads, -1, y.shape[-1])[..., :length, :]
 
 
 def split(x, axis, block):
@@ -46,11 +49,11 @@ def split(x, axis, block):
   return jnp.moveaxis(x, axis, 0)
 
 
-def meeting(num_queries, num_keys, block, offset, window):
+def meeting(num_queries, num_keys, block, offset, window, causal=True):
   """The pairs of blocks that meet; any may if the offset is known only when the program runs."""
   for i in range(num_queries):
     for j in range(num_keys):
-      if not isinstance(offset, int):
+      if not causal or not isinstance(offset, int):
         yield i, j
       else:
         distance = offset + (i - j) * block  # between the first query and the first key
@@ -79,12 +82,13 @@ def over_each(pairs, step, carry):
 
 def forward(query, key, value, relative, valid, offset, settings):
   """Blocks of y, and what the gradient needs."""
-  pairs, window, soft_cap = settings
+  pairs, window, causal, soft_cap = settings
   block = query.shape[4]
 
   def step(carry, i, j):
     base = offset + (i - j) * block
-    near, visible = facing(relative, base, block, block), Visible(base, window, pick(valid, j))
+    near = facing(relative, base, block, block)
+    visible = Visible(base, window, pick(valid, j), causal)
     score = visible.hide(scores(pick(query, i), pick(key, j), near, soft_cap))
     y, top, total = pick(carry, i)
     higher = jnp.maximum(top, score.max(-1, keepdims=True))
@@ -93,7 +97,7 @@ def forward(query, key, value, relative, valid, offset, settings):
     return put(carry, (y, higher, total * shrink + weight.sum(-1, keepdims=True)), i)
 
   nothing = jnp.zeros((*query.shape[:-1], 1))
-  start = jnp.zeros(query.shape, jnp.float32), nothing + FLOOR, nothing
+  start = jnp.zeros((*query.shape[:-1], value.shape[3])), nothing + FLOOR, nothing
   y, top, total = over_each(pairs, step, start)
   total = jnp.maximum(total, TINY)
   y = (y / total).astype(value.dtype)
@@ -103,14 +107,14 @@ def forward(query, key, value, relative, valid, offset, settings):
 def backward(settings, kept, dy):
   """The gradients for query, key, value and relative, summed in float32."""
   query, key, value, relative, valid, offset, y, log_total = kept
-  pairs, window, soft_cap = settings
+  pairs, window, causal, soft_cap = settings
   block = query.shape[4]
   dy = dy.astype(jnp.float32)
   inner = jnp.sum(dy * y.astype(jnp.float32), -1, keepdims=True)
 
   def step(carry, i, j):
     base = offset + (i - j) * block
-    visible = Visible(base, window, pick(valid, j))
+    visible = Visible(base, window, pick(valid, j), causal)
     near, from_near = jax.vjp(lambda r: facing(r, base, block, block), relative)
     score, from_score = jax.vjp(
       lambda *a: scores(*a, soft_cap), pick(query, i), pick(key, j), near
@@ -132,7 +136,7 @@ def backward(settings, kept, dy):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
 def over_pairs(query, key, value, relative, valid, offset, settings):
-  """Blocks of queries [n, B, H, R, t, K] over blocks of keys and values [m, B, H, K, s]."""
+  """Blocks of queries [n, B, H, R, t, K] over blocks of keys [m, B, H, K, s], values alike."""
   return forward(query, key, value, relative, valid, offset, settings)[0]
 
 

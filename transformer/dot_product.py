@@ -27,9 +27,13 @@ class Visible(NamedTuple):
   offset: int | jax.Array = 0  # where the first query stands among the keys
   window: int = 0  # 0: no limit
   valid: jax.Array | None = None  # [B, S]; None: every key is
+  causal: bool = True  # False: those after it too, wherever it stands; there is no window then
 
   def hide(self, score: jax.Array) -> jax.Array:
     """Scores [B, H, R, T, S] with HIDDEN where a query may not look."""
+    if not self.causal:
+      seen = self.valid
+      return score if seen is None else jnp.where(seen[:, None, None, None], score, HIDDEN)
     length, size = score.shape[-2:]
     distance = self.offset + jnp.arange(length)[:, None] - jnp.arange(size)[None]
     seen = distance >= 0 if not self.window else (distance >= 0) & (distance < self.window)
@@ -113,25 +117,39 @@ def mixture(weight, value, relative: Relative) -> jax.Array:
   return y
 
 
+def weights(query, key, visible: Visible, relative: Relative, soft_cap: float = 0.0):
+  """Where each query looks: a softmax over the keys [B, H, R, T, S], or 0 if it may look nowhere.
+
+  Args:
+    query: [B, H, R, T, K].
+    key: [B, H, K, S].
+    visible: where each query may look.
+    relative: what distances add, `facing`.
+    soft_cap: c; 0: none.
+
+  """
+  score = visible.hide(scores(query, key, relative, soft_cap))
+  top = jnp.maximum(jax.lax.stop_gradient(score.max(-1, keepdims=True)), FLOOR)
+  weight = jnp.exp(score - top)
+  return weight / jnp.maximum(weight.sum(-1, keepdims=True), TINY)
+
+
 def naive(query, key, value, visible: Visible, relative: Relative, soft_cap: float = 0.0):
   """All scores at once. A query that may look nowhere answers 0.
 
   Args:
     query: [B, H, R, T, K].
     key: [B, H, K, S].
-    value: [B, H, K, S].
+    value: [B, H, V, S], of any width V.
     visible: where each query may look.
     relative: what distances add.
     soft_cap: c; 0: none.
 
   Returns:
-    [B, H, R, T, K]; sums are taken in float32.
+    [B, H, R, T, V]; sums are taken in float32.
 
   """
   length, size = query.shape[3], key.shape[3]
   relative = facing(strips(relative, length, size), visible.offset, length, size)
-  score = visible.hide(scores(query, key, relative, soft_cap))
-  top = jnp.maximum(jax.lax.stop_gradient(score.max(-1, keepdims=True)), FLOOR)
-  weight = jnp.exp(score - top)
-  total = jnp.maximum(weight.sum(-1, keepdims=True), TINY)
-  return mixture(weight / total, value, relative).astype(value.dtype)
+  weight = weights(query, key, visible, relative, soft_cap)
+  return mixture(weight, value, relative).astype(value.dtype)

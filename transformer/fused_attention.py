@@ -1,6 +1,6 @@
 """The fused kernels that come with JAX: cuDNN's on a GPU, Pallas' on a TPU.
 
-They do whole causal sequences without padding, which is what training reads, and nothing exotic.
+They do whole sequences without padding, which is what training reads, and nothing exotic.
 """
 
 import jax
@@ -12,7 +12,9 @@ from transformer.positions import Relative
 TPU_BLOCK = 128
 
 
-def hindrance(query, key, visible: Visible, relative: Relative, soft_cap: float) -> str | None:
+def hindrance(
+  query, key, value, visible: Visible, relative: Relative, soft_cap: float
+) -> str | None:
   """Why the fused kernel of this platform cannot do this (shapes as in `fused`); None: it can."""
   backend, width = jax.default_backend(), query.shape[-1]
   whole = isinstance(visible.offset, int) and visible.offset == 0
@@ -22,6 +24,8 @@ def hindrance(query, key, visible: Visible, relative: Relative, soft_cap: float)
     return 'it has no soft cap and no relative scores'
   if not whole or visible.valid is not None or query.shape[3] != key.shape[3]:
     return 'it reads whole sequences, without state and mask'
+  if value.shape[2] != width:
+    return f'keys of {width} channels have values of {value.shape[2]}'
   if backend == 'gpu' and query.dtype not in (jnp.float16, jnp.bfloat16):
     return f'cuDNN computes in float16 and bfloat16, not {query.dtype}'
   if backend == 'gpu' and (width % 8 or width > 128):
@@ -38,12 +42,13 @@ def fused(query, key, value, visible: Visible):
   if jax.default_backend() == 'tpu':
     from jax.experimental.pallas.ops.tpu.flash_attention import flash_attention
 
-    y = flash_attention(query[:, :, 0], key, value, causal=True, sm_scale=width**-0.5)
+    causal = visible.causal
+    y = flash_attention(query[:, :, 0], key, value, causal=causal, sm_scale=width**-0.5)
     return y[:, :, None]
   flat = query.reshape(query.shape[0], -1, *query.shape[3:])
   y = jax.nn.dot_product_attention(
     *(a.swapaxes(1, 2) for a in (flat, key, value)),
-    is_causal=True,
+    is_causal=visible.causal,
     local_window_size=(visible.window - 1, 0) if visible.window else None,
     implementation='cudnn',
   )

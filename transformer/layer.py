@@ -8,7 +8,8 @@ token at a time; only the state that is handed in differs.
 1. Streaming.  Cut the input anywhere and carry the state: outputs and gradients stay the same.
 2. Causality.  Changing token t moves nothing before t, and something at or after t.
 3. Padding.    What stands under the mask changes no valid output and no gradient, were it NaN.
-4. State.      A step returns the state's own tree, shapes and dtypes.
+4. State.      A step returns the state's own tree, shapes and dtypes; its arrays have the batch
+               first, or are scalars that all share.
 5. Training.   Every parameter gets a finite, non-zero gradient; compiled = not compiled; one
                trace a shape; bfloat16 agrees with float32 to its precision.
 6. Field.      The declared receptive field is the one that the Jacobian shows.
@@ -50,6 +51,23 @@ class SequenceLayer(nn.Module):
   def prelude(self) -> 'SequenceLayer | None':
     """What this layer asks its model to apply once to the embeddings, below the first block."""
     return None
+
+  @property
+  def bridge(self) -> nn.Module | None:
+    """What this layer asks its model to apply to what an encoder read: its state to start from.
+
+    bridge(memory [B, S, D], mask [B, S] or None) -> state; None: it does not look at a source.
+    """
+    return None
+
+  @property
+  def both_ways(self) -> 'SequenceLayer':
+    """The layer as an encoder has it, reading what comes after a token as well."""
+    if self.receptive_field == 1:  # there is nothing to read on either side
+      return self
+    from transformer.bidirectional import Bidirectional  # a layer itself
+
+    return Bidirectional(self, parent=None)
 
   @property
   def width_multiple(self) -> int:

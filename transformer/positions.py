@@ -4,7 +4,8 @@ Absolute encodings are layers, x_t + p_t, which a model applies once to its embe
   sinusoidal   p_t = [sin(t w_i), cos(t w_i)], w_i = 10000^(-2i/D)   (Vaswani et al. 2017, 3.5)
   learned      p_t = row t of a table                                (Gehring et al. 2017)
 Relative encodings act where a query at t meets a key at s, inside each attention layer:
-  rotary       turns both by their position: the product sees t - s  (Su et al. 2021)
+  rotary       turns both by their position: the product sees t - s  (Su et al. 2021);
+               turns that are slowed reach further (Chen et al. 2023; Grattafiori et al. 2024)
   alibi        adds -m_h (t - s), slope m_h = 2^(-8h/H)              (Press et al. 2022)
   t5_bias      adds b_h[bucket(t - s)], buckets growing as logarithms (Raffel et al. 2020)
   shaw         adds a vector of min(t - s, k) to the key, another to the value (Shaw et al. 2018)
@@ -36,6 +37,11 @@ class Positions(nn.Module):
   def prelude(self) -> SequenceLayer | None:
     """The layer that adds positions to the embeddings, for absolute encodings."""
     return None
+
+  @property
+  def by_distance(self) -> bool:
+    """Whether `relative` adds anything: then a query looks at no key after it."""
+    return False
 
   @property
   def head_multiple(self) -> int:
@@ -121,15 +127,28 @@ class Learned(Positions):
 
 
 class Rotary(Positions):
-  """Turns each pair of channels (i, i + K/2) by t base^(-2i/K)."""
+  """Turns each pair of channels (i, i + K/2) by t base^(-2i/K) / stretch."""
 
   base: float = 10000.0
+  stretch: float = 1.0  # so many times as long a text turns as far (Chen et al. 2023)
   head_multiple: ClassVar[int] = 2
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.base <= 0 or self.stretch <= 0:
+      raise ValueError(f'rotary positions need a base and a stretch above 0, not '
+                       f'{self.base:g} and {self.stretch:g}')
+
+  def slowed(self, frequency: float) -> float:
+    """The angle from token to token of a pair that turned by `frequency` before the stretch."""
+    return frequency / self.stretch
 
   def rotate(self, x, index):
     """The turn; angles are computed in float32, whatever x is."""
     half = x.shape[-1] // 2
-    frequency = jnp.exp(-math.log(self.base) * jnp.arange(half) / half)
+    # In Python's float64: a frequency's error grows with the position that it is multiplied by.
+    frequency = jnp.array([self.slowed(self.base ** (-pair / half)) for pair in range(half)],
+                          jnp.float32)
     angle = (index[:, None].astype(jnp.float32) * frequency[None])[None, None]
     cosine, sine = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
     first, second = x[..., :half], x[..., half:]
@@ -138,8 +157,34 @@ class Rotary(Positions):
     )
 
 
+class Llama3Rotary(Rotary):
+  """Stretched as Llama 3.1 is: slow turns, not those that came around often in `trained_length`."""
+
+  stretch: float = 8.0
+  few_turns: float = 1.0  # within the trained length: so few are stretched in full
+  many_turns: float = 4.0  # so many are not stretched
+  trained_length: int = 8192
+
+  def __post_init__(self):
+    super().__post_init__()
+    if not 0 < self.few_turns < self.many_turns:
+      raise ValueError(f'few_turns are above 0 and below many_turns, not {self.few_turns:g} and '
+                       f'{self.many_turns:g}')
+    if self.trained_length < 1:
+      raise ValueError(f'a trained_length is at least 1, not {self.trained_length}')
+
+  def slowed(self, frequency):
+    """Between few and many turns, a mixture that is linear in them."""
+    turns = self.trained_length * frequency / (2 * math.pi)
+    kept = (turns - self.few_turns) / (self.many_turns - self.few_turns)
+    kept = min(max(kept, 0.0), 1.0)
+    return kept * frequency + (1 - kept) * super().slowed(frequency)
+
+
 class ALiBi(Positions):
   """A penalty that grows with distance, at a slope of its own in each head."""
+
+  by_distance: ClassVar[bool] = True
 
   def relative(self, num_distances, num_heads, head_width):
     """-m_h d for distance d, m_h = 2^(-8h/H), h = 1..H."""
@@ -152,6 +197,8 @@ class T5Bias(Positions):
 
   num_buckets: int = 32
   max_distance: int = 128
+
+  by_distance: ClassVar[bool] = True
 
   @nn.compact
   def relative(self, num_distances, num_heads, head_width):
@@ -169,6 +216,8 @@ class Shaw(Positions):
   """A trained vector for the key and one for the value; beyond max_distance they are the same."""
 
   max_distance: int = 16
+
+  by_distance: ClassVar[bool] = True
 
   def __post_init__(self):
     super().__post_init__()

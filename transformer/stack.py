@@ -31,6 +31,16 @@ class Stack(SequenceLayer):
     return next((layer.prelude for layer in self.layers if layer.prelude is not None), None)
 
   @property
+  def both_ways(self):
+    """Layer by layer."""
+    return self.clone(layers=tuple(layer.both_ways for layer in self.layers))
+
+  @property
+  def levels(self) -> tuple[SequenceLayer, ...]:
+    """All layers, bottom first."""
+    return self.layers * self.depth
+
+  @property
   def width_multiple(self):
     """What suits all the layers."""
     return math.lcm(*(layer.width_multiple for layer in self.layers))
@@ -38,15 +48,13 @@ class Stack(SequenceLayer):
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
     """One state a layer, bottom first."""
     return tuple(
-      layer.initial_state(batch_size, capacity, width, dtype)
-      for _ in range(self.depth)
-      for layer in self.layers
+      layer.initial_state(batch_size, capacity, width, dtype) for layer in self.levels
     )
 
   @nn.compact
   def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]
     states = []
-    for level, template in enumerate(self.layers * self.depth):
+    for level, template in enumerate(self.levels):
       layer = template.copy(name=f'level_{level}')
       below = None if state is None else state[level]
       x, after = layer(x, below, mask=mask, train=train)
