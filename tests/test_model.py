@@ -160,7 +160,7 @@ def test_equal_expressions_are_equal_and_trace_once():
   for _ in range(2):
     run(model_of('rotary'), parameters, source)
   assert len(traces) == 1
-  run(model_of('rotary', last_norm=False), parameters, source)
+  run(model_of('rotary', normalization=None), parameters, source)
   assert len(traces) == 2
 
 
