@@ -1,4 +1,7 @@
-"""The rivals, one family a file, behind the interface of `transformer.layer`; LAYERS names all."""
+"""The rivals, one family a file, behind the interface of `transformer.layer`.
+
+LAYERS names the layers, TRANSLATORS the ways to make an encoder and a decoder of one.
+"""
 
 from baselines.convolution import TCN, Convolution
 from baselines.deep_convolution import ByteNet, ConvS2S
@@ -10,6 +13,14 @@ from baselines.long_convolution import Hyena
 from baselines.mamba2 import Mamba2
 from baselines.recurrent import GRU, LSTM, Elman
 from baselines.rwkv import RWKV7
+from baselines.seq2seq import (
+  Additive,
+  ByteNetTranslator,
+  ConvS2STranslator,
+  FixedVector,
+  Multiplicative,
+  Transformer,
+)
 from baselines.state_space import S4D, S5, Mamba
 from baselines.xlstm import MLSTM, SLSTM
 from transformer.attention import Attention, SlidingWindow
@@ -42,4 +53,13 @@ LAYERS = {
   'convs2s': ConvS2S,
   'hyena': Hyena,
   'interleave': Interleave,
+}
+
+TRANSLATORS = {
+  'transformer': Transformer,
+  'fixed_vector': FixedVector,
+  'additive': Additive,
+  'multiplicative': Multiplicative,
+  'convs2s': ConvS2STranslator,
+  'bytenet': ByteNetTranslator,
 }
