@@ -50,7 +50,9 @@ def worked_examples(task_class):
     yield Example(task, Batch(*map(jnp.asarray, (*rows, weight))))
 
 
-EXAMPLES = [example for task_class in TASKS.values() for example in worked_examples(task_class)]
+# What streams is read from a disk: it has no oracle, and tests of its own (test_corpus).
+MADE = [name for name, task_class in TASKS.items() if not task_class.streams]
+EXAMPLES = [example for name in MADE for example in worked_examples(TASKS[name])]
 
 
 @pytest.mark.parametrize('task', [example.task for example in EXAMPLES], ids=repr)
@@ -59,7 +61,7 @@ def test_law(law, task):
   LAWS[law](task)
 
 
-@pytest.mark.parametrize('name', TASKS)
+@pytest.mark.parametrize('name', MADE)
 def test_is_documented_by_two_worked_examples(name):
   task_class = TASKS[name]
   examples = list(worked_examples(task_class))
@@ -80,11 +82,12 @@ def test_worked_example_is_a_batch_that_the_oracle_solves(example):
   assert np.any(sample(task, 'train').weight.sum(-1) == row.weight.sum())
 
 
-@pytest.mark.parametrize('name', TASKS)
+@pytest.mark.parametrize('name', MADE)
 def test_defaults_make_a_batch(name):
   task = TASKS[name]()
   batch = jax.eval_shape(lambda: task.batch('train', 0, 2))
-  assert batch.weight.shape == batch.target.shape[:2] == batch.source.shape[:2]
+  assert batch.weight.shape == batch.target.shape[:2]
+  assert len(batch.source) == len(batch.target) == 2
 
 
 # A contract is worth what it rejects. Echo keeps every law; each fault below breaks one.

@@ -6,6 +6,7 @@ them apart in grey. Nothing in a file depends on the date or the machine.
 """
 
 import dataclasses
+import functools
 import io
 import itertools
 import math
@@ -14,7 +15,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments.results import atomic, extra
+from experiments import extra
+from experiments.results import atomic
 from experiments.results.statistics import Interval
 
 # Okabe and Ito (2008), black softened and yellow left out: it is too faint on white paper.
@@ -82,6 +84,19 @@ class Panel:
   y_range: tuple[float, float] | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class HeatMap:
+  """Weights from 0 to 1, a row for each of `rows`, a column for each of `columns`."""
+
+  title: str
+  x_label: str
+  y_label: str
+  rows: Sequence[str]
+  columns: Sequence[str]
+  weights: Sequence[Sequence[float]]
+  series: Mapping[str, Sequence] = dataclasses.field(default_factory=dict)  # none: no legend
+
+
 def styles(names: Sequence[str]) -> dict[str, Style]:
   """Look of each name, given by its place; any two of the first 56 differ."""
   looks = {}
@@ -91,7 +106,7 @@ def styles(names: Sequence[str]) -> dict[str, Style]:
   return looks
 
 
-def draw(panels: Sequence[Panel], columns: int | None = None, order: Sequence[str] = ()):
+def draw(panels: Sequence[Panel | HeatMap], columns: int | None = None, order: Sequence[str] = ()):
   """Draw panels with one legend as a matplotlib Figure; `order` fixes the look of names."""
   if not panels:
     raise ValueError('a figure needs a panel')
@@ -112,7 +127,7 @@ def draw(panels: Sequence[Panel], columns: int | None = None, order: Sequence[st
       if panel is None:
         axes.remove()
       else:
-        _draw_panel(axes, panel, looks)
+        _draw_panel(panel, axes, looks)
     handles = [_handle(matplotlib, looks[name]) for name in drawn]
     if drawn:
       place = 'outside lower center'
@@ -144,9 +159,9 @@ def save(figure, path: str | os.PathLike) -> list[pathlib.Path]:
 
 
 def _matplotlib():
-  extra.load('matplotlib.figure', 'figures')
-  extra.load('matplotlib.lines', 'figures')
-  return extra.load('matplotlib', 'figures')
+  extra.load('matplotlib.figure', 'figures', 'report')
+  extra.load('matplotlib.lines', 'figures', 'report')
+  return extra.load('matplotlib', 'figures', 'report')
 
 
 def _handle(matplotlib, style: Style):
@@ -165,7 +180,8 @@ def _line(style: Style) -> dict:
   }
 
 
-def _draw_panel(axes, panel: Panel, looks: Mapping[str, Style]) -> None:
+@functools.singledispatch
+def _draw_panel(panel: Panel, axes, looks: Mapping[str, Style]) -> None:
   if panel.log_x:
     axes.set_xscale('log', base=2)
   if panel.log_y:
@@ -182,6 +198,16 @@ def _draw_panel(axes, panel: Panel, looks: Mapping[str, Style]) -> None:
   axes.minorticks_off()
   if panel.log_x:
     _integer_ticks(axes, sorted({x for points in panel.series.values() for x, _ in points}))
+
+
+@_draw_panel.register
+def _(panel: HeatMap, axes, looks: Mapping[str, Style]) -> None:
+  axes.imshow(panel.weights, cmap='Greys', vmin=0, vmax=1, aspect='auto', interpolation='nearest')
+  size = min(7, 160 / max(len(panel.columns), len(panel.rows), 1))
+  axes.set_xticks(range(len(panel.columns)), panel.columns, rotation=90, fontsize=size)
+  axes.set_yticks(range(len(panel.rows)), panel.rows, fontsize=size)
+  axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
+  axes.grid(visible=False)
 
 
 def _draw_series(axes, points, style: Style, log_y: bool, order: int) -> None:

@@ -13,7 +13,8 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from experiments.results import atomic, escape, extra, notation
+from experiments import extra
+from experiments.results import atomic, escape, notation
 from experiments.results.statistics import Interval
 from experiments.results.table import Table
 
@@ -69,7 +70,7 @@ def render(
   reproduce: str = '',
 ) -> str:
   """HTML of a report; `reproduce` holds the commands that make it again, one a line."""
-  jinja2 = extra.load('jinja2', 'report pages')
+  jinja2 = extra.load('jinja2', 'report pages', 'report')
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
     autoescape=True,
@@ -115,7 +116,7 @@ def _plain(value: object) -> str:
 
 def _prose(text: str):
   """Paragraphs of escaped text, with code between backticks."""
-  markup = extra.load('markupsafe', 'report pages')
+  markup = extra.load('markupsafe', 'report pages', 'report')
   paragraphs = (str(markup.escape(part.strip())) for part in re.split(r'\n\s*\n', text))
   coded = (re.sub(r'`([^`]+)`', r'<code>\1</code>', part) for part in paragraphs if part)
   return markup.Markup('\n'.join(f'<p>{part}</p>' for part in coded))

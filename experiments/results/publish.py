@@ -5,7 +5,8 @@ import pathlib
 import shutil
 from collections.abc import Sequence
 
-from experiments.results import escape, extra, figures
+from experiments import extra
+from experiments.results import escape, figures
 from experiments.results.figures import Panel
 from experiments.results.table import Table
 

@@ -2,14 +2,19 @@
 
 from experiments.tasks.adding import Adding
 from experiments.tasks.copy_memory import CopyMemory
+from experiments.tasks.corpus import Corpus
 from experiments.tasks.cycle_navigation import CycleNavigation
+from experiments.tasks.dates import Dates
 from experiments.tasks.even_pairs import EvenPairs
 from experiments.tasks.flip_flop import FlipFlop
 from experiments.tasks.induction_heads import InductionHeads
 from experiments.tasks.modular_arithmetic import ModularArithmetic
+from experiments.tasks.number_words import NumberWords
 from experiments.tasks.parity import Parity
+from experiments.tasks.pronouns import Pronouns
 from experiments.tasks.recall import Recall
 from experiments.tasks.selective_copying import SelectiveCopying
+from experiments.tasks.sequence_copying import Copy, Reverse, Sort
 from experiments.tasks.text import Text
 from experiments.tasks.word_problem import WordProblem
 
@@ -26,4 +31,11 @@ TASKS = {
   'cycle_navigation': CycleNavigation,
   'modular_arithmetic': ModularArithmetic,
   'word_problem': WordProblem,
+  'pronouns': Pronouns,
+  'copy': Copy,
+  'reverse': Reverse,
+  'sort': Sort,
+  'number_words': NumberWords,
+  'dates': Dates,
+  'corpus': Corpus,
 }

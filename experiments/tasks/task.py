@@ -16,7 +16,7 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-SPLITS = ('train', 'validation', 'test')
+from experiments.corpora.reserved import SPLITS
 
 
 class Space(NamedTuple):
@@ -64,7 +64,9 @@ class Task(abc.ABC):
   family: ClassVar[str]  # its name in TASKS
   axis: ClassVar[str]  # what `distance` counts, for tables and figures
   metric: ClassVar[Metric] = ACCURACY
+  answered_by: ClassVar[str] = 'layer'  # what a model of it is made of: a kind of spec
   solved: ClassVar[float | None] = None  # a validation metric at which training may stop
+  streams: ClassVar[bool] = False  # batches are read on the host, not made in a compiled step
 
   @property
   @abc.abstractmethod
@@ -120,12 +122,29 @@ class Task(abc.ABC):
   def guess(self, source: jax.Array) -> jax.Array:
     """Outputs of the best model that does not look at the source's content."""
 
-  def loss(self, outputs: jax.Array, batch: Batch) -> jax.Array:
-    """Training loss at each position [B, T]: cross-entropy in nats, or squared error."""
+  def places(self, source: jax.Array) -> dict[str, jax.Array]:
+    """Where in source [B, S] stands what an answer hangs on, each [B]; empty: nowhere special.
+
+    `question` is the position that is answered, `antecedent` the one that it is about.
+    """
+    del source
+    return {}
+
+  def arguments(self, batch: Batch) -> tuple[tuple, dict]:
+    """What a model is called with, by place and by name: the source."""
+    return (batch.source,), {}
+
+  def loss(self, outputs: jax.Array, batch: Batch, smoothing: float = 0.0) -> jax.Array:
+    """Training loss at each position [B, T]: cross-entropy in nats, or squared error.
+
+    With smoothing e, cross-entropy to 1 - e on the target and e on all tokens alike (Szegedy et al.
+    2016, section 7); reals have none.
+    """
     if self.outputs.kind == 'reals':
       return jnp.sum(jnp.square(outputs - batch.target), -1)
     log_probability = jax.nn.log_softmax(outputs.astype(jnp.float32))
-    return -jnp.take_along_axis(log_probability, batch.target[..., None], -1)[..., 0]
+    loss = -jnp.take_along_axis(log_probability, batch.target[..., None], -1)[..., 0]
+    return (1 - smoothing) * loss - smoothing * jnp.mean(log_probability, -1) if smoothing else loss
 
   def measure(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
     """The metric as (sum over what was judged, how many were judged): batches then add up."""
