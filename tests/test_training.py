@@ -113,17 +113,28 @@ def reference_step(p, moments, x, y, weight, step, recipe, peak):
   after, t = [], step + 1  # the paper's t
   rate = peak * min(t / round(recipe.warmup * recipe.steps), 1)
   for i, g in enumerate(shrink * g for g in gradient):
-    m, v = moments[i] = 0.9 * moments[i][0] + 0.1 * g, 0.999 * moments[i][1] + 0.001 * g**2
-    update = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+    one, two = recipe.beta1, recipe.beta2
+    m, v = moments[i] = (
+      one * moments[i][0] + (1 - one) * g, two * moments[i][1] + (1 - two) * g**2
+    )
+    update = (m / (1 - one**t)) / (np.sqrt(v / (1 - two**t)) + recipe.epsilon)
     if recipe.optimizer == 'adamw' and p[i].ndim > 1:
       update = update + recipe.weight_decay * p[i]
     after.append(p[i] - rate * update)
   return after
 
 
-@pytest.mark.parametrize(('optimizer', 'clip'), [('adam', 0.0), ('adamw', 0.0), ('adamw', 0.5)])
-def test_a_training_step_is_adam_by_its_equations_and_decays_the_matrix_alone(optimizer, clip):
-  recipe = Recipe(10, 8, optimizer, 'constant', warmup=0.2, weight_decay=0.3, clip=clip)
+@pytest.mark.parametrize(
+  ('optimizer', 'settings'),
+  [
+    ('adam', {'clip': 0.0}),
+    ('adam', {'clip': 0.0, 'beta1': 0.7, 'beta2': 0.98, 'epsilon': 1e-2}),
+    ('adamw', {'clip': 0.0}),
+    ('adamw', {'clip': 0.5}),
+  ],
+)
+def test_a_training_step_is_adam_by_its_equations_and_decays_the_matrix_alone(optimizer, settings):
+  recipe = Recipe(10, 8, optimizer, 'constant', warmup=0.2, weight_decay=0.3, **settings)
   training = Training(Linear(), Line(), recipe)
   state, step = jax.jit(training.initialise)(1, 0.1), jax.jit(training.train_step)
   p = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(state.parameters)]
@@ -158,6 +169,7 @@ def test_members_of_an_ensemble_are_the_members_alone_in_their_order(parallel, d
   close(trained(ensemble_of(MEMBERS, devices, parallel, dropout=0.3)), alone())
 
 
+@pytest.mark.slow
 def test_a_single_member_whose_batches_four_devices_share_is_the_member_on_one():
   """The devices' parts count 1, 5, 4 and 3 tokens, so that a mean of their means is wrong."""
   member = [(1, 0.1)]
@@ -266,6 +278,7 @@ def test_a_timeout_keeps_the_scores_so_far():
   assert late.validation < 100 and late.test < 100
 
 
+@pytest.mark.slow
 def test_attention_learns_to_recall_and_what_sees_one_token_does_not():
   task = Recall(length=12, num_pairs=3, vocabulary_size=10)
   run = Run(width=16, steps=300, batch_size=32, validations=15)
@@ -279,6 +292,57 @@ def test_attention_learns_to_recall_and_what_sees_one_token_does_not():
   assert (solver.status, guesser.status) == ('solved', 'finished')
   assert solver.test > 0.97 and solver.curve[-1][1] < 0.3 * solver.curve[0][1]
   assert abs(guesser.test - task.chance) < 0.1
+
+
+def test_smoothed_labels_are_a_mixture_with_all_tokens_alike():
+  task = Recall(length=16, num_pairs=2, vocabulary_size=16)
+  batch = task.batch('test', 0, 2)
+  outputs = np.random.default_rng(0).normal(size=(*batch.target.shape, 16)).astype(np.float32)
+  log_p = np.log(np.exp(outputs) / np.exp(outputs).sum(-1, keepdims=True))
+  wanted = 0.3 / 16 + 0.7 * np.eye(16)[np.asarray(batch.target)]
+  np.testing.assert_allclose(task.loss(outputs, batch, 0.3), -(wanted * log_p).sum(-1), atol=1e-5)
+  recipe = dataclasses.replace(SMALL, label_smoothing=0.3)
+  training = Training(nn_head(16), task, recipe)
+  state = jax.jit(training.initialise)(0, 0.1)
+  smooth = jnp.sum(batch.weight * task.loss(training.model.apply(state.parameters, batch.source)[0],
+                                            batch, 0.3)) / batch.weight.sum()
+  np.testing.assert_allclose(jax.jit(training.train_step)(state, batch)[1], smooth, rtol=1e-5)
+  plain = jax.jit(training.examine)(state, True).loss  # a test is never smoothed
+  unsmoothed = Training(nn_head(16), task, SMALL)
+  np.testing.assert_allclose(jax.jit(unsmoothed.examine)(state, True).loss, plain, rtol=1e-6)
+
+
+def nn_head(size):
+  """A model that answers each token by a row of a table."""
+  class Table(nn.Module):
+    @nn.compact
+    def __call__(self, source, state=None, *, mask=None, train=False):
+      return nn.Embed(size, size, name='table')(source), ()
+
+  return Table()
+
+
+@pytest.mark.slow
+def test_the_average_is_the_mean_of_the_last_looks_and_is_what_is_tested():
+  last = []
+  for average in (0, 2):
+    training = training_of(average=average)
+    state, advance, seen = jax.jit(training.initialise)(1, 0.1), jax.jit(training.advance), []
+    for _ in range(SMALL.validations):
+      state, _ = advance(state)
+      seen.append(state.parameters)
+    last.append(seen[-1])
+    mean = jax.tree.map(lambda *p: np.mean(p, 0), *seen[-average or -1:])
+    close(training.tested(state), jax.tree.leaves(mean), 1e-6)
+    averaged = training.examine(state._replace(parameters=mean), False)
+    tested, validated = (jax.jit(training.examine)(state, test) for test in (True, False))
+    other = training_of().examine(state._replace(parameters=mean, average=()), True)
+    np.testing.assert_allclose(tested.loss, other.loss, rtol=1e-5)
+    if average:
+      assert abs(averaged.loss - validated.loss) > 1e-6  # which is of the last parameters
+  jax.tree.map(np.testing.assert_array_equal, *last[:2])  # averaging changes no training
+  early = jax.jit(training_of(average=1).advance)(training_of(average=1).initialise(1, 0.1))[0]
+  close(training_of(average=1).tested(early), jax.tree.leaves(early.parameters), 0)
 
 
 def test_the_rate_is_chosen_by_mean_validation_and_never_by_test():
@@ -296,5 +360,8 @@ def test_the_rate_is_chosen_by_mean_validation_and_never_by_test():
     assert choose(high, members({0.2: [1.0, bad], 0.1: [0.1, 0.1]})) == 0.1
     assert choose(low, members({0.2: [0.0, bad], 0.1: [0.1, 0.1]})) == 0.1
   assert choose(high, members({0.3: [0.7], 0.1: [0.7]})) == 0.1  # of equals, the lower
+  alike = [Member(0, rate, validation=0.0, validation_loss=loss)
+           for rate, loss in ((0.1, 2.0), (0.2, 1.0))]
+  assert choose(high, alike) == 0.2  # nobody is right: by the loss
   ended = [Member(0, 0.1, 'diverged', validation=0.9), Member(0, 0.2, 'finished', validation=0.1)]
   assert choose(high, ended) == 0.2  # though the argmax of NaN hits what is common

@@ -61,6 +61,7 @@ class Ensemble:
     self.members = list(members)
     if len(members) == 1 and len(self.devices) > 1:
       training = training.shared(len(self.devices), AXIS)
+    self.training = training
 
     platform = self.devices[0].platform
     compiled = functools.partial(compile_over, self.devices, parallel)
@@ -78,6 +79,17 @@ class Ensemble:
 
     self._examine = compiled(over_members(examine, platform))
 
+    def answer(states, active, batch):
+      def one(state, active):
+        work = lambda state: training.answer(state, batch)  # noqa: E731
+        like = jax.eval_shape(work, state)
+        nothing = lambda _: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)  # noqa: E731
+        return jax.lax.cond(active, work, nothing, state)
+
+      return over_members(one, platform)(states, active)
+
+    self._answer = compiled(answer)
+
   def initialise(self):
     """The members' states, at step 0."""
     seeds, rates = zip(*self.members, strict=True)
@@ -94,6 +106,11 @@ class Ensemble:
     test = np.full(len(self.members), {'validation': False, 'test': True}[split])
     return self._examine(states, self._spread(active), self._spread(test))
 
+  def answer(self, states, batch, active):
+    """What the active members make of a batch of a transduction; one program a shape."""
+    everywhere = jax.tree.map(lambda x: np.broadcast_to(x, (len(self.devices), *x.shape)), batch)
+    return self._answer(states, self._spread(active), everywhere)
+
   def gather(self, tree):
     """Arrays [devices, members on each, ...] as NumPy arrays [members, ...]; waits for them."""
     def own(x):
@@ -103,10 +120,11 @@ class Ensemble:
     return jax.tree.map(own, tree)
 
   def _spread(self, values):
-    """One value a member -> [devices, members on each]; places left over repeat the last."""
+    """[members, ...] -> [devices, members on each, ...]; places left over repeat the last."""
     values = np.asarray(values)
     places = np.minimum(np.arange(len(self.devices) * self.on_each), len(self.members) - 1)
-    spread = values[places].reshape(self.on_each, len(self.devices)).T
+    shape = (self.on_each, len(self.devices), *values.shape[1:])
+    spread = values[places].reshape(shape).swapaxes(0, 1)
     if spread.dtype == bool:  # whoever only fills a place does nothing
       taken = np.arange(places.size).reshape(self.on_each, len(self.devices)).T
       spread = spread & ((taken < len(self.members)) | (len(self.members) == 1))

@@ -29,9 +29,11 @@ class Member:
   status: str = 'running'
   steps: int = 0
   validation: float = math.nan
+  validation_loss: float = math.nan
   test: float = math.nan
   test_loss: float = math.nan
-  farther: list[float] = dataclasses.field(default_factory=list)  # metrics beyond what was trained
+  farther: list[float] = dataclasses.field(default_factory=list)  # metrics at other distances
+  farther_loss: list[float] = dataclasses.field(default_factory=list)
   curve: list = dataclasses.field(default_factory=list)  # [step, training loss, validation metric]
 
 
@@ -49,6 +51,7 @@ def train(
   timeout: float = math.inf,
   progress: Callable = print,
   farther: Sequence[Ensemble] = (),
+  after: Callable = lambda members, states: None,
 ) -> list[Member]:
   """Trains all members and tests them.
 
@@ -59,6 +62,7 @@ def train(
     timeout: seconds after which members stop as they are.
     progress: gets the part that is done and a line about it.
     farther: the same members with the tasks that they are tested on besides their own.
+    after: is shown the members and their states when all are tested.
 
   """
   members = [Member(seed, rate) for seed, rate in ensemble.members]
@@ -74,12 +78,23 @@ def train(
     losses, report = ensemble.gather((losses, report))
     steps = min(call * recipe.steps_per_call, recipe.steps)
     for i in np.flatnonzero(active):
-      look(members[i], task, recipe, steps, float(losses[i]), float(report.metric[i]))
+      look(members[i], task, recipe, steps, float(losses[i]), *(float(x[i]) for x in report))
     if time.monotonic() > end:
-      for member in members:
-        member.status = 'timeout' if member.status == 'running' else member.status
+      expire(members)
     progress(call / calls, summary(task, members))
 
+  conclude(ensemble, states, members, farther, after)
+  return members
+
+
+def expire(members: list[Member]) -> None:
+  """Stops the members that are still running, their time being over."""
+  for member in members:
+    member.status = 'timeout' if member.status == 'running' else member.status
+
+
+def conclude(ensemble: Ensemble, states, members: list[Member], farther, after) -> None:
+  """Tests the members, on their own task and on others, and lets go of their states."""
   examined = np.array([member.status != 'diverged' for member in members])
   report = ensemble.gather(ensemble.examine(states, 'test', examined))
   for i in np.flatnonzero(examined):
@@ -88,13 +103,16 @@ def train(
     report = ensemble.gather(other.examine(states, 'test', examined))
     for i in np.flatnonzero(examined):
       members[i].farther.append(float(report.metric[i]))
+      members[i].farther_loss.append(float(report.loss[i]))
+  after(members, states)
   jax.tree.map(lambda x: x.delete(), states)
-  return members
 
 
-def look(member: Member, task: Task, recipe, steps: int, loss: float, metric: float) -> None:
+def look(
+  member: Member, task: Task, recipe, steps: int, loss: float, metric: float, validation_loss: float
+) -> None:
   """Notes what a call brought, and whether the member goes on."""
-  member.steps, member.validation = steps, metric
+  member.steps, member.validation, member.validation_loss = steps, metric, validation_loss
   member.curve.append([steps, loss, metric])
   if not (math.isfinite(loss) and math.isfinite(metric)):
     member.status = 'diverged'

@@ -21,7 +21,7 @@ def schedule(recipe: Recipe):
 def optimizer(recipe: Recipe) -> optax.GradientTransformation:
   """What turns gradients into updates for a learning rate of -1: the caller scales them."""
   parts = [optax.clip_by_global_norm(recipe.clip)] if recipe.clip else []
-  parts.append(optax.scale_by_adam())
+  parts.append(optax.scale_by_adam(recipe.beta1, recipe.beta2, recipe.epsilon))
   if recipe.optimizer == 'adamw':
     parts.append(optax.add_decayed_weights(recipe.weight_decay, matrices))
   return optax.chain(*parts)

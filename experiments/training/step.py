@@ -14,9 +14,11 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from experiments.corpora.reserved import END, PAD, START
 from experiments.tasks.task import Batch, Task
 from experiments.training.optimizer import optimizer, schedule
 from experiments.training.recipe import Recipe
+from transformer.decoding import beam_search, greedy
 
 
 class TrainState(NamedTuple):
@@ -27,6 +29,7 @@ class TrainState(NamedTuple):
   learning_rate: jax.Array  # [] at the schedule's peak
   parameters: Any
   moments: Any  # the optimiser's state
+  average: Any = ()  # the sum of the parameters at the last looks at validation, if it is asked for
 
 
 class Examination(NamedTuple):
@@ -34,6 +37,14 @@ class Examination(NamedTuple):
 
   metric: jax.Array  # [] the task's metric
   loss: jax.Array  # [] mean loss over what counts
+
+
+class Answer(NamedTuple):
+  """What a member makes of a batch: two sums, each with what it is divided by, and tokens."""
+
+  metric: tuple[jax.Array, jax.Array]
+  loss: tuple[jax.Array, jax.Array]
+  tokens: jax.Array  # [B, T]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +68,11 @@ class Training:
 
   def initialise(self, seed: jax.Array, learning_rate: jax.Array) -> TrainState:
     """A new member."""
-    source = self.task.batch('train', 0, 1).source
-    parameters = self.model.init(jax.random.key(seed), source)
+    arguments, named = self.task.arguments(self.task.batch('train', 0, 1))
+    parameters = self.model.init(jax.random.key(seed), *arguments, **named)
     moments = optimizer(self.recipe).init(parameters)
-    return TrainState(jnp.zeros((), jnp.int32), seed, learning_rate, parameters, moments)
+    average = jax.tree.map(jnp.zeros_like, parameters) if self.recipe.average else ()
+    return TrainState(jnp.zeros((), jnp.int32), seed, learning_rate, parameters, moments, average)
 
   def advance(self, state: TrainState) -> tuple[TrainState, jax.Array]:
     """The next steps of one compiled call; also their mean training loss."""
@@ -75,16 +87,39 @@ class Training:
 
     start = state.step
     state, losses = jax.lax.fori_loop(start, stop, body, (state, jnp.zeros(())))
-    return state, losses / jnp.maximum(stop - start, 1)
+    return self.averaged(state), losses / jnp.maximum(stop - start, 1)
+
+  def averaged(self, state: TrainState) -> TrainState:
+    """The state after a call, added to the average if the call is one of the last."""
+    late = self._late(state.step) > 0
+    add = lambda total, p: total + jnp.where(late, p, 0)  # noqa: E731
+    if not self.recipe.average:
+      return state
+    return state._replace(average=jax.tree.map(add, state.average, state.parameters))
+
+  def tested(self, state: TrainState):
+    """The parameters that are tested: the average, or those of a member that stopped before it."""
+    if not self.recipe.average:
+      return state.parameters
+    count = self._late(state.step)
+    mean = lambda total, p: jnp.where(count > 0, total / jnp.maximum(count, 1), p)  # noqa: E731
+    return jax.tree.map(mean, state.average, state.parameters)
+
+  def _late(self, step):
+    """How many of the last `average` calls have ended by a step."""
+    calls = -(-self.recipe.steps // self.recipe.steps_per_call)
+    done = -(-step // self.recipe.steps_per_call)
+    return jnp.maximum(done - (calls - min(calls, self.recipe.average)), 0)
 
   def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
     """One step on (this device's part of) a batch; also the loss before it."""
     key = jax.random.fold_in(jax.random.key(state.seed), state.step)
+    arguments, named = self.task.arguments(batch)
 
     def loss(parameters):
       dropout = {'dropout': jax.random.fold_in(key, self._part())}
-      outputs, _ = self.model.apply(parameters, batch.source, train=True, rngs=dropout)
-      return jnp.sum(batch.weight * self.task.loss(outputs, batch))
+      outputs, _ = self.model.apply(parameters, *arguments, train=True, rngs=dropout, **named)
+      return jnp.sum(batch.weight * self.task.loss(outputs, batch, self.recipe.label_smoothing))
 
     sums = jax.value_and_grad(loss)(state.parameters)
     sums, weight = self._total((sums, jnp.sum(batch.weight)))
@@ -102,6 +137,9 @@ class Training:
     Which of the two is data: compiling the model once serves both.
     """
     count = jnp.where(test, self.recipe.test_batches, self.recipe.validation_batches)
+    parameters = state.parameters
+    if self.recipe.average:
+      parameters = jax.lax.cond(test, self.tested, lambda state: state.parameters, state)
 
     def body(index, sums):
       batch = self._own(jax.lax.cond(
@@ -112,14 +150,39 @@ class Training:
         ),
         index,
       ))
-      outputs, _ = self.model.apply(state.parameters, batch.source)
-      loss = jnp.sum(batch.weight * self.task.loss(outputs, batch)), jnp.sum(batch.weight)
-      return jax.tree.map(jnp.add, sums, (self.task.measure(outputs, batch), loss))
+      return jax.tree.map(jnp.add, sums, self.judge(parameters, batch))
 
     zero = jnp.zeros(())
     sums = jax.lax.fori_loop(0, count, body, ((zero, zero), (zero, zero)))
     metric, loss = (value / jnp.maximum(weight, 1) for value, weight in self._total(sums))
     return Examination(metric, loss)
+
+  def judge(self, parameters, batch: Batch):
+    """Metric and loss of a batch, each as a sum and what to divide it by."""
+    arguments, named = self.task.arguments(batch)
+    outputs, _ = self.model.apply(parameters, *arguments, **named)
+    loss = jnp.sum(batch.weight * self.task.loss(outputs, batch)), jnp.sum(batch.weight)
+    return self.task.measure(outputs, batch), loss
+
+  def answer(self, state: TrainState, batch: Batch) -> Answer:
+    """What a member makes of a batch of a transduction: how good it is, and what it writes.
+
+    It writes greedily, or the best that a beam finds; at most as many tokens as the targets have
+    room for. One device does it all, also where training shares its batches.
+    """
+    parameters, length = self.tested(state), batch.target.shape[1]
+    model = functools.partial(self.model.apply, parameters)
+    (source, _), named = self.task.arguments(batch)
+    decode = functools.partial(model, method='decode')
+    before = model(source, capacity=length, method='encode', **named)
+    start = jnp.full(len(source), START)
+    if self.recipe.beam == 1:
+      tokens = greedy(decode, before, start, length, END, PAD).tokens
+    else:
+      widths = {'beam_size': self.recipe.beam, 'length_penalty': self.recipe.length_penalty}
+      found = beam_search(decode, before, start, length, END, PAD, answers=1, **widths)
+      tokens = found.tokens[:, 0]
+    return Answer(*self.judge(parameters, batch), tokens)
 
   def _part(self):
     """Which of the devices that share a batch this is."""
