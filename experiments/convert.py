@@ -1,0 +1,127 @@
+"""Today's language models in this house: a checkpoint in, its architecture and its answers out.
+
+  python -m experiments.convert --checkpoint=FOLDER --out=gpt2.safetensors
+  python -m experiments.convert --checkpoint=FOLDER --prompt='The Transformer' --generate=20
+  python -m experiments.convert --check
+
+FOLDER is as Hugging Face keeps it: config.json beside model.safetensors, or beside its parts and
+their index. GPT-2, Llama, Mistral, Qwen2 and Qwen3 are taken over exactly, and what would not be is
+refused by name. The expression that is printed is the architecture. Tokens are written greedily,
+through the same state as that of every other layer here. `--check` draws small models of all these
+kinds and prints how far their logits are from those of `transformers`.
+"""
+
+import hashlib
+import math
+import pathlib
+import shutil
+
+from absl import flags as absl_flags
+
+from experiments import extra
+from experiments.launch import flags
+from experiments.launch.errors import BadInput
+
+TOKENIZER = 'tokenizer.json'
+
+
+def define() -> None:
+  """The script's flags."""
+  absl_flags.DEFINE_string('checkpoint', None, 'Folder of a checkpoint.')
+  absl_flags.DEFINE_string('out', None, 'File for its parameters, in safetensors.')
+  absl_flags.DEFINE_string('prompt', None, f'Text to go on from; the checkpoint has a {TOKENIZER}.')
+  absl_flags.DEFINE_string('prompt_ids', None, 'Tokens to go on from, separated by commas.')
+  absl_flags.DEFINE_integer('generate', 20, 'How many tokens to write after a prompt.')
+  absl_flags.DEFINE_boolean('check', False, 'Compare with transformers; needs no checkpoint.')
+
+
+def main() -> None:
+  """Converts, or compares."""
+  given = flags.FLAGS
+  if given.check:
+    from experiments.weights import interop
+    print(interop.table().text(shutil.get_terminal_size((120, 24)).columns))
+    return
+  if not given.checkpoint:
+    raise BadInput('--checkpoint=FOLDER is what to convert; --check compares and needs none')
+  if given.prompt is not None and given.prompt_ids is not None:
+    raise BadInput('a prompt is --prompt or --prompt_ids, not both')
+  folder = pathlib.Path(given.checkpoint).expanduser()
+  tokenizer = None if given.prompt is None else _tokenizer(folder)
+  prompt = tokenizer.encode(given.prompt).ids if tokenizer else _numbers(given.prompt_ids)
+
+  import jax
+
+  from experiments import weights
+  from experiments.weights import files
+
+  model, parameters = weights.load(folder)
+  print(model)
+  print(f'{sum(leaf.size for leaf in jax.tree.leaves(parameters)):,} parameters')
+  if given.out:
+    files.save(given.out, parameters, _metadata(folder, model))
+    print(f'written: {given.out}')
+  if prompt is not None:
+    written = generate(model, parameters, prompt, given.generate)
+    print(tokenizer.decode([*prompt, *written]) if tokenizer else ','.join(map(str, written)))
+
+
+def generate(model, parameters, prompt: list[int], count: int) -> list[int]:
+  """The tokens that a model writes after a prompt, each the likeliest."""
+  import jax
+  import jax.numpy as jnp
+
+  from transformer.decoding import greedy, read_prompt
+
+  size, width = model.embedding.num_embeddings, model.embedding.features
+  longest = getattr(model.stack.prelude, 'max_length', math.inf)
+  capacity = len(prompt) - 1 + count  # the last token that is written is not read
+  if not prompt or not all(0 <= token < size for token in prompt):
+    raise BadInput(f'a prompt is one token or more, each from 0 to {size - 1}')
+  if count < 1:
+    raise BadInput(f'--generate is at least 1, not {count}')
+  if capacity > longest:
+    raise BadInput(f'{len(prompt)} tokens and {count} more need {capacity} positions; '
+                   f'this model has {longest}')
+
+  @jax.jit
+  def write(parameters, prompt):
+    def step(tokens, state, mask=None):
+      return model.apply(parameters, tokens, state, mask=mask)
+
+    state = model.initial_state(1, capacity, width)
+    state, start = read_prompt(step, state, prompt, jnp.array([prompt.shape[1]]))
+    return greedy(step, state, start, count, end=-1, pad=0).tokens[0]
+
+  return write(parameters, jnp.array([prompt])).tolist()
+
+
+def _numbers(text: str | None) -> list[int] | None:
+  try:
+    return None if text is None else [int(part) for part in text.split(',')]
+  except ValueError:
+    raise BadInput(f'--prompt_ids takes whole numbers separated by commas, not {text!r}') from None
+
+
+def _tokenizer(folder: pathlib.Path):
+  """What makes tokens of text for a checkpoint, and text of tokens."""
+  library = extra.load('tokenizers', 'prompts in words', 'weights')
+  path = folder / TOKENIZER
+  if not path.exists():
+    raise BadInput(f'{folder} has no {TOKENIZER}: give the tokens themselves with --prompt_ids')
+  try:
+    return library.Tokenizer.from_file(str(path))
+  except Exception as error:  # the library raises nothing more special
+    raise BadInput(f'{path} is no tokenizer: {str(error).splitlines()[0]}') from None
+
+
+def _metadata(folder: pathlib.Path, model) -> dict[str, str]:
+  """What a file says of its parameters: their model, and what their tokens mean, if known."""
+  said = {'model': str(model), 'config': (folder / 'config.json').read_text()}
+  if (path := folder / TOKENIZER).exists():
+    said['vocabulary'] = hashlib.sha256(path.read_bytes()).hexdigest()
+  return said
+
+
+if __name__ == '__main__':
+  flags.main(main, define, __doc__)

@@ -1,0 +1,101 @@
+"""A trained translator at work: a sentence in, its answer out.
+
+  python -m experiments.translation --layers=transformer --seeds=1 --save_weights --runs=runs/mine
+  python -m experiments.translate --weights=runs/mine/weights/CELL-seed0.safetensors --text='elf'
+
+The file says which run it is of, so that the model and the vocabulary are those that it was trained
+with; if the vocabulary here is another one, or the sentence has more tokens than the model has
+places for, nothing is answered.
+"""
+
+import json
+
+from absl import flags as absl_flags
+
+from experiments.launch import flags
+from experiments.launch.errors import BadInput
+
+LONGER = 50  # tokens that an answer may have more than its source (Vaswani et al. 2017, 6.1)
+
+
+def define() -> None:
+  """The script's flags."""
+  absl_flags.DEFINE_string('weights', None, 'A file that a study kept with --save_weights.')
+  absl_flags.DEFINE_string('text', None, 'What to translate.')
+  absl_flags.DEFINE_integer('beam', 4, 'Hypotheses that are kept; 1: greedy.')
+  absl_flags.DEFINE_float('length_penalty', 0.6, 'Alpha of Wu et al. 2016.')
+
+
+def main() -> None:
+  """Prints the answers, the best first, each with its score."""
+  given = flags.FLAGS
+  if not given.weights or given.text is None:
+    raise BadInput('--weights=FILE is who translates, --text is what')
+  if given.beam < 1 or given.length_penalty < 0:
+    raise BadInput(f'--beam is 1 or more and --length_penalty not negative, '
+                   f'not {given.beam} and {given.length_penalty:g}')
+  model, parameters, task = load(given.weights)
+  try:
+    source = task.tokens(given.text)
+  except ValueError as error:
+    raise BadInput(str(error)) from None
+  for score, text in translations(model, parameters, task, source):
+    print(f'{score:8.3f}  {text}')
+
+
+def load(path: str):
+  """The model, its parameters and its task; BadInput for a file that is no translator's."""
+  import jax
+
+  from experiments.launch import build, cell
+  from experiments.weights import files, safetensors
+
+  try:
+    run = cell.run_from(json.loads(safetensors.Archive(path).metadata['run']))
+  except (KeyError, ValueError, TypeError) as error:
+    if isinstance(error, BadInput):
+      raise
+    raise BadInput(f'{path} does not say which run it is of: it was not kept by a study') from None
+  task = build.task_of(run)
+  if task.answered_by != 'translator':
+    raise BadInput(f'{path} is of {run.layer} on {run.task}, which is no translation')
+  model, _ = build.matched(run)
+  arguments, named = jax.eval_shape(task.arguments, build.shapes_of(task))
+  like = jax.eval_shape(model.init, jax.random.key(0), *arguments, **named)
+  return model, files.load(path, like, {'vocabulary': task.digest}), task
+
+
+def translations(model, parameters, task, source: list[int]):
+  """Scores and texts of what a beam finds, the best first."""
+  import functools
+
+  import jax
+  import jax.numpy as jnp
+
+  from experiments.corpora.reserved import END, PAD, START
+  from transformer.decoding import beam_search
+
+  given, length = flags.FLAGS, len(source) + LONGER
+  for stack in (model.encoder, model.decoder):
+    most = getattr(stack.prelude, 'max_length', None)
+    if most is not None and length > most:
+      raise BadInput(f'{len(source)} tokens and {LONGER} more need {length} positions; '
+                     f'this model has {most}')
+
+  @jax.jit
+  def search(parameters, source):
+    apply = functools.partial(model.apply, parameters)
+    state = apply(source, capacity=length, method='encode')
+    return beam_search(
+      functools.partial(apply, method='decode'), state, jnp.full(1, START), length, END, PAD,
+      beam_size=given.beam, length_penalty=given.length_penalty,
+    )
+
+  found = search(parameters, jnp.array([source]))
+  for tokens, score in zip(found.tokens[0], found.scores[0], strict=True):
+    if score > -jnp.inf:
+      yield float(score), task.text(tokens)
+
+
+if __name__ == '__main__':
+  flags.main(main, define, __doc__)
