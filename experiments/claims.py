@@ -19,6 +19,7 @@ import dataclasses
 import operator
 from collections.abc import Iterable
 
+from experiments import bottleneck, translation
 from experiments.effects import (
   Effect,
   Records,
@@ -27,8 +28,12 @@ from experiments.effects import (
   calibration,
   growth,
   lead_at_distance,
+  lead_over_best,
   loss_with_distance,
+  loss_with_length,
   noise,
+  score_at_distance,
+  score_at_length,
 )
 from experiments.launch import flags
 from experiments.state_tracking import LINEAR, SIGNED
@@ -73,6 +78,9 @@ CONTROLS = (
   *calibrated('retention'),
   *calibrated('ladder'),
   *calibrated('state_tracking'),
+  *calibrated('bottleneck'),
+  *calibrated('translation'),
+  *calibrated('pronouns'),
   Claim(
     'blind', 'A convolution scores chance beyond its receptive field', 'control', 'retention',
     across_field('copy_memory', 'tcn', beyond=True), 'score', '<', 0.05,
@@ -84,6 +92,14 @@ CONTROLS = (
   Claim(
     'blind-tracking', 'A convolution of few tokens keeps no parity of many', 'control',
     'state_tracking', beyond_training('parity', ('convolution',)), 'score', '<', 0.05,
+  ),
+  Claim(
+    'blind-bottleneck', 'Whoever hands over its last few tokens translates no more than those',
+    'control', 'bottleneck', score_at_length('copy', bottleneck.CONTROL), 'score', '<', 0.05,
+  ),
+  Claim(
+    'blind-pronouns', 'A convolution of few words does not know what they refer to', 'control',
+    'pronouns', score_at_distance('pronouns', 'convolution'), 'score', '<', 0.1,
   ),
   Claim(
     'repeat', 'The same step takes as long when it is measured twice', 'control', 'parallelism',
@@ -184,6 +200,43 @@ CLAIMS = (
     'Linear recurrence with eigenvalues in [-1, 1] keeps parity beyond the trained length',
     'Grazzi et al. 2025', 'state_tracking', beyond_training('parity', SIGNED),
     'score beyond training', '>', 0.9,
+  ),
+  Claim(
+    'vector-falls', 'Through one fixed vector, translation falls with the length of the source',
+    'Cho et al. 2014b; Bahdanau et al. 2015', 'bottleneck',
+    loss_with_length('copy', bottleneck.FIXED[:1]), 'sentences lost', '>', 0.1,
+  ),
+  Claim(
+    'attention-holds-length', 'With attention to the source it does not, up to the trained length',
+    'Bahdanau et al. 2015', 'bottleneck',
+    loss_with_length('copy', bottleneck.ATTENTIVE), 'sentences lost', '<', 0.1,
+  ),
+  Claim(
+    'length-leads',
+    'At the longest trained length the Transformer translates what one vector does not hold',
+    VASWANI, 'bottleneck',
+    score_at_length('copy', 'transformer', less=bottleneck.FIXED), 'sentences ahead', '>', 0.1,
+  ),
+  Claim(
+    'reversal-helps', 'A fixed vector holds more of a source that is read from its end',
+    'Sutskever et al. 2014', 'bottleneck',
+    lead_at_distance('number_words', 'fixed_vector(reverse=True)', ('fixed_vector',)),
+    'sentences ahead', '>', 0.02,
+  ),
+  Claim(
+    'transformer-translates', 'At one budget the Transformer translates best of all',
+    VASWANI, 'translation',
+    lead_over_best('number_words', 'transformer', translation.TRANSLATORS[:-1]),
+    'sentences ahead of the best other', '>', 0.0,
+  ),
+  Claim(
+    'attention-refers', 'Attention finds what a pronoun refers to at any distance', VASWANI,
+    'pronouns', loss_with_distance('pronouns', ('attention',)), 'score lost', '<', 0.1,
+  ),
+  Claim(
+    'recurrence-loses-reference',
+    'A recurrent network loses what a pronoun refers to with distance',
+    VASWANI, 'pronouns', loss_with_distance('pronouns', ('lstm',)), 'score lost', '>', 0.1,
   ),
 )
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 
 from experiments.results import times
-from experiments.results.scores import farthest_scores, scores
+from experiments.results.scores import elsewhere_scores, farthest_scores, scores
 
 Records = Sequence[dict]
 Effect = Callable[[Records], list[float] | None]
@@ -66,6 +66,26 @@ def lead_at_distance(family: str, layer: str, rivals: Sequence[str]) -> Effect:
   return effect
 
 
+def lead_over_best(family: str, layer: str, rivals: Sequence[str]) -> Effect:
+  """Score of a layer less that of the best of its rivals, by seed, at the longest distance."""
+  leads = {rival: lead_at_distance(family, layer, (rival,)) for rival in rivals}
+
+  def effect(records: Records) -> list[float] | None:
+    found = [lead(records) for lead in leads.values()]
+    return None if not all(found) else min(found, key=lambda lead: sum(lead) / len(lead))
+
+  return effect
+
+
+def score_at_distance(family: str, layer: str) -> Effect:
+  """Score of a layer, by seed, at the longest distance."""
+  def effect(records: Records) -> list[float] | None:
+    found = comparison(records, family).get(layer)
+    return list(scores(found[-1]).values()) if found else None
+
+  return effect
+
+
 def across_field(family: str, layer: str, beyond: bool) -> Effect:
   """Scores, by seed, at the distances that a layer's receptive field does not, or does, cover."""
   def effect(records: Records) -> list[float] | None:
@@ -93,11 +113,48 @@ def beyond_training(family: str, layers: Iterable[str]) -> Effect:
   return effect
 
 
+def at_longest(record: dict) -> tuple[dict[int, float], dict[int, float]] | None:
+  """Scores by seed at the shortest asked and at the longest trained length; None: not asked."""
+  asked = elsewhere_scores(record)
+  trained = [length for length in asked if length <= record['result']['distance']]
+  return (asked[min(trained)], asked[max(trained)]) if len(trained) > 1 else None
+
+
+def loss_with_length(family: str, layers: Iterable[str]) -> Effect:
+  """Score at the shortest length less score at the longest that was trained on, by seed."""
+  def effect(records: Records) -> list[float] | None:
+    compared, lost = comparison(records, family), []
+    for layer in layers:
+      ends = [at_longest(record) for record in compared.get(layer, ())[-1:]]
+      if not any(ends):
+        return None
+      short, long = ends[0]
+      lost += [short[seed] - long[seed] for seed in short]
+    return lost
+
+  return effect
+
+
+def score_at_length(family: str, layer: str, less: Sequence[str] = ()) -> Effect:
+  """Score by seed at the longest trained length, less that of each of some others there."""
+  def effect(records: Records) -> list[float] | None:
+    compared = comparison(records, family)
+    ends = [at_longest(r) for one in (layer, *less) for r in compared.get(one, ())[-1:]]
+    if len(ends) < 1 + len(less) or None in ends:
+      return None
+    ours, *theirs = (long for _, long in ends)
+    if not theirs:
+      return list(ours.values())
+    return [ours[seed] - score for rival in theirs for seed, score in rival.items() if seed in ours]
+
+  return effect
+
+
 def calibration(answer: str) -> Effect:
   """What an answer that must be right, or must be wrong, scores in every cell."""
   def effect(records: Records) -> list[float] | None:
-    finished = [r['result'] for r in records if 'controls' in r['result']]
-    return [result['controls'][answer] for result in finished] or None
+    controls = (r['result'].get('controls', {}) for r in records)
+    return [own[answer] for own in controls if answer in own] or None
 
   return effect
 

@@ -87,7 +87,7 @@ def grid() -> list:
   for name in (*timing.UNUSED, 'parallel'):
     if flags.given(name):
       raise BadInput(f'--{name} means nothing here: one device is timed, at --tokens and --lengths')
-  layers = spec.layers(flags.FLAGS.layers if flags.given('layers') else preset.layers)
+  layers = spec.canonical(flags.FLAGS.layers if flags.given('layers') else preset.layers, 'layer')
   run = flags.make_run(**preset.settings | flags.settings())
   if len(run.learning_rates) > 1:
     raise BadInput('--learning_rates takes one here: the time of a step does not depend on it')

@@ -11,12 +11,26 @@ import re
 
 from absl import flags as absl_flags
 
-from experiments import claims, ladder, parallelism, retention, speed, state_tracking
+from experiments import (
+  bottleneck,
+  claims,
+  ladder,
+  parallelism,
+  pronouns,
+  retention,
+  speed,
+  state_tracking,
+  translation,
+  variations,
+)
 from experiments.launch import flags
 from experiments.launch.errors import BadInput
 
 STUDIES = {
-  module.STUDY: module for module in (retention, parallelism, ladder, state_tracking, speed)
+  module.STUDY: module for module in (
+    retention, parallelism, ladder, state_tracking, bottleneck, translation, variations, pronouns,
+    speed,
+  )
 }
 TITLE = 'What did the Transformer fix?'
 

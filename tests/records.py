@@ -1,10 +1,11 @@
 """Records as the studies store them, of numbers that a test chooses."""
 
-from experiments import speed
-from experiments.launch import build
+from experiments import bottleneck, speed, translation, variations
+from experiments.launch import build, spec
 from experiments.launch.run import Run
 from experiments.state_tracking import LINEAR, SIGNED
 from experiments.tasks import TASKS
+from transformer.presets import TABLE_3
 
 RATE = 3e-3
 WHERE = {'device': 'a device', 'versions': {'jax': '1'}, 'commit': 'abc', 'seconds': 1.5}
@@ -16,14 +17,16 @@ def trained(
 ):
   """A finished cell of a study, whose seeds have these scores on the common scale.
 
-  `farther` are their scores at twice the distance, if they were tested there.
+  `farther` are their scores at other distances, by distance, or those at twice their own.
   """
+  farther = farther if isinstance(farther, dict) else {2 * distance: farther} if farther else {}
   task = (task or TASKS[family]()).at(distance)
   run = Run(
     layer=layer, task=f'{family} at {distance}', seeds=tuple(range(len(scores))),
     learning_rates=(RATE,), **settings,
   )
-  model = build.model_of(run, build.layer_of(run), task, run.width)
+  wrote = written(distance, farther, len(scores)) if task.answered_by == 'translator' else {}
+  model = build.model_of(run, spec.parse(layer, task.answered_by), task, run.width)
   span = task.metric.perfect - task.chance
   return {
     'study': study,
@@ -43,7 +46,8 @@ def trained(
       'controls': {'oracle': 1.0, 'guess': 0.0} | (controls or {}),
       'receptive_field': model.receptive_field,
       'state_bytes': 1024,
-      'farther': [{'distance': 2 * distance, 'chance': task.chance}] if farther else [],
+      **wrote,
+      'farther': [{'distance': there, 'chance': task.chance} for there in farther],
       'width': run.width,
       'parameters': 1000,
       'budget': 1000,
@@ -51,15 +55,30 @@ def trained(
       'members': [
         {
           'seed': seed, 'learning_rate': RATE, 'status': 'finished', 'steps': run.steps,
+          'validation_loss': 1 - score,
+          'farther_loss': [1 - there[seed] for there in farther.values()],
           'validation': task.chance + span * score, 'test': task.chance + span * score,
           'test_loss': 1 - score, 'curve': [[run.steps, 1 - score, score]],
-          'farther': [task.chance + span * there for there in farther[seed : seed + 1]],
+          'farther': [task.chance + span * there[seed] for there in farther.values()],
         }
         for seed, score in enumerate(scores)
       ],
     },
     **WHERE,
   }
+
+
+def written(distance, farther, seeds):
+  """What a translator's record has besides: a sentence of each length that is right, one wrong."""
+  parts = [
+    {
+      'distance': length, 'source_length': [length, length], 'source': ['1 2', '2 1'],
+      'reference': ['a b c d e', 'e d c b a'], 'blind_loss': 2.0, 'tokens': 5.0,
+      'answers': {str(seed): ['a b c d e', 'a b c d e'] for seed in range(seeds)},
+    }
+    for length in (distance, *farther)
+  ]
+  return {'written': parts, 'alignments': [], 'step_flops': 1000}
 
 
 def timed(seed, layers, lengths, growth, repeat=1.0, **settings):
@@ -142,6 +161,38 @@ GROWS = {('attention', 'generate'), ('lstm', 'train'), ('gru', 'train')}
 NEAR, FAR, BEYOND = 20, 40, 90  # a TCN of two blocks sees 57 tokens
 
 
+def translated(kept, lost, seen, unseen):
+  """Records of the studies of translation: what attention keeps, what one vector loses."""
+  def copied(layer, there):
+    return trained(
+      layer, 'copy', NEAR, there, study='bottleneck', farther={NEAR // 4: REMEMBERS, NEAR: there}
+    )
+
+  def numbers(study, layer, scores):
+    return trained(layer, 'number_words', 6, scores, study=study)
+
+  def row(name):
+    own = variations.variation(TABLE_3[name], 64, 1, 10)
+    return trained(
+      own.pop('layer'), 'copy', NEAR, REMEMBERS, study='variations', match='none', **own)
+
+  fixed, turned = bottleneck.FIXED
+  return [
+    *(copied(layer, kept) for layer in bottleneck.ATTENTIVE),
+    *(copied(layer, lost) for layer in bottleneck.FIXED),
+    copied(bottleneck.CONTROL, unseen),
+    numbers('bottleneck', fixed, unseen),
+    numbers('bottleneck', turned, seen),
+    *(row('base'), row('B: d_k 16')),
+    *(numbers('translation', layer, kept if layer == 'transformer' else lost)
+      for layer in translation.TRANSLATORS),
+    *(trained(layer, 'pronouns', distance, scores, study='pronouns')
+      for layer, near, far in (('attention', REMEMBERS, kept), ('lstm', REMEMBERS, lost),
+                               ('convolution', unseen, unseen))
+      for distance, scores in ((NEAR, near), (FAR, far))),
+  ]
+
+
 def world(opposite=False):
   """Records of all studies in which every claim holds, or none does."""
   kept, lost = (FORGETS, REMEMBERS) if opposite else (REMEMBERS, FORGETS)
@@ -170,6 +221,8 @@ def world(opposite=False):
       trained(layer, 'parity', NEAR, REMEMBERS, study='state_tracking', farther=there)
       for layer in layers
     ]
+
+  made += translated(kept, lost, seen, unseen)
 
   def growth(layer, quantity):
     return 4.0 if ((layer, quantity) in GROWS) != opposite else 1.0

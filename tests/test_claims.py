@@ -10,15 +10,18 @@ import records
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from baselines import LAYERS
+from baselines import LAYERS, TRANSLATORS
 from experiments import (
+  bottleneck,
   claims,
   effects,
   ladder,
   parallelism,
+  pronouns,
   report,
   retention,
   state_tracking,
+  translation,
 )
 from experiments.claims import CLAIMS, CONTROLS, Claim, findings, judge
 from experiments.launch import flags, spec
@@ -117,9 +120,15 @@ def without(world, layer):
 
 
 NEEDS = {  # layer -> what the names of the claims about it start with
-  'attention': ('attention', 'tracking-fails-attention'),
+  'attention': (
+    'attention-remembers', 'attention-leads', 'attention-training', 'attention-generation',
+    'attention-refers', 'tracking-fails-attention',
+  ),
   'lstm': ('recurren', 'attention-leads'),
   'gru': ('recurrent', 'attention-leads'),
+  'transformer': ('attention-holds', 'length-leads', 'transformer'),
+  'fixed_vector': ('vector', 'length-leads', 'reversal', 'transformer'),
+  'additive': ('attention-holds', 'transformer'),
   'tcn': ('convolution',),
   'retnet': ('delta-recalls',),
   'gla': ('matrix-recalls',),
@@ -166,6 +175,8 @@ BLIND = {  # control -> the layer and the task that it looks at
   'blind': ('tcn', 'copy_memory'),
   'blind-ladder': ('convolution', 'copy_memory'),
   'blind-tracking': ('convolution', 'parity'),
+  'blind-bottleneck': (bottleneck.CONTROL, 'copy'),
+  'blind-pronouns': ('convolution', 'pronouns'),
 }
 
 
@@ -178,10 +189,10 @@ def broken(world, control):
     asked = record['run'].get('layer'), result.get('family')
     if answer in ('oracle', 'guess') and record['study'] == study:
       result['controls'][answer] = 0.5
-    elif asked == BLIND.get(control) and result['distance'] >= result['receptive_field']:
+    elif asked == BLIND.get(control) and result['distance'] >= (result['receptive_field'] or 0):
       for member in result['members']:
         member['test'] = result['chance'] + 0.9 * (result['perfect'] - result['chance'])
-        member['farther'] = [member['test']]
+        member['farther'] = [member['test']] * max(1, len(result['farther']))
     elif control == 'repeat' and record['study'] == 'parallelism':
       for point in result['points']:
         if point['quantity'] == 'repeat':  # as often faster as slower: no mean of ratios sees it
@@ -278,7 +289,7 @@ def test_names_and_statements_are_unique():
 def test_layers_and_tasks_that_records_are_made_of_are_in_the_catalogues(as_claimed):
   for record in as_claimed:
     layers = record['run'].get('layers', [record['run'].get('layer')])
-    assert {layer.partition('(')[0] for layer in layers} <= set(LAYERS)
+    assert {layer.partition('(')[0] for layer in layers} <= {*LAYERS, *TRANSLATORS}
     assert record['result'].get('family', 'recall') in TASKS
   points = [point for record in as_claimed for point in record['result'].get('points', ())]
   assert {frozenset(point) for point in points} == {
@@ -290,12 +301,13 @@ def test_a_preset_asks_for_all_that_every_claim_needs(name):
   made = [
     records.trained(
       layer, task.family, distance, (0.5, 0.6), task=task, study=study.STUDY,
-      farther=(0.5, 0.6) if chosen.get('test_lengths') else (),
+      farther=dict.fromkeys(chosen.get('test_lengths', ()), (0.5, 0.6)),
       **{k: v for k, v in chosen.items() if k not in ('seeds', 'learning_rates')},
     )
-    for study in (retention, ladder, state_tracking)
+    for study in (retention, ladder, state_tracking, bottleneck, translation, pronouns)
     for question in study.PRESETS[name].questions
     for task in [spec.parse(question.task, 'task')]
+    if not task.streams  # that is on a disk, or not
     for chosen in [study.PRESETS[name].settings | question.settings]
     for distance in question.distances
     for layer in study.PRESETS[name].layers

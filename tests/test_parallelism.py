@@ -184,6 +184,7 @@ def test_bad_input_exits_with_2_and_one_line(tmp_path, arguments):
   assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_smoke_preset_is_stored_and_not_measured_again(tmp_path):
   arguments = ('--preset=smoke', f'--runs={tmp_path}', f'--cache={tmp_path / "programs"}')
   first = command(*arguments)

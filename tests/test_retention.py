@@ -17,7 +17,7 @@ import time
 import command
 import pytest
 import records
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments import retention
@@ -99,6 +99,7 @@ def members(runs):
   return {record['run']['task']: record['result']['members'] for record in Store(runs).records()}
 
 
+@pytest.mark.slow
 def test_every_question_is_answered_at_every_distance(lab):
   runs = lab.undisturbed()
   found = Store(runs).records()
@@ -169,6 +170,7 @@ def test_a_damaged_cell_is_named_set_aside_and_run_again(lab, tmp_path):
   assert told(runs) == told(lab.undisturbed()) and members(runs) == members(lab.undisturbed())
 
 
+@pytest.mark.slow
 def test_pmap_gives_the_numbers_of_jit(lab, tmp_path):
   lab.run(tmp_path, '--parallel=pmap', lengths=LENGTHS[:1])
   ((task, found),) = members(tmp_path).items()
@@ -186,6 +188,7 @@ def test_divergence_is_a_result_and_shown_as_such(lab, tmp_path):
   assert table(tmp_path).splitlines()[1] == 'elman,diverged'
 
 
+@pytest.mark.slow
 def test_a_timeout_is_a_result_that_a_retry_replaces(lab, tmp_path):
   lab.run(tmp_path, '--timeout=1e-9', lengths=LENGTHS[:1])
   (record,) = Store(tmp_path).records()
@@ -227,6 +230,7 @@ def test_runs_that_differ_in_more_than_the_layer_have_columns_of_their_own(lab):
 values = st.floats(0, 1) | st.just(math.nan)
 
 
+@settings(deadline=None)  # some tasks make a table at first
 @given(
   st.dictionaries(st.sampled_from([1e-4, 1e-3, 1e-2]), st.tuples(values, values), min_size=1),
   st.sampled_from(sorted(TASKS)),

@@ -83,12 +83,14 @@ def test_equal_components_have_equal_texts_however_they_were_written(pair, order
   name = canonical.partition('(')[0]
   options = list(spec.options_of(type(component)))
   order.shuffle(options)
-  options.sort(key=lambda option: option not in spec.PLURALS)  # parts without a name come first
+  options.sort(key=lambda option: option not in spec.PLACED)  # parts without a name come first
 
   def written(option):  # defaults too, numbers with blanks around, words as words or quoted
     value = getattr(component, option)
     if option in spec.PLURALS:
       return ', '.join(spec.describe(part, spec.PLURALS[option]) for part in value)
+    if option in spec.PLACED:
+      return spec.describe(value, option)
     if option in CATALOGUES:
       return f'{option} = {spec.describe(value, option)}'
     return f'{option} = {value!r} '
@@ -149,9 +151,9 @@ def test_lists_are_split_at_commas_outside_parentheses(chosen, comma):
 def test_a_layer_is_listed_once_whatever_its_spelling(chosen):
   texts = [spec.describe(layer, 'layer') for layer in chosen]
   if len(set(texts)) == len(texts):
-    assert spec.layers(', '.join(texts)) == spec.layers(texts) == texts
+    assert spec.canonical(', '.join(texts), 'layer') == spec.canonical(texts, 'layer') == texts
   with pytest.raises(BadInput, match='2 times'):
-    spec.layers([*dict.fromkeys(texts), f' {texts[0]} '])
+    spec.canonical([*dict.fromkeys(texts), f' {texts[0]} '], 'layer')
 
 
 @pytest.mark.parametrize(

@@ -212,6 +212,15 @@ def test_a_target_is_kept_or_missed_by_the_estimate(theirs, kept):
   assert row[4:7] == (1.1, 0.8, kept) and table.columns[4:7] == ('must', 'aim', 'kept')
 
 
+def test_where_there_is_no_gradient_a_target_is_of_forward():
+  record = records.contested(ours=(3.0, 3.0))
+  for one in record['result']['contestants']:
+    del one['seconds']['gradient']
+  (table,), _ = speed.report([record])
+  (row,) = table.rows
+  assert (row[2].mean, *row[3:7]) == (3 / 4, None, 1.1, 0.8, 'aim')
+
+
 def test_rows_stand_in_order_and_grids_apart():
   long = records.contested(sizes={'batch': 4, 'length': 2048, 'heads': 4, 'head_width': 32})
   other = records.contested('lstm', sizes={'batch': 8, 'length': 128, 'width': 128})

@@ -15,7 +15,7 @@ from baselines.delta_scans import delta_scan
 from baselines.matrix_scans import outer_product_scan
 from baselines.recurrent import GRU, LSTM
 from baselines.scans import linear_scan
-from experiments.contests import decoders, pytorch
+from experiments.contests import decoders, generation, pytorch
 from experiments.contests.contest import Contest, Rival, contest
 from transformer.attention import attend
 from transformer.dot_product import Visible
@@ -238,4 +238,5 @@ CONTESTS = {
   'gated_delta_rule': gated_delta_rule,
   'convolution': convolution,
   'decoder': decoders.decoder,
+  'generation': generation.generation,
 }

@@ -10,14 +10,14 @@ from flax import linen as nn
 from experiments.launch.errors import BadInput
 from experiments.launch.run import Run
 from experiments.launch.spec import describe, parse
-from experiments.tasks.task import Task
+from experiments.tasks.task import Batch, Task
 from transformer.block import Block
 from transformer.feedforward import FeedForward
 from transformer.layer import SequenceLayer
-from transformer.model import DecoderOnly
+from transformer.model import DecoderOnly, EncoderDecoder, tied_embedding
 from transformer.stack import Stack
 
-REFERENCE = 'attention'  # the Transformer sets the budget
+REFERENCE = {'layer': 'attention', 'translator': 'transformer'}  # they set the budget
 TOLERANCE = 0.01  # of the budget; beyond it a table says so
 SHELLS = {
   **{norm: functools.partial(Block, norm=norm) for norm in ('pre', 'post', 'none')},
@@ -36,65 +36,138 @@ def task_of(run: Run) -> Task:
 
 
 def farther(run: Run) -> list[Task]:
-  """The run's task at its test lengths, each asking only what lies beyond the one before."""
+  """The run's task at its test lengths, each asking only what lies beyond the one before.
+
+  They lie beyond the trained one; but a transduction can be asked from the shortest on.
+  """
   task, found = task_of(run), []
   for length in run.test_lengths:
-    if length <= task.distance:
+    longer = found or length > task.distance
+    if not longer and task.answered_by == 'layer':
       raise BadInput(f'--test_lengths lie beyond the trained {task.distance}, not at {length}')
     try:
-      task = task.beyond(length)
+      task = task.beyond(length) if longer else task.at(length)
     except ValueError as error:
       raise BadInput(f'--test_lengths: {error}') from None
     found.append(task)
   return found
 
 
-def layer_of(run: Run) -> SequenceLayer:
-  """The run's layer."""
-  return parse(run.layer, 'layer')
+def layer_of(run: Run):
+  """The run's layer; where its task is to translate, what makes encoder and decoder of one."""
+  return parse(run.layer, task_of(run).answered_by)
 
 
-def model_of(run: Run, layer: SequenceLayer, task: Task, width: int) -> DecoderOnly:
-  """The layer in the run's shell, between an embedding and a head that suit the task.
+def model_of(run: Run, layer, task: Task, width: int) -> nn.Module:
+  """The layer in the run's shell, between an embedding and a head that suit the task."""
+  return {'layer': decoder_only, 'translator': encoder_decoder}[task.answered_by](
+    run, layer, task, width
+  )
+
+
+def stack_of(run: Run, blocks, depth: int = 1) -> Stack:
+  """Blocks, each a tuple of layers: every layer in the run's shell, a feed-forward after each."""
+  shell, after = functools.partial(SHELLS[run.shell], dropout=run.dropout), ()
+  if run.feedforward != 'none':
+    after = (FeedForward(run.feedforward, run.expansion),)
+  return Stack(tuple(shell(part) for block in blocks for part in (*block, *after)), depth)
+
+
+def decoder_only(run: Run, layer: SequenceLayer, task: Task, width: int) -> DecoderOnly:
+  """Answers at every position of what it reads.
 
   A hybrid's layers take turns, one a block; at a depth that is no multiple of their number the
   last turn is cut short.
   """
-  shell, pattern = functools.partial(SHELLS[run.shell], dropout=run.dropout), layer.pattern
+  pattern = layer.pattern
   if run.depth % len(pattern):
     pattern = tuple(itertools.islice(itertools.cycle(pattern), run.depth))
-  after = ()
-  if run.feedforward != 'none':
-    after = (shell(FeedForward(run.feedforward, run.expansion)),)
-  blocks = [block for part in pattern for block in (shell(part), *after)]
   return DecoderOnly(
     embedding=EMBEDDINGS[task.inputs.kind](task.inputs.size, width),
-    stack=Stack(tuple(blocks), run.depth // len(pattern)),
+    stack=stack_of(run, [(part,) for part in pattern], run.depth // len(pattern)),
     head=nn.Dense(task.outputs.size),
-    last_norm=run.shell == 'pre',
+    normalization=nn.LayerNorm() if run.shell == 'pre' else None,
     dtype=jnp.dtype(run.dtype),
   )
 
 
-def count_parameters(model: DecoderOnly, task: Task) -> int:
+def encoder_decoder(run: Run, translator, task: Task, width: int) -> EncoderDecoder:
+  """Reads a source and writes a target in the same vocabulary; all embeddings are one matrix."""
+  encoder, decoder = (
+    stack_of(run, blocks(run.depth)) for blocks in (translator.encoder, translator.decoder)
+  )
+  if run.feedforward != 'none' and not any(level.bridge for level in decoder.levels):
+    encoder = Stack(encoder.layers[:-1])  # its states are handed on; nobody reads its output
+  return EncoderDecoder(
+    embedding=tied_embedding(task.inputs.size, width),
+    encoder=encoder,
+    decoder=decoder,
+    normalization=nn.LayerNorm() if run.shell == 'pre' else None,
+    dropout=run.dropout,
+    carry_state=translator.carry_state,
+    reverse_source=translator.reverse_source,
+    dtype=jnp.dtype(run.dtype),
+  )
+
+
+def width_multiple(run: Run, layer) -> int:
+  """The widths that a layer's model can take are the multiples of this."""
+  if task_of(run).answered_by == 'layer':
+    return layer.width_multiple
+  blocks = *layer.encoder(run.depth), *layer.decoder(run.depth)
+  return stack_of(run, blocks).width_multiple
+
+
+def shapes_of(task: Task) -> Batch:
+  """The shapes of a batch of one sequence."""
+  if task.streams:  # a corpus's batches have several; this is the longest
+    return Batch(*(jax.ShapeDtypeStruct((1, task.source_length), kind)
+                   for kind in (jnp.int32, jnp.int32, jnp.float32)))
+  return jax.eval_shape(lambda: task.batch('train', 0, 1))
+
+
+def count_parameters(model: nn.Module, task: Task) -> int:
   """How many numbers training changes."""
-  source = jax.eval_shape(lambda: task.batch('train', 0, 1).source[:, :1])
-  parameters = jax.eval_shape(model.init, jax.random.key(0), source)
+  def initialise():
+    short = jax.tree.map(lambda x: jnp.zeros((1, 1, *x.shape[2:]), x.dtype), shapes_of(task))
+    arguments, named = task.arguments(short)
+    return model.init(jax.random.key(0), *arguments, **named)
+
+  parameters = jax.eval_shape(initialise)
   return sum(leaf.size for leaf in jax.tree.leaves(parameters))
 
 
 def check(run: Run) -> None:
-  """A BadInput for what a run cannot be: a width that does not suit, no longer lengths to test."""
-  farther(run)
-  layer = parse(REFERENCE if run.match == 'params' else run.layer, 'layer')
-  if run.width % layer.width_multiple:
+  """A BadInput for what a run cannot be: a width that does not suit, lengths not to be asked."""
+  tasks = task_of(run), *farther(run)
+  kind = tasks[0].answered_by
+  for task in tasks:
+    fits(run, task)
+  layer = parse(REFERENCE[kind] if run.match == 'params' else run.layer, kind)
+  multiple = width_multiple(run, layer)
+  if run.width % multiple:
     raise BadInput(
-      f'--width={run.width} does not suit {describe(layer, "layer")}: '
-      f'it takes multiples of {layer.width_multiple}'
+      f'--width={run.width} does not suit {describe(layer, kind)}: '
+      f'it takes multiples of {multiple}'
     )
 
 
-def matched(run: Run) -> tuple[DecoderOnly, dict]:
+def fits(run: Run, task: Task) -> None:
+  """A BadInput if a task's sequences are longer than the positions that the run's model has."""
+  layer = layer_of(run)
+  if not all(getattr(part, 'causal', True) for part in getattr(layer, 'pattern', ())):
+    raise BadInput(f'{run.layer} reads what comes after a token: that is for encoders')
+  positions = getattr(getattr(layer, 'layer', layer), 'positions', None)
+  most = getattr(positions, 'max_length', None)
+  length = jax.tree.map(lambda x: x.shape[1], shapes_of(task))
+  if most is not None and max(length) > most:
+    raise BadInput(
+      f'{describe(task, "task")} has sequences of {max(length)} tokens, '
+      f'but {run.layer} has positions for {most}'
+    )
+
+
+def matched(run: Run) -> tuple[nn.Module, dict]:
   """The run's model, and what was matched: its width, its parameters, and the budget.
 
   A layer that only takes multiples of some width gets the one whose count is nearest.
@@ -104,11 +177,12 @@ def matched(run: Run) -> tuple[DecoderOnly, dict]:
     def count(layer, width):
       return count_parameters(model_of(run, layer, task, width), task)
 
-    reference = parse(REFERENCE, 'layer')
+    reference = parse(REFERENCE[task.answered_by], task.answered_by)
     width, budget = run.width, None
     if run.match == 'params':
       budget = count(reference, run.width)
-      width = nearest_width(functools.partial(count, layer), budget, layer.width_multiple, width)
+      multiple = width_multiple(run, layer)
+      width = nearest_width(functools.partial(count, layer), budget, multiple, width)
     model = model_of(run, layer, task, width)
     return model, {'width': width, 'parameters': count(layer, width), 'budget': budget}
   except ValueError as error:  # such as a width that the heads do not share

@@ -8,19 +8,27 @@ import dataclasses
 import functools
 import itertools
 import math
+import pathlib
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
 
-from experiments.launch.build import farther, matched, task_of
+from experiments.launch import observe
+from experiments.launch.build import farther, matched, shapes_of, task_of
 from experiments.launch.grid import Cell, Outcome
 from experiments.launch.run import Run
+from experiments.results.store import key_of
 from experiments.tasks.task import Task
+from experiments.training import streaming
+from experiments.training.checkpoints import Checkpoints
 from experiments.training.ensemble import Ensemble
 from experiments.training.loop import Member, train
 from experiments.training.step import Training
-from transformer.model import DecoderOnly
+from experiments.training.streaming import Streamed
+from experiments.weights import safetensors
 
 
 def cell_of(study: str, run: Run) -> Cell:
@@ -28,20 +36,41 @@ def cell_of(study: str, run: Run) -> Cell:
   return Cell(study, run.identity(), f'{run.layer} on {run.task}')
 
 
-def execute(parallel: str, timeout: float):
-  """What trains a cell, for `grid.launch`."""
-  return functools.partial(_train, parallel, timeout)
+def execute(parallel: str, timeout: float, folder: str, save_weights: bool = False):
+  """What trains a cell, for `grid.launch`; checkpoints and weights are kept in `folder`."""
+  if save_weights:
+    safetensors.ready()
+  return functools.partial(_train, parallel, timeout, pathlib.Path(folder), save_weights)
 
 
-def _train(parallel: str, timeout: float, cell: Cell, report) -> Outcome:
+def _train(
+  parallel: str, timeout: float, folder: pathlib.Path, save_weights: bool, cell: Cell, report
+) -> Outcome:
   run = run_from(cell.run)
   task, (model, match) = task_of(run), matched(run)
   members = list(itertools.product(run.seeds, run.learning_rates))
   beyond = farther(run)
+  translates, seen = task.answered_by == 'translator', {}
+  made, trains = Ensemble, train
+  if task.streams:
+    identity = run.identity() | {'digest': task.digest}
+    checkpoints = Checkpoints(folder / 'checkpoints' / key_of(cell.study, cell.run), identity)
+    made, trains = Streamed, functools.partial(streaming.train, checkpoints=checkpoints)
   ensemble, *others = (
-    Ensemble(Training(model, one, run), members, parallel) for one in (task, *beyond)
+    made(Training(model, one, run), members, parallel)
+    for one in (task, *(() if translates else beyond))
   )
-  trained = train(ensemble, task, run, timeout, report, others)
+
+  def after(trained, states):
+    best = choose(task, trained)
+    active = np.array([m.learning_rate == best and m.status != 'diverged' for m in trained])
+    if active.any():
+      seen.update(observe.observe(ensemble, (task, *beyond), trained, states, active))
+    if save_weights:
+      path = folder / 'weights' / key_of(cell.study, cell.run)
+      observe.save(path, ensemble, task, cell.run, trained, states, active)
+
+  trained = trains(ensemble, task, run, timeout, report, others, after)
   result = {
     'family': task.family,
     'title': task.title,
@@ -52,10 +81,11 @@ def _train(parallel: str, timeout: float, cell: Cell, report) -> Outcome:
     'chance': task.chance,
     'settings': dataclasses.asdict(task),
     'digest': task.digest,
-    'controls': calibrate(task, run.batch_size, run.test_batches),
+    'controls': {} if task.streams else calibrate(task, run.batch_size, run.test_batches),
     'receptive_field': model.receptive_field,
     'state_bytes': state_bytes(model, task, match['width']),
     'farther': [{'distance': one.distance, 'chance': one.chance} for one in beyond],
+    **seen,
     **match,
     'learning_rate': choose(task, trained),
     'members': [dataclasses.asdict(member) for member in trained],
@@ -63,9 +93,9 @@ def _train(parallel: str, timeout: float, cell: Cell, report) -> Outcome:
   return Outcome(result, *_status(trained))
 
 
-def state_bytes(model: DecoderOnly, task: Task, width: int) -> int:
+def state_bytes(model: nn.Module, task: Task, width: int) -> int:
   """What the model remembers of one sequence of the task, at its end."""
-  length = jax.eval_shape(lambda: task.batch('train', 0, 1).source).shape[1]
+  length = shapes_of(task).source.shape[1]
   state = jax.eval_shape(lambda: model.initial_state(1, length, width))
   return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
@@ -95,12 +125,13 @@ def choose(task: Task, members: Sequence[Member]) -> float:
   """The rate with the best mean validation metric over seeds; a divergence is the worst."""
   better = 1 if task.metric.perfect > task.chance else -1
 
-  def merit(rate: float) -> float:
+  def merit(rate: float) -> tuple[float, float]:
     at = [member for member in members if member.learning_rate == rate]
     # The metric of a diverged member may be finite: the argmax of NaN is the first class.
     if any(m.status == 'diverged' or not math.isfinite(m.validation) for m in at):
-      return -math.inf
-    return sum(better * m.validation for m in at) / len(at)
+      return -math.inf, 0.0
+    # Equal metrics, such as that of no sequence right, are told apart by the loss.
+    return sum(better * m.validation for m in at), -sum(m.validation_loss for m in at)
 
   return max(sorted({m.learning_rate for m in members}), key=merit)
 

@@ -63,8 +63,13 @@ def define_study(presets: Iterable[str], steps: str, lengths: str) -> None:
   )
 
 
-def define_tasks() -> None:
-  """--tasks."""
+def define_training() -> None:
+  """--tasks and --save_weights: what only studies that train can be told."""
+  flags.DEFINE_boolean(
+    'save_weights', False,
+    'Keep the parameters of the members at the chosen rate, under the folder of results as '
+    'weights/<cell>-seed<n>.safetensors; of cells that are trained now, not of stored ones.',
+  )
   flags.DEFINE_string(
     'tasks', None,
     "Tasks to ask, separated by commas: names in experiments/tasks/__init__.py, with options if "
@@ -176,9 +181,10 @@ def _help() -> str:
 
 
 def _errors_of_results() -> tuple[type[Exception], ...]:
-  from experiments.results.extra import MissingExtra
+  from experiments.extra import MissingExtra
+  from experiments.manifest import DataError
   from experiments.results.store import StoreError
-  return StoreError, MissingExtra
+  return StoreError, MissingExtra, DataError
 
 
 def _check_words(argv: Sequence[str], words: Sequence[str]) -> None:

@@ -23,11 +23,12 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-  """Layers, questions, and the settings of all their runs."""
+  """Layers (or translators), questions, and the settings of all their runs."""
 
   layers: tuple[str, ...]
   questions: tuple[Question, ...]
   settings: dict[str, Any]
+  kind: str = 'layer'  # what answers: see `Task.answered_by`
 
 
 def define(presets: Mapping[str, Preset]) -> None:
@@ -37,7 +38,7 @@ def define(presets: Mapping[str, Preset]) -> None:
     steps='Training steps.',
     lengths="Distances to ask every task at, separated by commas, instead of the preset's.",
   )
-  flags.define_tasks()
+  flags.define_training()
 
 
 def grid(presets: Mapping[str, Preset]) -> list:
@@ -45,17 +46,24 @@ def grid(presets: Mapping[str, Preset]) -> list:
   from experiments.launch import spec
 
   preset = flags.preset(presets)
-  layers = spec.layers(flags.FLAGS.layers if flags.given('layers') else preset.layers)
-  questions = preset.questions
-  if flags.given('tasks'):
-    questions = [q for text in spec.split(flags.FLAGS.tasks) for q in asked(text, questions)]
+  asked_of = flags.FLAGS.layers if flags.given('layers') else preset.layers
+  layers = spec.canonical(asked_of, preset.kind)
   return list(dict.fromkeys(  # a task may be named twice; each of its runs is one cell
     flags.make_run(**preset.settings | question.settings | flags.settings()
                    | {'layer': layer, 'task': task})
-    for question in questions
+    for question in wanted(preset)
     for task in distances(question)
     for layer in layers
   ))
+
+
+def wanted(preset: Preset) -> list[Question]:
+  """The preset's questions, or those of --tasks."""
+  from experiments.launch import spec
+
+  if not flags.given('tasks'):
+    return list(preset.questions)
+  return [q for text in spec.split(flags.FLAGS.tasks) for q in asked(text, preset.questions)]
 
 
 def asked(text: str, questions) -> list[Question]:
@@ -91,7 +99,9 @@ def train(study: str, runs: list) -> list[dict]:
     build.check(run)
   return grids.launch(
     [cell.cell_of(study, run) for run in runs],
-    cell.execute(flags.FLAGS.parallel, flags.FLAGS.timeout),
+    cell.execute(
+      flags.FLAGS.parallel, flags.FLAGS.timeout, flags.FLAGS.runs, flags.FLAGS.save_weights
+    ),
     Store(flags.FLAGS.runs),
     flags.FLAGS.retry,
   )

@@ -1,11 +1,11 @@
 """Call-like specs: a component with its options as one string, parsed and never evaluated.
 
   attention    attention(num_heads=8)    attention(positions=alibi, num_heads=2)
-  interleave(attention, mamba(state_size=8))
+  interleave(attention, mamba(state_size=8))    fixed_vector(lstm, reverse=True)
 
 A name is looked up in a catalogue, an option among the component's own fields; a field that holds
-a component has a catalogue of its own, and one that holds several takes what stands without a name
-in the parentheses. `describe` is the inverse: what it returns is canonical,
+a component has a catalogue of its own, and the field `layer`, or `layers` for several, takes what
+stands without a name in the parentheses. `describe` is the inverse: what it returns is canonical,
 equal for equal components, and is what runs are stored under.
 """
 
@@ -15,13 +15,16 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from baselines import LAYERS
+from baselines import LAYERS, TRANSLATORS
 from experiments.launch.errors import BadInput, no_such
 from experiments.tasks import TASKS
 from transformer.positions import POSITIONS
 
-CATALOGUES = {'layer': LAYERS, 'task': TASKS, 'positions': POSITIONS}
+CATALOGUES = {
+  'layer': LAYERS, 'translator': TRANSLATORS, 'task': TASKS, 'positions': POSITIONS
+}
 PLURALS = {'layers': 'layer'}  # fields that hold several components of a kind
+PLACED = ('layer', *PLURALS)  # fields whose values stand without their name
 
 
 def split(text: str) -> list[str]:
@@ -49,13 +52,13 @@ def parse(text: str, kind: str) -> Any:
     raise unreadable from None
 
 
-def layers(specs: str | Sequence[str]) -> list[str]:
-  """The canonical specs of the layers in a list, or in a text that separates them by commas."""
+def canonical(specs: str | Sequence[str], kind: str) -> list[str]:
+  """The canonical specs of a list, or of a text that separates them by commas; none comes twice."""
   specs = split(specs) if isinstance(specs, str) else specs
-  found = [describe(parse(spec, 'layer'), 'layer') for spec in specs]
+  found = [describe(parse(spec, kind), kind) for spec in specs]
   for name in found:
     if found.count(name) > 1:
-      raise BadInput(f'the layer {name} is given {found.count(name)} times')
+      raise BadInput(f'the {kind} {name} is given {found.count(name)} times')
   return found
 
 
@@ -69,6 +72,8 @@ def describe(component: Any, kind: str) -> str:
       continue
     if field.name in PLURALS:
       options += [describe(part, PLURALS[field.name]) for part in value]
+    elif field.name in PLACED:
+      options.append(describe(value, field.name))
     else:
       shown = describe(value, field.name) if field.name in CATALOGUES else _literal(value)
       options.append(f'{field.name}={shown}')
@@ -94,13 +99,14 @@ def _component(node: ast.expr, kind: str, text: str) -> Any:
   fields = options_of(catalogue[name])
   options = {}
   if parts := node.args if isinstance(node, ast.Call) else ():
-    several = next((field for field in fields if field in PLURALS), None)
-    if several is None:
+    placed = next((field for field in fields if field in PLACED), None)
+    if placed is None or (placed not in PLURALS and len(parts) > 1):
       raise unreadable
-    options[several] = tuple(_component(part, PLURALS[several], text) for part in parts)
+    found = tuple(_component(part, PLURALS.get(placed, placed), text) for part in parts)
+    options[placed] = found if placed in PLURALS else found[0]
   for keyword in node.keywords if isinstance(node, ast.Call) else ():
-    if keyword.arg not in fields or keyword.arg in PLURALS:
-      raise no_such(f'option of {name}', str(keyword.arg), fields.keys() - PLURALS)
+    if keyword.arg not in fields or keyword.arg in PLACED:
+      raise no_such(f'option of {name}', str(keyword.arg), fields.keys() - set(PLACED))
     if keyword.arg in options:
       raise BadInput(f'{keyword.arg} of {name} is given twice in {text!r}')
     options[keyword.arg] = _value(keyword.value, fields[keyword.arg], name, text)

@@ -57,6 +57,18 @@ def farthest_scores(record: dict) -> dict[int, float]:
   return _scaled(metrics, record['result']['perfect'], last['chance'])
 
 
+def elsewhere_scores(record: dict) -> dict[int, dict[int, float]]:
+  """Every other distance that was tested -> seed -> score."""
+  result, members = record['result'], chosen(record)
+  return {
+    there['distance']: _scaled(
+      {m['seed']: m['farther'][i] if m['farther'] else math.nan for m in members},
+      result['perfect'], there['chance'],
+    )
+    for i, there in enumerate(result['farther'])
+  }
+
+
 def _scaled(metrics: dict[int, float], perfect: float, chance: float) -> dict[int, float]:
   return {
     seed: (metric - chance) / (perfect - chance) if math.isfinite(metric) else 0.0

@@ -1,0 +1,128 @@
+"""What translators wrote is judged as sacreBLEU, counting and a known curve say."""
+
+import math
+
+import numpy as np
+import pytest
+import sacrebleu
+
+from experiments.results import translation_tables, translations
+from experiments.results.figures import HeatMap
+
+REFERENCE = ['the cat sat on the mat', 'a state-of-the-art model', 'three hundred and sixty-five']
+GOOD = ['the cat sat on the mat', 'a state-of-the-art model', 'three hundred and sixty']
+BAD = ['a dog', 'the model', 'five']
+
+
+def written(answers, lengths=(6, 3, 4), reference=REFERENCE, distance=6):
+  return {
+    'distance': distance, 'source_length': list(lengths), 'source': list(reference),
+    'reference': list(reference), 'answers': {str(i): own for i, own in enumerate(answers)},
+    'blind_loss': 2.0, 'tokens': 5.0,
+  }
+
+
+def test_bleu_and_chrf_are_sacrebleus_over_all_seeds_with_their_intervals():
+  found = translations.bleu(written([GOOD, BAD]))
+  expected = sacrebleu.corpus_bleu(GOOD + BAD, [REFERENCE * 2]).score
+  assert found.mean == pytest.approx(expected) and found.low < expected < found.high
+  assert found.count == 6
+  assert translations.bleu(written([REFERENCE])).mean == pytest.approx(100)
+  assert translations.chrf(written([GOOD])).mean == pytest.approx(
+    sacrebleu.corpus_chrf(GOOD, [REFERENCE]).score)
+  assert math.isnan(translations.bleu(written([])).mean)
+
+
+def test_the_papers_bleu_is_of_moses_tokens_with_compounds_split():
+  assert translations.compounds_split('state-of-the-art - a -b c-') == (
+    'state ##AT##-##AT## of ##AT##-##AT## the ##AT##-##AT## art - a -b c-')
+  text = "it's a state-of-the-art model, isn't it?"
+  split = translations.compounds_split(translations.moses('en')(text))
+  assert split.split()[-2:] == ['it', '?'] and split.count('##AT##') == 6
+  found = translations.bleu_2017(written([GOOD]), 'en')
+  tokens = [translations.compounds_split(translations.moses('en')(t)) for t in (*GOOD, *REFERENCE)]
+  expected = sacrebleu.corpus_bleu(tokens[:3], [tokens[3:]], tokenize='none', smooth_method='none',
+                                   force=True).score
+  assert found.mean == pytest.approx(expected)
+  assert found.mean != pytest.approx(translations.bleu(written([GOOD])).mean)
+
+
+def test_exact_match_counts_whole_sentences_by_seed_and_by_length():
+  both = written([GOOD, BAD])
+  assert translations.exact_match(both).mean == pytest.approx((2 / 3 + 0) / 2)
+  points = translations.by_length([both], [3, 4, 5, 6])
+  assert [(length, value.mean) for length, value in points] == [(3, 0.5), (4, 0.0), (6, 0.5)]
+
+
+@pytest.mark.parametrize('half', [8.0, 14.5])
+def test_the_fitted_length_is_where_answers_that_fail_by_a_known_curve_are_half_right(half):
+  generator = np.random.default_rng(0)
+  lengths = generator.integers(1, 25, 4000).astype(float)
+  right = generator.random(4000) < 1 / (1 + np.exp(0.8 * (lengths - half)))
+  assert translations.crossing(lengths, right) == pytest.approx(half, abs=0.3)
+
+
+def test_outside_of_the_lengths_that_were_asked_there_is_only_a_bound():
+  record = lambda *answers: {'result': {'written': [written(answers)]}}  # noqa: E731
+  assert translations.half_length(record(REFERENCE, REFERENCE)) == '> 6'
+  assert translations.half_length(record(BAD)) == '< 3'
+  assert translations.half_length(record()) is None
+  mixed = translations.half_length(record(REFERENCE, BAD))  # bounds of the two seeds
+  assert mixed.mean == pytest.approx((6 + 3) / 2)
+
+
+def member(seed, *losses):
+  return {'seed': seed, 'learning_rate': 0.1, 'farther_loss': list(losses), 'steps': 10,
+          'farther': [1.0] * len(losses), 'test': 1.0, 'test_loss': 0.1}
+
+
+def record(layer='transformer', **result):
+  """A finished cell that was asked at lengths 3, 4 and 6."""
+  parts = [written([GOOD, BAD]), *(
+    written([[GOOD[i]], [BAD[i]]], [n], [REFERENCE[i]], n) for i, n in ((1, 3), (2, 4), (0, 6))
+  )]
+  return {
+    'run': {'layer': layer}, 'status': 'finished',
+    'result': {
+      'learning_rate': 0.1, 'written': parts, 'state_bytes': 16, 'parameters': 7,
+      'step_flops': 1000, 'settings': {'target': 'de'},
+      'members': [member(0, 1.5, 1.0, 1.2), member(1, 1.7, 1.0, 1.4)],
+      'farther': [{'distance': d, 'chance': 0.0} for d in (3, 4, 6)],
+      'alignments': [{'source': ['', 'b', ''], 'target': ['c', ''], 'layers': {
+        'decoder.level_1': [[0.2, 0.8, 0], [0, 0, 1]]}}],
+    } | result,
+  }
+
+
+def test_bits_held_are_what_the_loss_spares_at_the_length_where_it_spares_most():
+  (bits, length) = translations.bits_held(record())
+  assert length == 4 and bits.mean == pytest.approx((2.0 - 1.0) * 5 / math.log(2))
+  (table,) = [translation_tables.vector_table('t', {'copy': [record()]}, ['transformer'])]
+  assert table.rows[0][2] == 16 and table.rows[0][5].mean == pytest.approx(bits.mean / 16)
+
+
+def test_the_table_by_length_marks_what_is_longer_than_what_was_trained_on():
+  made = record()
+  made['result']['written'][0] |= {'source_length': [3, 4, 4]}
+  unrun = record('lstm') | {'status': 'timeout'}
+  columns = {'copy 4': [unrun, made], 'none': [unrun]}
+  (table,) = translation_tables.length_tables('t', columns, ['lstm', 'transformer'])
+  assert table.title == 't: copy 4'
+  assert table.columns[1:4] == ('1 to 3', '4 to 4', '5 to 6, untrained')
+  ((layer, *values),) = table.rows
+  assert layer == 'transformer' and [value.mean for value in values[:3]] == [0.5, 0.0, 0.5]
+  (panel,) = translation_tables.length_panels({'copy 4': [made]})
+  assert [length for length, _ in panel.series['transformer']] == [3, 4, 6]
+
+
+def test_cost_is_the_steps_work_and_pictures_are_of_who_looks():
+  columns = {'numbers': [record(), record('fixed_vector', alignments=[])]}
+  table = translation_tables.quality_table('t', columns, ['transformer', 'fixed_vector'])
+  assert [row[1] for row in table.rows] == ['transformer', 'fixed_vector']
+  assert table.rows[0][6] == 10 * 1000
+  (picture,) = translation_tables.alignment_maps(columns['numbers'])
+  assert isinstance(picture, HeatMap)
+  assert (picture.rows, picture.columns) == (['c', 'end'], ['_', 'b', 'end'])
+  (examples,) = translation_tables.example_tables(columns)
+  assert examples.rows[0][1:] == ('(source)', REFERENCE[0])
+  assert examples.rows[3][1:] == ('fixed_vector', GOOD[0])
