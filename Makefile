@@ -40,7 +40,7 @@ clean:
 	@touch $@
 
 .venv/report: .venv/python setup.cfg
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[report]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[report,translation]'
 	@touch $@
 
 .venv/test: .venv/report
