@@ -182,7 +182,7 @@ def parameter_table():
   """The paper's sizes, counted, beside its printed counts."""
   from experiments.results import published
   from experiments.results.table import Table
-  from transformer.presets import TABLE_3, VOCABULARY, implied_vocabulary, parameters
+  from transformer.presets import TABLE_3, VOCABULARY, implied_vocabulary
 
   printed = {
     dict(entry.settings)['row']: entry.value
@@ -190,7 +190,7 @@ def parameter_table():
   }
   rows = []
   for name, row in TABLE_3.items():
-    count, there = parameters(row.model()) / 1e6, printed.get(name)
+    count, there = row.parameters() / 1e6, printed.get(name)
     rows.append((
       name, row.depth, row.width, row.inner, row.heads, row.key_width, row.value_width,
       round(count, 1), there, None if there is None else f'{count / there - 1:+.1%}',
