@@ -78,7 +78,7 @@ def both_forms_agree(scan, arrays, chunk_size, tolerance=1e-5):
     close(f, np.asarray(e), tolerance)
 
 
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=8)
 @given(
   shape=st.sampled_from([(6, 8), (33, 16)]),
   seed=st.integers(0, 99),

@@ -36,7 +36,12 @@ PARTS = {  # that layers and models are built of
   'classic': Stack((Block(LSTM(), norm='none', residual=False),), depth=2),
   'hybrid': Stack((Block(Attention(2)), Block(Convolution(2)), Block(FeedForward())), depth=2),
 }
-LONG = {(name, 'streaming') for name in ('bytenet', 'interleave', 'hybrid')}  # to compile
+LONG = {  # to compile: they are tried where there is time
+  (name, law) for law in ('streaming', 'training') for name in (
+    'bytenet', 'interleave', 'hybrid', 'mlstm', 'slstm', 'retnet', 'gla', 'mamba', 'mamba2',
+    'deltanet', 'gated_deltanet', 'rwkv7', 'rglru', 'hyena',
+  )
+}
 VARIANTS = {
   **{f'attention({name})': Attention(2, make()) for name, make in POSITIONS.items()},
   'attention(blocked)': Attention(2, form='blocked'),

@@ -36,7 +36,9 @@ def tiny(what, looped):
   return CONTESTS[what](seed=1, **TRIED[what, looped].sizes)
 
 
-@pytest.mark.parametrize('what, looped', TRIED)
+@pytest.mark.parametrize('what, looped', [
+  pytest.param(*one, marks=[pytest.mark.slow] * (one[0] == 'decoder')) for one in TRIED
+])
 def test_rivals_compute_what_ours_does(what, looped):
   """Outputs, and gradients back in our layout; of PyTorch too, where it is installed."""
   arena = tiny(what, looped)

@@ -163,7 +163,8 @@ def alone():
   return jax.tree.map(lambda *leaves: np.stack(leaves), *found)
 
 
-@pytest.mark.parametrize('devices', [1, 2, 4])
+@pytest.mark.parametrize('devices', [2, pytest.param(1, marks=pytest.mark.slow),
+                                     pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize('parallel', PARALLEL)
 def test_members_of_an_ensemble_are_the_members_alone_in_their_order(parallel, devices):
   close(trained(ensemble_of(MEMBERS, devices, parallel, dropout=0.3)), alone())

@@ -110,7 +110,7 @@ def memories(generator, length, scale):
   return [draw(*shape, 3), draw(*shape, 3), draw(*shape, 3), log_i.astype(np.float32), log_f, state]
 
 
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=8)
 @given(
   seed=st.integers(0, 99), shape=st.sampled_from([(1, 4), (7, 2), (8, 4), (9, 8)]),
   scale=st.sampled_from([0.3, 3.0, 30.0]),
@@ -120,7 +120,8 @@ def test_both_forms_of_the_matrix_memory_are_equal_in_value_and_gradient(seed, s
   length, chunk_size = shape
   arguments = memories(np.random.default_rng(seed), length, scale)
   forms = remembered('chunked', chunk_size, arguments), remembered('recurrent', 0, arguments)
-  for (found, expected), tolerance in zip(zip(*forms, strict=True), (2e-4, 2e-5), strict=True):
+  tolerances = 2e-5 * max(10, 2 * scale), 2e-5
+  for (found, expected), tolerance in zip(zip(*forms, strict=True), tolerances, strict=True):
     for a, e in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
       assert np.isfinite(a).all()
       close(a, e, tolerance)  # gradients are differences where one token has all the weight
