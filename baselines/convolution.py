@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from transformer import platform
 from transformer.bidirectional import Centred
 from transformer.layer import SequenceLayer, masked
 from transformer.options import at_least, one_of
@@ -63,7 +64,7 @@ def dilated_convolution(x: jax.Array, kernel: jax.Array, dilation: int, form: st
   where it is as fast in a loop as outside of one, and 'direct' elsewhere.
   """
   if form == 'auto':
-    form = 'channels_last' if jax.default_backend() == 'cpu' else 'direct'
+    form = 'channels_last' if platform.current() == 'cpu' else 'direct'
   slide = _channels_last if form == 'channels_last' else _slide
   return slide(x, kernel, dilation)
 

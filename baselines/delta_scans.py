@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 
 from baselines.matrix_scans import check_form, cut_into_chunks, join_chunks
+from transformer import platform
 
 
 def lower_triangle(size: int, diagonal: int = 0) -> jax.Array:
@@ -121,7 +122,7 @@ def _generalised_chunk(memory, now):
 def _scan(step, chunk, arrays, initial, form, chunk_size):
   check_form(form, chunk_size)
   length = arrays[0].shape[1]
-  chunk_size = chunk_size or (16 if jax.default_backend() == 'cpu' else 64)
+  chunk_size = chunk_size or (16 if platform.current() == 'cpu' else 64)
   if form == 'auto':
     form = 'chunked' if length >= chunk_size else 'recurrent'
   arrays = tuple(x.astype(jnp.float32) for x in arrays)

@@ -25,6 +25,8 @@ pair meets at the one cut that parts it, in log2(C) products.
 import jax
 import jax.numpy as jnp
 
+from transformer import platform
+
 FORMS = ('auto', 'recurrent', 'chunked')
 
 
@@ -95,7 +97,7 @@ def outer_product_scan(
   if form == 'recurrent' or (form == 'auto' and length == 1):
     y, state = _recurrent(query, key, value, log_decay, initial)
   else:
-    chunk_size = chunk_size or (32 if jax.default_backend() == 'cpu' else 64)
+    chunk_size = chunk_size or (32 if platform.current() == 'cpu' else 64)
     chunk_size = min(chunk_size, 1 << (length - 1).bit_length())  # no longer than it takes
     y, state = _chunked(query, key, value, log_decay, initial, chunk_size)
   return y, (state if negative is None else state * channels[:, -1, :, :, None])

@@ -25,6 +25,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from transformer import platform
+
 EIGENVALUES = ('[0,1]', '[-1,1]')  # of the matrix that a step multiplies the state by
 FORMS = ('auto', 'sequential', 'associative', 'chunked')
 
@@ -121,7 +123,7 @@ def _form(form, length):
   if form != 'auto':
     return form
   # On a CPU the least work wins at every length; elsewhere a step costs a launch, however small.
-  return 'sequential' if jax.default_backend() == 'cpu' or length < 32 else 'associative'
+  return 'sequential' if platform.current() == 'cpu' or length < 32 else 'associative'
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from transformer import platform
 from transformer.positions import Relative
 
 HIDDEN = float(jnp.finfo(jnp.float32).min)  # the score of a key that may not be looked at
@@ -82,7 +83,7 @@ def facing(relative: Relative, offset: jax.Array | int, length: int, size: int) 
 def product(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
   """An einsum of x in the precision of y, summed in float32."""
   x = x.astype(y.dtype)
-  if jax.default_backend() == 'cpu':  # where XLA has not had all mixed products, nor fast ones
+  if platform.current() == 'cpu':  # where XLA has not had all mixed products, nor fast ones
     x, y = x.astype(jnp.float32), y.astype(jnp.float32)
   return jnp.einsum(equation, x, y, preferred_element_type=jnp.float32)
 

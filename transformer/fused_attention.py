@@ -6,6 +6,7 @@ They do whole sequences without padding, which is what training reads, and nothi
 import jax
 import jax.numpy as jnp
 
+from transformer import platform
 from transformer.dot_product import Visible
 from transformer.positions import Relative
 
@@ -16,7 +17,7 @@ def hindrance(
   query, key, value, visible: Visible, relative: Relative, soft_cap: float
 ) -> str | None:
   """Why the fused kernel of this platform cannot do this (shapes as in `fused`); None: it can."""
-  backend, width = jax.default_backend(), query.shape[-1]
+  backend, width = platform.current(), query.shape[-1]
   whole = isinstance(visible.offset, int) and visible.offset == 0
   if backend not in ('gpu', 'tpu'):
     return f'there is none on {backend}'
@@ -39,7 +40,7 @@ def fused(query, key, value, visible: Visible):
   """As `dot_product.naive`, to rounding, where there is no `hindrance`."""
   key, value = key.swapaxes(2, 3), value.swapaxes(2, 3)  # [B, H, S, K]
   width = query.shape[-1]
-  if jax.default_backend() == 'tpu':
+  if platform.current() == 'tpu':
     from jax.experimental.pallas.ops.tpu.flash_attention import flash_attention
 
     causal = visible.causal
