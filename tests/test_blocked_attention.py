@@ -124,7 +124,7 @@ def on(monkeypatch):
 
   def believe(backend):
     monkeypatch.setattr(jax, 'default_backend', lambda: backend)
-    for form in ('naive', 'blocked', 'fused'):
+    for form in ('naive', 'blocked', 'banded', 'fused'):
       monkeypatch.setattr(attention, form, note(form))
     return taken
 
@@ -159,7 +159,7 @@ SCORE = Relative(score=jnp.zeros((128, 2)))
     ('tpu', whole(256, dtype=jnp.float32), Visible(), {}, 'fused'),
     ('tpu', whole(200), Visible(), {}, 'naive'),
     ('tpu', whole(256, shared=2), Visible(), {}, 'naive'),
-    ('tpu', whole(1024), Visible(0, 16), {}, 'blocked'),
+    ('tpu', whole(1024), Visible(0, 16), {}, 'banded'),
     ('metal', whole(128), Visible(), {}, 'naive'),
   ],
 )

@@ -49,6 +49,7 @@ VARIANTS = {
     4, num_key_value_heads=2, soft_cap=2.0, query_key_norm=True, form='naive'),
   'sliding_window(shaw)': SlidingWindow(
     2, window=4, num_key_value_heads=1, positions=POSITIONS['shaw'](3)),
+  'sliding_window(banded)': SlidingWindow(window=4, form='banded'),
   'slstm(no convolution)': SLSTM(2, kernel_size=0),
   'minlstm(wide)': MinLSTM(2, candidate='linear'),
   'lru(no readout)': LRU(5, readout='none'),

@@ -21,6 +21,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from transformer import platform
+from transformer.banded_attention import banded
 from transformer.blocked_attention import blocked
 from transformer.dot_product import Visible, facing, naive, strips, weights
 from transformer.fused_attention import fused, hindrance
@@ -28,8 +30,10 @@ from transformer.layer import SequenceLayer, masked
 from transformer.options import at_least, one_of, suits
 from transformer.positions import Positions, Relative, Rotary
 
-FORMS = ('auto', 'naive', 'blocked', 'fused')
-BLOCKED_FROM = {'cpu': 64}  # the length T from which blocks are faster than all scores at once
+FORMS = ('auto', 'naive', 'blocked', 'fused', 'banded')
+BLOCKED_FROM = {'cpu': 64}  # the tokens in sight from which blocks are faster than all at once
+BANDED_FROM = 64  # the length T from which bands are worth being cut, if it is ...
+WINDOWS = 4  # ... so many windows
 NOTHING = Relative()
 
 
@@ -43,8 +47,9 @@ def attend(query, key, value, visible: Visible, relative=NOTHING, soft_cap=0.0, 
     visible: where each query may look; one that may look nowhere answers 0.
     relative: what is added by distance.
     soft_cap: c; 0: none.
-    form: 'naive' (all scores at once), 'blocked' (memory linear in the length), 'fused' (cuDNN's
-      or Pallas' kernel; a ValueError where it cannot be) or 'auto'.
+    form: 'naive' (all scores at once), 'blocked' (memory linear in the length), 'banded' (all
+      scores within a window at once), 'fused' (cuDNN's or Pallas' kernel), each a ValueError where
+      it cannot be, or 'auto'.
 
   Returns:
     [B, H, R, T, V].
@@ -56,9 +61,17 @@ def attend(query, key, value, visible: Visible, relative=NOTHING, soft_cap=0.0, 
       return fused(query, key, value, visible)
     if form == 'fused':
       raise ValueError(f'no fused attention here: {reason}')
-    form = 'naive' if query.shape[3] < BLOCKED_FROM.get(jax.default_backend(), 1024) else 'blocked'
-  compute = naive if form == 'naive' else blocked
+    form = fastest(query.shape[3], visible.window)
+  compute = {'naive': naive, 'blocked': blocked, 'banded': banded}[form]
   return compute(query, key, value, visible, relative, soft_cap)
+
+
+def fastest(length: int, window: int) -> str:
+  """The form for so many queries where there is no kernel: in blocks if too much is in sight."""
+  many = BLOCKED_FROM.get(platform.current(), 1024)
+  if 0 < window <= many and length >= max(BANDED_FROM, WINDOWS * window):
+    return 'banded'
+  return 'naive' if length < many else 'blocked'
 
 
 def observe(module: nn.Module, query, key, visible: Visible, relative=NOTHING, soft_cap=0.0):
