@@ -19,6 +19,9 @@ from flax import linen as nn
 
 from baselines.unroll import Cell, split, squash, unroll
 from transformer.layer import SequenceLayer, masked
+from transformer.options import at_least, one_of
+
+RECURRENT_INITS = ('orthogonal', 'normal')
 
 
 class ElmanCell(Cell):
@@ -99,13 +102,31 @@ class Recurrent(SequenceLayer):
   state is a sum over the whole past.
   """
 
+  # Of U [H, G H] at the start: orthonormal rows (Saxe et al. 2014), or variance 1 / H everywhere,
+  # which for several gates is G times as much. Either is multiplied by the gain.
+  recurrent_init: str = 'orthogonal'
+  recurrent_gain: float = 1.0
+
   cell: ClassVar[type[Cell]]
   gates: ClassVar[int]  # G, how many products with x, and with h, the cell reads
   num_states: ClassVar[int] = 1
 
+  def __post_init__(self):
+    super().__post_init__()
+    one_of(self, 'recurrent_init', RECURRENT_INITS)
+    at_least(self, 0, 'recurrent_gain')
+
   def bias(self, key, shape, dtype=jnp.float32):
     """The initial bias [G * H]."""
     return nn.initializers.zeros(key, shape, dtype)
+
+  def kernel(self, key, shape, dtype=jnp.float32):
+    """The initial U [H, G * H]."""
+    initialisers = {
+      'orthogonal': nn.initializers.orthogonal(self.recurrent_gain),
+      'normal': nn.initializers.normal(self.recurrent_gain * shape[0] ** -0.5),
+    }
+    return initialisers[self.recurrent_init](key, shape, dtype)
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
     """Zeros."""
@@ -120,7 +141,7 @@ class Recurrent(SequenceLayer):
     x = masked(x, mask).swapaxes(0, 1).reshape(length * batch_size, width)
     driven = nn.Dense(gates * width, bias_init=self.bias, dtype=x.dtype, name='input')(x)
     driven = driven.astype(jnp.float32).reshape(length, batch_size, gates, width)
-    kernel = self.param('recurrent', nn.initializers.orthogonal(), (width, gates * width))
+    kernel = self.param('recurrent', self.kernel, (width, gates * width))
     valid = None if mask is None else mask.T[..., None]
     hidden, state = unroll(self.cell, kernel.astype(x.dtype), driven, state, valid)
     return hidden.swapaxes(0, 1).astype(x.dtype), state

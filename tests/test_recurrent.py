@@ -58,12 +58,34 @@ def test_a_recurrent_layer_is_its_equation_step_by_step(name):
 
 @pytest.mark.parametrize('forget_bias', [1.0, 2.5, 0.0])
 def test_an_lstm_starts_by_keeping_sigmoid_of_the_forget_bias_of_its_sum(forget_bias):
-  layer = LSTM() if forget_bias == 1 else LSTM(forget_bias)  # 1 is the default
+  layer = LSTM() if forget_bias == 1 else LSTM(forget_bias=forget_bias)  # 1 is the default
   nothing, ones = jnp.zeros((BATCH, 1, WIDTH)), jnp.ones((BATCH, WIDTH))
   parameters = jax.jit(layer.init)(jax.random.key(0), nothing)
   _, (h, c) = jax.jit(layer.apply)(parameters, nothing, (0 * ones, ones))
   np.testing.assert_allclose(c, logistic(forget_bias), atol=1e-6)
   np.testing.assert_allclose(h, 0.5 * np.tanh(logistic(forget_bias)), atol=1e-6)  # gate half open
+
+
+@pytest.mark.parametrize('gain', [1.0, 1.5])
+@pytest.mark.parametrize('layer', [Elman, LSTM])
+def test_recurrent_weights_start_orthogonal_or_normal_at_a_gain(layer, gain):
+  def drawn_by(how, width=48):
+    made = layer(recurrent_init=how, recurrent_gain=gain)
+    parameters = jax.jit(made.init)(jax.random.key(0), jnp.zeros((1, 1, width)))
+    return np.asarray(parameters['params']['recurrent'], np.float64)
+
+  kernel = drawn_by('orthogonal')  # orthonormal rows: of one gate, an orthogonal matrix
+  np.testing.assert_allclose(kernel @ kernel.T, gain**2 * np.eye(len(kernel)), atol=1e-5)
+  np.testing.assert_allclose(drawn_by('normal').var(), gain**2 / len(kernel), rtol=0.1)
+
+
+@pytest.mark.parametrize(('options', 'said'), [
+  ({'recurrent_init': 'uniform'}, "Elman has no recurrent_init 'uniform'; .*orthogonal, normal"),
+  ({'recurrent_gain': -1.0}, 'Elman needs recurrent_gain >= 0, not -1.0'),
+])
+def test_options_that_a_recurrent_layer_cannot_take_are_said(options, said):
+  with pytest.raises(ValueError, match=said):
+    Elman(**options)
 
 
 def test_gates_are_squashed_by_the_logistic_function_or_tanh_at_their_ends_too():

@@ -167,7 +167,7 @@ def test_a_layer_is_listed_once_whatever_its_spelling(chosen):
     ('attention(zzz=2)', 'layer', None, ['num_heads', 'positions']),
     ('attention(parent=2)', 'layer', None, ['num_heads', 'positions']),
     ('recall(family=x)', 'task', None, ['length', 'num_pairs', 'vocabulary_size']),
-    ('gru(gates=2)', 'layer', None, ['none']),
+    ('gru(gates=2)', 'layer', None, ['recurrent_init', 'recurrent_gain']),
     ('attention(**{1: 2})', 'layer', None, ['num_heads', 'positions']),
   ],
 )
