@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments.measure import attention, memory, work
+from experiments.measure import attention, memory
 from experiments.measure.time import MOST_REPEATS, interleaved
 from transformer.attention import Attention
 from transformer.block import Block
@@ -142,38 +142,6 @@ def test_too_large_a_program_is_refused_before_and_by_xla():
 
 def test_bytes_of_arrays():
   assert memory.of_arrays({'a': jnp.zeros((3, 4)), 'b': (jnp.zeros(5, jnp.int8), ())}) == 53
-
-
-def test_work_is_what_is_multiplied_and_added_times_the_turns_of_its_loop():
-  x, w = jnp.ones((3, 4)), jnp.ones((4, 5))
-  assert work.flops(jnp.dot, x, w) == 2 * 3 * 4 * 5
-  assert work.flops(jax.grad(lambda w: jnp.sum(jnp.tanh(x @ w))), w) == 2 * (2 * 3 * 4 * 5)
-  square = jnp.ones((4, 4))
-
-  def loop(x):
-    return jax.lax.scan(lambda carry, _: (jnp.tanh(carry @ square), None), x, None, length=7)[0]
-
-  assert work.flops(jax.jit(loop), x) == 7 * 2 * 3 * 4 * 4
-  assert work.flops(jax.vmap(loop), jnp.ones((2, 3, 4))) == 2 * 7 * 2 * 3 * 4 * 4
-  branches = lambda x: jax.lax.cond(x[0, 0] > 0, lambda x: x @ square, jnp.tanh, x)  # noqa: E731
-  assert work.flops(branches, x) == 2 * 3 * 4 * 4
-  batched = lambda a, b: jnp.einsum('BHTK,BHSK->BHTS', a, b)  # noqa: E731
-  assert work.flops(batched, jnp.ones((2, 3, 5, 4)), jnp.ones((2, 3, 6, 4))) == 2 * 6 * 5 * 6 * 4
-
-
-@pytest.mark.parametrize('groups', [1, 2])
-def test_the_work_of_a_convolution_is_two_for_every_weight_that_meets_an_input(groups):
-  x, kernel = jnp.ones((2, 9, 4)), jnp.ones((3, 4 // groups, 6))
-  convolve = lambda x, kernel: jax.lax.conv_general_dilated(  # noqa: E731
-    x, kernel, (1,), 'VALID', dimension_numbers=('NTC', 'TIO', 'NTC'), feature_group_count=groups)
-  assert work.flops(convolve, x, kernel) == 2 * (2 * 7 * 6) * 3 * (4 // groups)
-
-
-def test_a_loop_whose_turns_depend_on_data_is_refused():
-  square = jnp.ones((4, 4))
-  endless = lambda x: jax.lax.while_loop(lambda x: x[0, 0] < 9, lambda x: x @ square, x)  # noqa: E731
-  with pytest.raises(ValueError, match='while'):
-    work.flops(endless, square)
 
 
 def test_weights_bear_the_place_of_their_layer():

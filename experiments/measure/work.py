@@ -1,67 +1,95 @@
 """How much a program computes, counted from its jaxpr: exact, and the same on every device.
 
-A product of matrices [.., m, k] and [.., k, n] is 2 m k n operations, a convolution 2 for every
-weight that meets an input: what is multiplied and added. All else is not counted, as in the papers.
-The body of a scan counts as often as it runs, where a compiler's own analysis counts it once.
+  products      a product of matrices [.., m, k] and [.., k, n] is 2 m k n operations, a convolution
+                2 for every weight that meets an input: what is multiplied and added
+  elementwise   all other arithmetic: 1 for every element that is made, or that goes into a sum;
+                a Fourier transform of n numbers is 5 n log2(n), as is the custom
+  bytes         what all equations read and write, were each to fetch its operands and leave its
+                result in memory: what a compiler that fuses nothing would move
+
+The papers count products alone. The body of a scan counts as often as it runs, where a compiler's
+own analysis counts it once; of branches the dearest counts.
 """
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 from jax.extend import core
 
+from experiments.measure.primitives import inner_jaxprs, kind_of, summands
+
+
+class Work(NamedTuple):
+  """Operations of two kinds, and bytes moved."""
+
+  products: int = 0
+  elementwise: int = 0
+  bytes: int = 0
+
+  def __add__(self, other: 'Work') -> 'Work':
+    return Work(*(a + b for a, b in zip(self, other, strict=True)))
+
+  def times(self, count: int) -> 'Work':
+    """The same so many times."""
+    return Work(*(count * part for part in self))
+
+
+def of(function: Callable, *arguments) -> Work:
+  """The work of a function; arguments may be shapes alone.
+
+  Raises a ValueError for a loop whose number of turns is not known before it runs, and for a
+  primitive that is not known, by its name.
+  """
+  return of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
+
 
 def flops(function: Callable, *arguments) -> int:
-  """Operations in products of matrices and convolutions; arguments may be shapes alone.
-
-  Raises a ValueError for a loop whose number of turns is not known before it runs.
-  """
-  return count(jax.make_jaxpr(function)(*arguments).jaxpr)
+  """Operations in products of matrices and convolutions, alone."""
+  return of(function, *arguments).products
 
 
-def count(jaxpr: core.Jaxpr) -> int:
-  """The operations of a jaxpr, those of its inner ones among them."""
-  return sum(of_equation(equation) for equation in jaxpr.eqns)
+def of_jaxpr(jaxpr: core.Jaxpr) -> Work:
+  """The work of a jaxpr, that of its inner ones included."""
+  return sum(map(of_equation, jaxpr.eqns), Work())
 
 
-def of_equation(equation) -> int:
-  """The operations of one equation."""
-  name, parameters = equation.primitive.name, equation.params
-  if name == 'dot_general':
-    return of_product(equation)
-  if name == 'conv_general_dilated':
-    return of_convolution(equation)
-  inner = [count(one) for one in inner_jaxprs(parameters)]
-  if name == 'scan':
-    return parameters['length'] * sum(inner)
+def of_equation(equation) -> Work:
+  """The work of one equation."""
+  kind = kind_of(equation)
+  if kind == 'control':
+    return of_control(equation)
+  moved = sum(_bytes(v) for v in (*equation.invars, *equation.outvars))
+  read, made = (sum(v.aval.size for v in side) for side in (equation.invars, equation.outvars))
+  match kind:
+    case 'product':
+      return Work(products=2 * summands(equation) * made, bytes=moved)
+    case 'elementwise':
+      return Work(elementwise=made, bytes=moved)
+    case 'reduction' | 'cumulative':
+      return Work(elementwise=read, bytes=moved)
+    case 'scatter':
+      return Work(elementwise=equation.invars[2].aval.size, bytes=moved)
+    case 'transform':
+      length = summands(equation)
+      transforms = max(read, made) // length
+      return Work(elementwise=round(5 * length * math.log2(length) * transforms), bytes=moved)
+  return Work(bytes=moved)
+
+
+def of_control(equation) -> Work:
+  """The work of what an equation runs, as often as it does."""
+  name = equation.primitive.name
+  if name == 'while':
+    raise ValueError('a while loop runs as often as its data say: its work cannot be counted')
+  inner = [of_jaxpr(one.jaxpr) for one in inner_jaxprs(equation)]
   if name == 'cond':
     return max(inner)
-  if name == 'while' and any(inner):
-    raise ValueError('a while loop runs as often as its data say: its work cannot be counted')
-  return sum(inner)
+  total = sum(inner, Work())
+  return total.times(equation.params['length']) if name == 'scan' else total
 
 
-def of_product(equation) -> int:
-  """2 m k n, for every entry of the batch."""
-  left = equation.invars[0].aval.shape
-  (contracted, _), _ = equation.params['dimension_numbers']
-  summed = math.prod(left[axis] for axis in contracted)
-  return 2 * summed * math.prod(equation.outvars[0].aval.shape)
-
-
-def of_convolution(equation) -> int:
-  """2 for every weight that an output is a sum over."""
-  kernel = equation.invars[1].aval.shape
-  features = kernel[equation.params['dimension_numbers'].rhs_spec[0]]
-  return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // features
-
-
-def inner_jaxprs(parameters: dict):
-  """The jaxprs among an equation's parameters: bodies of loops, branches, called functions."""
-  for value in parameters.values():
-    for one in value if isinstance(value, tuple | list) else (value,):
-      if isinstance(one, core.ClosedJaxpr):
-        yield one.jaxpr
-      elif isinstance(one, core.Jaxpr):
-        yield one
+def _bytes(variable) -> int:
+  aval = variable.aval
+  return aval.size * getattr(aval.dtype, 'itemsize', 4)
