@@ -9,7 +9,8 @@ import functools
 import itertools
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,15 +37,28 @@ def cell_of(study: str, run: Run) -> Cell:
   return Cell(study, run.identity(), f'{run.layer} on {run.task}')
 
 
-def execute(parallel: str, timeout: float, folder: str, save_weights: bool = False):
-  """What trains a cell, for `grid.launch`; checkpoints and weights are kept in `folder`."""
+def execute(
+  parallel: str, timeout: float, folder: str, save_weights: bool = False,
+  watch: Callable[[Training, Any], dict] | None = None,
+):
+  """What trains a cell, for `grid.launch`.
+
+  Args:
+    parallel: how members are spread over devices.
+    timeout: seconds after which members stop as they are.
+    folder: where checkpoints and weights are kept.
+    save_weights: whether weights are.
+    watch: is shown the members' states [members, ...] before the first step and at every look; what
+      it returns stands in the record as `watched`, with the step.
+
+  """
   if save_weights:
     safetensors.ready()
-  return functools.partial(_train, parallel, timeout, pathlib.Path(folder), save_weights)
+  return functools.partial(_train, parallel, timeout, pathlib.Path(folder), save_weights, watch)
 
 
 def _train(
-  parallel: str, timeout: float, folder: pathlib.Path, save_weights: bool, cell: Cell, report
+  parallel: str, timeout: float, folder: pathlib.Path, save_weights: bool, watch, cell: Cell, report
 ) -> Outcome:
   run = run_from(cell.run)
   task, (model, match) = task_of(run), matched(run)
@@ -56,6 +70,9 @@ def _train(
     identity = run.identity() | {'digest': task.digest}
     checkpoints = Checkpoints(folder / 'checkpoints' / key_of(cell.study, cell.run), identity)
     made, trains = Streamed, functools.partial(streaming.train, checkpoints=checkpoints)
+  elif watch:
+    trains = functools.partial(train, watch=lambda step, states: seen.setdefault(
+      'watched', []).append({'step': step, **watch(ensemble.training, ensemble.gather(states))}))
   ensemble, *others = (
     made(Training(model, one, run), members, parallel)
     for one in (task, *(() if translates else beyond))

@@ -88,8 +88,8 @@ def distances(question: Question) -> list[str]:
     raise BadInput(f'{task.family}: {error}') from None
 
 
-def train(study: str, runs: list) -> list[dict]:
-  """The records of a study's runs; those that the store lacks are trained."""
+def train(study: str, runs: list, watch=None) -> list[dict]:
+  """The records of a study's runs; those that the store lacks are trained, under `watch`."""
   from experiments.launch import build, cell, environment
   from experiments.launch import grid as grids
   from experiments.results.store import Store
@@ -100,7 +100,8 @@ def train(study: str, runs: list) -> list[dict]:
   return grids.launch(
     [cell.cell_of(study, run) for run in runs],
     cell.execute(
-      flags.FLAGS.parallel, flags.FLAGS.timeout, flags.FLAGS.runs, flags.FLAGS.save_weights
+      flags.FLAGS.parallel, flags.FLAGS.timeout, flags.FLAGS.runs, flags.FLAGS.save_weights,
+      watch,
     ),
     Store(flags.FLAGS.runs),
     flags.FLAGS.retry,

@@ -52,6 +52,7 @@ def train(
   progress: Callable = print,
   farther: Sequence[Ensemble] = (),
   after: Callable = lambda members, states: None,
+  watch: Callable = lambda step, states: None,
 ) -> list[Member]:
   """Trains all members and tests them.
 
@@ -63,11 +64,13 @@ def train(
     progress: gets the part that is done and a line about it.
     farther: the same members with the tasks that they are tested on besides their own.
     after: is shown the members and their states when all are tested.
+    watch: is shown the states before the first step, and after the steps of each call.
 
   """
   members = [Member(seed, rate) for seed, rate in ensemble.members]
   end = time.monotonic() + timeout
   states = ensemble.initialise()
+  watch(0, states)
   calls = -(-recipe.steps // recipe.steps_per_call)
   for call in range(1, calls + 1):
     active = np.array([member.status == 'running' for member in members])
@@ -79,6 +82,7 @@ def train(
     steps = min(call * recipe.steps_per_call, recipe.steps)
     for i in np.flatnonzero(active):
       look(members[i], task, recipe, steps, float(losses[i]), *(float(x[i]) for x in report))
+    watch(steps, states)
     if time.monotonic() > end:
       expire(members)
     progress(call / calls, summary(task, members))
