@@ -136,22 +136,18 @@ VIEWS = (
 
 def report(records: Iterable[dict]) -> tuple[list, list]:
   """Tables and figure panels; each device and each grid among the records gets its own."""
-  from experiments.results.store import canonical
+  from experiments.results import times
 
-  grids = {}
-  for record in records:
-    shared = {name: value for name, value in record['run'].items() if name != 'seed'}
-    grids.setdefault(canonical(shared), []).append(record)
+  grids = times.grids(records)
   shown = [
-    show(view, repetitions, alone=len(grids) == 1)
-    for repetitions in grids.values()
-    for view in VIEWS
+    show(view, repetitions, alone=len(grids) == 1) for repetitions in grids for view in VIEWS
   ]
   return [table for table, _ in shown], [panel for _, panel in shown]
 
 
 def show(view: View, records: Sequence[dict], alone: bool):
   """The table and the panel of one grid's records; `alone`: their titles need no more to tell."""
+  from experiments.results import times
   from experiments.results.figures import Panel
   from experiments.results.table import Table
 
@@ -163,7 +159,7 @@ def show(view: View, records: Sequence[dict], alone: bool):
     columns.append(f'{lengths[-1]} / {lengths[0]}')
     for row in rows:
       row.append(growth(view, records, row[0], lengths[0], lengths[-1]))
-  title = view.title + ('' if alone else f', {run["tokens"]} tokens a step on {run["device"]}')
+  title = times.title(view.title, records, alone)
   best = dict.fromkeys(map(str, lengths), 'lower')
   table = Table(f'{title}, {view.unit}', columns, rows, caption(view, records), best)
   series = {
@@ -201,24 +197,14 @@ def growth(view: View, records: Sequence[dict], layer: str, first: int, last: in
 
 def caption(view: View, records: Sequence[dict]) -> str:
   """On what, of what, how often; and which dashes are memory that was short."""
+  from experiments.results import times
+
   run = records[0]['run']
-  settings = run['settings']
-  work = f'{run["tokens"]} tokens a step'
-  if view.quantity == 'generate':
-    work = f'generated tokens: {run["generated"]}, side by side: {run["sequences"]}'
   how = f'median and 95 % interval (rounds: {run["rounds"]}, repetitions: {len(records)})'
   if view.unit == 'MiB':
     how = 'temporary memory that the compiled program plans'
-  every = [p for record in records for p in record['result'].get('points', ())]
-  short = dict.fromkeys(
-    f'{p["layer"]} at {p["length"]}' for p in every
-    if p['quantity'] == view.quantity and p['status'] == 'out of memory'
-  )
-  return (
-    f'{run["device"]}; {work}; width {settings["width"]}, depth {settings["depth"]},'
-    f' match {settings["match"]}, {settings["dtype"]}; {how}.'
-    + (f' Out of memory: {", ".join(short)}.' if short else '')
-  )
+  where = times.setting(run, times.work(run, view.quantity))
+  return f'{where}; {how}.{times.out_of_memory(records, view.quantity)}'
 
 
 def main() -> None:

@@ -8,7 +8,6 @@ them apart in grey. Nothing in a file depends on the date or the machine.
 import dataclasses
 import functools
 import io
-import itertools
 import math
 import os
 import pathlib
@@ -27,6 +26,7 @@ _PANEL = (3.3, 2.45)  # inches: two fit the text width of a paper
 _LEGEND_ROW = 0.22  # inches
 _INK, _FAINT, _GRID = '#222222', '#6B6B6B', '#E4E4E4'
 _MOST_TICKS = 7
+_DARK = 0.55  # a weight above it wants white letters
 
 _LOOK = {
   'font.family': 'sans-serif',
@@ -82,11 +82,17 @@ class Panel:
   log_y: bool = False
   lines: Mapping[str, float] = dataclasses.field(default_factory=dict)
   y_range: tuple[float, float] | None = None
+  size: tuple[float, float] | None = None  # as of a heat map
 
 
 @dataclasses.dataclass(frozen=True)
 class HeatMap:
-  """Weights from 0 to 1, a row for each of `rows`, a column for each of `columns`."""
+  """Weights from 0 to 1, a row for each of `rows`, a column for each of `columns`.
+
+  `notes` are short texts for the cells; `scale` says what weights mean, on a bar beside the map.
+  A map that has a `size`, in inches, takes a whole row of the figure. The palette is one of
+  matplotlib's that gets darker all the way, so that it reads the same in grey.
+  """
 
   title: str
   x_label: str
@@ -95,6 +101,10 @@ class HeatMap:
   columns: Sequence[str]
   weights: Sequence[Sequence[float]]
   series: Mapping[str, Sequence] = dataclasses.field(default_factory=dict)  # none: no legend
+  notes: Sequence[Sequence[str]] = ()
+  scale: Mapping[float, str] = dataclasses.field(default_factory=dict)
+  size: tuple[float, float] | None = None
+  palette: str = 'Greys'
 
 
 def styles(names: Sequence[str]) -> dict[str, Style]:
@@ -114,20 +124,20 @@ def draw(panels: Sequence[Panel | HeatMap], columns: int | None = None, order: S
   names = list(dict.fromkeys(name for panel in panels for name in panel.series))
   looks = styles([*order, *names])
   drawn = [name for name in looks if name in names]
-  columns = min(columns or 2, len(panels))
-  rows = math.ceil(len(panels) / columns)
-  width = columns * _PANEL[0]
+  rows = _rows(panels, columns or 2)
+  columns = max(map(len, rows))
+  width = max([columns * _PANEL[0], *(_size(panel)[0] for panel in panels)])
+  heights = [max(_size(panel)[1] for panel in row) for row in rows]
   per_row = max(1, int(width / (0.65 + 0.065 * max(map(len, drawn), default=0))))
-  height = rows * _PANEL[1] + _LEGEND_ROW * math.ceil(len(drawn) / per_row)
+  height = sum(heights) + _LEGEND_ROW * math.ceil(len(drawn) / per_row)
   with matplotlib.rc_context(_LOOK):
     figure = matplotlib.figure.Figure(figsize=(width, height), layout='constrained')
     figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)
-    grid = figure.subplots(rows, columns, squeeze=False).flat
-    for axes, panel in itertools.zip_longest(grid, panels):
-      if panel is None:
-        axes.remove()
-      else:
-        _draw_panel(panel, axes, looks)
+    grid = figure.add_gridspec(len(rows), columns, height_ratios=heights)
+    for place, row in enumerate(rows):
+      for column, panel in enumerate(row):
+        cell = grid[place, :] if _alone(panel) else grid[place, column]
+        _draw_panel(panel, figure.add_subplot(cell), looks)
     handles = [_handle(matplotlib, looks[name]) for name in drawn]
     if drawn:
       place = 'outside lower center'
@@ -156,6 +166,25 @@ def save(figure, path: str | os.PathLike) -> list[pathlib.Path]:
   for target, form in zip(written, ('png', 'pdf'), strict=True):
     atomic.write(target, image(figure, form))
   return written
+
+
+def _rows(panels: Sequence[Panel | HeatMap], columns: int) -> list[list[Panel | HeatMap]]:
+  """Panels in rows of as many columns, in their order; one with a size of its own is alone."""
+  rows = [[]]
+  for panel in panels:
+    if _alone(panel) or len(rows[-1]) == columns or any(map(_alone, rows[-1])):
+      rows.append([])
+    rows[-1].append(panel)
+  return [row for row in rows if row]
+
+
+def _alone(panel: Panel | HeatMap) -> bool:
+  return _size(panel) != _PANEL
+
+
+def _size(panel: Panel | HeatMap) -> tuple[float, float]:
+  """Inches that a panel asks for."""
+  return panel.size or _PANEL
 
 
 def _matplotlib():
@@ -202,12 +231,35 @@ def _draw_panel(panel: Panel, axes, looks: Mapping[str, Style]) -> None:
 
 @_draw_panel.register
 def _(panel: HeatMap, axes, looks: Mapping[str, Style]) -> None:
-  axes.imshow(panel.weights, cmap='Greys', vmin=0, vmax=1, aspect='auto', interpolation='nearest')
-  size = min(7, 160 / max(len(panel.columns), len(panel.rows), 1))
+  shown = axes.imshow(
+    panel.weights, cmap=panel.palette, vmin=0, vmax=1, aspect='auto', interpolation='nearest'
+  )
+  room = 160 * _size(panel)[0] / _PANEL[0]
+  size = min(7, room / max(len(panel.columns), len(panel.rows), 1))
   axes.set_xticks(range(len(panel.columns)), panel.columns, rotation=90, fontsize=size)
   axes.set_yticks(range(len(panel.rows)), panel.rows, fontsize=size)
   axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
   axes.grid(visible=False)
+  if panel.notes:
+    _write_notes(panel, axes, 0.75 * size)
+  if panel.scale:
+    bar = axes.figure.colorbar(shown, ax=axes, aspect=30, pad=0.02)
+    bar.set_ticks(list(panel.scale), labels=list(panel.scale.values()))
+    bar.outline.set_visible(False)
+
+
+def _write_notes(panel: HeatMap, axes, size: float) -> None:
+  """Texts into the cells, at a size for four letters, and lines between them."""
+  axes.set_xticks([column - 0.5 for column in range(len(panel.columns))], minor=True)
+  axes.set_yticks([row - 0.5 for row in range(len(panel.rows))], minor=True)
+  axes.tick_params(which='minor', length=0)
+  axes.grid(which='minor')
+  axes.set_axisbelow(False)
+  for row, notes in enumerate(panel.notes):
+    for column, note in enumerate(notes):
+      colour = 'white' if panel.weights[row][column] > _DARK else _INK
+      fitting = size * min(1, 4 / max(1, len(note)))
+      axes.text(column, row, note, fontsize=fitting, color=colour, ha='center', va='center')
 
 
 def _draw_series(axes, points, style: Style, log_y: bool, order: int) -> None:

@@ -10,13 +10,18 @@ from experiments.results import escape, figures
 from experiments.results.figures import Panel
 from experiments.results.table import Table
 
+MOST_ROWS = 100  # that are printed; of a longer table is said where it stands
+
 
 def tables(name: str, made: Sequence[Table], folder: str | os.PathLike) -> None:
   """Prints tables, and writes them under <folder>/<name> as text, Markdown, LaTeX and CSV."""
   width = shutil.get_terminal_size((120, 24)).columns
+  place = save(name, made, folder)
   for table in made:
-    print(table.text(width))
-  save(name, made, folder)
+    if len(table.rows) > MOST_ROWS:
+      print(f'{table.title}: {len(table.rows)} rows, in {place / escape.slug(table.title)}.txt\n')
+    else:
+      print(table.text(width))
 
 
 def save(name: str, made: Sequence[Table], folder: str | os.PathLike) -> pathlib.Path:
