@@ -31,6 +31,11 @@ _LATEX = {
   '–': '--',
   '—': '---',
   '²': r'$^2$',
+  '³': r'$^3$',
+  '₂': r'$_2$',
+  'ₖ': r'$_k$',
+  '⌈': r'$\lceil$',
+  '⌉': r'$\rceil$',
 }  # one pass over the text, so that nothing is escaped twice
 
 

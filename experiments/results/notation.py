@@ -48,7 +48,8 @@ def interval(value: Interval) -> str:
     return number(float(value.mean)) if value.count else DASH
   half = (value.high - value.low) / 2
   if not abs(value.mean) * _NARROW <= half < math.inf or half == 0:
-    return f'{number(float(value.mean))} ± {number(half)}'
+    noise = half <= abs(value.mean) * _NARROW
+    return f'{number(float(value.mean))} ± {number(0.0 if noise else half)}'
   power = max(-300, _power(max(abs(value.mean), half)))  # 10^-324 is no longer a number
   scale = 10.0**power
   mean, low, high = (part / scale for part in value[:3])
