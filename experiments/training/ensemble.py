@@ -11,7 +11,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.training.recipe import PARALLEL, check_choice
 from experiments.training.step import Examination, Training
@@ -110,6 +110,26 @@ class Ensemble:
     """What the active members make of a batch of a transduction; one program a shape."""
     everywhere = jax.tree.map(lambda x: np.broadcast_to(x, (len(self.devices), *x.shape)), batch)
     return self._answer(states, self._spread(active), everywhere)
+
+  def lowered(self, name: str, **shapes) -> jax.stages.Lowered:
+    """One of the programs that are called here, from shapes alone: no device need be here."""
+    placed = NamedSharding(Mesh(np.array(self.devices), (AXIS,)), PartitionSpec(AXIS))
+    shaped = functools.partial(jax.ShapeDtypeStruct, sharding=placed)
+    seeds, rates, flags = (
+      shaped((len(self.devices), self.on_each), kind) for kind in (jnp.int32, jnp.float32, bool)
+    )
+    states = jax.eval_shape(self._initialise, seeds, rates)
+    states, shapes = jax.tree.map(lambda x: shaped(x.shape, x.dtype), (states, shapes))
+    calls = {'initialise': (self._initialise, seeds, rates)}
+    function, *arguments = (calls | self._calls(states, flags, **shapes))[name]
+    return function.lower(*arguments)
+
+  def _calls(self, states, flags):
+    """Programs that are called with states, and the shapes of their arguments."""
+    return {
+      'advance': (self._advance, states, flags),
+      'examine': (self._examine, states, flags, flags),
+    }
 
   def gather(self, tree):
     """Arrays [devices, members on each, ...] as NumPy arrays [members, ...]; waits for them."""

@@ -66,6 +66,10 @@ class Streamed(Ensemble):
       sums = found if sums is None else jax.tree.map(jnp.add, sums, found)
     return Examination(*(value / jnp.maximum(weight, 1) for value, weight in sums))
 
+  def _calls(self, states, flags, batch):
+    """`step`, on a batch [devices, ...] as `_share` makes it."""
+    return {'step': (self._step, states, flags, batch)}
+
   def scatter(self, tree):
     """NumPy arrays [members, ...] as `gather` gives them -> [devices, members on each, ...]."""
     return jax.tree.map(lambda x: jnp.asarray(self._spread(x)), tree)
