@@ -14,9 +14,13 @@ from absl import flags as absl_flags
 from experiments import (
   bottleneck,
   claims,
+  compile_tpu,
+  complexity,
+  gradient_flow,
   ladder,
   parallelism,
   pronouns,
+  receptive_field,
   retention,
   speed,
   state_tracking,
@@ -28,8 +32,8 @@ from experiments.launch.errors import BadInput
 
 STUDIES = {
   module.STUDY: module for module in (
-    retention, parallelism, ladder, state_tracking, bottleneck, translation, variations, pronouns,
-    speed,
+    complexity, parallelism, gradient_flow, receptive_field, retention, ladder, state_tracking,
+    bottleneck, translation, variations, pronouns, speed, compile_tpu,
   )
 }
 TITLE = 'What did the Transformer fix?'

@@ -1,13 +1,16 @@
 """Records as the studies store them, of numbers that a test chooses."""
 
-from experiments import bottleneck, speed, translation, variations
+from experiments import speed
 from experiments.launch import build, spec
 from experiments.launch.run import Run
-from experiments.state_tracking import LINEAR, SIGNED
 from experiments.tasks import TASKS
-from transformer.presets import TABLE_3
 
 RATE = 3e-3
+SEEDS = 3
+REMEMBERS, FORGETS = (1.0, 0.99, 1.0), (0.2, 0.3, 0.1)
+SEES, BLIND = (0.9, 0.95, 0.9), (0.0, 0.01, 0.0)
+GROWS = {('attention', 'generate'), ('lstm', 'train'), ('gru', 'train')}
+NEAR, FAR, BEYOND = 20, 40, 90  # a TCN of two blocks sees 57 tokens
 WHERE = {'device': 'a device', 'versions': {'jax': '1'}, 'commit': 'abc', 'seconds': 1.5}
 
 
@@ -81,7 +84,7 @@ def written(distance, farther, seeds):
   return {'written': parts, 'alignments': [], 'step_flops': 1000}
 
 
-def timed(seed, layers, lengths, growth, repeat=1.0, **settings):
+def timed(seed, layers, lengths, growth, repeat=1.0, study='parallelism', **settings):
   """A finished repetition of parallelism; `growth` is how a token's time grows to the last length.
 
   Args:
@@ -90,6 +93,7 @@ def timed(seed, layers, lengths, growth, repeat=1.0, **settings):
     lengths: the lengths, ascending.
     growth: (layer, quantity) -> time at the last length over that at the first.
     repeat: how many times as long the same step takes when it is measured again.
+    study: whose.
     **settings: of the run, beside those.
 
   """
@@ -109,7 +113,7 @@ def timed(seed, layers, lengths, growth, repeat=1.0, **settings):
   ]
   points += [point(layer, lengths[0], 'repeat', repeat) for layer in layers]
   return {
-    'study': 'parallelism',
+    'study': study,
     'run': {
       'layers': list(layers), 'lengths': list(lengths), 'tokens': tokens, 'sequences': 2,
       'generated': 3, 'rounds': 3, 'learning_rate': RATE, 'device': WHERE['device'], 'seed': seed,
@@ -152,80 +156,3 @@ def contested(
     },
     **WHERE,
   }
-
-
-SEEDS = 3
-REMEMBERS, FORGETS = (1.0, 0.99, 1.0), (0.2, 0.3, 0.1)
-SEES, BLIND = (0.9, 0.95, 0.9), (0.0, 0.01, 0.0)
-GROWS = {('attention', 'generate'), ('lstm', 'train'), ('gru', 'train')}
-NEAR, FAR, BEYOND = 20, 40, 90  # a TCN of two blocks sees 57 tokens
-
-
-def translated(kept, lost, seen, unseen):
-  """Records of the studies of translation: what attention keeps, what one vector loses."""
-  def copied(layer, there):
-    return trained(
-      layer, 'copy', NEAR, there, study='bottleneck', farther={NEAR // 4: REMEMBERS, NEAR: there}
-    )
-
-  def numbers(study, layer, scores):
-    return trained(layer, 'number_words', 6, scores, study=study)
-
-  def row(name):
-    own = variations.variation(TABLE_3[name], 64, 1, 10)
-    return trained(
-      own.pop('layer'), 'copy', NEAR, REMEMBERS, study='variations', match='none', **own)
-
-  fixed, turned = bottleneck.FIXED
-  return [
-    *(copied(layer, kept) for layer in bottleneck.ATTENTIVE),
-    *(copied(layer, lost) for layer in bottleneck.FIXED),
-    copied(bottleneck.CONTROL, unseen),
-    numbers('bottleneck', fixed, unseen),
-    numbers('bottleneck', turned, seen),
-    *(row('base'), row('B: d_k 16')),
-    *(numbers('translation', layer, kept if layer == 'transformer' else lost)
-      for layer in translation.TRANSLATORS),
-    *(trained(layer, 'pronouns', distance, scores, study='pronouns')
-      for layer, near, far in (('attention', REMEMBERS, kept), ('lstm', REMEMBERS, lost),
-                               ('convolution', unseen, unseen))
-      for distance, scores in ((NEAR, near), (FAR, far))),
-  ]
-
-
-def world(opposite=False):
-  """Records of all studies in which every claim holds, or none does."""
-  kept, lost = (FORGETS, REMEMBERS) if opposite else (REMEMBERS, FORGETS)
-  seen, unseen = (BLIND, SEES) if opposite else (SEES, BLIND)
-  seen_beyond = FORGETS if opposite else REMEMBERS
-  made = []
-  for family, distances in (('recall', (NEAR, FAR)), ('copy_memory', (NEAR, BEYOND))):
-    near, far = distances
-    made += [trained(layer, family, near, REMEMBERS) for layer in ('attention', 'lstm', 'gru')]
-    made.append(trained('attention', family, far, kept))
-    made += [trained(layer, family, far, lost) for layer in ('lstm', 'gru')]
-    made += [trained('tcn', family, near, seen), trained('tcn', family, far, unseen)]
-
-  rungs = (
-    ('recall', NEAR, ('deltanet', 'gla'), ('retnet', 'mingru')),
-    ('selective_copying', FAR, ('mamba',), ('lru', 's5')),
-    ('copy_memory', NEAR, (), ('convolution',)),
-  )
-  for family, distance, above, below in rungs:
-    made += [trained(layer, family, distance, kept, study='ladder') for layer in above]
-    low = lost if above else unseen
-    made += [trained(layer, family, distance, low, study='ladder') for layer in below]
-  keep, lose = ('lstm', *SIGNED), ('attention', 'convolution', *LINEAR)
-  for layers, there in ((keep, seen_beyond), (lose, unseen)):
-    made += [
-      trained(layer, 'parity', NEAR, REMEMBERS, study='state_tracking', farther=there)
-      for layer in layers
-    ]
-
-  made += translated(kept, lost, seen, unseen)
-
-  def growth(layer, quantity):
-    return 4.0 if ((layer, quantity) in GROWS) != opposite else 1.0
-
-  layers = ('attention', 'lstm', 'gru', 'tcn')
-  return made + [timed(seed, layers, (64, 256), growth) for seed in range(SEEDS)]

@@ -7,6 +7,7 @@ import importlib
 import command
 import pytest
 import records
+import world
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,22 +15,27 @@ from baselines import LAYERS, TRANSLATORS
 from experiments import (
   bottleneck,
   claims,
-  effects,
+  complexity,
+  gradient_flow,
   ladder,
   parallelism,
   pronouns,
+  receptive_field,
   report,
   retention,
   state_tracking,
   translation,
 )
-from experiments.claims import CLAIMS, CONTROLS, Claim, findings, judge
+from experiments.claims import findings, judge
 from experiments.launch import flags, spec
 from experiments.launch.timing import Point
+from experiments.ledger import CLAIMS, CONTROLS, effects
+from experiments.ledger.claim import Claim
 from experiments.results.store import Store
 from experiments.tasks import TASKS
 from experiments.tasks.copy_memory import CopyMemory
 
+FIELD = world.FIELD
 quick = settings(deadline=None, max_examples=30)
 margins = st.lists(st.floats(0.01, 1), min_size=2, max_size=8)
 STUDIES = {claim.study for claim in CLAIMS}
@@ -49,12 +55,12 @@ def verdicts(found):
 
 @pytest.fixture(scope='module')
 def as_claimed():
-  return records.world()
+  return world.world()
 
 
 @pytest.fixture(scope='module')
 def opposite():
-  return records.world(opposite=True)
+  return world.world(opposite=True)
 
 
 @quick
@@ -110,7 +116,8 @@ def test_nothing_is_run_in_an_empty_store():
 
 def without(world, layer):
   """The records of a world in which a layer was never asked for."""
-  left = [copy.deepcopy(record) for record in world if record['run'].get('layer') != layer]
+  own = layer, complexity.COUNTED.get(layer, layer)
+  left = [copy.deepcopy(record) for record in world if record['run'].get('layer') not in own]
   for record in left:
     if layer in record['run'].get('layers', ()):
       record['run']['layers'].remove(layer)
@@ -122,17 +129,23 @@ def without(world, layer):
 NEEDS = {  # layer -> what the names of the claims about it start with
   'attention': (
     'attention-remembers', 'attention-leads', 'attention-training', 'attention-generation',
-    'attention-refers', 'tracking-fails-attention',
+    'attention-refers', 'tracking-fails-attention', 'attention-flows', 'attention-depth',
+    'attention-path', 'attention-work',
   ),
   'lstm': ('recurren', 'attention-leads'),
-  'gru': ('recurrent', 'attention-leads'),
+  'gru': ('recurrent', 'attention-leads', 'recurrence-depth', 'recurrence-path'),
+  'elman': (
+    'recurrence-depth', 'recurrence-path', 'gradients-vanish', 'orthogonal-keeps',
+    'residual-across', 'clipping',
+  ),
   'transformer': ('attention-holds', 'length-leads', 'transformer'),
   'fixed_vector': ('vector', 'length-leads', 'reversal', 'transformer'),
   'additive': ('attention-holds', 'transformer'),
-  'tcn': ('convolution',),
+  'tcn': ('convolution', 'dilated-path'),
+  'sliding_window': ('restricted-path',),
   'retnet': ('delta-recalls',),
   'gla': ('matrix-recalls',),
-  's5': ('selection-copies',),
+  's5': ('selection-copies', 'linear-depth'),
   'mamba': ('selection-copies', 'tracking-fails-positive'),
   "mamba(eigenvalues='[-1,1]')": ('tracking-signed',),
 }
@@ -187,14 +200,28 @@ def broken(world, control):
     result = record['result']
     answer, _, study = control.partition('-')
     asked = record['run'].get('layer'), result.get('family')
-    if answer in ('oracle', 'guess') and record['study'] == study:
+    if answer in ('oracle', 'guess') and record['study'] == study and 'controls' in result:
       result['controls'][answer] = 0.5
+    elif control == 'blind-gradient' and record['run'].get('layer') == 'convolution':
+      if 'at' in record['run']:
+        result['norms'] = [[1.0] * len(row) for row in result['norms']]
+    elif control == 'declared-field' and 'declared' in result:
+      result['shown'] = [shown + 1 for shown in result['shown']]
+    elif control == 'blind-field' and record['study'] == 'receptive_field':
+      if result.get('distance') == FIELD:
+        for member in result['members']:
+          member['test'] = result['perfect']
+    elif control == 'silent-members' and record['study'] == 'compile_tpu':
+      result['programs'][0]['collectives'] = {'all-reduce': [2, 8]}
+    elif control == 'hand-count' and 'counts' in result:
+      for point in result['counts']:
+        point['products'] += 1
     elif asked == BLIND.get(control) and result['distance'] >= (result['receptive_field'] or 0):
       for member in result['members']:
         member['test'] = result['chance'] + 0.9 * (result['perfect'] - result['chance'])
         member['farther'] = [member['test']] * max(1, len(result['farther']))
-    elif control == 'repeat' and record['study'] == 'parallelism':
-      for point in result['points']:
+    elif answer == 'repeat' and record['study'] == (study or 'parallelism'):
+      for point in result.get('points', ()):
         if point['quantity'] == 'repeat':  # as often faster as slower: no mean of ratios sees it
           point['seconds'] = [s * (2 if place % 2 else 0.5) for s in point['seconds']]
   return world
@@ -313,10 +340,35 @@ def test_a_preset_asks_for_all_that_every_claim_needs(name):
     for layer in study.PRESETS[name].layers
   ]
   times = parallelism.PRESETS[name]
-  made += [records.timed(seed, times.layers, times.lengths, lambda *_: 2.0) for seed in (0, 1)]
+  made += [records.timed(seed, times.layers, times.lengths, lambda *_: 2.0, study=study)
+           for study in ('parallelism', complexity.STUDY) for seed in (0, 1)]
+  made += programs(name)
   found = verdicts(findings(made, controls=()))
-  assert 'not run' not in found.values()
-  assert 'not run' not in {judge(control, made).verdict for control in CONTROLS}
+  assert [claim for claim, found in found.items() if found == 'not run'] == []
+  assert [c.name for c in CONTROLS if judge(c, made).verdict == 'not run'] == []
+
+
+def programs(name):
+  """What a preset asks of the studies that look into programs, answered by chance."""
+  asked = {}
+  for study, ask in (
+    (gradient_flow, lambda: (gradient_flow.starts(), gradient_flow.runs())),
+    (receptive_field, lambda: (receptive_field.stacks(), receptive_field.grid())),
+    (complexity, lambda: complexity.counting_cells(complexity.PRESETS[name])),
+  ):
+    done = command.run(
+      study, f'--preset={name}', main=lambda s=study, ask=ask: asked.update({s: ask()}))
+    assert done.code == 0, done.err
+  (starts, flows), (stacks, watched) = asked[gradient_flow], asked[receptive_field]
+  made = [world.flowing(r['layer'], (1.0, 1.1), shell=r['shell'], depth=r['depth']) for r in starts]
+  made += [world.flowing_trained(run.layer, (1.0, 1.1), shell=run.shell, clip=run.clip)
+           for run in flows]
+  made += [world.field_stack(cell.run['depth'], (1.0, 1.1), (1.0, 1.1), **{
+    key: cell.run[key] for key in ('layer', 'shell')}) for cell in stacks]
+  assert watched
+  made += [world.watched_field(world.FIELD - inside, (0.5, 0.6), 3.0, 5.0) for inside in (0, 1)]
+  made += [world.compiled(layer, opposite=False) for layer in ('lstm', 'gru')]
+  return made + [world.counted(cell.run['layer']) for cell in asked[complexity]]
 
 
 def test_the_ledger_is_printed_with_its_controls(as_claimed, tmp_path):

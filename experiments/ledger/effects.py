@@ -167,7 +167,7 @@ def ratio(over: Measure, under: Measure, layers: Iterable[str]) -> Effect:
   """
   def effect(records: Records) -> list[float] | None:
     grids: dict[str, list[dict]] = {}
-    for record in records:
+    for record in filter(times.is_timed, records):
       grids.setdefault(str({**record['run'], 'seed': None}), []).append(record)
     largest = max(grids.values(), key=lambda g: (len(g), len(g[0]['run']['lengths'])), default=())
     medians = [
@@ -200,6 +200,7 @@ def noise(records: Records) -> list[float] | None:
     return next(iter(times.per_token(record, layer, 'repeat').values()), [])
 
   # Layer by layer: one that another grid had, or that had no memory, hides no other's noise.
-  layers = dict.fromkeys(layer for record in records for layer in record['run']['layers'])
-  found = (ratio(again, at_length('train', min), (layer,))(records) for layer in layers)
+  timed = list(filter(times.is_timed, records))
+  layers = dict.fromkeys(layer for record in timed for layer in record['run']['layers'])
+  found = (ratio(again, at_length('train', min), (layer,))(timed) for layer in layers)
   return [max(r, 1 / r) for ratios in found if ratios for r in ratios] or None
