@@ -44,6 +44,8 @@ def test_a_sum_is_one_operation_or_as_many_as_a_tree_has_levels():
     assert depth.of(lambda x: x @ x.T, x, logarithmic=True) == 1 + levels
     assert depth.of(lambda x: jax.lax.cummax(x, 1), x, logarithmic=True) == levels
     assert depth.of(jnp.sin, x, logarithmic=True) == 1
+    in_order = lambda x: jax.lax.sort(x, dimension=1)  # noqa: E731
+    assert depth.of(in_order, x, logarithmic=True) == levels * (levels + 1) // 2
 
 
 bodies = st.lists(  # for each of three carried values: which it reads, and how long that takes

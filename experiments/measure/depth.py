@@ -48,6 +48,8 @@ def cost(equation, logarithmic: bool) -> int:
     return 1
   if kind == 'transform':
     return 2 * levels  # a product and an addition a level
+  if kind == 'sorting':
+    return levels * (levels + 1) // 2  # a bitonic network (Batcher 1968)
   return levels + (kind == 'product')
 
 

@@ -8,14 +8,14 @@ With J_k = d y_t / d x_{t-k}, at lag k before an output y_t:
   spread     the standard deviation of the lag, weighted by e_k
 
 Luo, Li, Urtasun and Zemel 2016, "Understanding the effective receptive field in deep convolutional
-neural networks", section 3.1, counts where the gradient is over that part of the centre's, which is
-its peak: their kernels are symmetric. A causal field has one side only, and its peak is at the
+neural networks", counts where the gradient is over that part of the centre's, which is its peak:
+their kernels are symmetric. A causal field has one side only, and its peak is at the
 present where there is a residual, near its middle where there is none; so it is compared with the
 peak, wherever that is. The bound is where a bell has fallen at 2.5 standard deviations.
 
 In a stack of n linear convolutions of kernel k and dilation d, their weights independent, of equal
-variance and mean zero, the expected energy is the n-fold convolution of k equal weights d apart
-(section 2.2): its spread d sqrt(n (k^2 - 1) / 12) is a part of the field that falls as 1 / sqrt(n).
+variance and mean zero, the expected energy is the n-fold convolution of k equal weights d apart:
+its spread d sqrt(n (k^2 - 1) / 12) is a part of the field that falls as 1 / sqrt(n).
 """
 
 import jax

@@ -293,7 +293,7 @@ def _stretched(d: np.ndarray, axis: int, ends: tuple[int, int], stretch: int) ->
   return wide[(*inside, slice(max(-ends[0], 0), shape[axis] - max(-ends[1], 0)))]
 
 
-RULES = {
+RULES = {  # of kinds, and of those primitives that are not as their kind
   'elementwise': _elementwise,
   'recast': _elementwise,
   'select_n': _chosen,

@@ -7,6 +7,7 @@ A program is a jaxpr, a list of equations. Each applies a primitive of one of th
   cumulative    every element becomes one of all before it
   product       a product of matrices, a convolution
   transform     a Fourier transform
+  sorting       elements are put in order, along an axis
   scatter       elements are added to others at places that are data
   movement      elements come to stand elsewhere; nothing is computed
   recast        elements are taken for another type, or as a part of one; nothing is computed
@@ -33,7 +34,8 @@ _KINDS = {
   'cumulative': 'cumlogsumexp cummax cummin cumprod cumsum',
   'product': 'conv_general_dilated dot_general',
   'transform': 'fft',
-  'scatter': 'scatter-add scatter_add',
+  'sorting': 'sort top_k',
+  'scatter': 'scatter-add scatter-max scatter-min scatter-mul scatter_add scatter_max scatter_min',
   'movement': """
     broadcast_in_dim concatenate dynamic_slice dynamic_update_slice expand_dims gather iota pad
     reshape rev scatter slice split squeeze stack tile transpose unstack
@@ -74,7 +76,7 @@ def inner_jaxprs(equation) -> Iterator[core.ClosedJaxpr]:
 
 
 def summands(equation) -> int:
-  """How many numbers go into one that a reduction, a product or a running sum makes."""
+  """How many numbers go into one that a reduction, a product, a running sum or an order makes."""
   operand, params = equation.invars[0].aval, equation.params
   match kind_of(equation), equation.primitive.name:
     case 'reduction', _:
@@ -83,6 +85,8 @@ def summands(equation) -> int:
       return operand.shape[params['axis']]
     case 'transform', _:
       return _size(params['fft_lengths'])
+    case 'sorting', _:
+      return operand.shape[params.get('dimension', -1)]
     case _, 'dot_general':
       (contracted, _), _ = params['dimension_numbers']
       return _size(operand.shape[axis] for axis in contracted)

@@ -3,7 +3,8 @@
   products      a product of matrices [.., m, k] and [.., k, n] is 2 m k n operations, a convolution
                 2 for every weight that meets an input: what is multiplied and added
   elementwise   all other arithmetic: 1 for every element that is made, or that goes into a sum;
-                a Fourier transform of n numbers is 5 n log2(n), as is the custom
+                a Fourier transform of n numbers is 5 n log2(n), as is the custom, and sorting
+                them n log2(n) comparisons
   bytes         what all equations read and write, were each to fetch its operands and leave its
                 result in memory: what a compiler that fuses nothing would move
 
@@ -71,6 +72,9 @@ def of_equation(equation) -> Work:
       return Work(elementwise=read, bytes=moved)
     case 'scatter':
       return Work(elementwise=equation.invars[2].aval.size, bytes=moved)
+    case 'sorting':
+      size = equation.invars[0].aval.size
+      return Work(elementwise=size * math.ceil(math.log2(max(summands(equation), 1))), bytes=moved)
     case 'transform':
       length = summands(equation)
       transforms = max(read, made) // length
