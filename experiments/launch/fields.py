@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from experiments.launch.build import layer_of, model_of, task_of
 from experiments.launch.cell import run_from
+from experiments.launch.flow import entering
 from experiments.launch.grid import Cell, Outcome
 from experiments.launch.run import Run
 from experiments.measure import field
@@ -79,15 +80,9 @@ def _of_members(training: Training, states):
   model, source = training.model, filled(training)
 
   def one(state):
-    parameters = training.tested(state)
-
-    def part(module, name, x):
-      return module.apply({'params': parameters['params'].get(name, {})}, x)
-
-    x = part(model.embedding, 'embedding', source)
-    if model.stack.prelude is not None:
-      x, _ = part(model.stack.prelude, 'prelude', x)
-    return look(lambda x: model.apply(parameters, x, method=lambda m, x: m.stack(x)[0]), x)
+    own = training.tested(state)['params']
+    read = lambda x: model.stack.apply({'params': own['stack']}, x)[0]  # noqa: E731
+    return look(read, entering(model, own, source))
 
   return jax.lax.map(one, states)
 
