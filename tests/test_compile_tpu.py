@@ -148,6 +148,7 @@ def record(tmp_path_factory):
   return {one['run']['layer'].partition('(')[0]: one for one in made}
 
 
+@pytest.mark.slow
 def test_chips_sum_gradients_where_they_share_a_batch_and_else_say_nothing(record):
   programs = {(p['part'], p['name']): p for p in record['elman']['result']['programs']}
   assert list(programs) == [
@@ -162,6 +163,7 @@ def test_chips_sum_gradients_where_they_share_a_batch_and_else_say_nothing(recor
   assert all(p['arguments'] > 0 and p['temporary'] >= 0 for p in programs.values())
 
 
+@pytest.mark.slow
 def test_operations_are_those_of_a_whole_batch_wherever_it_is(record):
   width, tokens, vocabulary = SMALL['width'], 8 * 16, 256
   each = 2 * (2 * width**2 + width * vocabulary)  # of an Elman layer and a head
@@ -180,6 +182,7 @@ def test_attention_is_counted_without_the_kernel_that_it_is_compiled_to(dtype):
   assert ahead.operations(run)['train'] == products * length * 3
 
 
+@pytest.mark.slow
 def test_a_translator_is_given_batches_that_chips_share(record):
   run = Run(layer='transformer', **SMALL | {'task': 'copy(max_length=7, min_length=7)'})
   training, width = ahead.training_of(run)
@@ -197,6 +200,7 @@ def test_a_translator_is_given_batches_that_chips_share(record):
   assert list(panel.series) == ['elman']
 
 
+@pytest.mark.slow
 def test_a_program_that_does_not_compile_is_a_result_with_its_reason(record):
   found = record['attention']
   assert found['status'] == 'failed'  # a kernel for a TPU is none for a CPU
@@ -213,6 +217,7 @@ def test_a_program_that_no_chip_can_hold_does_not_fit():
   assert tight.status == 'out of memory' and '799' in tight.reason
 
 
+@pytest.mark.slow
 def test_tables_show_every_model_and_why_one_does_not_compile(record):
   tables, panels = compile_tpu.report(list(record.values()))
   shown = {row[0]: row for table in tables[::2] for row in table.rows}

@@ -243,6 +243,7 @@ def test_layers_stand_alone_once_and_shells_beside_each_other():
   assert len(panels) == 2 and set(panels[1].series) == {'pre', 'classic'}
 
 
+@pytest.mark.slow
 def test_the_study_from_flags_to_tables_and_back_from_the_store(tmp_path):
   words = ('--preset=smoke', '--clip=0.5', f'--runs={tmp_path}', '--cache=')  # own values win
   done = command.run(gradient_flow, *words)

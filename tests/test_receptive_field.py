@@ -96,7 +96,8 @@ def members_of(run):
 
 
 @pytest.mark.parametrize('layer, field', [
-  (LAYER, FIELD), ('attention(positions=sinusoidal, num_heads=2)', None),
+  (LAYER, FIELD),
+  pytest.param('attention(positions=sinusoidal, num_heads=2)', None, marks=pytest.mark.slow),
 ])
 def test_what_is_watched_is_each_member_on_embedded_tokens(layer, field):
   training, states = members_of(dataclasses.replace(RUN, layer=layer))

@@ -30,6 +30,9 @@ def label(one):
   return speed.title(one.what, one.sizes)
 
 
+QUICK = ('lstm', 'attention', 'generation')  # the others are tried by `make slow`
+
+
 @functools.cache
 def tiny(what, looped):
   """The contest of a kind at the sizes of `smoke`."""
@@ -37,7 +40,7 @@ def tiny(what, looped):
 
 
 @pytest.mark.parametrize('what, looped', [
-  pytest.param(*one, marks=[pytest.mark.slow] * (one[0] == 'decoder')) for one in TRIED
+  pytest.param(*one, marks=[] if one[0] in QUICK else [pytest.mark.slow]) for one in TRIED
 ])
 def test_rivals_compute_what_ours_does(what, looped):
   """Outputs, and gradients back in our layout; of PyTorch too, where it is installed."""
