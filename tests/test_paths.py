@@ -36,6 +36,7 @@ def ways(layer, length, width=8, sources=None):
 
 def test_arithmetic_is_one_operation_and_moving_none():
   np.testing.assert_array_equal(np.diag(paths(lambda x: jnp.sin(x) * 2, X)), 2)
+  np.testing.assert_array_equal(np.diag(paths(lambda x: x.astype(jnp.bfloat16), X)), 0)
   shifted = paths(lambda x: jnp.pad(x, ((0, 0), (2, 0), (0, 0)))[:, :6], X)
   np.testing.assert_array_equal(shifted, np.where(np.eye(6, k=2), 0, INF))
   np.testing.assert_array_equal(paths(lambda x: x[:, ::-1], X), np.where(np.eye(6)[::-1], 0, INF))
