@@ -190,9 +190,9 @@ QUICK = ('gru', 'tcn')
 def test_there_is_a_way_exactly_where_the_jacobian_is_not_zero(name):
   layer = LAYERS[name]()
   width = math.lcm(8, layer.width_multiple)
-  found = ways(layer, 18, width)
-  np.testing.assert_array_equal(np.isfinite(found), support(layer, 18, width, 6))
-  x = jax.ShapeDtypeStruct((1, 18, width), jnp.float32)
+  found = ways(layer, 12, width)
+  np.testing.assert_array_equal(np.isfinite(found), support(layer, 12, width, 6))
+  x = jax.ShapeDtypeStruct((1, 12, width), jnp.float32)
   chain = depth.of(lambda x: layer.apply(counting.generic(layer, width), x)[0], x)
   assert found[np.isfinite(found)].max() <= chain, 'a way is longer than the longest chain'
 
@@ -202,7 +202,7 @@ SCANS = ('mingru', 's5', 'mamba', 'gla', 'mlstm', 'gated_deltanet', 'rwkv7')  # 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name, form', [
-  *((name, 'cpu') for name in LAYERS), *((name, 'gpu') for name in SCANS)])
+  *((name, 'cpu') for name in LAYERS if name not in SCANS), *((name, 'gpu') for name in SCANS)])
 def test_no_way_is_longer_than_one_from_the_first_token(name, form):
   layer, length = LAYERS[name](), 36
   with platform.assumed(form):
