@@ -19,11 +19,14 @@ a difference of longer sums, so that nothing cancels: the forms agree to roundin
 A decay for each channel stays inside the product q_i . k_j, so that it is factored through a cut
 between j and i (Yang et al. 2024, section 4.3): q_i decayed since the cut meets k_j decayed until
 the cut. Here a chunk is cut in the middle, and then its halves are, down to single tokens: each
-pair meets at the one cut that parts it, in log2(C) products.
+pair meets at the one cut that parts it, in log2(C) products. A CPU makes them of blocks that grow,
+with no product too many. Accelerators make all of whole chunks, at once: in their memory tokens of
+small blocks take the room of whole tiles (a step of GLA held 252 MiB of a TPU, and holds 6).
 """
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from transformer import platform
 
@@ -117,7 +120,8 @@ def _recurrent(query, key, value, log_decay, state):
 
 
 def _chunked(query, key, value, log_decay, state, chunk_size):
-  length, meet = value.shape[1], _meet_by_head if log_decay.ndim == 3 else _meet_by_channel
+  by_channel = _meet_in_blocks if platform.current() == 'cpu' else _meet_at_cuts
+  length, meet = value.shape[1], _meet_by_head if log_decay.ndim == 3 else by_channel
   query, key, value, log_decay = (
     cut_into_chunks(x, chunk_size) for x in (query, key, value, log_decay)
   )
@@ -144,8 +148,35 @@ def _meet_by_head(query, key, log_decay):
   return query @ key.mT * decay, since_start[..., None], decay[..., -1, :, None]
 
 
-def _meet_by_channel(query, key, log_decay):
-  """The same for a decay a channel, [.., C, K]: blocks of one token, then of two, then of four."""
+def _meet_at_cuts(query, key, log_decay):
+  """The same for a decay a channel, [.., C, K]: whole chunks at all cuts, one product a size."""
+  size = log_decay.shape[-2]
+  reach, meet = _cuts(size)
+  decay = jnp.exp(jnp.matmul(reach, log_decay[..., None, :, :], precision='highest'))
+  to_cut, since_start, until_end = jnp.split(decay, (len(meet), len(meet) + 1), -3)
+  across = (query[..., None, :, :] * to_cut) @ (key[..., None, :, :] * to_cut).mT
+  own = jnp.where(jnp.eye(size, dtype=bool), jnp.sum(query * key, -1)[..., None], 0.0)
+  weight = own + jnp.sum(jnp.where(meet, across, 0.0), -3)
+  return weight, since_start[..., 0, :, :], until_end[..., 0, :, :]
+
+
+def _cuts(size):
+  """Which tokens decay each token to its cuts, and which pairs meet at them: [log2(C), C, C].
+
+  Cuts of one size halve blocks of 2, 4, ... C tokens. Before a cut a token decays from the next
+  one on, behind it since the cut and with itself. The last two of the first array, [log2(C) + 2,
+  C, C], are for the cuts before the first token and behind the last one.
+  """
+  half = 2 ** np.arange(size.bit_length() - 1)[:, None, None]
+  token, other = np.arange(size)[:, None], np.arange(size)
+  behind, since, until = token // half % 2 == 1, other <= token, other > token
+  to_cut = (token // half == other // half) & np.where(behind, since, until)
+  meet = behind & (token // half - 1 == other // half)
+  return np.concatenate([to_cut, since[None], until[None]]).astype(np.float32), meet
+
+
+def _meet_in_blocks(query, key, log_decay):
+  """The same as `_meet_at_cuts`: blocks of one token, then of two, then of four."""
   query = jnp.broadcast_to(query, log_decay.shape)
   weight = jnp.sum(query * key, -1)[..., None, None]
   since, until = log_decay[..., None, :], jnp.zeros_like(log_decay)[..., None, :]

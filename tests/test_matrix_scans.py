@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from reference import close
 
 from baselines.matrix_scans import FORMS, cut_into_chunks, join_chunks, outer_product_scan
+from transformer import platform
 
 BATCH, HEADS, KEY, VALUE = 2, 3, 5, 4
 DECAYS = ('none', 'head', 'time', 'channel')
@@ -31,6 +32,11 @@ def drawn(length, decay, centre=-1.0, spread=1.0, heads=HEADS, state=1.0):
     generator.normal(0, state, (BATCH, HEADS, KEY, VALUE)),
   )
   return jax.tree.map(lambda a: a.astype(np.float32), arrays)
+
+
+def platforms(decay):
+  """Platforms that have forms of their own, by what decays."""
+  return ('cpu', 'tpu') if decay == 'channel' else ('cpu',)
 
 
 def signs(length, decay, negative):
@@ -79,8 +85,10 @@ def test_each_form_is_the_definition(decay, heads, negative):
   length = 7
   arrays, sign = drawn(length, decay, heads=heads), signs(length, decay, negative)
   expected = defined(*arrays, sign)
-  for form, chunk_size in (('recurrent', 0), ('chunked', 4)):
-    found, _ = scanned(arrays, sign, form, chunk_size)
+  forms = [('recurrent', 0, 'cpu'), *(('chunked', 4, name) for name in platforms(decay))]
+  for form, chunk_size, name in forms:
+    with platform.assumed(name):
+      found, _ = scanned(arrays, sign, form, chunk_size)
     for f, e in zip(found, expected, strict=True):
       close(f, e)
 
@@ -105,18 +113,23 @@ def test_the_forms_are_equal_in_value_and_gradient(
   arrays = drawn(length, decay, centre, spread, state=state)
   sign = signs(length, decay, negative and decay in ('time', 'channel'))
   expected = scanned(arrays, sign, 'recurrent')
-  found = scanned(arrays, sign, 'chunked', chunk_size)
-  for f, e in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-    assert np.isfinite(f).all()
-    close(f, np.asarray(e))
+  for name in platforms(decay):
+    with platform.assumed(name):
+      found = scanned(arrays, sign, 'chunked', chunk_size)
+    for f, e in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+      assert np.isfinite(f).all()
+      close(f, np.asarray(e))
 
 
-@pytest.mark.parametrize('decay', ['time', 'channel'])
-def test_a_decay_of_zero_forgets_all_that_was_before(decay):
+@pytest.mark.parametrize(
+  ('decay', 'name'), [('time', 'cpu'), ('channel', 'cpu'), ('channel', 'tpu')]
+)
+def test_a_decay_of_zero_forgets_all_that_was_before(decay, name):
   query, key, value, log_decay, state = drawn(9, decay)
   log_decay[:, 5] = -np.inf
   arrays = query, key, value, log_decay, state
-  (y, after), gradients = scanned(arrays, None, 'chunked', 8)
+  with platform.assumed(name):
+    (y, after), gradients = scanned(arrays, None, 'chunked', 8)
   late = (*(a[:, 5:] for a in arrays[:4]), np.zeros_like(state))
   for found, expected in zip((y[:, 5:], after), defined(*late), strict=True):
     close(found, expected)
