@@ -26,7 +26,6 @@ small blocks take the room of whole tiles (a step of GLA held 252 MiB of a TPU, 
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from transformer import platform
 
@@ -167,12 +166,12 @@ def _cuts(size):
   one on, behind it since the cut and with itself. The last two of the first array, [log2(C) + 2,
   C, C], are for the cuts before the first token and behind the last one.
   """
-  half = 2 ** np.arange(size.bit_length() - 1)[:, None, None]
-  token, other = np.arange(size)[:, None], np.arange(size)
+  half = 2 ** jnp.arange(size.bit_length() - 1)[:, None, None]
+  token, other = jnp.arange(size)[None, :, None], jnp.arange(size)[None, None]
   behind, since, until = token // half % 2 == 1, other <= token, other > token
-  to_cut = (token // half == other // half) & np.where(behind, since, until)
+  to_cut = (token // half == other // half) & jnp.where(behind, since, until)
   meet = behind & (token // half - 1 == other // half)
-  return np.concatenate([to_cut, since[None], until[None]]).astype(np.float32), meet
+  return jnp.concatenate([to_cut, since, until]).astype(jnp.float32), meet
 
 
 def _meet_in_blocks(query, key, log_decay):

@@ -71,6 +71,7 @@ def define() -> None:
     steps='Training steps that a launch would have.',
     lengths="Lengths of sequences, instead of the preset's.",
   )
+  flags.define_workers()
   absl_flags.DEFINE_string(
     'topology', None,
     "TPUs to compile for, separated by commas, such as v5e:4x4,v6e:2x2. Default: the preset's.",
@@ -181,7 +182,8 @@ def generation(where: str, records: list[dict]):
     rows,
     'A prompt is all that a sequence has but its last token, which is the token: of as many '
     'sequences as a batch has, shared by the chips. Seconds are those in which all programs of '
-    'both tables were traced and compiled, one after another, on the machine that did it.',
+    'both tables were traced and compiled, one after another, on the machine that did it, with '
+    'those of other models beside them where there were several workers.',
   )
 
 
@@ -244,7 +246,10 @@ def main() -> None:
   from experiments.results.store import Store
 
   environment.prepare(1, '')  # --cache is of no use: no program is run, and none is for here
-  records = grids.launch(grid(), ahead.execute, Store(flags.FLAGS.runs), flags.FLAGS.retry)
+  records = grids.launch(
+    grid(), ahead.execute, Store(flags.FLAGS.runs), flags.FLAGS.retry,
+    environment.one_a_core(flags.FLAGS.workers),
+  )
   publish.study(STUDY, *report(records), flags.FLAGS.runs)
 
 

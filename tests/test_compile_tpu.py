@@ -126,6 +126,7 @@ def test_what_is_named_alone_is_asked():
     ('--seeds=2', 'means nothing here'), ('--timeout=3', 'means nothing here'),
     ('--batch_size=6', 'no multiple of the 4 chips of v5e:2x2'), ('--width=7', 'does not suit'),
     ('--layers=base,bigg', 'no layer'), ('--lengths=1', 'length=1'),
+    ('--workers=-1', '--workers is not negative, not -1'),
   ],
 )
 def test_what_cannot_be_compiled_is_one_line(word, why):
@@ -236,7 +237,7 @@ def test_without_libtpu_what_to_install_is_one_line(tmp_path, monkeypatch):
   topologies.chips.cache_clear()
   monkeypatch.setitem(sys.modules, 'libtpu', None)
   monkeypatch.setattr(topologies, 'prepare', lambda: None)
-  done = command.run(compile_tpu, '--preset=smoke', f'--runs={tmp_path}')
+  done = command.run(compile_tpu, '--preset=smoke', '--workers=1', f'--runs={tmp_path}')
   assert done.code == 2 and "pip install 'sequence-lab[tpu-aot]'" in done.err
   assert len(done.err.splitlines()) == 1
 

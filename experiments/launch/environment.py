@@ -11,7 +11,7 @@ import jax
 from experiments.launch.errors import BadInput
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'scipy')
-MOST_HOST_DEVICES = 8
+MOST = 8  # devices of a CPU, or processes, unless more are asked for
 
 
 def prepare(host_devices: int, cache: str) -> None:
@@ -22,8 +22,7 @@ def prepare(host_devices: int, cache: str) -> None:
     cache: a folder for compiled programs; '': none.
 
   """
-  count = host_devices or min(cores(), MOST_HOST_DEVICES)
-  jax.config.update('jax_num_cpu_devices', count)
+  jax.config.update('jax_num_cpu_devices', one_a_core(host_devices))
   if cache:
     folder = pathlib.Path(cache).expanduser()
     try:
@@ -33,6 +32,11 @@ def prepare(host_devices: int, cache: str) -> None:
     jax.config.update('jax_compilation_cache_dir', str(folder))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
     jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
+
+
+def one_a_core(asked: int) -> int:
+  """As many as are asked for; 0: one a core, and at most 8."""
+  return asked or min(cores(), MOST)
 
 
 def cores() -> int:

@@ -63,6 +63,14 @@ def define_study(presets: Iterable[str], steps: str, lengths: str) -> None:
   )
 
 
+def define_workers() -> None:
+  """--workers: of studies that need a machine's cores, and no device."""
+  flags.DEFINE_integer(
+    'workers', 0,
+    'Processes in which cells are made side by side; 0: one a core, and at most 8.',
+  )
+
+
 def define_training() -> None:
   """--tasks and --save_weights: what only studies that train can be told."""
   flags.DEFINE_boolean(
@@ -199,6 +207,8 @@ def _check_words(argv: Sequence[str], words: Sequence[str]) -> None:
 
 def _check_execution() -> None:
   """What says how to run, not what: it is in no run, so that it is checked here."""
+  if 'workers' in FLAGS and FLAGS.workers < 0:
+    raise BadInput(f'--workers is not negative, not {FLAGS.workers}')
   if 'parallel' not in FLAGS:
     return
   if FLAGS.parallel not in PARALLEL:

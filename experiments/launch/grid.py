@@ -1,15 +1,17 @@
 """A grid of cells: what is stored is skipped, what runs is stored, whatever becomes of it."""
 
 import dataclasses
+import functools
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
 from tqdm import tqdm
 
 from experiments.launch import environment
+from experiments.launch.workers import side_by_side
 from experiments.results.store import Store
 
 EXHAUSTED = re.compile(r'RESOURCE_EXHAUSTED|out of memory', re.IGNORECASE)
@@ -38,6 +40,7 @@ def launch(
   execute: Callable[[Cell, Callable[[float, str], None]], Outcome],
   store: Store,
   retry: bool = False,
+  workers: int = 1,
 ) -> list[dict]:
   """Executes the cells that the store does not have; returns the records of all.
 
@@ -47,30 +50,48 @@ def launch(
       the part that is done and a few words.
     store: where records are.
     retry: whether cells that are stored but did not finish run again.
+    workers: how many cells run side by side, in processes that import `execute`.
 
   """
   store.prepare()
   cells = list(cells)
   records = [store.read(cell.study, cell.run) for cell in cells]
-  settled = [r is not None and not (retry and r['status'] != 'finished') for r in records]
-  with (
-    _bar(f'{sum(settled)} of {len(cells)} cells stored', len(cells) - sum(settled)) as grid,
-    _bar('', 1.0) as bar,
-  ):
+  missing = [
+    i for i, record in enumerate(records)
+    if record is None or (retry and record['status'] != 'finished')
+  ]
+  settled, workers = len(cells) - len(missing), min(workers, len(missing))
+  make = functools.partial(_side_by_side, workers=workers) if workers > 1 else _one_by_one
+  with _bar(f'{settled} of {len(cells)} cells stored', len(missing)) as bar:
+    for i, record in make([cells[i] for i in missing], execute):
+      records[missing[i]] = store.write(record)
+      bar.update(1)
+      bar.set_description(f'{settled + bar.n:.0f} of {len(cells)} cells stored')
+  return records
+
+
+def _one_by_one(cells: Sequence[Cell], execute) -> Iterator[tuple[int, dict]]:
+  """Each cell's number and record, and a bar of the one that runs."""
+  with _bar('', 1.0) as bar:
+
+    def report(part: float, words: str) -> None:
+      bar.update(part - bar.n)
+      bar.set_postfix_str(words)
+
     for i, cell in enumerate(cells):
-      if settled[i]:
-        continue
       bar.reset()
       bar.set_description(cell.label)
+      yield i, _record(cell, execute, report)
 
-      def report(part: float, words: str) -> None:
-        bar.update(part - bar.n)
-        bar.set_postfix_str(words)
 
-      records[i] = store.write(_record(cell, execute, report))
-      grid.update(1)
-      grid.set_description(f'{sum(settled) + grid.n:.0f} of {len(cells)} cells stored')
-  return records
+def _side_by_side(cells: Sequence[Cell], execute, workers: int) -> Iterator[tuple[int, dict]]:
+  """The same from several processes, in the order in which cells end."""
+  record = functools.partial(_record, execute=execute, report=_unheard)
+  return side_by_side(record, cells, workers)
+
+
+def _unheard(part: float, words: str) -> None:
+  """What a cell reports where no bar is."""
 
 
 def _record(cell: Cell, execute, report) -> dict[str, Any]:

@@ -1,0 +1,74 @@
+"""Cells in processes of their own: the same records, and nothing lost when one of them ends ill."""
+
+import os
+import signal
+import time
+
+import jax
+import pytest
+
+from experiments.launch import grid
+from experiments.launch.errors import BadInput
+from experiments.launch.grid import Cell, Outcome
+from experiments.launch.workers import side_by_side
+from experiments.results.store import Store
+
+CELLS = [Cell('workers', {'n': n}, f'cell {n}') for n in range(4)]
+
+
+def execute(cell, report):
+  """Where a cell is made, and its number."""
+  report(0.5, 'half')
+  if cell.run['n'] == 2:
+    raise MemoryError('too large')
+  return Outcome({'n': cell.run['n'], 'process': os.getpid(), 'platform': jax.default_backend()})
+
+
+def fate(n: int) -> int:
+  """What becomes of a number: 2 is an error, 3 the end of its process, 5 and more take time."""
+  if n >= 5:
+    time.sleep(1)
+  if n == 2:
+    raise ValueError('two')
+  if n == 3:
+    os.kill(os.getpid(), signal.SIGKILL)
+  return n * n
+
+
+def test_cells_made_side_by_side_are_those_made_one_by_one(tmp_path):
+  alone = grid.launch(CELLS, execute, Store(tmp_path / 'alone'))
+  stored = Store(tmp_path / 'together')
+  stored.prepare()
+  stored.write(alone[1])
+  together = grid.launch(CELLS, execute, stored, workers=2)
+  assert together[1] == alone[1] and stored.records() == together
+  for one, other in zip(alone, together, strict=True):
+    for key in ('run', 'status', 'reason', 'versions', 'device'):
+      assert one[key] == other[key]
+    assert one['result'].get('n') == other['result'].get('n')
+    assert one['result'].get('platform') == other['result'].get('platform')
+  assert [record['status'] for record in together] == [
+    'finished', 'finished', 'out of memory', 'finished']
+  assert os.getpid() not in {together[n]['result']['process'] for n in (0, 3)}
+
+
+def test_one_cell_needs_no_other_process(tmp_path):
+  (record,) = grid.launch(CELLS[:1], execute, Store(tmp_path), workers=8)
+  assert record['result']['process'] == os.getpid()
+
+
+@pytest.mark.parametrize(
+  ('numbers', 'error', 'why'),
+  [
+    ([1, 0, 2, 5, 6, 7, 8, 9], ValueError, 'two'),
+    ([1, 0, 3, 5, 6, 7, 8, 9], BadInput, 'worker process died.* fewer --workers than 1'),
+  ],
+)
+def test_what_ends_ill_ends_the_launch_after_what_was_made(numbers, error, why):
+  seen = {}
+  with pytest.raises(error, match=why):
+    for i, value in side_by_side(fate, numbers, 1):
+      time.sleep(0.2)  # so that the error is there before the second is looked at
+      seen[i] = value
+  assert seen.items() >= {0: 1, 1: 0}.items() and not {2, len(numbers) - 1} & {*seen}
+  assert all(value == numbers[i] ** 2 for i, value in seen.items())
