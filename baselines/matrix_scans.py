@@ -166,12 +166,13 @@ def _cuts(size):
   one on, behind it since the cut and with itself. The last two of the first array, [log2(C) + 2,
   C, C], are for the cuts before the first token and behind the last one.
   """
-  half = 2 ** jnp.arange(size.bit_length() - 1)[:, None, None]
   token, other = jnp.arange(size)[None, :, None], jnp.arange(size)[None, None]
-  behind, since, until = token // half % 2 == 1, other <= token, other > token
-  to_cut = (token // half == other // half) & jnp.where(behind, since, until)
-  meet = behind & (token // half - 1 == other // half)
-  return jnp.concatenate([to_cut, since, until]).astype(jnp.float32), meet
+  level = jnp.arange(size.bit_length() - 1)[:, None, None]
+  half, others = token >> level, other >> level  # halves of 1, 2, ... C / 2 tokens, in their order
+  behind, since, until = half & 1 == 1, other <= token, other > token
+  to_cut = (half == others) & jnp.where(behind, since, until)
+  reach = jnp.concatenate([to_cut, since, until]).astype(jnp.float32)
+  return reach, behind & (others == half - 1)
 
 
 def _meet_in_blocks(query, key, log_decay):
