@@ -40,7 +40,7 @@ PRESETS = {
     topologies=('v5e:2x2',), lengths=(128,), layers=('attention(num_heads=2)', 'lstm'),
     settings={'width': 16, 'depth': 1, 'batch_size': 4, 'steps': 2},
   ),
-  # All of the catalogue, at sizes for two CPU cores: a few minutes a topology.
+  # All of the catalogue, at sizes for two CPU cores: less than four minutes a topology.
   'quick': Preset(
     topologies=('v5e:4x4', 'v6e:4x4'), lengths=(128,),
     settings={'width': 64, 'depth': 1, 'batch_size': 16, 'match': 'none'},

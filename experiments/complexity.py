@@ -94,6 +94,7 @@ def define() -> None:
     steps='Timed rounds of a repetition; --seeds is how many repetitions there are.',
     lengths="Sequence lengths to measure at, instead of the preset's.",
   )
+  flags.define_workers()
   absl_flags.DEFINE_boolean('measure', True, 'Measure on this device, besides counting.')
 
 
@@ -181,7 +182,10 @@ def main() -> None:
   preset, store = flags.preset(PRESETS), Store(flags.FLAGS.runs)
   counted = counting_cells(preset)
   timed = timing_cells(preset) if flags.FLAGS.measure else []
-  records = grids.launch(counted, counting.execute, store, flags.FLAGS.retry)
+  records = grids.launch(
+    counted, counting.execute, store, flags.FLAGS.retry,
+    environment.one_a_core(flags.FLAGS.workers),
+  )
   records += grids.launch(timed, timing.execute(flags.FLAGS.timeout), store, flags.FLAGS.retry)
   publish.study(STUDY, *report(records), flags.FLAGS.runs)
 
