@@ -7,6 +7,7 @@ it and nothing else of it: it imports the function that it calls anew.
 
 import concurrent.futures
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED
@@ -29,7 +30,7 @@ def side_by_side(function: Callable, arguments: Iterable, count: int) -> Iterato
   """
   context = multiprocessing.get_context('spawn')  # JAX has threads, which do not survive a fork
   errors = []
-  with concurrent.futures.ProcessPoolExecutor(count, context, _let_go) as pool:
+  with concurrent.futures.ProcessPoolExecutor(count, context, _prepare) as pool:
     calls = {pool.submit(function, argument): i for i, argument in enumerate(arguments)}
     waiting = set(calls)
     try:
@@ -56,6 +57,7 @@ def _worded(error: BaseException, count: int) -> BaseException:
   )
 
 
-def _let_go() -> None:
-  """An interrupt is for whoever started this process, which ends without a word."""
+def _prepare() -> None:
+  """Before JAX is loaded: devices are left alone, and an interrupt ends the process wordlessly."""
+  os.environ['JAX_PLATFORMS'] = 'cpu'
   signal.signal(signal.SIGINT, signal.SIG_DFL)
