@@ -1,6 +1,5 @@
 """Work is what a hand counts, in programs of every kind and in the layers themselves."""
 
-import functools
 import math
 
 import jax
@@ -9,13 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from baselines import LAYERS
 from baselines.convolution import TCN, Convolution
 from baselines.linear_recurrence import LRU, MinGRU
 from baselines.recurrent import GRU, LSTM, Elman
 from experiments.launch import counting
 from experiments.measure import work
-from experiments.measure.primitives import KINDS, UnknownPrimitive, inner_jaxprs, kind_of
 from transformer.attention import Attention, SlidingWindow
 from transformer.feedforward import FeedForward
 
@@ -70,11 +67,6 @@ def test_bytes_are_what_every_equation_reads_and_writes():
   assert work.of(lambda x: x.astype(jnp.bfloat16), x).bytes == 12 * (4 + 2)
 
 
-def test_a_primitive_that_nobody_has_weighed_is_refused_by_its_name():
-  with pytest.raises(UnknownPrimitive, match="'cholesky'"):
-    work.of(jnp.linalg.cholesky, jnp.eye(3))
-
-
 BY_HAND = {  # products of reading n tokens at width d
   Attention(2, form='naive'): lambda n, d: 4 * 2 * n * d**2 + 2 * 2 * n**2 * d,
   Attention(4, num_key_value_heads=2, form='naive'):
@@ -115,21 +107,3 @@ def test_a_gradient_for_parameters_and_inputs_takes_twice_the_products_besides(l
 def test_the_state_is_counted_in_bytes_and_room():
   found = [counting.counted(Attention(2, form='naive'), 'generate', n, 8) for n in (16, 32)]
   assert [point['state_bytes'] for point in found] == [2 * 4 * n * 8 + n + 4 for n in (16, 32)]
-
-
-def primitives(jaxpr):
-  """The equations of a jaxpr and of its inner ones."""
-  for equation in jaxpr.eqns:
-    yield equation
-    for inner in inner_jaxprs(equation):
-      yield from primitives(inner.jaxpr)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('name', LAYERS)
-def test_every_primitive_that_a_layer_uses_is_known(name):
-  layer = LAYERS[name]()
-  read = functools.partial(counting.arguments, layer, length=9, width=8 * layer.width_multiple)
-  for phase in ('train', 'generate'):  # training reads, too
-    program = jax.make_jaxpr(counting.function(layer, phase))(*read(phase)).jaxpr
-    assert {kind_of(equation) for equation in primitives(program)} <= set(KINDS.values())

@@ -19,7 +19,14 @@ import jax
 import numpy as np
 from jax.extend import core
 
-from experiments.measure.primitives import FREE, inner_jaxprs, kind_of, summands
+from experiments.measure.primitives import (
+  FREE,
+  LoopOperands,
+  inner_jaxprs,
+  kind_of,
+  scan_operands,
+  summands,
+)
 
 NEVER = -np.inf  # no chain at all
 
@@ -81,15 +88,16 @@ def _control(equation, logarithmic: bool) -> np.ndarray:
     raise ValueError('a while loop runs as often as its data say: its depth cannot be counted')
   inner = [_chains(one.jaxpr, logarithmic) for one in inner_jaxprs(equation)]
   if name == 'scan':
-    return _scan(inner[0], params['num_consts'], params['num_carry'], params['length'])
+    return _scan(inner[0], scan_operands(equation), params['length'])
   if name == 'cond':  # a branch begins when it is known which one it is
     branch = np.max(inner, 0)
     return np.concatenate([branch.max(1, keepdims=True), branch], 1)
   return inner[0]
 
 
-def _scan(body: np.ndarray, consts: int, carry: int, length: int) -> np.ndarray:
-  """Chains through so many turns of a body, [carry and stacked outputs, operands + 1]."""
+def _scan(body: np.ndarray, operands: LoopOperands, length: int) -> np.ndarray:
+  """Chains through so many turns of a body, [carried and stacked outputs, operands + 1]."""
+  consts, carry, _ = operands
   turn = np.where(np.eye(body.shape[1], dtype=bool), 0.0, NEVER)  # the operands stay as they are
   turn[consts : consts + carry] = body[:carry]
   last = power(turn, length)[consts : consts + carry]

@@ -21,7 +21,7 @@ from jax.extend import core
 
 from experiments.measure.evaluate import evaluate
 from experiments.measure.followed import NONE, Array, Followed, follow, settled, stack
-from experiments.measure.primitives import inner_jaxprs, kind_of
+from experiments.measure.primitives import inner_jaxprs, kind_of, scan_operands
 
 
 def paths(function: Callable, x, sources: Sequence[int] | None = None) -> np.ndarray:
@@ -76,8 +76,9 @@ def _call(equation, operands: Sequence[Array]) -> list[Array]:
 def _scan(equation, operands: Sequence[Array]) -> list[Array]:
   """Turn after turn."""
   params = equation.params
-  body, length, consts = params['jaxpr'], params['length'], params['num_consts']
-  first = consts + params['num_carry']
+  (body,), length = inner_jaxprs(equation), params['length']
+  consts, carried, _ = scan_operands(equation)
+  first = consts + carried
   carry, stacked = list(operands[consts:first]), []
   turns = range(length)[::-1] if params['reverse'] else range(length)
   for turn in turns:

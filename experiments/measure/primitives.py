@@ -14,19 +14,27 @@ A program is a jaxpr, a list of equations. Each applies a primitive of one of th
   control       a scan, a while loop, a branch, or a function that is called
 
 A primitive that is in none of them is refused by its name: a count with a hole in it is no count.
+
+This is the one place that knows how the versions of JAX differ in their equations: in the
+primitives that they have, in the names of a loop's parameters, and in whether the body of a loop
+is a `Jaxpr` or a `ClosedJaxpr`. Where a parameter has had several names, what it said is computed
+from the shapes of the equation instead.
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from jax.extend import core
 
 _KINDS = {
   'elementwise': """
-    abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp cos cosh digamma div
-    eq erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le lgamma log log1p
-    logistic lt max min mul ne neg nextafter not or pow random_bits random_fold_in random_seed
-    random_wrap random_unwrap rem round rsqrt select_n shift_left shift_right_arithmetic
-    shift_right_logical sign sin sinh sqrt square sub tan tanh threefry2x32 xor
+    abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp
+    clz cos cosh digamma div eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt igamma igammac
+    integer_pow is_finite le le_to lgamma log log1p log2 logistic lt lt_to max min mul mulhi ne neg
+    nextafter not one_minus_square or polygamma population_count pow random_bits random_fold_in
+    random_seed random_split random_unwrap random_wrap rem round rsqrt select_n shift_left
+    shift_right_arithmetic shift_right_logical sign sin sinh sqrt square sub tan tanh threefry2x32
+    xor zeta
   """,
   'reduction': """
     argmax argmin reduce_and reduce_max reduce_min reduce_or reduce_prod reduce_sum reduce_xor
@@ -37,16 +45,16 @@ _KINDS = {
   'sorting': 'sort top_k',
   'scatter': 'scatter-add scatter-max scatter-min scatter-mul scatter_add scatter_max scatter_min',
   'movement': """
-    broadcast_in_dim concatenate dynamic_slice dynamic_update_slice expand_dims gather iota pad
-    reshape rev scatter slice split squeeze stack tile transpose unstack
+    broadcast_in_dim concatenate dynamic_slice dynamic_update_slice empty2 expand_dims gather iota
+    pad reshape rev scatter slice split squeeze stack tile transpose unstack
   """,
   'recast': """
-    bitcast_convert_type complex conj convert_element_type copy copy_p device_put imag
-    optimization_barrier real reduce_precision stop_gradient
+    bitcast_convert_type complex conj convert_element_type copy copy_p device_put imag name
+    optimization_barrier real reduce_precision sharding_constraint stop_gradient
   """,
   'control': """
-    checkpoint closed_call cond core_call custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr jit
-    pjit remat remat2 scan while
+    call checkpoint closed_call cond core_call custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr
+    eval_jaxpr jit pjit remat remat2 scan while
   """,
 }
 KINDS = {name: kind for kind, names in _KINDS.items() for name in names.split()}
@@ -75,6 +83,30 @@ def inner_jaxprs(equation) -> Iterator[core.ClosedJaxpr]:
         yield core.ClosedJaxpr(one, ())
 
 
+class LoopOperands(NamedTuple):
+  """How many operands of a scan are of each kind, in the order in which they stand."""
+
+  constants: int  # the same in every turn
+  carried: int  # handed from turn to turn; the first outputs are what the last turn hands on
+  stacked: int  # one slice a turn
+
+
+def scan_operands(equation) -> LoopOperands:
+  """The operands of a scan, counted by kind.
+
+  A stacked array has one axis more than the slice that the body takes or makes of it.
+  """
+  (body,) = inner_jaxprs(equation)
+  stacked = _longer(equation.invars, body.jaxpr.invars)
+  carried = len(equation.outvars) - _longer(equation.outvars, body.jaxpr.outvars)
+  return LoopOperands(len(equation.invars) - carried - stacked, carried, stacked)
+
+
+def _longer(outside, inside) -> int:
+  """How many variables have more axes outside of a loop than inside."""
+  return sum(o.aval.ndim > i.aval.ndim for o, i in zip(outside, inside, strict=True))
+
+
 def summands(equation) -> int:
   """How many numbers go into one that a reduction, a product, a running sum or an order makes."""
   operand, params = equation.invars[0].aval, equation.params
@@ -85,8 +117,8 @@ def summands(equation) -> int:
       return operand.shape[params['axis']]
     case 'transform', _:
       return _size(params['fft_lengths'])
-    case 'sorting', _:
-      return operand.shape[params.get('dimension', -1)]
+    case 'sorting', _:  # along the last axis where a version of JAX does not say which
+      return operand.shape[params.get('dimension', params.get('axis', -1))]
     case _, 'dot_general':
       (contracted, _), _ = params['dimension_numbers']
       return _size(operand.shape[axis] for axis in contracted)
