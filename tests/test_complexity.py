@@ -122,6 +122,7 @@ def test_the_study_leaves_tables_and_goes_on_where_it_was(tmp_path):
 
 
 def test_a_world_of_counts_has_tables_of_both_kinds():
+  pytest.importorskip('num2words', reason='the world has number words in it')
   made = [record for record in world.world() if record['study'] == complexity.STUDY]
   tables, panels = complexity.report(made)
   assert [table.title for table in tables][:1] == ['Table 1, counted']
