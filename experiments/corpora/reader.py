@@ -7,10 +7,15 @@ both sides of its training split, and every pair is encoded and counted.
     vocabulary.model      the vocabulary
     <split>.tokens        each pair's source and target, one after another, END at the end of each
     <split>.lengths.npy   [pairs, 2] how many tokens these are
+    test.jsonl            the test split's pairs exactly as they stand in the set, one a line
     manifest.json         the SHA-256 of each, written last
 
-From then on a batch is a gather from a mapped file, and no library of data sets is needed. <data>
-is where TensorFlow Datasets keeps its own: $TFDS_DATA_DIR, or else ~/tensorflow_datasets.
+From then on a batch is a gather from a mapped file, and no library of data sets is needed. Every
+pair of the set is there; what is too long or has an empty side is left out by the task. <data> is
+where TensorFlow Datasets keeps its own: $TFDS_DATA_DIR, or else ~/tensorflow_datasets.
+
+Answers are judged by test.jsonl, never by what the vocabulary makes of a reference: a vocabulary
+does not know every character.
 """
 
 import array
@@ -18,10 +23,11 @@ import contextlib
 import fcntl
 import functools
 import itertools
+import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -30,12 +36,13 @@ from absl import logging
 from experiments import manifest
 from experiments.corpora import sets
 from experiments.corpora.reserved import END, PAD, SPLITS
-from experiments.corpora.sets import CorpusError, Sentences
+from experiments.corpora.sets import CorpusError
 from experiments.corpora.vocabulary import Vocabulary
 
 SAMPLED = 1_000_000  # pairs that a vocabulary is trained on, at most
 CHUNK = 4096  # pairs encoded at a time
 MODEL = 'vocabulary.model'
+SENTENCES = 'test.jsonl'
 
 
 class Pairs(NamedTuple):
@@ -62,6 +69,7 @@ class Data(NamedTuple):
 
   vocabulary: Vocabulary
   splits: dict[str, Pairs]
+  sentences: list[tuple[str, str]]  # the pairs of the test split, exactly as they stand in the set
   digest: str  # of all of it
 
 
@@ -88,10 +96,15 @@ def _read(data: pathlib.Path, name: str, source: str, target: str, size: int) ->
       raise
     except OSError as error:  # no room, no right to write
       raise CorpusError(f'{name} cannot be prepared in {data}: {error}') from None
-  if wrong := manifest.damage(folder):
+  wrong = manifest.damage(folder)
+  if not wrong and not (folder / SENTENCES).exists():
+    wrong = 'was prepared by an earlier version of this program'
+  if wrong:
     raise CorpusError(f'{folder} {wrong}: delete this folder, and it is made again')
   splits = {split: _pairs(folder, split, size) for split in SPLITS}
-  return Data(Vocabulary.load(folder / MODEL), splits, manifest.digest(folder))
+  with open(folder / SENTENCES, encoding='utf-8') as file:
+    sentences = [tuple(json.loads(line)) for line in file]
+  return Data(Vocabulary.load(folder / MODEL), splits, sentences, manifest.digest(folder))
 
 
 def _pairs(folder: pathlib.Path, split: str, size: int) -> Pairs:
@@ -133,15 +146,26 @@ def _prepare(folder: pathlib.Path, builder, languages: tuple[str, str], size: in
     raise CorpusError(f'{builder.info.full_name}: {error}') from None
   vocabulary.save(draft / MODEL)
   for split, sentences in splits.items():
-    if not _encode(draft, split, sentences, vocabulary, _kind(size)):
+    pairs = sentences.pairs()
+    if split == 'test':
+      pairs = _copied(draft / SENTENCES, pairs)
+    if not _encode(draft, split, pairs, vocabulary, _kind(size)):
       raise CorpusError(f'{builder.info.full_name} has no pairs for {split}')
   manifest.seal(draft)
   draft.rename(folder)
 
 
-def _encode(folder, split: str, sentences: Sentences, vocabulary: Vocabulary, kind: str) -> int:
+def _copied(path: pathlib.Path, pairs: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+  """Pairs of sentences, each also written to a file."""
+  with open(path, 'w', encoding='utf-8') as file:
+    for pair in pairs:
+      file.write(json.dumps(pair) + '\n')
+      yield pair
+
+
+def _encode(folder, split: str, pairs: Iterator, vocabulary: Vocabulary, kind: str) -> int:
   """Stores the tokens of a split and how many each pair has; returns how many pairs there are."""
-  lengths, pairs = array.array('i'), sentences.pairs()
+  lengths = array.array('i')
   with open(folder / f'{split}.tokens', 'wb') as file:
     while chunk := list(itertools.islice(pairs, CHUNK)):
       encoded = vocabulary.encode([side for pair in chunk for side in pair])

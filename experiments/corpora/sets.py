@@ -4,8 +4,10 @@ Any set will do whose features are a `Translation` of two languages or more. Its
 is array_record: the others need TensorFlow, or lose rows.
 
 A set without a validation or a test split has it dealt from its training split, one pair in a
-hundred, by a hash of the pair: a pair that is there twice is in one split only. A pair with an
-empty side is no pair.
+hundred, by a hash of the pair: a pair that is there twice is in one split only, also where its two
+copies differ in white space.
+
+Sentences are returned exactly as they stand in the set.
 """
 
 import contextlib
@@ -21,6 +23,7 @@ from typing import Any
 from experiments import extra, manifest
 from experiments.corpora.network import unreachable
 from experiments.corpora.reserved import SPLITS
+from experiments.corpora.vocabulary import spaced
 
 CHUNK = 4096  # pairs read at a time
 EXTRA = ('translation sets', 'translation')
@@ -33,7 +36,7 @@ class CorpusError(manifest.DataError):
 
 def split_of(pair: tuple[str, str]) -> str:
   """The split that a pair is dealt to where a set has one split only."""
-  text = '\0'.join(pair).encode()
+  text = '\0'.join(map(spaced, pair)).encode()
   return DEALT.get(int.from_bytes(hashlib.sha256(text).digest(), 'big') % 100, 'train')
 
 
@@ -49,12 +52,12 @@ class Sentences:
     return len(self.source)
 
   def pairs(self, step: int = 1) -> Iterator[tuple[str, str]]:
-    """The pairs, or every so manieth of them."""
+    """The pairs, or every `step`-th of them."""
     for first in range(0, len(self.source), CHUNK * step):
       places = range(first, min(first + CHUNK * step, len(self.source)), step)
       for example in self.source.__getitems__(list(places)):
         pair = tuple(_text(example[language]) for language in self.languages)
-        if all(pair) and (self.dealt is None or split_of(pair) in self.dealt):
+        if self.dealt is None or split_of(pair) in self.dealt:
           yield pair
 
 
@@ -88,7 +91,10 @@ def read(builder, languages: tuple[str, str]) -> dict[str, Sentences]:
 
 
 def _text(sentence: bytes | str) -> str:
-  return (sentence.decode() if isinstance(sentence, bytes) else sentence).strip()
+  try:
+    return sentence.decode() if isinstance(sentence, bytes) else sentence
+  except UnicodeDecodeError:
+    raise CorpusError(f'the set has a sentence that is not UTF-8: {sentence[:60]!r}') from None
 
 
 def _builder(data: pathlib.Path, name: str):

@@ -5,6 +5,12 @@ neighbouring pieces that is most frequent in the text, until the vocabulary has 
 Source and target share one, as in "Attention is all you need", section 5.1: what is spelled alike
 in both languages is the same token.
 
+White space is read as written here: any run of it (spaces, tabs, no-break spaces, ends of lines) is
+one space, and at the ends of a line none. Nothing else is changed, so that a line is either read
+back or has the token UNKNOWN in it, which stands for characters that the training text lacks:
+
+  decode(encode(line)) = spaced(line)   or   UNKNOWN in encode(line)
+
 Sennrich, Haddow and Birch 2016, "Neural machine translation of rare words with subword units",
 section 3.2; Kudo and Richardson 2018, "SentencePiece", whose library learns and applies it.
 """
@@ -15,13 +21,19 @@ import hashlib
 import io
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 
 from experiments import extra
 from experiments.corpora.reserved import END, PAD, RESERVED, START
 
 UNKNOWN = RESERVED  # a character that the training text does not have
 ERRORS_ONLY = 2  # the library's level of logging
+# SentencePiece takes the first for a space, and leaves out of training what has one of the others.
+# Unicode reserves noncharacters for such uses within a program: no text has them.
+STAND_INS = {'▁': '\ufdd0', '▅': '\ufdd1', '\0': '\ufdd2'}
+MARKERS = '<pad>', '<s>', '</s>', '<unk>'  # removed from training text by SentencePiece
+LONGEST = 4192  # bytes; SentencePiece leaves longer lines out of training
 
 
 class DamagedVocabulary(ValueError):
@@ -49,14 +61,21 @@ class Vocabulary:
   ) -> 'Vocabulary':
     """Learn `size` tokens from lines of text; the same lines in the same order, the same tokens.
 
-    With `split_digits` every digit is a token of its own. `coverage` is the share of the text
-    whose characters are all known: 1 for those of a small alphabet. ValueError for a size that
-    the text cannot fill, or that has no room for its characters.
+    Args:
+      lines: the text, of which nothing is left out, however long a line is.
+      size: how many tokens, those with a meaning of their own included.
+      split_digits: whether every digit is a token of its own.
+      coverage: the share of the text whose characters are all known; 1: every character is.
+      threads: how many the library uses.
+
+    Raises:
+      ValueError: for a size that the text cannot fill, or that has no room for its characters.
+
     """
     written = io.BytesIO()
     try:
       library().SentencePieceTrainer.train(
-        sentence_iterator=iter(lines), model_writer=written, vocab_size=size, model_type='bpe',
+        sentence_iterator=_portions(lines), model_writer=written, vocab_size=size, model_type='bpe',
         pad_id=PAD, bos_id=START, eos_id=END, unk_id=UNKNOWN, character_coverage=coverage,
         split_digits=split_digits, normalization_rule_name='identity', num_threads=threads,
         minloglevel=ERRORS_ONLY,
@@ -83,16 +102,19 @@ class Vocabulary:
 
   def encode(self, lines: Sequence[str]) -> list[list[int]]:
     """The tokens of each line, closed by END."""
-    return self.processor.encode(list(lines), add_eos=True)
+    return self.processor.encode([_escaped(line) for line in lines], add_eos=True)
 
   def decode(self, tokens: Sequence[int]) -> str:
     """The text that a row of tokens stands for, up to its first END."""
     row = [int(token) for token in tokens]
-    return self.processor.decode(row[: row.index(END)] if END in row else row)
+    text = self.processor.decode(row[: row.index(END)] if END in row else row)
+    for character, stand_in in STAND_INS.items():
+      text = text.replace(stand_in, character)
+    return text
 
   def pieces(self, line: str) -> list[str]:
     """A line in the pieces that its tokens stand for, `▁` for a space."""
-    return self.processor.encode(line, out_type=str)
+    return self.processor.encode(_escaped(line), out_type=str)
 
   def save(self, path: str | os.PathLike) -> None:
     """Write the file at `path`, whole or not at all: a checksum, then the model."""
@@ -111,6 +133,30 @@ class Vocabulary:
         f' and it is made again'
       )
     return cls(model)
+
+
+def spaced(text: str) -> str:
+  """A text with one space for each run of white space, and none at its ends."""
+  return ' '.join(text.split())
+
+
+def _escaped(line: str) -> str:
+  """A line as the library is given it."""
+  line = spaced(line)
+  for character, stand_in in STAND_INS.items():
+    line = line.replace(character, stand_in)
+  return line
+
+
+def _portions(lines: Iterable[str]) -> Iterator[str]:
+  """Lines as the library learns from them: in portions of which it leaves nothing out."""
+  for line in map(_escaped, lines):
+    for marker in MARKERS:
+      line = line.replace(marker, ' '.join(marker))
+    if len(line.encode()) <= LONGEST:
+      yield line
+    else:  # cut between words, where no piece reaches across; a character has four bytes at most
+      yield from textwrap.wrap(line, LONGEST // 4, break_on_hyphens=False)
 
 
 def checksum(model: bytes) -> bytes:

@@ -4,7 +4,11 @@
   BLEU, 2017   of Moses tokens, compounds split at hyphens, as Vaswani et al. 2017 counted for
                English to German: a point or two higher, and not to be compared with the other
   chrF         of characters (Popovic 2015)
-  exact match  the whole sentence
+  exact match  the whole sentence, in every character
+
+A reference is the sentence as it stands in the data. White space is compared in exact match as in
+the other metrics: any run of it counts as one space, and none at the ends counts. Nothing else is
+normalised: letters that look alike, such as a composed and a decomposed e with an accent, differ.
 
 The first three are of all sentences together; their intervals resample sentences (Koehn 2004), of
 all seeds together. The interval of exact match is Student's over seeds.
@@ -19,9 +23,10 @@ import numpy as np
 
 from experiments import extra
 from experiments.results import scores
-from experiments.results.statistics import Interval, mean_interval
+from experiments.results.statistics import CONFIDENCE, Interval, mean_interval
 
 RESAMPLES = 1000
+SEED = 20170612  # fixed: the same answers get the same interval
 
 
 def answers(written: dict) -> dict[str, list[str]]:
@@ -30,17 +35,18 @@ def answers(written: dict) -> dict[str, list[str]]:
 
 
 def exact(written: dict) -> dict[str, np.ndarray]:
-  """Seed -> whether each answer is the reference."""
-  reference = written['reference']
+  """Seed -> whether each answer is the reference but for white space."""
+  references = [text.split() for text in written['reference']]
   return {
-    seed: np.array([a == b for a, b in zip(own, reference, strict=True)])
-    for seed, own in answers(written).items()
+    seed: np.array([a.split() == b for a, b in zip(texts, references, strict=True)], bool)
+    for seed, texts in answers(written).items()
   }
 
 
 def exact_match(written: dict) -> Interval:
   """The part of the answers that are the reference, over seeds."""
-  return mean_interval([float(right.mean()) for right in exact(written).values()] or [math.nan])
+  parts = [float(right.mean()) for right in exact(written).values() if right.size]
+  return mean_interval(parts or [math.nan])
 
 
 def bleu(written: dict) -> Interval:
@@ -60,8 +66,12 @@ def chrf(written: dict) -> Interval:
 
 
 def compounds_split(tokens: str) -> str:
-  """Tokens with the hyphens within words as tokens of their own."""
-  return re.sub(r'(?<=\S)-(?=\S)', ' ##AT##-##AT## ', tokens)
+  """Tokens with the hyphens within words as tokens of their own.
+
+  This is s{(\\S)-(\\S)}{$1 ##AT##-##AT## $2}g of tensor2tensor's get_ende_bleu.sh, which reads bytes.
+  A match takes the characters on both sides, so that of a-b-c only the first hyphen is split.
+  """
+  return re.sub(rb'(\S)-(\S)', rb'\1 ##AT##-##AT## \2', tokens.encode()).decode()
 
 
 @functools.cache
@@ -73,17 +83,30 @@ def moses(language: str) -> Callable[[str], str]:
 
 
 def _scored(name: str, written: dict, prepare: Callable[[str], str], **options) -> Interval:
-  """A metric of sacreBLEU on the answers of all seeds, with the interval of its own bootstrap."""
+  """A metric of sacreBLEU on the answers of all seeds, with a bootstrap interval.
+
+  The counts that the metric is made of are kept by sentence; sentences are drawn with replacement,
+  their counts summed, and a score made of each sum. One sentence has no interval. (sacreBLEU's own
+  bootstrap of chrF raises a TypeError where a sample scores exactly 0.)
+  """
   metric = getattr(extra.load('sacrebleu.metrics', 'BLEU scores', 'translation'), name)(**options)
   systems = list(answers(written).values())
   hypotheses = [prepare(text) for own in systems for text in own]
   references = [prepare(text) for text in written['reference']] * len(systems)
   if not hypotheses:
     return Interval.bare(math.nan)
-  score = metric.corpus_score(hypotheses, [references], n_bootstrap=RESAMPLES)
-  middle, half = score._mean, score._ci  # which it prints, but has no other name for
-  low, high = min(middle - half, score.score), max(middle + half, score.score)
-  return Interval(score.score, low, high, len(hypotheses))
+  counts = np.array(metric._extract_corpus_statistics(hypotheses, [references]), np.int64)
+
+  def score(sums: np.ndarray) -> float:
+    return float(metric._compute_score_from_stats(sums.tolist()).score)
+
+  estimate, count = score(counts.sum(0)), len(counts)
+  if count < 2:
+    return Interval.bare(estimate, count)
+  draw = np.random.default_rng(SEED).integers
+  drawn = [score(counts[draw(count, size=count)].sum(0)) for _ in range(RESAMPLES)]
+  low, high = np.quantile(drawn, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)).tolist()
+  return Interval(estimate, min(low, estimate), max(high, estimate), count)
 
 
 def by_length(written: Iterable[dict], edges: Sequence[int]) -> list[tuple[float, Interval]]:
@@ -119,11 +142,11 @@ def half_length(record: dict) -> Interval | str | None:
   written = record['result']['written']
   lengths = np.concatenate([part['source_length'] for part in written]).astype(float)
   seeds = answers(written[0])
+  if not seeds or not lengths.size:
+    return None
   found = [
     crossing(lengths, np.concatenate([exact(part)[seed] for part in written])) for seed in seeds
   ]
-  if not found:
-    return None
   shortest, longest = lengths.min(), lengths.max()
   if all(n > longest for n in found):
     return f'> {longest:.0f}'

@@ -21,8 +21,11 @@ from experiments.corpora import reader
 from experiments.corpora.buckets import Buckets, Shape, shapes_of
 from experiments.corpora.reader import CorpusError, Data
 from experiments.corpora.reserved import END
+from experiments.corpora.vocabulary import UNKNOWN
 from experiments.tasks.task import SPLITS, Batch, certain
 from experiments.tasks.transduction import Transduction
+
+EMPTY = 1  # tokens of an empty sentence: its END
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +34,10 @@ class Corpus(Transduction):
 
   Nobody knows the translation from the source alone: there is no oracle, and a guess is never
   right. Rows left over in the last batch of a bucket are empty and have no weight.
+
+  Answers in words are judged by the set's own sentences, not by what the vocabulary keeps of them.
+  A pair with an empty side, or of other lengths than asked for, is in no batch; `left_out` counts
+  such pairs of the test split.
   """
 
   dataset: str = 'wmt14_translate/de-en'
@@ -45,6 +52,7 @@ class Corpus(Transduction):
   axis: ClassVar[str] = 'tokens'
   streams: ClassVar[bool] = True
   chance: ClassVar[float] = 0.0
+  unknown: ClassVar[int] = UNKNOWN
 
   def __post_init__(self):
     if self.source == self.target:
@@ -94,12 +102,38 @@ class Corpus(Transduction):
     """How many batches an epoch has: so many in a row read every pair once."""
     return _buckets(self, split, batch_size).count
 
+  def shape(self, split: str, index: int, batch_size: int) -> Shape:
+    """The shape of a batch, without reading it."""
+    return _buckets(self, split, batch_size).batch(index)[0]
+
   def batch(self, split: str, index, batch_size: int) -> Batch:
     """Arrays of the host; `batch_size` counts only where `batch_tokens` is 0."""
-    (rows, room), examples = _buckets(self, split, batch_size).batch(index)
-    pairs = _asked(self, split)[0][examples]
-    source, target = self.data.splits[split].rows(pairs, rows, room)
+    rows, room = self.shape(split, index, batch_size)
+    examples = self._examples(split, index, batch_size)
+    source, target = self.data.splits[split].rows(examples, rows, room)
     return self.sealed(source, target)
+
+  def test_sentences(self, index: int, batch_size: int) -> list[tuple[str, str]]:
+    """The set's own sentences."""
+    return [self.data.sentences[row] for row in self._examples('test', index, batch_size)]
+
+  def left_out(self, batches: int, batch_size: int) -> dict[str, int]:
+    """Pairs that the task does not ask for, and those of batches that come later."""
+    lengths = self.data.splits['test'].lengths
+    empty, longer = lengths.min(1) <= EMPTY, lengths.max(1)
+    read = [self._examples('test', i, batch_size)
+            for i in range(min(batches, self.batches('test', batch_size)))]
+    counts = {
+      'with an empty side': empty.sum(),
+      f'of more than {self.max_length} tokens': (~empty & (longer > self.max_length)).sum(),
+      f'of {self.min_length} tokens or fewer': (~empty & (longer <= self.min_length)).sum(),
+      'in later batches': len(_asked(self, 'test')[0]) - sum(map(len, read)),
+    }
+    return {reason: int(count) for reason, count in counts.items() if count}
+
+  def _examples(self, split: str, index: int, batch_size: int) -> np.ndarray:
+    """Which pairs of a split are in a batch."""
+    return _asked(self, split)[0][_buckets(self, split, batch_size).batch(index)[1]]
 
   def text(self, tokens) -> str:
     """The sentence that a row of tokens stands for, up to its END."""
@@ -120,29 +154,34 @@ class Corpus(Transduction):
 
 @functools.cache
 def _asked(task: Corpus, split: str) -> tuple[np.ndarray, np.ndarray]:
-  """The pairs of a split whose lengths a task asks for, and the lengths of their longer sides."""
-  longer = np.max(task.data.splits[split].lengths, 1)
-  asked = np.flatnonzero((task.min_length < longer) & (longer <= task.max_length))
+  """The pairs of a split that a task asks for, and the lengths of their longer sides."""
+  lengths = task.data.splits[split].lengths
+  shorter, longer = lengths.min(1), lengths.max(1)
+  asked = np.flatnonzero(
+    (shorter > EMPTY) & (task.min_length < longer) & (longer <= task.max_length)
+  )
   return asked, longer[asked]
 
 
 @functools.cache
 def _shapes(task: Corpus, batch_size: int) -> tuple[Shape, ...]:
   """The shapes of all splits' batches: one program serves them all."""
-  lengths = _some(task, np.concatenate([_asked(task, split)[1] for split in SPLITS]), 'splits')
+  _check(task, 'test')  # whatever a task is for, it is tested: said before anything is trained
+  lengths = np.concatenate([_asked(task, split)[1] for split in SPLITS])
   return shapes_of(lengths, task.batch_tokens, batch_size)
 
 
 @functools.cache
 def _buckets(task: Corpus, split: str, batch_size: int) -> Buckets:
   """The batches of a split."""
-  lengths = _some(task, _asked(task, split)[1], f'{split} split')
-  return Buckets(lengths, _shapes(task, batch_size), SPLITS.index(split))
+  _check(task, split)
+  if split == 'train':  # which is of no use without the other
+    _check(task, 'validation')
+  return Buckets(_asked(task, split)[1], _shapes(task, batch_size), SPLITS.index(split))
 
 
-def _some(task: Corpus, lengths: np.ndarray, where: str) -> np.ndarray:
-  """The lengths of pairs, of which there have to be some."""
-  if not lengths.size:
+def _check(task: Corpus, split: str) -> None:
+  """CorpusError where a split has no pair that the task asks for."""
+  if not _asked(task, split)[0].size:
     raise CorpusError(f'{task.dataset} has no pair of {task.min_length + 1} to {task.max_length}'
-                      f' tokens in its {where}')
-  return lengths
+                      f' tokens in its {split} split')

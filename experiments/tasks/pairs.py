@@ -45,6 +45,7 @@ class Table(NamedTuple):
   target: np.ndarray  # int32 [N, T]
   hashes: np.ndarray  # uint32 [N]
   multipliers: np.ndarray  # uint32 [S]
+  pairs: list[Pair]  # [N] the same as text
   rows: dict[str, np.ndarray]  # split -> the rows of its pairs
   digest: str  # of all pairs
 
@@ -62,6 +63,7 @@ class Pairs(Transduction):
   vocabulary_size: int = 160
 
   solved: ClassVar[float] = 0.99
+  unknown: ClassVar[int] = UNKNOWN
 
   def __post_init__(self):
     if self.pairs < 1:
@@ -109,16 +111,24 @@ class Pairs(Transduction):
   def chance(self) -> float:
     """How often the guess's likeliest tokens happen to be a target of the test split."""
     target = self.table.target[self.table.rows['test']]
-    right = (target == np.argmax(frequencies(self), -1)[None, :]) | (target == PAD)
-    return float(np.mean(np.all(right, 1)))
+    right = (target == np.argmax(frequencies(self), -1)[None, :]) & (target != UNKNOWN)
+    return float(np.mean(np.all(right | (target == PAD), 1)))
 
   def batch(self, split: str, index, batch_size: int) -> Batch:
     """Pairs of the split, every one as likely as any other."""
-    key, table = self.key(split, index), self.table
-    rows = jnp.asarray(table.rows[split])
-    drawn = rows[jax.random.randint(key, (batch_size,), 0, rows.size)]
+    table, drawn = self.table, self.drawn(split, index, batch_size)
     # Constants of the compiled step, as the text of the task `text` is.
     return self.sealed(jnp.asarray(table.source)[drawn], jnp.asarray(table.target)[drawn])
+
+  def drawn(self, split: str, index, batch_size: int) -> jax.Array:  # [B]
+    """The rows of the table that a batch has."""
+    key, rows = self.key(split, index), jnp.asarray(self.table.rows[split])
+    return rows[jax.random.randint(key, (batch_size,), 0, rows.size)]
+
+  def test_sentences(self, index: int, batch_size: int) -> list[tuple[str, str]]:
+    """The sentences of the table, as they were before they became tokens."""
+    drawn = (self.table.pairs[row] for row in np.asarray(self.drawn('test', index, batch_size)))
+    return [(pair.source, pair.target) for pair in drawn]
 
   def oracle(self, source: jax.Array) -> jax.Array:
     """Looks the source up."""
@@ -167,7 +177,8 @@ def tabulate(task: Pairs) -> Table:
       raise ValueError(f'{task.family} has no pair for {split} among {len(pairs)}: ask for more')
   said = '\n'.join('\t'.join(pair) for pair in sorted(pairs))
   digest = hashlib.sha256(said.encode()).hexdigest()[:12]
-  return Table(source[order], target[order], hashes[order], multipliers, rows, digest)
+  ordered = [pairs[row] for row in order]
+  return Table(source[order], target[order], hashes[order], multipliers, ordered, rows, digest)
 
 
 @functools.cache

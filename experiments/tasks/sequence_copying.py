@@ -21,6 +21,7 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experiments.corpora.reserved import END, PAD, RESERVED
 from experiments.tasks.task import Batch, certain
@@ -133,6 +134,12 @@ class SequenceCopying(Transduction):
       last = self.alphabet_size - 1
       raise ValueError(f'{self.family} reads numbers from 0 to {last}, not {text!r}')
     return [*(RESERVED + int(word) for word in words), END]
+
+  def test_sentences(self, index: int, batch_size: int) -> list[tuple[str, str]]:
+    """The batch's symbols, which are the data themselves."""
+    batch = self.batch('test', index, batch_size)
+    sides = (map(self.text, np.asarray(side)) for side in (batch.source, batch.target))
+    return list(zip(*sides, strict=True))
 
   def text(self, tokens) -> str:
     """The symbols as numbers from 0."""

@@ -31,6 +31,7 @@ class Transduction(Task):
   """A task whose answer is a sequence of its own; `source != PAD` says what is to be read."""
 
   metric: ClassVar[Metric] = Metric('exact match', perfect=1.0)
+  unknown: ClassVar[int | None] = None  # the token of characters that a vocabulary does not know
   answered_by: ClassVar[str] = 'translator'
 
   @property
@@ -58,6 +59,22 @@ class Transduction(Task):
     """The words that a row of tokens stands for, up to its END, on the host."""
 
   @abc.abstractmethod
+  def test_sentences(self, index: int, batch_size: int) -> list[tuple[str, str]]:
+    """Source and target of each row with weight of a test batch, exactly as the data have them.
+
+    Answers in words are judged by these. The batch's own tokens would not do: a vocabulary loses
+    what it does not know.
+    """
+
+  def left_out(self, batches: int, batch_size: int) -> dict[str, int]:
+    """Reason -> how many pairs of the test split are in none of the first `batches` batches.
+
+    Empty where test batches are drawn from all pairs.
+    """
+    del batches, batch_size
+    return {}
+
+  @abc.abstractmethod
   def tokens(self, text: str) -> list[int]:
     """The tokens of a source in words, closed by END; a ValueError for what is none."""
 
@@ -66,8 +83,14 @@ class Transduction(Task):
     return (batch.source, shifted(batch.target)), {'mask': batch.source != PAD}
 
   def measure(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """How many sequences are right in every token that counts, out of those that count."""
-    wrong = (jnp.argmax(outputs, -1) != batch.target) & (batch.weight > 0)
+    """How many sequences are right in every token that counts, out of those that count.
+
+    A target with an unknown token cannot be written, so that no answer to it is right.
+    """
+    wrong = jnp.argmax(outputs, -1) != batch.target
+    if self.unknown is not None:
+      wrong |= batch.target == self.unknown
+    wrong &= batch.weight > 0
     counted = jnp.any(batch.weight > 0, 1)
     return jnp.sum(counted & ~jnp.any(wrong, 1), dtype=jnp.float32), jnp.sum(
       counted, dtype=jnp.float32
