@@ -64,6 +64,10 @@ class Shifts(Transduction):
   def text(self, tokens):
     return str(tokens)
 
+  def test_sentences(self, index, batch_size):
+    batch = self.batch('test', index, batch_size)
+    return [(self.text(row), self.text(row)) for row in batch.source]
+
   def tokens(self, text):
     return [int(text), END]
 

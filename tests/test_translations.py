@@ -33,6 +33,59 @@ def test_bleu_and_chrf_are_sacrebleus_over_all_seeds_with_their_intervals():
   assert math.isnan(translations.bleu(written([])).mean)
 
 
+METRICS = translations.bleu, translations.chrf, lambda part: translations.bleu_2017(part, 'de')
+
+
+@pytest.mark.parametrize('metric', METRICS, ids=('bleu', 'chrf', 'bleu_2017'))
+@pytest.mark.parametrize(('reference', 'answer'), [
+  (['ab', 'cd', 'ef'], ['ab', 'xx', 'yy']),  # some samples score exactly 0
+  (['ab', 'cd', 'ef'], ['xx', 'yy', 'zz']),
+  (['ab', 'cd', 'ef'], ['', '', '']),
+  (['', '', ''], ['ab', 'cd', 'ef']),
+  (['', '', ''], ['', '', '']),
+  (['a b c d e', ''], ['', 'a b c d e']),
+  (REFERENCE, REFERENCE),
+  (REFERENCE, GOOD),
+])
+def test_any_answers_have_a_score_with_an_interval(metric, reference, answer):
+  part = {'reference': reference, 'answers': {'0': answer, '1': answer}}
+  for _ in range(2):  # the same every time
+    score = metric(part)
+    assert 0 <= score.low <= score.mean <= score.high <= 100 + 1e-9
+    assert score.count == 2 * len(answer) and metric(part) == score
+  assert score.mean > 0 or score.high == 0
+  alone = metric({'reference': reference[:1], 'answers': {'0': answer[:1]}})
+  assert math.isfinite(alone.mean) and not alone.known and alone.count == 1
+  assert math.isnan(metric({'reference': [], 'answers': {'0': []}}).mean)
+
+
+def test_an_interval_is_that_of_sacrebleus_bootstrap():
+  draw = np.random.default_rng(0)
+  reference = [' '.join(draw.choice(list('abcdefghij'), 12)) for _ in range(150)]
+  answer = [''.join(c if draw.random() < 0.85 else 'q' for c in text) for text in reference]
+  for metric, name in ((translations.bleu, 'BLEU'), (translations.chrf, 'CHRF')):
+    score = metric({'reference': reference, 'answers': {'0': answer}})
+    theirs = getattr(sacrebleu, name)().corpus_score(answer, [reference], n_bootstrap=1000)
+    assert score.mean == pytest.approx(theirs.score)
+    assert (score.high - score.low) / 2 == pytest.approx(theirs._ci, rel=0.15)
+
+
+def test_exact_match_ignores_white_space_and_nothing_else():
+  reference = ['a  b', ' a\u00a0b', 'a\tb\n', 'a b', 'ab', 'a b', 'é', 'Ab']
+  answer = ['a b', 'a b', 'a b', 'a\u3000b ', 'a b', 'a ▁ b', 'e\u0301', 'ab']
+  right = translations.exact({'reference': reference, 'answers': {'0': answer}})['0']
+  assert right.tolist() == [True] * 4 + [False] * 4
+  assert translations.exact_match({'reference': [''], 'answers': {'0': ['']}}).mean == 1
+
+
+@pytest.mark.parametrize(('text', 'split'), [  # as Perl's substitution has it
+  ('a-b-c', 'a - b-c'), ('a-b-c-d', 'a - b-c - d'), ('ä-ü-ö', 'ä - ü - ö'),
+  ('ab-cd-ef', 'ab - cd - ef'), ('a--b', 'a - -b'), ('- a -b c-', '- a -b c-'),
+])
+def test_a_match_takes_the_bytes_beside_a_hyphen(text, split):
+  assert translations.compounds_split(text) == split.replace(' - ', ' ##AT##-##AT## ')
+
+
 def test_the_papers_bleu_is_of_moses_tokens_with_compounds_split():
   assert translations.compounds_split('state-of-the-art - a -b c-') == (
     'state ##AT##-##AT## of ##AT##-##AT## the ##AT##-##AT## art - a -b c-')

@@ -13,11 +13,11 @@ WORDS = {
 }
 
 
-def sentences(count: int, seed: int):
-  """Distinct pairs of 1 to 12 words, German in reverse order."""
+def sentences(count: int, seed: int, lengths=range(1, 13)):
+  """Distinct pairs of so many words, German in reverse order."""
   draw, found = random.Random(seed), {}
   while len(found) < count:
-    words = draw.choices(list(WORDS), k=draw.randint(1, 12))
+    words = draw.choices(list(WORDS), k=draw.choice(lengths))
     found[' '.join(words)] = ' '.join(WORDS[word] for word in reversed(words))
   return [{'en': english, 'de': german} for english, german in found.items()]
 
@@ -39,6 +39,33 @@ class TinyTranslation(tfds.core.GeneratorBasedBuilder):
   def _generate_examples(self, split):
     pairs = sentences(self.SIZES[split], sorted(self.SIZES).index(split))
     yield from enumerate(pairs)
+
+
+class TinyLengths(TinyTranslation):
+  """Sentences of two words and of nine, so that batches have two lengths."""
+
+  SIZES = {'train': 120, 'validation': 16, 'test': 40}  # noqa: RUF012
+
+  def _generate_examples(self, split):
+    seed = sorted(self.SIZES).index(split)
+    yield from enumerate(sentences(self.SIZES[split], seed, (2, 9)))
+
+
+ODD = (  # what no vocabulary keeps, or what the training text lacks
+  ('one  house', 'Ærøskøbing  Haus'), ('red ▁ tree', 'rot ▁ Baum'), ('<s> one', '<s> eins'),
+  ('\tone\ttwo', ' eins\u00a0zwei\u202f'), ('three\u3000four', 'drei\r\nvier'),
+  ('blue ▅', 'blau ⁇'), ('e\u0301', 'é'), ('one', ' \t'), ('', 'eins'),
+)
+
+
+class TinyOdd(TinyTranslation):
+  """The test split has sentences of unknown letters, white space of all kinds and empty sides."""
+
+  def _generate_examples(self, split):
+    if split == 'test':
+      yield from enumerate([dict(zip(('en', 'de'), pair, strict=True)) for pair in ODD])
+    else:
+      yield from super()._generate_examples(split)
 
 
 class TinyUnsplit(TinyTranslation):

@@ -1,9 +1,13 @@
 """What is kept of trained models besides their scores: what they wrote, and where they looked.
 
-A transduction's record has the sources, the references and every chosen member's answers as text,
-so that whoever doubts a number can read what it is about, and the weights with which the first of
-the members aligned a few sentences. A task that says where its answer hangs has the weight that
-each head puts there. And the work of a training step is counted.
+A transduction's record has the sources and the references as they stand in the data, and every
+chosen member's answers as text, so that a number that is doubted can be checked; how many sentences
+of the test split were not judged, and why; and the weights with which the first of the members
+aligned a few sentences. A task that says where its answer hangs has the weight that each head puts
+there. And the work of a training step is counted.
+
+Batches of a corpus have several shapes. Wherever rows of several batches are put together, they are
+filled up to the longest of them (`joined`).
 """
 
 import dataclasses
@@ -15,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.corpora.reserved import PAD
+from experiments.corpora.reserved import END, PAD
 from experiments.measure import attention, work
 from experiments.results.store import canonical
 from experiments.tasks.task import Batch, Task
@@ -70,7 +74,8 @@ def answered(ensemble: Ensemble, tasks: Sequence[Task], trained, states, active)
   for task in tasks:
     batches = test_batches(task, recipe.batch_size, recipe.test_batches, *sides)
     answers = [ensemble.gather(ensemble.answer(states, batch, active)) for batch in batches]
-    kept.append(written(task, trained, active, batches, answers) | blind(batches))
+    seeds = {str(trained[i].seed): i for i in np.flatnonzero(active)}
+    kept.append(written(task, recipe.batch_size, seeds, batches, answers) | blind(batches))
     if task is not tasks[0]:
       sums = jax.tree.map(lambda *parts: np.sum(parts, 0), *(answer[:2] for answer in answers))
       for i in np.flatnonzero(active):
@@ -95,36 +100,51 @@ def test_batches(task: Task, batch_size: int, count: int, source_length: int, ta
   return [Batch(*map(filled, map(np.asarray, batch(i)), lengths)) for i in range(count)]
 
 
-def written(task: Task, trained, active, batches, answers) -> dict:
-  """The answers beside the sources and the references, as text; rows without weight left out."""
-  rows = [row for batch in batches for row in zip(*batch, strict=True)]
-  real = [i for i, (_, _, weight) in enumerate(rows) if weight.any()]
-  tokens = np.concatenate([_as_wide(a.tokens, answers) for a in answers], 1)  # [members, rows, T]
+def written(task: Task, batch_size: int, seeds: dict[str, int], batches, answers) -> dict:
+  """The answers beside the sources and the references, as text; rows without weight left out.
+
+  Args:
+    task: what was asked.
+    batch_size: rows of a batch, where tokens do not count.
+    seeds: each seed's place among the members.
+    batches: the first batches of the test split.
+    answers: what the members wrote to each of them.
+
+  """
+  source, weight = (joined([getattr(b, name) for b in batches]) for name in ('source', 'weight'))
+  real = weight.any(1)
+  tokens = joined([answer.tokens for answer in answers])[:, real]  # [members, rows, T]
+  pairs = [pair for i in range(len(batches)) for pair in task.test_sentences(i, batch_size)]
+  sources, references = map(list, zip(*pairs, strict=True))
   return {
     'distance': task.distance,
-    'source_length': [int((rows[i][0] != PAD).sum()) for i in real],
-    'source': [task.text(rows[i][0]) for i in real],
-    'reference': [task.text(rows[i][1]) for i in real],
-    'answers': {
-      str(trained[m].seed): [task.text(tokens[m, i]) for i in real] for m in np.flatnonzero(active)
-    },
+    'source_length': (source[real] != PAD).sum(1).tolist(),
+    'source': sources,
+    'reference': references,
+    'answers': {seed: [task.text(row) for row in tokens[place]] for seed, place in seeds.items()},
+    'cut_off': {seed: int((tokens[place] != END).all(1).sum()) for seed, place in seeds.items()},
+    'left_out': task.left_out(len(batches), batch_size),
   }
 
 
-def _as_wide(tokens, answers):
-  """Tokens [members, B, T] filled up to the widest of the answers."""
-  widest = max(answer.tokens.shape[2] for answer in answers)
-  return np.pad(tokens, ((0, 0), (0, 0), (0, widest - tokens.shape[2])), constant_values=PAD)
+def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+  """Arrays [..., rows, places] one after another, each filled up to the most places with zeros."""
+  places = max(part.shape[-1] for part in parts)
+  filled = [
+    np.pad(part, [(0, 0)] * (part.ndim - 1) + [(0, places - part.shape[-1])]) for part in parts
+  ]
+  return np.concatenate(filled, -2)
 
 
 def alignments(task: Task, model, parameters) -> list[dict]:
   """The weights of the decoder on the source, heads averaged, for a few sentences of the test."""
-  batch = task.batch('test', 0, ALIGNED)
+  batch = Batch(*map(np.asarray, task.batch('test', 0, ALIGNED)))
+  batch = Batch(*(side[batch.weight.any(1)][:ALIGNED] for side in batch))
   arguments, named = task.arguments(batch)
   found = attention.weights(model, parameters, *arguments, **named)
   looking = {f'level_{i}' for i, level in enumerate(model.decoder.levels) if level.bridge}
   kept = []
-  for b, (source, target) in enumerate(zip(*map(np.asarray, batch[:2]), strict=True)):
+  for b, (source, target) in enumerate(zip(*batch[:2], strict=True)):
     source, target = source[source != PAD], target[target != PAD]
     layers = {
       name: np.asarray(weight[b].mean(0))[: len(target), : len(source)].round(4).tolist()
@@ -161,18 +181,31 @@ def looks(training: Training, task: Task, parameters) -> dict:
 
 
 def step_flops(training: Training, state) -> int:
-  """The products of one training step, counted in operations; of the first batch, if they vary."""
+  """The products of a training step, counted in operations.
+
+  Where batches have several shapes it is the mean over the steps, of the first epoch if there are
+  more.
+  """
   whole = dataclasses.replace(training, parts=1, axis=None)
-  batch = training.task.batch('train', 0, training.recipe.batch_size)
-  return work.flops(whole.train_step, state, batch)
+  task, size, steps = training.task, training.recipe.batch_size, training.recipe.steps
+  shapes = [None]
+  if task.streams:
+    steps = min(steps, task.batches('train', size))
+    shapes = [task.shape('train', index, size) for index in range(steps)]
+  first = {shape: shapes.index(shape) for shape in set(shapes)}
+  counted = {
+    shape: work.flops(whole.train_step, state, task.batch('train', index, size))
+    for shape, index in first.items()
+  }
+  return round(sum(counted[shape] for shape in shapes) / len(shapes))
 
 
 def blind(batches: Sequence[Batch]) -> dict[str, float]:
-  """Nats a token that targets cost whoever knows how often each token stands at each place only.
+  """Nats a token that targets cost a model that only knows each token's frequency at each place.
 
   Also the mean tokens of a target. Frequencies are those of the same batches.
   """
-  target, weight = (np.concatenate(parts) for parts in list(zip(*batches, strict=True))[1:])
+  _, target, weight = map(joined, zip(*batches, strict=True))
   cost = 0.0
   for tokens, counts in zip(target.T, weight.T > 0, strict=True):
     often = np.unique(tokens[counts], return_counts=True)[1]

@@ -70,10 +70,29 @@ def length_tables(title: str, columns: Columns, layers: Sequence[str]) -> list[T
       "Student's 95 % interval; untrained: longer than any that was trained on. BLEU is sacreBLEU "
       'on the test split of the trained lengths, with a bootstrap interval over sentences. Half '
       'right at: the length in tokens where a logistic curve falls through a half, by seed; beyond '
-      'what was asked only a bound.',
+      'what was asked only a bound.' + omissions({question: group}),
       dict.fromkeys(names, 'higher') if len(rows) > 1 else {},
     ))
   return made
+
+
+def omissions(columns: Columns) -> str:
+  """What the scores of each question do not rest on, in sentences; '' where nothing is left out."""
+  said = []
+  for question, group in finished(columns).items():
+    part = group[0]['result']['written'][0]
+    if left_out := part.get('left_out'):
+      reasons = ', '.join(f'{count} {reason}' for reason, count in left_out.items())
+      missing, judged = sum(left_out.values()), len(part['reference'])
+      said.append(f'{question}: {missing} of {missing + judged} test sentences are left out:'
+                  f' {reasons}.')
+    for record in group:
+      part = record['result']['written'][0]
+      if cut_off := sum(part.get('cut_off', {}).values()):
+        answers = sum(map(len, part['answers'].values()))
+        said.append(f'{question}, {record["run"]["layer"]}: {cut_off} of {answers} answers were cut'
+                    ' off, as long as the longest target of their batch.')
+  return ''.join(f' {sentence}' for sentence in said)
 
 
 def vector_table(title: str, columns: Columns, layers: Sequence[str]) -> Table:
@@ -170,6 +189,6 @@ def quality_table(title: str, columns: Columns, layers: Sequence[str]) -> Table:
     rows,
     'Test split, greedy decoding. BLEU: sacreBLEU; BLEU, 2017: Moses tokens with compounds split, '
     'as the paper counted; intervals by the bootstrap over sentences, of exact match over seeds. '
-    'Training FLOPs: products of matrices in all steps of one seed, counted.',
+    'Training FLOPs: products of matrices in all steps of one seed, counted.' + omissions(columns),
     best if len(rows) > 1 else {},
   )

@@ -68,8 +68,8 @@ def chrf(written: dict) -> Interval:
 def compounds_split(tokens: str) -> str:
   """Tokens with the hyphens within words as tokens of their own.
 
-  This is s{(\\S)-(\\S)}{$1 ##AT##-##AT## $2}g of tensor2tensor's get_ende_bleu.sh, which reads bytes.
-  A match takes the characters on both sides, so that of a-b-c only the first hyphen is split.
+  tensor2tensor's get_ende_bleu.sh has the same substitution, in Perl, on bytes. A match takes the
+  bytes on both sides of a hyphen, so that of a-b-c only the first hyphen is split.
   """
   return re.sub(rb'(\S)-(\S)', rb'\1 ##AT##-##AT## \2', tokens.encode()).decode()
 
