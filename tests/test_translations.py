@@ -179,3 +179,6 @@ def test_cost_is_the_steps_work_and_pictures_are_of_who_looks():
   (examples,) = translation_tables.example_tables(columns)
   assert examples.rows[0][1:] == ('(source)', REFERENCE[0])
   assert examples.rows[3][1:] == ('fixed_vector', GOOD[0])
+  columns['numbers'][0]['result']['written'][0]['reference'] = ['a\tb\r\nc ', *REFERENCE[1:]]
+  (examples,) = translation_tables.example_tables(columns)
+  assert examples.rows[1][1:] == ('(reference)', 'a b c')  # a cell of a table is one line

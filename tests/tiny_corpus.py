@@ -7,6 +7,10 @@ import random
 
 import tensorflow_datasets as tfds
 
+# It defines flags when it is imported, which must not happen within a test's command: `command.run`
+# forgets the flags that were defined in it.
+from array_record.python import array_record_data_source  # noqa: F401
+
 WORDS = {
   'one': 'eins', 'two': 'zwei', 'three': 'drei', 'four': 'vier', 'five': 'fünf', 'six': 'sechs',
   'and': 'und', 'red': 'rot', 'green': 'grün', 'blue': 'blau', 'house': 'Haus', 'tree': 'Baum',

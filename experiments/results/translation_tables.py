@@ -153,17 +153,20 @@ def example_tables(columns: Columns, most: int = 4) -> list[Table]:
   """A few sources with the reference and what the first seed of each model wrote."""
   tables = []
   for question, group in finished(columns).items():
-    written = [(r['run']['layer'], r['result']['written'][0]) for r in group]
-    rows = []
-    for i in range(min(most, len(written[0][1]['source']))):
-      rows.append((i + 1, '(source)', written[0][1]['source'][i]))
-      rows.append((i + 1, '(reference)', written[0][1]['reference'][i]))
-      rows += [
-        (i + 1, layer, own['answers'][min(own['answers'])][i]) for layer, own in written
-        if own['answers']
-      ]
-    tables.append(Table(f'Examples: {question}', ('sentence', 'model', 'text'), rows,
-                        'The first sentences of the test split, and what the first seed wrote.'))
+    written = [(record['run']['layer'], record['result']['written'][0]) for record in group]
+    texts = [(f'({name})', written[0][1][name]) for name in ('source', 'reference')]
+    texts += [
+      (layer, part['answers'][min(part['answers'])]) for layer, part in written if part['answers']
+    ]
+    rows = [
+      (i + 1, name, ' '.join(sentences[i].split()))  # in one line, whatever the data have
+      for i in range(min(most, len(texts[0][1]))) for name, sentences in texts
+    ]
+    tables.append(Table(
+      f'Examples: {question}', ('sentence', 'model', 'text'), rows,
+      'The first sentences of the test split, and what the first seed wrote; any run of white '
+      'space is shown as one space.',
+    ))
   return tables
 
 
