@@ -18,7 +18,7 @@ from tiny_corpus import ODD, TinyLengths
 from experiments import translation
 from experiments.corpora import reader
 from experiments.corpora.reserved import END, PAD, RESERVED
-from experiments.corpora.sets import CorpusError
+from experiments.corpora.sets import CorpusError, Sentences, split_of
 from experiments.corpora.vocabulary import UNKNOWN, Vocabulary, spaced
 from experiments.launch import observe
 from experiments.results import translation_tables, translations
@@ -138,6 +138,27 @@ def test_what_is_in_no_batch_is_counted_by_reason():
     assert left_out['of more than 20 tokens'] == (lengths > 20).sum() > 0
     assert left_out['of 6 tokens or fewer'] == (lengths <= 6).sum() > 0
     assert ('in later batches' in left_out) == (count < 1000)
+
+
+class Source(list):
+  """Examples as a data source of TensorFlow Datasets has them."""
+
+  def __getitems__(self, places):
+    return [self[place] for place in places]
+
+
+def test_sentences_of_a_set_are_read_as_they_stand_there():
+  examples = [{'en': side.encode(), 'de': side} for pair in ODD for side in pair]
+  pairs = Sentences(Source(examples), ('en', 'de'), None).pairs()
+  assert list(pairs) == [(side, side) for pair in ODD for side in pair]
+  bad = Sentences(Source([{'en': b'\xff', 'de': b'a'}]), ('en', 'de'), None)
+  with pytest.raises(CorpusError, match=r"a sentence that is not UTF-8: b'\\xff'"):
+    list(bad.pairs())
+
+
+def test_copies_that_differ_in_white_space_are_in_one_split():
+  for word in 'abcdefgh':
+    assert split_of((f' {word}  b', word)) == split_of((f'{word}\u00a0b', f'{word}\n'))
 
 
 def test_left_out_and_cut_off_are_said_below_the_table():
