@@ -244,7 +244,8 @@ def grid() -> list:
 
 def title(what: str, sizes: Mapping[str, int]) -> str:
   """A comparison in a few words."""
-  return ' '.join([TITLES[what], *(f'{LETTERS[n]}{sizes[n]}' for n in LETTERS if n in sizes)])
+  known = (f'{LETTERS[name]}{sizes[name]}' for name in LETTERS if name in sizes)
+  return ' '.join([TITLES.get(what, what), *known])
 
 
 def target(what: str, sizes: Mapping[str, int], rival: str) -> Target | None:
@@ -281,8 +282,9 @@ def report(records: Iterable[dict]) -> tuple[list, list]:
 
 def place(records: Sequence[dict]) -> tuple:
   """Where a comparison stands: in the order of TITLES, then by its sizes."""
-  run = records[0]['run']
-  return list(TITLES).index(run['what']), [run['sizes'].get(name, 0) for name in ORDER]
+  run, known = records[0]['run'], list(TITLES)
+  rank = known.index(run['what']) if run['what'] in known else len(known)
+  return rank, [run['sizes'].get(name, 0) for name in ORDER]
 
 
 def table(comparisons: Sequence[Sequence[dict]], alone: bool):
@@ -368,9 +370,10 @@ def panels(comparisons: Sequence[Sequence[dict]]) -> list:
     for size, axis in AXES.items():
       series: dict[str, list] = {}
       for records in group:
-        for rival in ratios.rivals(records):
+        sizes = records[0]['run']['sizes']
+        for rival in ratios.rivals(records) if size in sizes else ():
           if (reached := ratios.ratio(records, rival, 'gradient')) is not None:
-            series.setdefault(rival, []).append((records[0]['run']['sizes'][size], reached))
+            series.setdefault(rival, []).append((sizes[size], reached))
       if len({x for points in series.values() for x, _ in points}) > 1:
         drawn.append(Panel(
           name, axis, 'our time / theirs', series, log_x=True, log_y=True, lines={'same': 1.0}))

@@ -10,7 +10,6 @@ the paper's own sizes come to, with the vocabulary that its printed counts imply
 """
 
 import collections
-import math
 
 from experiments.launch import flags, questions
 from experiments.launch.questions import Preset, Question
@@ -116,7 +115,7 @@ def row_of(run: dict, base: tuple[int, int, int]) -> str:
   from transformer.presets import TABLE_3
 
   for name, row in TABLE_3.items():
-    if all(run[field] == value for field, value in variation(row, *base).items()):
+    if all(run.get(field) == value for field, value in variation(row, *base).items()):
       return name
   return run['layer']
 
@@ -128,8 +127,7 @@ def report(records: list[dict]):
 
 def variations_table(records: list[dict]):
   """Perplexity, BLEU and exact match of every row, with the paper's columns."""
-  from experiments.results import published, scores, translations
-  from experiments.results.statistics import mean_interval
+  from experiments.results import published, translations
   from experiments.results.table import Table
 
   printed = {
@@ -143,11 +141,11 @@ def variations_table(records: list[dict]):
       rows.append((name, record['run']['task'], record['status'], *[None] * 7))
       continue
     result = record['result']
-    written = result['written'][0]
-    perplexity = mean_interval([math.exp(m['test_loss']) for m in scores.chosen(record)])
+    written = result.get('written', ())[:1]  # nothing, where every member of the rate diverged
     rows.append((
-      name, result['title'], perplexity, translations.bleu(written),
-      translations.exact_match(written), result['parameters'],
+      name, result['title'], perplexity(record),
+      *(judge(written[0]) if written else None
+        for judge in (translations.bleu, translations.exact_match)), result['parameters'],
       *(printed.get((name, metric)) for metric in PRINTED),
     ))
   return Table(
@@ -162,18 +160,27 @@ def variations_table(records: list[dict]):
   )
 
 
+def perplexity(record: dict):
+  """The exponential of the test loss, its mean over seeds; infinite where it is no float64."""
+  import numpy as np
+
+  from experiments.results import scores
+  from experiments.results.statistics import mean_interval
+
+  with np.errstate(over='ignore'):
+    return mean_interval(np.exp([member['test_loss'] for member in scores.chosen(record)]))
+
+
 def panels(records: list[dict]):
   """Perplexity against parameters, the rows of a letter in one colour."""
-  from experiments.results import scores
   from experiments.results.figures import Panel
-  from experiments.results.statistics import mean_interval
 
   series, runs = {}, [record['run'] for record in records]
   for record in records:
     if record['status'] == 'finished':
-      perplexity = mean_interval([math.exp(m['test_loss']) for m in scores.chosen(record)])
       name = row_of(record['run'], base_of(runs)).partition(':')[0]
-      series.setdefault(name, []).append((record['result']['parameters'], perplexity))
+      point = record['result']['parameters'], perplexity(record)
+      series.setdefault(name, []).append(point)
   title = 'Table 3 at scale'
   return [Panel(title, 'parameters', 'perplexity', series, log_x=True)] if series else []
 

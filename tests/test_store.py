@@ -17,12 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from experiments.results import store as store_module
+from experiments.results.schema import MOST
 from experiments.results.store import Store, StoreError, key_of
 
 ROOT = pathlib.Path(__file__).parents[1]
 keys = st.text(max_size=8).filter(lambda text: not text.startswith('$'))
 reals = st.floats(allow_nan=False, allow_infinity=False)
-settings_values = st.none() | st.booleans() | st.integers() | reals | st.text(max_size=8)
+settings_values = st.none() | st.booleans() | st.integers(-MOST, MOST) | reals | st.text(max_size=8)
 runs = st.dictionaries(keys, settings_values | st.lists(settings_values, max_size=3), max_size=5)
 results = st.dictionaries(
   keys,
@@ -36,7 +37,7 @@ results = st.dictionaries(
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def record(study='retention', run=None, **changes):
+def record(study='test', run=None, **changes):
   return {
     'study': study,
     'run': {'layer': 'lstm', 'width': 64} if run is None else run,
@@ -89,7 +90,7 @@ def ordered(value):
 @given(run=runs, result=results)
 def test_what_is_written_is_read(store, run, result):
   written = store.write(record(run=run, result=result))
-  found = store.read('retention', run)
+  found = store.read('test', run)
   assert same(found, written)
   assert same(ordered(found['result']), ordered(result))
   assert same(ordered(found['run']), ordered(run))
@@ -97,9 +98,9 @@ def test_what_is_written_is_read(store, run, result):
 
 @given(run=runs, order=st.randoms())
 def test_key_depends_on_content_and_not_on_order(run, order):
-  assert key_of('retention', run) == key_of('retention', shuffled(run, order))
-  assert key_of('retention', run) != key_of('parallelism', run)
-  assert key_of('retention', run) != key_of('retention', run | {'one more': 1})
+  assert key_of('test', run) == key_of('test', shuffled(run, order))
+  assert key_of('test', run) != key_of('parallelism', run)
+  assert key_of('test', run) != key_of('test', run | {'one more': 1})
 
 
 def test_key_is_the_declared_hash():
@@ -157,7 +158,7 @@ def test_no_bit_flip_is_read_as_something_else(store, position, bit):
   data = bytearray(path.read_bytes())
   data[position % len(data)] ^= 1 << bit
   path.write_bytes(data)
-  assert store.read('retention', record()['run']) in (None, written)
+  assert store.read('test', record()['run']) in (None, written)
 
 
 @pytest.mark.parametrize(
@@ -176,18 +177,18 @@ def test_damage_is_named_once_and_set_aside(store, warnings_seen, fault, spoil):
   path = only_file(store)
   damaged = spoil(path.read_bytes())
   path.write_bytes(damaged)
-  assert store.read('retention', record()['run']) is None
+  assert store.read('test', record()['run']) is None
   (line,) = warnings_seen
   assert fault in line and path.name in line and '\n' not in line
   assert not path.exists()
   assert path.with_name(f'{path.name}.damaged').read_bytes() == damaged
   assert store.records() == [] and len(warnings_seen) == 1
-  assert store.write(record()) == store.read('retention', record()['run'])
+  assert store.write(record()) == store.read('test', record()['run'])
 
 
 def test_wrong_name_is_damage(store, warnings_seen):
   store.write(record())
-  only_file(store).rename(store.cells / 'retention-0123456789abcdef.json')
+  only_file(store).rename(store.cells / 'test-0123456789abcdef.json')
   assert store.records() == []
   assert 'not the key' in warnings_seen[0]
 
@@ -216,7 +217,7 @@ def test_default_warning_goes_to_stderr(tmp_path):
 
 def test_temporary_files_are_ignored(store, warnings_seen):
   store.write(record())
-  (store.cells / '.retention-0123456789abcdef.json.1234.tmp').write_text('{"half')
+  (store.cells / '.test-0123456789abcdef.json.1234.tmp').write_text('{"half')
   assert len(store.records()) == 1 and warnings_seen == []
 
 
@@ -242,7 +243,7 @@ def test_rewriting_replaces(store):
 
 
 def test_reading_makes_nothing(store):
-  assert store.records() == [] and store.read('retention', {}) is None
+  assert store.records() == [] and store.read('test', {}) is None
   assert not store.cells.exists()
 
 
@@ -252,7 +253,7 @@ def test_reading_makes_nothing(store):
     lambda store: store.prepare(),
     lambda store: store.write(record()),
     lambda store: store.records(),
-    lambda store: store.read('retention', {}),
+    lambda store: store.read('test', {}),
   ],
 )
 def test_folder_below_a_file_is_one_clear_line(tmp_path, act):
@@ -289,7 +290,7 @@ while True:
   store.write({
     'study': 'kill', 'run': run, 'status': 'finished', 'reason': '',
     'result': {'count': count, 'filler': list(range(5000))}, 'seconds': 0.0, 'device': 'cpu',
-    'versions': {}, 'commit': '',
+    'versions': {'numpy': '2'}, 'commit': '',
   })
   count += 1
 """
@@ -329,7 +330,7 @@ def test_reading_a_file_that_is_replaced_meanwhile_keeps_the_new_one(store, monk
     return parse(data, name)
 
   monkeypatch.setattr(store_module, '_parse', parse_then_rewrite)
-  assert store.read('retention', record()['run']) is not None
+  assert store.read('test', record()['run']) is not None
   assert path.read_bytes() == good
 
 

@@ -24,7 +24,7 @@ from experiments import (
   translation,
   variations,
 )
-from experiments.launch import counting, flow, spec
+from experiments.launch import counting, fields, flow, spec
 from experiments.launch.run import Run
 from experiments.state_tracking import LINEAR, SIGNED
 from transformer.presets import TABLE_3
@@ -118,8 +118,8 @@ def gradients(opposite):
 def field_stack(depth, effective, spread, layer='convolution(kernel_size=3)', shell='classic'):
   """A stack of convolutions of these effective fields, by seed, that shows what it declares."""
   declared = 1 + 2 * depth
-  run = {'layer': layer, 'depth': depth, 'shell': shell,
-         'seeds': list(range(len(effective)))}
+  run = Run(layer=layer, depth=depth, shell=shell, seeds=tuple(range(len(effective))))
+  run = fields.cell_of(receptive_field.STUDY, run, length=64, sequences=2).run
   return {
     'study': receptive_field.STUDY, 'run': run, 'status': 'finished', 'reason': '',
     'result': {'declared': declared, 'length': declared + 3, 'shown': [declared] * len(effective),

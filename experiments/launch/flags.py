@@ -57,7 +57,10 @@ def define_study(presets: Iterable[str], steps: str, lengths: str) -> None:
   )
   flags.DEFINE_integer('host_devices', 0, 'Devices that a CPU is split into; 0: one a core.')
   flags.DEFINE_float('timeout', math.inf, 'Seconds after which a cell stops as it is.')
-  flags.DEFINE_boolean('retry', False, 'Run cells again that are stored but did not finish.')
+  flags.DEFINE_boolean(
+    'retry', False,
+    'Run cells again that are stored but did not finish, or whose times did not repeat.',
+  )
   flags.DEFINE_string(
     'cache', '~/.cache/sequence-lab', 'Folder of compiled programs, kept between runs; empty: none.'
   )

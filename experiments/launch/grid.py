@@ -13,6 +13,7 @@ from tqdm import tqdm
 from experiments.launch import environment
 from experiments.launch.workers import side_by_side
 from experiments.results.store import Store
+from experiments.results.times import settled
 
 EXHAUSTED = re.compile(r'RESOURCE_EXHAUSTED|out of memory', re.IGNORECASE)
 
@@ -49,7 +50,8 @@ def launch(
     execute: runs a cell; it is given the cell and a function to report progress to, which takes
       the part that is done and a few words.
     store: where records are.
-    retry: whether cells that are stored but did not finish run again.
+    retry: whether cells run again that are stored but did not finish, or have times that did not
+      repeat.
     workers: how many cells run side by side, in processes that import `execute`.
 
   """
@@ -58,7 +60,7 @@ def launch(
   records = [store.read(cell.study, cell.run) for cell in cells]
   missing = [
     i for i, record in enumerate(records)
-    if record is None or (retry and record['status'] != 'finished')
+    if record is None or (retry and not settled(record))
   ]
   settled, workers = len(cells) - len(missing), min(workers, len(missing))
   make = functools.partial(_side_by_side, workers=workers) if workers > 1 else _one_by_one

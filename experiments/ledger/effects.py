@@ -19,8 +19,8 @@ def comparison(records: Records, family: str) -> dict[str, list[dict]]:
   """The records of a family of tasks that compare: layer -> records by distance.
 
   Runs compare if they differ in nothing but the layer and the distance; variants of a task do not.
-  Of several comparisons in one store it is the one with the most records, then the most steps;
-  layers with options stand under their own names.
+  Of several comparisons in one store it is the one with the most records, then the most steps,
+  then the most seeds; layers with options stand under their own names.
   """
   groups: dict[tuple, list[dict]] = {}
   for record in records:
@@ -30,7 +30,8 @@ def comparison(records: Records, family: str) -> dict[str, list[dict]]:
       groups.setdefault(key, []).append(record)
   if not groups:
     return {}
-  largest = max(groups.values(), key=lambda g: (len(g), g[0]['run']['steps']))
+  largest = max(groups.values(), key=lambda g: (
+    len(g), g[0]['run']['steps'], len(g[0]['run']['seeds'])))
   by_layer: dict[str, list[dict]] = {}
   for record in sorted(largest, key=lambda r: r['result']['distance']):
     by_layer.setdefault(record['run']['layer'], []).append(record)

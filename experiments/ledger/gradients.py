@@ -126,12 +126,13 @@ CONTROLS = (
   *calibrated('gradient_flow'),
   Claim(
     'blind-gradient', 'A convolution has no gradient at all beyond its receptive field', 'control',
-    'gradient_flow', gradient_beyond('convolution'), 'norm', '<', 1e-30,
+    'gradient_flow', gradient_beyond('convolution'), 'norm', '<', 1e-30, exact=True,
   ),
   *calibrated('receptive_field'),
   Claim(
     'declared-field', 'The field that a layer declares is the one that its Jacobian shows',
     'control', 'receptive_field', shown_as_declared, 'part of the stacks', '>', 0.999,
+    exact=True,
   ),
   Claim(
     'blind-field', 'Beyond its receptive field a model scores chance', 'control',

@@ -1,6 +1,7 @@
 """What records of counts say: laws in n, d and a layer's own size, beside what the paper says."""
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from experiments.results.figures import Panel
@@ -214,7 +215,8 @@ def slopes(record: dict, quantity: str) -> list[float]:
   The quantity is one of work, 'depth', or of ways: 'operations' or 'layers'.
   """
   if quantity in ('operations', 'layers'):
-    by_length = {p['length']: p[quantity] for p in record['result']['paths']}
+    counts = {p['length']: p[quantity] for p in record['result']['paths']}
+    by_length = {n: math.inf if count is None else count for n, count in counts.items()}
   else:
     by_length = along(record, 'forward', quantity)
   return [exponent(dict(pair)) for pair in itertools.pairwise(sorted(by_length.items()))]

@@ -174,6 +174,8 @@ def falls(curves: Curves, near: int = 1) -> list[float]:
 
   What is below reach counts as `REACH`: the fall is at least this much.
   """
+  if near not in curves.distances:
+    return []
   start, end = (np.log10(np.maximum(curves.norms[:, place], REACH))
                 for place in (list(curves.distances).index(near), -1))
   return (start - end).tolist()

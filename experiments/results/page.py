@@ -15,11 +15,15 @@ from collections.abc import Mapping, Sequence
 
 from experiments import extra
 from experiments.results import atomic, escape, notation
+from experiments.results.notes import Note
 from experiments.results.statistics import Interval
 from experiments.results.table import Table
 
 # Each verdict by a sign as well as by a colour, in the order in which they are counted.
-SIGNS = {'supported': '✓', 'contradicted': '✕', 'inconclusive': '?', 'void': '!', 'not run': '–'}
+SIGNS = {
+  'supported': '✓', 'contradicted': '✕', 'inconclusive': '?', 'void': '!', 'error': '⚠',
+  'not run': '–',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Verdict:
   interval: Interval | None = None
   seeds: int | None = None
   source: str = ''
+  reason: str = ''  # what a reader needs to know of the verdict
 
   def __post_init__(self):
     if self.verdict not in SIGNS:
@@ -68,8 +73,20 @@ def render(
   verdicts: Sequence[Verdict] = (),
   subtitle: str = '',
   reproduce: str = '',
+  notes: Sequence[Note] = (),
 ) -> str:
-  """HTML of a report; `reproduce` holds the commands that make it again, one a line."""
+  """HTML of a report.
+
+  Args:
+    title: of the page.
+    provenance: where the numbers come from, by name.
+    sections: the studies.
+    verdicts: the scoreboard.
+    subtitle: below the title.
+    reproduce: the commands that make the report again, one a line.
+    notes: what is wrong with records or controls, and what to do about it.
+
+  """
   jinja2 = extra.load('jinja2', 'report pages', 'report')
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
@@ -88,6 +105,7 @@ def render(
     counts=Counter(row.verdict for row in verdicts),
     signs=SIGNS,
     reproduce=reproduce,
+    notes=notes,
   )
 
 

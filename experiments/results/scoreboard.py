@@ -28,7 +28,8 @@ def told_apart(label: str, same):
   """Columns of one label, with the settings in which they differ."""
   for setting, group in same:
     others = [other for other, _ in same if other is not setting]
-    differing = [k for k, v in setting.items() if any(other[k] != v for other in others)]
+    # A setting that came later is missing from records that are older.
+    differing = [k for k, v in setting.items() if any(other.get(k) != v for other in others)]
     yield ' '.join([label, *(f'{k}={setting[k]}' for k in differing)]), group
 
 

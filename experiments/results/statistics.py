@@ -136,6 +136,9 @@ def growth_exponent(
   centred = grid - np.mean(grid)
   weights = centred / np.sum(np.square(centred))  # least squares: slope = weights . log(time)
 
+  if not np.all(rounds > 0):  # there is no logarithm of zero, nor of what diverged
+    return Interval.bare(math.nan, len(rounds))
+
   def slope(*columns, axis):
     medians = np.stack([np.median(column, axis=axis) for column in columns])
     return np.tensordot(weights, np.log(medians), axes=1)

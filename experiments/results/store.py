@@ -6,8 +6,9 @@ A cell is named by what was asked, never by when or where it ran:
   file = <folder>/cells/<study>-<key>.json
 
 So a launch skips what is there, and the folders of two machines merge by copying. Each record
-carries the checksum of its own content. A file that fails it, or that fails in any other way, is
-named in one warning, set aside as `<file>.damaged`, and counts as absent: its cell runs again.
+carries the checksum of its own content, and has what its kind of cell needs (`kinds`). A file that
+fails either, or that fails in any other way, is named in one warning that says what is wrong, set
+aside as `<file>.damaged`, and counts as absent: its cell runs again.
 
 Records are strict JSON, which has no NaN. A float that is not finite is written as
 {"$float": "nan" | "inf" | "-inf"} and read back as that float; keys that start with `$` are
@@ -26,11 +27,11 @@ from typing import Any
 
 from absl import logging
 
-from experiments.results import atomic
+from experiments.results import atomic, kinds
+from experiments.results.schema import Misfit
 
 FORMAT = 1
-STATUSES = ('finished', 'diverged', 'out of memory', 'timeout', 'failed')
-FIELDS = ('study', 'run', 'status', 'reason', 'result', 'seconds', 'device', 'versions', 'commit')
+FIELDS = tuple(kinds.RECORD.required)
 
 _FLOAT = '$float'
 _SUFFIX = '.json'
@@ -75,14 +76,17 @@ class Store:
     unknown = sorted(set(record) - set(FIELDS) - {'format', 'checksum'})
     if missing or unknown:
       raise StoreError(f'a record needs exactly {FIELDS}: missing {missing}, unknown {unknown}')
-    if record['status'] not in STATUSES:
-      raise StoreError(f'status {record["status"]!r} is none of {STATUSES}')
     path = self._path(record['study'], record['run'])
     body = _encode({name: record[name] for name in FIELDS} | {'format': FORMAT})
     body['checksum'] = _checksum(body)
     text = canonical(body)
+    written = _decode(json.loads(text))
+    try:
+      kinds.check(written)  # what is written can be read again
+    except Misfit as misfit:
+      raise StoreError(f'{path.name} would not be a record: {misfit}') from None
     self._write_bytes(path, (text + '\n').encode())
-    return _decode(json.loads(text))
+    return written
 
   def read(self, study: str, run: dict) -> dict | None:
     """Record of a cell, or None where there is none that can be trusted."""
@@ -175,10 +179,15 @@ def _parse(data: bytes, name: str) -> tuple[dict | None, str]:
     if body.get('checksum') != _checksum(body):
       return None, 'its checksum does not match'
     record = _decode(body)
-    study, run = record['study'], record['run']
+    if not isinstance(record, dict):  # a number that is written as an object
+      return None, 'not a record'
+    study, run = record.get('study'), record.get('run')
     if name != f'{study}-{key_of(study, run)}{_SUFFIX}':
       return None, 'its name is not the key of its content'
+    kinds.check(record)
     return record, ''
+  except Misfit as misfit:
+    return None, str(misfit)
   except (ValueError, TypeError, KeyError, RecursionError):  # bad UTF-8 is a ValueError
     return None, 'not valid JSON'
 
@@ -216,4 +225,13 @@ def _decode(value: Any) -> Any:
 
 
 def _unusable(path: pathlib.Path, error: OSError) -> StoreError:
-  return StoreError(f'cannot use the results folder {path}: {error.strerror or error}')
+  reason = broken_link(path) or error.strerror or error
+  return StoreError(f'cannot use the results folder {path}: {reason}')
+
+
+def broken_link(path: pathlib.Path) -> str:
+  """Which part of a path is a link to a place that is not there, in words; '': none is."""
+  for part in (path, *path.parents):
+    if part.is_symlink() and not part.exists():
+      return f'{part} is a link to {os.readlink(part)}, which is not there'
+  return ''

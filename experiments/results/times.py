@@ -4,7 +4,9 @@ The cells of a grid differ by their seed alone: they are its repetitions, and th
 pooled. Within a round everything is timed in turns, so that a round is what is resampled.
 """
 
+import functools
 from collections.abc import Iterable, Sequence
+from statistics import median
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +15,7 @@ from experiments.results.statistics import Interval, median_interval
 from experiments.results.store import canonical
 
 MICRO = 1e6
+STEADY = 1.25  # how many times as long the same step may take when it is measured again
 
 
 class Measure(NamedTuple):
@@ -33,6 +36,21 @@ STATE = Measure('state', 'generate', exact=True)
 def is_timed(record: dict) -> bool:
   """Whether a record is one of times; a study may have others."""
   return 'tokens' in record['run']
+
+
+def settled(record: dict) -> bool:
+  """Whether there is nothing to measure again: a cell finished, and its times can be repeated."""
+  if record['status'] != 'finished' or not is_timed(record):
+    return record['status'] == 'finished'
+  return all(drift < STEADY for drift in map(
+    functools.partial(drift_of, record), record['run']['layers']))
+
+
+def drift_of(record: dict, layer: str) -> float:
+  """How many times as long a layer's step took when it was measured again, or the inverse."""
+  first, again = (per_token(record, layer, quantity) for quantity in ('train', 'repeat'))
+  ratios = [median(again[length]) / median(first[length]) for length in again if length in first]
+  return max((max(ratio, 1 / ratio) for ratio in ratios), default=1.0)
 
 
 def grids(records: Iterable[dict]) -> list[list[dict]]:

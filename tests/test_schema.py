@@ -1,0 +1,226 @@
+"""The schema of records: what has a right checksum and wrong contents is set aside by name."""
+
+import copy
+import functools
+import json
+import math
+
+import pytest
+import records
+import world
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from experiments import claims, report
+from experiments.launch.grid import Cell, Outcome, launch
+from experiments.ledger import CLAIMS, CONTROLS
+from experiments.results import crossovers, kinds, schema, statistics, translations
+from experiments.results import store as store_module
+from experiments.results.schema import Choice, Fields, Flag, List, Maybe, Misfit, Number, Whole
+from experiments.results.store import Store, StoreError, key_of
+
+DELETED = object()
+SPOILT = (  # what a value is replaced by
+  DELETED, None, 'text', True, -1, 0, 1, 0.5, 10**18, 10**30, 1e308, -1e30, 1e-300, math.nan,
+  math.inf, '\ud800', [], {}, [[]],
+)
+
+
+def sealed(record):
+  """The name and the bytes of a record's file, with a checksum that is right."""
+  body = store_module._encode(record) | {'format': store_module.FORMAT}
+  body['checksum'] = store_module._checksum(body)
+  study, run = record.get('study'), record.get('run')
+  return f'{study}-{key_of(study, run)}.json', store_module.canonical(body).encode()
+
+
+def plain(record):
+  """A record as it is read: its tuples are lists."""
+  return store_module._decode(store_module._encode(record))
+
+
+def places(value, at=()):
+  """Where all values within a value stand."""
+  inner = value.items() if isinstance(value, dict) else (
+    enumerate(value) if isinstance(value, list) else ())
+  for name, item in inner:
+    yield (*at, name)
+    yield from places(item, (*at, name))
+
+
+def spoil(record, at, value):
+  """The record with another value at a place, or none."""
+  record = copy.deepcopy(record)
+  inside = record
+  for name in at[:-1]:
+    inside = inside[name]
+  if value is DELETED:
+    del inside[at[-1]]
+  else:
+    inside[at[-1]] = value
+  return record
+
+
+def kind_of(record):
+  """The study of a record, and the mark of its kind."""
+  marks = [kind.mark for kind in kinds.STUDIES[record['study']] if kind.mark in record['run']]
+  return record['study'], *marks
+
+
+KINDS = [(study, kind.mark) for study, some in kinds.STUDIES.items() for kind in some]
+
+
+@functools.cache
+def made():
+  """Good records of every study."""
+  clock = records.timed(0, ('lstm', 'gru'), (64, 128), lambda *_: 1.0, study='ladder')
+  return [plain(record) for record in (*world.world(), records.contested(), clock)]
+
+
+def test_there_is_a_good_record_of_every_kind_of_every_study():
+  assert {kind_of(record) for record in made()} == set(KINDS)
+  assert set(kinds.STUDIES) == set(report.STUDIES)
+  for record in made():
+    kinds.check(record)
+
+
+@pytest.fixture
+def few_resamples(monkeypatch):
+  """Bootstraps of few resamples: they are slow, and no number is looked at here."""
+  monkeypatch.setattr(translations, 'RESAMPLES', 20)
+  for module in (crossovers, statistics):
+    monkeypatch.setattr(module, '_RESAMPLES', 49)
+
+
+@pytest.mark.parametrize('kind', KINDS, ids='-'.join)
+@settings(deadline=None, max_examples=25, suppress_health_check=[
+  HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much])
+@given(data=st.data())
+def test_what_is_spoilt_is_set_aside_or_can_be_shown_and_judged(few_resamples, kind, data):
+  record = data.draw(st.sampled_from([one for one in made() if kind_of(one) == kind]))
+  for _ in range(data.draw(st.integers(1, 2))):
+    at = data.draw(st.sampled_from(list(places(record))))
+    record = spoil(record, at, data.draw(st.sampled_from(SPOILT)))
+  try:
+    name, content = sealed(record)
+  except StoreError:  # a run with NaN has no key, so that no file has its name
+    assume(False)
+  read, fault = store_module._parse(content, name)
+  if read is None:
+    assert fault and '\n' not in fault
+    return
+  if read['study'] not in report.STUDIES:
+    return
+  others = [one for one in made() if one['study'] == read['study'] and one['run'] != read['run']]
+  shown = [read, *data.draw(st.lists(st.sampled_from(others or [read]), max_size=3))]
+  shown = list({json.dumps(one['run']): one for one in shown}.values())
+  for table in report.STUDIES[read['study']].report(shown)[0]:
+    assert table.text() and table.markdown() and table.latex() and table.csv()
+  for claim in (*CLAIMS, *CONTROLS):
+    assert claims.judge(claim, shown).error == ''
+  assert report.provenance(shown) and report.layers_of(shown) is not None
+
+
+def changed(record, **changes):
+  """The record with changes of its first member."""
+  record = copy.deepcopy(record)
+  record['result']['members'][0].update(changes)
+  return record
+
+
+@functools.cache
+def good():
+  """A good record of a cell that trained."""
+  return plain(records.trained('lstm', 'recall', records.NEAR, records.REMEMBERS))
+
+
+BAD = {  # what is wrong -> how a good record becomes so, and what is said of it
+  'a list for the result': (
+    lambda good: good | {'result': []}, 'record.result: [] is not an object'),
+  'no result': (lambda good: good | {'result': None}, 'record.result: None is not an object'),
+  'an empty result': (lambda good: good | {'result': {}}, 'result.family: missing'),
+  'no members': (
+    lambda good: spoil(good, ('result', 'members'), []), 'result.members: 0 values'),
+  'one member too few': (
+    lambda good: spoil(good, ('result', 'members', 0), DELETED), 'one member for each seed'),
+  'no versions': (
+    lambda good: spoil(good, ('versions',), DELETED), 'record.versions: missing'),
+  'empty versions': (lambda good: good | {'versions': {}}, 'record.versions: 0 values'),
+  'text for a number': (
+    lambda good: changed(good, test='1'), "members[0].test: '1' is not a number"),
+  'too large': (
+    lambda good: changed(good, test_loss=1e308), 'members[0].test_loss: 1e+308 is not between'),
+  'a list for an object': (
+    lambda good: good | {'run': []}, 'record.run: [] is not an object'),
+  'no device': (lambda good: good | {'device': None}, 'record.device: None is not text'),
+  'a status': (
+    lambda good: good | {'status': 'done'}, "record.status: 'done' is none of finished"),
+  'no scale of scores': (
+    lambda good: spoil(good, ('result', 'chance'), good['result']['perfect']),
+    'score differently'),
+  'another kind': (
+    lambda good: plain(records.timed(0, ['lstm'], (64, 256), lambda *_: 1.0, study='retention')),
+    'has one of the settings task'),
+}
+
+
+@pytest.mark.parametrize('name', BAD)
+def test_wrong_contents_are_set_aside_by_name_and_the_cell_runs_again(tmp_path, name):
+  spoiling, fault = BAD[name]
+  record, said = spoiling(good()), []
+  store = Store(tmp_path, warn=said.append).prepare()
+  file, content = sealed(record)
+  (store.cells / file).write_bytes(content)
+  assert store.records() == []
+  (line,) = said
+  assert file in line and fault in line and 'set aside' in line and '\n' not in line
+  assert (store.cells / f'{file}.damaged').read_bytes() == content
+  asked = []
+  cell = Cell('retention', good()['run'], 'lstm')
+  launch([cell], lambda cell, report: asked.append(cell) or Outcome(good()['result']), store)
+  assert asked == [cell] and store.read('retention', good()['run'])['result'] == good()['result']
+
+
+def test_what_could_not_be_read_is_not_written(tmp_path):
+  store = Store(tmp_path)
+  with pytest.raises(StoreError, match=r'members.* is not a number'):
+    store.write(changed(good(), test='1'))
+  assert store.records() == []
+
+
+@pytest.mark.parametrize('status', ['diverged', 'timeout', 'out of memory', 'failed'])
+def test_a_cell_that_did_not_finish_may_have_no_result(tmp_path, status):
+  store = Store(tmp_path)
+  assert store.write(good() | {'status': status, 'result': {}}) == store.read(
+    'retention', good()['run'])
+
+
+def test_a_member_that_diverged_has_no_finite_metric_and_fields_may_be_added():
+  kinds.check(changed(good(), test=math.nan, test_loss=math.inf, status='diverged', later=[1]))
+  kinds.check(good() | {'run': good()['run'] | {'later': 'x'}})
+  kinds.check(good() | {'study': 'another', 'run': {}, 'result': {'anything': 1}})
+
+
+@pytest.mark.parametrize(('shape', 'good', 'bad'), [
+  (Number(), [0, -1.5, schema.LARGEST], [True, '1', None, math.nan, math.inf, 1e39, 10**400]),
+  (Number(0, finite=False), [0, math.nan, math.inf, -math.inf], [-1, 1e308]),
+  (Whole(1), [1, 2**62], [0, 1.0, True, 2**62 + 1, '1']),
+  (Flag(), [True, False], [0, 1, None]),
+  (schema.Text(), ['', 'é'], [1, None, '\ud800']),
+  (schema.Text(r'v\d'), ['v1'], ['v', 'v12', 'xv1']),
+  (Choice(('a', 'b')), ['a'], ['c', '', None, ['a']]),
+  (Maybe(Whole()), [None, 0], [-1, 'x']),
+  (List(Whole(), 1, 2), [[1], [1, 2]], [[], [1, 2, 3], [-1], {}, 'a', None]),
+  (List(Whole(), distinct=True), [[], [1, 2]], [[1, 1]]),
+  (schema.Table(Whole(), 1), [{'a': 1}], [{}, {'a': -1}, {'\ud800': 1}, []]),
+  (schema.Anything(), [None, 1.5, [{'a': ['x']}]], [10**30, ['\ud800'], {'a': {'\ud800': 1}}]),
+  (Fields({'a': Whole()}, {'b': Flag()}), [{'a': 1}, {'a': 1, 'b': True, 'c': []}],
+   [{}, {'b': True}, {'a': 1, 'b': 2}, {'a': -1}, [], None]),
+])
+def test_shapes(shape, good, bad):
+  for value in good:
+    shape.check(value, 'it')
+  for value in bad:
+    with pytest.raises(Misfit, match=r'^it.*: .+') as caught:
+      shape.check(value, 'it')
+    assert len(str(caught.value)) < 160
