@@ -3,11 +3,13 @@
   python -m experiments.report --runs=runs/quick
 
 It trains nothing and measures nothing: it reads the records, asks each study for its tables and
-figures, and the ledger for its verdicts. The page needs no network and no server.
+figures, and the ledger for its verdicts. A study whose records cannot be read is a note on the
+page. The page needs no network and no server.
 """
 
 import pathlib
 import re
+import sys
 
 from absl import flags as absl_flags
 
@@ -28,7 +30,7 @@ from experiments import (
   variations,
 )
 from experiments.launch import flags
-from experiments.launch.errors import BadInput
+from experiments.results import notes
 
 STUDIES = {
   module.STUDY: module for module in (
@@ -83,33 +85,45 @@ def provenance(records) -> dict[str, object]:
   }
 
 
+def sections(records, folder: pathlib.Path):
+  """Each study's part of the page, and a note on each of which the records could not be read."""
+  from experiments.results.page import Section
+
+  made, said = {}, []
+  for name in STUDIES:
+    if own := [record for record in records if record['study'] == name]:
+      made[name], reason = notes.attempt(section, name, own)
+      if reason:
+        note = notes.unreadable(name, reason, folder)
+        heading = STUDIES[name].__doc__.partition('\n')[0]
+        made[name] = Section(heading, f'{note.text}: `{note.command}`.')
+        said.append(note)
+  return made, said
+
+
 def main() -> None:
   """Writes <runs>/report.html, prints the ledger and the first table of each study."""
   from experiments.results import page, publish
-  from experiments.results.store import Store
 
   folder = pathlib.Path(flags.FLAGS.runs)
-  records = Store(folder).records()
-  if not records:
-    raise BadInput(f'no results in {folder}: run a study first, such as python -m '
-                   f'experiments.retention --preset=quick --runs={folder}')
-  found = claims.findings(records)
-  studies = {name: [r for r in records if r['study'] == name] for name in STUDIES}
-  studies = {name: own for name, own in studies.items() if own}
+  records = claims.stored(folder)
+  found, controls = claims.findings(records), claims.judged(records)
+  studies, unreadable = sections(records, folder)
+  wrong = [*claims.errors([*found, *controls], folder), *unreadable]
   path = page.write(
     folder / 'report.html',
     flags.FLAGS.title,
     provenance(records),
-    [section(name, own) for name, own in studies.items()],
+    list(studies.values()),
     claims.verdicts(found),
     subtitle='Claims about the Transformer, recurrence and convolution, as measured here.',
-    reproduce='\n'.join(
-      [f'python -m experiments.{name} --runs={folder}' for name in studies]
-      + [f'python -m experiments.report --runs={folder}']
-    ),
+    reproduce='\n'.join(notes.command(script, folder) for script in (*studies, 'report')),
+    notes=[*wrong, *claims.advice(controls, folder)],
   )
-  tables = [claims.table(found), *(STUDIES[n].report(own)[0][0] for n, own in studies.items())]
+  tables = [claims.table(found), *(table for one in studies.values() for table in one.tables[:1])]
   publish.tables('report', tables, folder)
+  for note in wrong:
+    print(note, file=sys.stderr)
   print(f'report: {path}')
 
 

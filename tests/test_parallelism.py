@@ -7,11 +7,12 @@ import sys
 
 import jax
 import pytest
+import records
 
-from experiments import parallelism
+from experiments import claims, parallelism
 from experiments.launch import timing
 from experiments.launch.errors import BadInput
-from experiments.launch.grid import Cell, launch
+from experiments.launch.grid import Cell, Outcome, launch
 from experiments.measure import memory
 from experiments.results import times
 from experiments.results.store import Store
@@ -112,6 +113,45 @@ def test_a_timeout_keeps_what_there_is(tmp_path):
   assert {p['status'] for p in record['result']['points']} == {'timeout'}
   tables, _ = parallelism.report([record])
   assert all(value is None for row in tables[0].rows for value in row[1:])
+
+
+def repeated(seed, repeat):
+  """A repetition whose first steps take so many times as long when they are measured again."""
+  return records.timed(seed, ('attention', 'lstm'), (64, 256), lambda *_: 1.0, repeat=repeat)
+
+
+def control(store):
+  """What the control of steady times comes to."""
+  found = claims.judged(store.records())
+  return next(one for one in found if one.claim.name == 'repeat').verdict
+
+
+@pytest.mark.parametrize('repeat', [2.0, 0.4])
+def test_retry_measures_again_what_did_not_repeat_until_the_control_holds(tmp_path, repeat):
+  store = Store(tmp_path)
+  noisy, steady = [repeated(0, repeat), repeated(1, repeat)], repeated(2, 1.02)
+  for record in (*noisy, steady):
+    store.write(record)
+  assert [times.settled(record) for record in (*noisy, steady)] == [False, False, True]
+  assert control(store) != 'supported'
+  cells = [Cell(parallelism.STUDY, record['run'], '') for record in (*noisy, steady)]
+  again = []
+
+  def measure(cell, report):
+    again.append(cell.run['seed'])
+    return Outcome(repeated(cell.run['seed'], 1.01)['result'])
+
+  launch(cells, measure, store)
+  assert again == []
+  launch(cells, measure, store, retry=True)
+  assert again == [0, 1] and control(store) == 'supported'
+  launch(cells, measure, store, retry=True)
+  assert again == [0, 1]
+
+
+def test_a_cell_that_did_not_finish_or_has_no_times_is_not_asked_whether_they_repeat(tight):
+  assert times.settled(tight) and not times.settled(tight | {'status': 'timeout', 'result': {}})
+  assert times.settled({'status': 'finished', 'run': {'n': 0}, 'result': {}})
 
 
 def test_tables_show_a_dash_where_memory_was_short(tight):

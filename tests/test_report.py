@@ -149,7 +149,8 @@ def few():
 
 def test_broken_controls_are_named_on_the_scoreboard(tmp_path):
   made = few()
-  made[0]['result']['controls']['guess'] = 0.9
+  for record in made:
+    record['result']['controls']['guess'] = 0.9
   runs = stored(tmp_path, made)
   done = command.run(report, f'--runs={runs}', '--title=<b>1 & 2</b>')
   assert done.code == 0

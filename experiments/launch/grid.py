@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from experiments.launch import environment
 from experiments.launch.workers import side_by_side
+from experiments.results import times
 from experiments.results.store import Store
-from experiments.results.times import settled
 
 EXHAUSTED = re.compile(r'RESOURCE_EXHAUSTED|out of memory', re.IGNORECASE)
 
@@ -60,7 +60,7 @@ def launch(
   records = [store.read(cell.study, cell.run) for cell in cells]
   missing = [
     i for i, record in enumerate(records)
-    if record is None or (retry and not settled(record))
+    if record is None or (retry and not times.settled(record))
   ]
   settled, workers = len(cells) - len(missing), min(workers, len(missing))
   make = functools.partial(_side_by_side, workers=workers) if workers > 1 else _one_by_one
