@@ -156,7 +156,7 @@ def test_broken_controls_are_named_on_the_scoreboard(tmp_path):
   assert done.code == 0
   page = Page((runs / 'report.html').read_text())
   void = sum(claim.study == 'retention' for claim in CLAIMS)
-  assert sum('control failed: guess' in words for tag, words in page.said if tag == 'td') == void
+  assert sum('control failed: guess' in words for tag, words in page.said if tag == 'span') == void
   assert page.at('<b>1 & 2</b>', 'h1') and ('b', '1 & 2') not in page.said
 
 
