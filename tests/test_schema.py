@@ -112,13 +112,58 @@ def test_what_is_spoilt_is_set_aside_or_can_be_shown_and_judged(few_resamples, k
   if read['study'] not in report.STUDIES:
     return
   others = [one for one in made() if one['study'] == read['study'] and one['run'] != read['run']]
-  shown = [read, *data.draw(st.lists(st.sampled_from(others or [read]), max_size=3))]
-  shown = list({json.dumps(one['run']): one for one in shown}.values())
-  for table in report.STUDIES[read['study']].report(shown)[0]:
+  show_and_judge([read, *data.draw(st.lists(st.sampled_from(others or [read]), max_size=3))])
+
+
+def show_and_judge(some):
+  """All tables of a study, and all claims, for some of its records; the last one of each run."""
+  some = list({json.dumps(one['run']): one for one in some}.values())
+  for table in report.STUDIES[some[0]['study']].report(some)[0]:
     assert table.text() and table.markdown() and table.latex() and table.csv()
   for claim in (*CLAIMS, *CONTROLS):
-    assert claims.judge(claim, shown).error == ''
-  assert report.provenance(shown) and report.layers_of(shown) is not None
+    assert claims.judge(claim, some).error == ''
+  assert report.provenance(some) and report.layers_of(some) is not None
+
+
+def members(**values):
+  """What makes all members of a record have these values."""
+  def change(record):
+    for member in record['result']['members']:
+      member.update(values)
+
+  return change
+
+
+def paths(record):
+  for path in record['result']['paths']:
+    path['operations'] = None
+
+
+ODD = {  # what a good record may be as well -> its kind, and how it becomes so
+  'without a setting that came later': (
+    ('retention', 'task'), lambda record: record['run'].pop('dropout')),
+  'a loss whose exponential overflows': (('variations', 'task'), members(test_loss=1000.0)),
+  'a member that diverged': (('retention', 'task'), members(test=math.nan, farther=[])),
+  'nothing was written': (
+    ('variations', 'task'), lambda record: record['result'].pop('written')),
+  'no spread at all': (('receptive_field', 'sequences'), lambda record: record['result'].update(
+    spread=[0.0] * 3)),
+  'one distance': (('gradient_flow', 'at'), lambda record: record['result'].update(
+    distances=[0], norms=[[1.0]] * 3, stretches=[[1.0]] * 3)),
+  'no way between positions': (('complexity', 'platform'), paths),
+  'a contest of later times': (('speed', 'what'), lambda record: record['run'].update(
+    what='a new one', sizes={'depth': 2})),
+}
+
+
+@pytest.mark.parametrize('name', ODD)
+def test_what_is_odd_but_allowed_can_be_shown_and_judged(few_resamples, name):
+  kind, change = ODD[name]
+  same = [one for one in made() if one['study'] == kind[0]]
+  odd = copy.deepcopy(next(one for one in same if kind_of(one) == kind))
+  change(odd)
+  kinds.check(odd)
+  show_and_judge([*same, odd])  # of two with the same run it is the last one
 
 
 def changed(record, **changes):
