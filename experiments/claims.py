@@ -193,10 +193,12 @@ def advised(control: Finding, folder) -> notes.Note:
       f'{claim.remedy.words}, with the other flags that the study had',
       notes.command(claim.study, folder, *claim.remedy.flags),
     )
+  words, settling = 'More seeds or more cells can settle it', (f'--seeds={max(3, 2 * control.seeds)}',)
+  if claim.remedy.flags:
+    words, settling = claim.remedy
   return notes.Note(
-    f'Control {claim.name} is undecided: {came}. More seeds can settle it, with the other flags '
-    'that the study had',
-    notes.command(claim.study, folder, f'--seeds={max(3, 2 * control.seeds)}'),
+    f'Control {claim.name} is undecided: {came}. {words}, with the other flags that the study had',
+    notes.command(claim.study, folder, *settling),
   )
 
 
