@@ -193,7 +193,8 @@ def advised(control: Finding, folder) -> notes.Note:
       f'{claim.remedy.words}, with the other flags that the study had',
       notes.command(claim.study, folder, *claim.remedy.flags),
     )
-  words, settling = 'More seeds or more cells can settle it', (f'--seeds={max(3, 2 * control.seeds)}',)
+  seeds = f'--seeds={max(3, 2 * control.seeds)}'
+  words, settling = 'More seeds or more cells can settle it', (seeds,)
   if claim.remedy.flags:
     words, settling = claim.remedy
   return notes.Note(

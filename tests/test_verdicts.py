@@ -112,6 +112,13 @@ def test_a_void_claim_says_why_and_what_to_do_in_a_command(as_claimed, folder):
     'python', '-m', 'experiments.parallelism', '--retry', f'--runs={folder}']
 
 
+def test_times_that_are_undecided_are_measured_again(as_claimed):
+  made = of(as_claimed, 'parallelism')
+  noisy = test_claims.broken(made[:1], 'repeat')
+  (note,) = claims.advice(claims.judged([*noisy, *made[1:]]), 'runs')
+  assert 'Control repeat is undecided' in note.text and ' --retry ' in note.command
+
+
 def test_every_control_that_fails_has_a_note_with_a_command(as_claimed):
   for control in CONTROLS:
     broken = claims.judged(test_claims.broken(of(as_claimed, control.study), control.name))
