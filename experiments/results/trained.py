@@ -49,7 +49,7 @@ WRITTEN = Fields({
   'distance': SIZE, 'source_length': List(SIZE, 1), 'source': List(Text()),
   'reference': List(Text()), 'answers': Table(List(Text())), 'blind_loss': Number(),
   'tokens': Number(0),
-})
+}, {'cut_off': Table(Whole()), 'left_out': Table(Whole())})
 ALIGNMENT = Fields({'source': List(Text(), 1), 'target': List(Text(), 1), 'layers': Table(MATRIX)})
 LOOKS = Fields({'distance': SIZE, 'tokens': SIZE, 'heads': Table(List(Number()))})
 
