@@ -7,8 +7,9 @@
 FOLDER is as Hugging Face keeps it: config.json beside model.safetensors, or beside its parts and
 their index. GPT-2, Llama, Mistral, Qwen2 and Qwen3 are taken over exactly, and what would not be is
 refused by name. The expression that is printed is the architecture. Tokens are written greedily,
-through the same state as that of every other layer here. `--check` draws small models of all these
-kinds and prints how far their logits are from those of `transformers`.
+through the same state as that of every other layer here, up to one that the checkpoint names as the
+end (eos_token_id of generation_config.json, or else of config.json). `--check` draws small models of
+all these kinds and prints how far their logits are from those of `transformers`.
 """
 
 import hashlib
@@ -23,6 +24,7 @@ from experiments.launch import flags
 from experiments.launch.errors import BadInput
 
 TOKENIZER = 'tokenizer.json'
+MOST_TOKENS = 2**24  # up to which float32 has every whole number, and so every position
 
 
 def define() -> None:
@@ -31,7 +33,7 @@ def define() -> None:
   absl_flags.DEFINE_string('out', None, 'File for its parameters, in safetensors.')
   absl_flags.DEFINE_string('prompt', None, f'Text to go on from; the checkpoint has a {TOKENIZER}.')
   absl_flags.DEFINE_string('prompt_ids', None, 'Tokens to go on from, separated by commas.')
-  absl_flags.DEFINE_integer('generate', 20, 'How many tokens to write after a prompt.')
+  absl_flags.DEFINE_integer('generate', 20, 'How many tokens to write after a prompt, at most.')
   absl_flags.DEFINE_boolean('check', False, 'Compare with transformers; needs no checkpoint.')
 
 
@@ -62,45 +64,77 @@ def main() -> None:
     files.save(given.out, parameters, _metadata(folder, model))
     print(f'written: {given.out}')
   if prompt is not None:
-    written = generate(model, parameters, prompt, given.generate)
+    written = generate(model, parameters, prompt, given.generate, weights.ends(folder))
     print(tokenizer.decode([*prompt, *written]) if tokenizer else ','.join(map(str, written)))
 
 
-def generate(model, parameters, prompt: list[int], count: int) -> list[int]:
-  """The tokens that a model writes after a prompt, each the likeliest."""
+def generate(
+  model, parameters, prompt: list[int], count: int, ends: tuple[int, ...] = ()
+) -> list[int]:
+  """The tokens that a model writes after a prompt, each the likeliest.
+
+  Args:
+    model: as `weights.load` returns it.
+    parameters: the model's.
+    prompt: one token or more.
+    count: the most tokens to write.
+    ends: tokens after which no more is written.
+
+  """
   import jax
   import jax.numpy as jnp
 
+  from experiments.measure import memory
   from transformer.decoding import greedy, read_prompt
 
-  size, width = model.embedding.num_embeddings, model.embedding.features
-  longest = getattr(model.stack.prelude, 'max_length', math.inf)
   capacity = len(prompt) - 1 + count  # the last token that is written is not read
-  if not prompt or not all(0 <= token < size for token in prompt):
-    raise BadInput(f'a prompt is one token or more, each from 0 to {size - 1}')
-  if count < 1:
-    raise BadInput(f'--generate is at least 1, not {count}')
-  if capacity > longest:
-    raise BadInput(f'{len(prompt)} tokens and {count} more need {capacity} positions; '
-                   f'this model has {longest}')
+  _check_lengths(model, prompt, count)
 
   @jax.jit
   def write(parameters, prompt):
     def step(tokens, state, mask=None):
       return model.apply(parameters, tokens, state, mask=mask)
 
-    state = model.initial_state(1, capacity, width)
+    state = model.initial_state(1, capacity, model.embedding.features)
     state, start = read_prompt(step, state, prompt, jnp.array([prompt.shape[1]]))
-    return greedy(step, state, start, count, end=-1, pad=0).tokens[0]
+    return greedy(step, state, start, count, end=ends or -1, pad=0)
 
-  return write(parameters, jnp.array([prompt])).tolist()
+  prompt = jnp.array([prompt])
+  program = write.lower(parameters, prompt).compile()
+  try:
+    memory.require(memory.of_program(program))
+  except MemoryError as error:
+    raise BadInput(f'{capacity} tokens are too many for this machine: {error}') from None
+  written = program(parameters, prompt)
+  return written.tokens[0, : int(written.lengths[0])].tolist()
+
+
+def _check_lengths(model, prompt: list[int], count: int) -> None:
+  """BadInput for a prompt that a model cannot read, or a text for which it has no positions."""
+  from transformer.stretched_rotary import DynamicRotary
+
+  size = model.embedding.num_embeddings
+  if not prompt or not all(0 <= token < size for token in prompt):
+    raise BadInput(f'a prompt is one token or more, each from 0 to {size - 1}')
+  if not 1 <= count <= MOST_TOKENS:
+    raise BadInput(f'--generate is at least 1 and at most {MOST_TOKENS}, not {count}')
+  longest = getattr(model.stack.prelude, 'max_length', math.inf)
+  if (capacity := len(prompt) - 1 + count) > longest:
+    raise BadInput(f'{len(prompt)} tokens and {count} more need {capacity} positions; '
+                   f'this model has {longest}')
+  positions = model.stack.layers[0].layer.positions
+  if isinstance(positions, DynamicRotary) and len(prompt) > positions.trained_length:
+    raise BadInput(f'a prompt of {len(prompt)} tokens is longer than the {positions.trained_length} '
+                   'up to which dynamic positions do not depend on how a text is read')
 
 
 def _numbers(text: str | None) -> list[int] | None:
   try:
     return None if text is None else [int(part) for part in text.split(',')]
   except ValueError:
-    raise BadInput(f'--prompt_ids takes whole numbers separated by commas, not {text!r}') from None
+    raise BadInput(
+      f'--prompt_ids takes whole numbers separated by commas, not {text!r:.100}'
+    ) from None
 
 
 def _tokenizer(folder: pathlib.Path):
@@ -117,7 +151,7 @@ def _tokenizer(folder: pathlib.Path):
 
 def _metadata(folder: pathlib.Path, model) -> dict[str, str]:
   """What a file says of its parameters: their model, and what their tokens mean, if known."""
-  said = {'model': str(model), 'config': (folder / 'config.json').read_text()}
+  said = {'model': str(model), 'config': (folder / 'config.json').read_text(encoding='utf-8')}
   if (path := folder / TOKENIZER).exists():
     said['vocabulary'] = hashlib.sha256(path.read_bytes()).hexdigest()
   return said

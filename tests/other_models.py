@@ -4,6 +4,7 @@ The references are the papers' equations in float64, one query of one head at a 
 """
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -22,8 +23,11 @@ LLAMA = {'model_type': 'llama', 'vocab_size': VOCABULARY, 'hidden_size': WIDTH,
          'tie_word_embeddings': False, 'torch_dtype': 'float32'}
 WAVES = {'rope_type': 'llama3', 'rope_theta': 100.0, 'factor': 4.0, 'low_freq_factor': 0.5,
          'high_freq_factor': 2.0, 'original_max_position_embeddings': 9}
+YARN = {'rope_type': 'yarn', 'rope_theta': 100.0, 'factor': 4.0, 'beta_fast': 8, 'beta_slow': 2,
+        'original_max_position_embeddings': 64}
 CHECKPOINTS = {
   'gpt2': GPT2,
+  'gpt2, exact gelu': {**GPT2, 'activation_function': 'gelu'},
   'gpt2, untied, narrow': {**GPT2, 'tie_word_embeddings': False, 'n_inner': 12},
   'llama': {**LLAMA, 'num_key_value_heads': 2},
   'llama, shared keys, tied': {**LLAMA, 'tie_word_embeddings': True, 'rms_norm_eps': 1e-3},
@@ -31,10 +35,16 @@ CHECKPOINTS = {
   'llama, linear': {**LLAMA, 'rope_parameters': {
     'rope_type': 'linear', 'factor': 3.0, 'rope_theta': 500.0}},
   'llama, waves': {**LLAMA, 'head_dim': 8, 'rope_parameters': WAVES},
+  'llama, yarn': {**LLAMA, 'head_dim': 8, 'rope_parameters': YARN},
+  'llama, yarn, slopes': {**LLAMA, 'head_dim': 8, 'rope_parameters': {
+    **YARN, 'mscale': 2.0, 'mscale_all_dim': 0.5, 'truncate': False}},
+  'llama, dynamic': {**LLAMA, 'head_dim': 8, 'max_position_embeddings': 4, 'rope_parameters': {
+    'rope_type': 'dynamic', 'rope_theta': 100.0, 'factor': 3.0}},
   'mistral': {**LLAMA, 'model_type': 'mistral', 'sliding_window': 3, 'head_dim': 6},
   'qwen2': {**LLAMA, 'model_type': 'qwen2', 'use_sliding_window': False, 'sliding_window': 3,
             'max_window_layers': 1, 'layer_types': ['full_attention'] * DEPTH},
   'qwen3': {**LLAMA, 'model_type': 'qwen3', 'head_dim': 6},
+  'qwen3, epsilon': {**LLAMA, 'model_type': 'qwen3', 'head_dim': 6, 'rms_norm_eps': 0.1},
 }
 
 
@@ -122,6 +132,8 @@ def gpt2_logits(w, config, tokens):
     return x @ w[f'{name}.weight'] + w[f'{name}.bias']
 
   def gelu(x):
+    if config['activation_function'] == 'gelu':
+      return 0.5 * x * (1 + np.vectorize(math.erf)(x / np.sqrt(2)))
     return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
   x = w['wte.weight'][tokens] + w['wpe.weight'][: tokens.shape[1]]
@@ -140,6 +152,8 @@ def frequencies(config, pairs):
   found = rope.get('rope_theta', 10000.0) ** (-np.arange(pairs) / pairs)
   if rope.get('rope_type') == 'linear':
     return found / rope['factor']
+  if rope.get('rope_type') == 'yarn':
+    return yarn_frequencies(rope, pairs)
   if rope.get('rope_type') == 'llama3':
     length, low, high = (rope[name] for name in (
       'original_max_position_embeddings', 'low_freq_factor', 'high_freq_factor'))
@@ -152,10 +166,45 @@ def frequencies(config, pairs):
   return found
 
 
-def turned(x, frequency):
-  """Each pair of channels (i, i + K/2) of [B, T, H, K] as a complex number."""
-  pair = x[..., : len(frequency)] + 1j * x[..., len(frequency):]
-  pair = pair * np.exp(1j * np.arange(x.shape[1])[:, None] * frequency)[None, :, None]
+def yarn_frequencies(rope, pairs):
+  """A mixture that is linear between the pairs that come around often and seldom."""
+  base, length = rope['rope_theta'], rope['original_max_position_embeddings']
+  found = base ** (-np.arange(pairs) / pairs)
+  seldom, often = (-pairs * np.log(2 * np.pi * rope[turns] / length) / np.log(base)
+                   for turns in ('beta_slow', 'beta_fast'))
+  if rope.get('truncate', True):
+    seldom, often = np.ceil(seldom), np.floor(often)
+  kept = np.interp(np.arange(pairs), [max(often, 0), min(seldom, 2 * pairs - 1)], [1, 0])
+  return found * kept + found * (1 - kept) / rope['factor']
+
+
+def angles(config, length, pairs):
+  """How far each pair of channels is turned at each position [T, K/2]."""
+  position, rope = np.arange(length)[:, None], config.get('rope_parameters') or {}
+  if rope.get('rope_type') != 'dynamic':
+    return position * frequencies(config, pairs)
+  found, trained = np.zeros((length, pairs)), config['max_position_embeddings']
+  for t, i in np.ndindex(length, pairs):
+    read = max(t + 1, trained)
+    growth = rope['factor'] * read / trained - (rope['factor'] - 1)
+    base = rope['rope_theta'] * growth ** (2 * pairs / (2 * pairs - 2))
+    found[t, i] = t / base ** (i / pairs)
+  return found
+
+
+def magnitude(config):
+  """What YaRN multiplies queries and keys by."""
+  rope = config.get('rope_parameters') or {}
+  if rope.get('rope_type') != 'yarn':
+    return 1
+  above, below = rope.get('mscale', 1), rope.get('mscale_all_dim', 0)
+  return (0.1 * above * np.log(rope['factor']) + 1) / (0.1 * below * np.log(rope['factor']) + 1)
+
+
+def turned(x, angle):
+  """Each pair of channels (i, i + K/2) of [B, T, H, K] as a complex number, turned by [T, K/2]."""
+  pair = x[..., : angle.shape[1]] + 1j * x[..., angle.shape[1]:]
+  pair = pair * np.exp(1j * angle)[None, :, None]
   return np.concatenate([pair.real, pair.imag], -1)
 
 
@@ -170,7 +219,9 @@ def llama_logits(w, config, tokens):
     y = dense(f'{name}_proj', x).reshape(*tokens.shape, count, -1)
     if f'{name}_norm.weight' in w:
       y = rms_norm(y, w[f'{name}_norm.weight'], epsilon)
-    return y if name[-1] == 'v' else turned(y, frequencies(config, y.shape[-1] // 2))
+    if name[-1] == 'v':
+      return y
+    return magnitude(config) * turned(y, angles(config, tokens.shape[1], y.shape[-1] // 2))
 
   x = w['embed_tokens.weight'][tokens]
   for level in range(DEPTH):

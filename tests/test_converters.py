@@ -27,7 +27,6 @@ from reference import close
 from experiments import convert, weights
 from experiments.launch.errors import BadInput
 from experiments.weights import files, interop
-from transformer.positions import Llama3Rotary, Rotary
 
 
 def refused(function, *values):
@@ -57,7 +56,7 @@ def test_a_checkpoint_computes_its_equations(name, tmp_path):
     lambda a: (a.shape, a.dtype), whole)
 
 
-@pytest.mark.parametrize('name', ['gpt2', 'llama, waves', 'mistral'])
+@pytest.mark.parametrize('name', ['gpt2', 'llama, waves', 'llama, dynamic', 'mistral'])
 def test_a_checkpoint_answers_one_token_at_a_time_too(name, tmp_path):
   config = CHECKPOINTS[name]
   close(stepped(*weights.load(checkpoint(tmp_path, config)), TOKENS), expected(config))
@@ -122,22 +121,22 @@ def test_parts_of_a_checkpoint_are_one(tmp_path):
 
 @pytest.mark.parametrize(('config', 'change', 'says'), [
   (GPT2, {'model_type': 'bert'}, "no converter for the model_type 'bert'"),
-  (GPT2, {'activation_function': 'gelu'}, 'activation_function = "gelu"'),
+  (GPT2, {'activation_function': 'quick_gelu'}, 'activation_function = "quick_gelu"'),
   (GPT2, {'scale_attn_by_inverse_layer_idx': True}, 'scale_attn_by_inverse_layer_idx = true'),
   (GPT2, {'n_head': 3}, '3 heads'),
   (GPT2, {'n_layer': 2.5}, 'n_layer = 2.5'),
   (GPT2, {'n_layer': 'two'}, 'n_layer = "two"'),
   (GPT2, {'n_embd': None}, 'lacks n_embd'),
   (GPT2, {'logit_scale': 0.5}, 'logit_scale = 0.5'),
-  (LLAMA, {'hidden_act': 'gelu'}, 'hidden_act = "gelu" cannot be taken over; there is "silu"'),
+  (LLAMA, {'hidden_act': 'gelu'}, 'hidden_act = "gelu" cannot be taken over; there is "silu" or "swish"'),
   (LLAMA, {'num_key_value_heads': 3}, 'cannot share 3 keys'),
   (LLAMA, {'rms_norm_eps': -1}, 'rms_norm_eps = -1'),
   (LLAMA, {'mlp_bias': True}, 'mlp_bias = true'),
   (LLAMA, {'quantization_config': {'bits': 4}}, 'quantization_config = {"bits": 4}'),
-  (LLAMA, {'rope_scaling': {'type': 'yarn', 'factor': 2.0}}, 'type = "yarn"'),
+  (LLAMA, {'rope_scaling': {'type': 'longrope', 'factor': 2.0}}, 'type = "longrope"'),
   (LLAMA, {'rope_parameters': WAVES | {'beta_fast': 32}}, 'rope_parameters: beta_fast = 32'),
   (LLAMA, {'rope_scaling': 3}, 'rope_scaling = 3'),
-  (LLAMA, {'model_type': 'qwen3', 'rms_norm_eps': 1e-5}, 'rms_norm_eps = 1e-05'),
+  (LLAMA, {'model_type': 'mistral', 'attention_bias': True}, 'attention_bias = true'),
   (LLAMA, {'model_type': 'qwen2', 'use_sliding_window': True}, 'use_sliding_window = true'),
   (LLAMA, {'model_type': 'qwen2', 'layer_types': ['sliding_attention']}, 'sliding_attention'),
 ])
@@ -145,15 +144,6 @@ def test_what_would_not_be_the_same_is_refused_by_name(tmp_path, config, change,
   checkpoint(tmp_path, config)
   (tmp_path / 'config.json').write_text(json.dumps(config | change))
   assert says in refused(weights.load, tmp_path)
-
-
-@pytest.mark.parametrize('make', [
-  lambda: Rotary(0.0), lambda: Rotary(stretch=-1.0),
-  lambda: Llama3Rotary(few_turns=2.0, many_turns=2.0), lambda: Llama3Rotary(trained_length=0),
-])
-def test_turns_that_cannot_be_are_refused(make):
-  with pytest.raises(ValueError, match=r'not (0|100)|-1|2 and 2'):
-    make()
 
 
 @pytest.mark.parametrize(('config', 'change', 'says'), [
@@ -240,4 +230,5 @@ def test_logits_are_those_of_transformers(name):
     pytest.importorskip(other, reason='the extra `interop` is not installed')
   found = interop.agreement(name)
   assert found.spread > 1
-  assert max(found.prompt, found.cached) < 1e-4, found
+  assert max(found.prompt or 0, found.cached) < 1e-4, found
+  assert found.prompt is not None or name in interop.CACHED_ONLY

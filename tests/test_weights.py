@@ -71,9 +71,10 @@ def test_what_is_saved_is_loaded_in_the_last_bit_and_others_can_read_it(path, pa
   assert theirs['params.embedding.embedding'].dtype == jnp.bfloat16
 
 
-def test_a_file_without_checksums_is_read_too(path, parameters):
+def test_a_file_without_checksums_is_refused(path, parameters):
   library.save_file(library.load_file(path), path)
-  assert same(files.load(path, like(parameters)), parameters)
+  said = f'{path} has no checksums: it was not written by this repository'
+  assert refused(files.load, path, like(parameters)) == said
 
 
 def test_a_file_is_written_whole_or_not_at_all(path, parameters, monkeypatch):

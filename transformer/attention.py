@@ -125,6 +125,7 @@ class Attention(SequenceLayer):
   window: int = 0  # how many of the latest tokens are seen, the own one included; 0: all
   soft_cap: float = 0.0  # the bound of the scores; 0: none
   query_key_norm: bool = False
+  query_key_epsilon: float = 1e-6  # of those norms
   key_width: int = 0  # K, of each head's queries and keys; 0: the model's width shared by the heads
   value_width: int = 0  # V, of its values; 0: the same
   use_bias: bool = False  # of all projections
@@ -135,7 +136,7 @@ class Attention(SequenceLayer):
   def __post_init__(self):
     super().__post_init__()
     at_least(self, 1, 'num_heads')
-    at_least(self, 0, 'window', 'soft_cap', 'key_width', 'value_width')
+    at_least(self, 0, 'window', 'soft_cap', 'key_width', 'value_width', 'query_key_epsilon')
     one_of(self, 'form', FORMS)
     if self.key_width % self.positions.head_multiple:
       multiple = self.positions.head_multiple
@@ -217,8 +218,8 @@ class Attention(SequenceLayer):
       query, key = jnp.split(projected, split[:1], 1)
       value = project(self.key_heads, value_width, 'value_projection')
     if self.query_key_norm:
-      query = nn.RMSNorm(dtype=x.dtype, name='query_norm')(query)
-      key = nn.RMSNorm(dtype=x.dtype, name='key_norm')(key)
+      query = nn.RMSNorm(self.query_key_epsilon, dtype=x.dtype, name='query_norm')(query)
+      key = nn.RMSNorm(self.query_key_epsilon, dtype=x.dtype, name='key_norm')(key)
     return self.positions.rotate(query, index), self.positions.rotate(key, index), value
 
   def remember(self, state, new: KeyValue):

@@ -23,6 +23,7 @@ nothing is lost. A beam of one is greedy. Vaswani et al. 2017 (section 6.1) had 
 and a limit of 50 tokens more than the source.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ import jax.numpy as jnp
 from transformer.layer import State
 
 Step = Callable[[jax.Array, State], tuple[jax.Array, State]]
+End = int | tuple[int, ...]
 
 
 class Written(NamedTuple):
@@ -52,7 +54,7 @@ class Hypotheses(NamedTuple):
 
 
 def greedy(
-  step: Step, state: State, start: jax.Array, length: int, end: int, pad: int,
+  step: Step, state: State, start: jax.Array, length: int, end: End, pad: int,
   *, limit: jax.Array | None = None,
 ) -> Written:
   """The likeliest token, every time.
@@ -62,7 +64,8 @@ def greedy(
     state: what came before, with room for `length` tokens more.
     start: [B] the tokens that are read first, and not written.
     length: T, the most tokens of an answer.
-    end: the token that ends an answer; where there is none, a number that is no token, such as -1.
+    end: the token that ends an answer, or several of which each does; where there is none, a number
+      that is no token, such as -1.
     pad: what stands behind the end.
     limit: [B] the most tokens of each answer; None: `length`.
 
@@ -71,7 +74,7 @@ def greedy(
 
 
 def sample(
-  step: Step, state: State, start: jax.Array, length: int, end: int, pad: int,
+  step: Step, state: State, start: jax.Array, length: int, end: End, pad: int,
   *, key: jax.Array, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
   limit: jax.Array | None = None,
 ) -> Written:
@@ -117,7 +120,7 @@ def narrowed(logits: jax.Array, top_k: int = 0, top_p: float = 1.0) -> tuple[jax
 
 
 def beam_search(
-  step: Step, state: State, start: jax.Array, length: int, end: int, pad: int,
+  step: Step, state: State, start: jax.Array, length: int, end: End, pad: int,
   *, beam_size: int = 4, length_penalty: float = 0.6, answers: int | None = None,
   limit: jax.Array | None = None,
 ) -> Hypotheses:
@@ -139,7 +142,7 @@ def beam_search(
     beam, waiting = found
     beam, origin = beam.extended(logits, count)
     token = beam.tokens[:, :, count]
-    over = (token == end) | (count + 1 >= limit)
+    over = _is_end(token, end) | (count + 1 >= limit)
     answer = beam._replace(scores=score(beam.scores, count + 1))
     waiting = waiting.best_with(answer.only(over))
     beam = beam.only(~over)
@@ -231,7 +234,7 @@ def _write(step, state, start, length, end, pad, limit, choose) -> Written:
     tokens, lengths, going = found
     token = jnp.where(going, choose(logits, count).astype(start.dtype), pad)
     tokens, lengths = tokens.at[:, count].set(token), lengths + going
-    going &= (token != end) & (lengths < limit)
+    going &= ~_is_end(token, end) & (lengths < limit)
     return token, None, (tokens, lengths, going), going
 
   found = jnp.full((len(start), length), pad, start.dtype), jnp.zeros_like(limit), limit > 0
@@ -261,6 +264,12 @@ def _loop(step, state, token, length, found, advance):
 
 def _likeliest(logits):  # [B, V]
   return jax.lax.top_k(logits, 1)[1][:, 0]  # on a CPU several times as fast as argmax
+
+
+def _is_end(token, end):
+  """Whether each token is one that ends an answer."""
+  ends = end if isinstance(end, tuple) else (end,)
+  return functools.reduce(jnp.logical_or, (token == each for each in ends))
 
 
 def _at(tokens, places):  # [B, N, T], [B, M]

@@ -1,10 +1,18 @@
 """The position-wise network: what a token does with what it has gathered, at every place alike.
 
-relu     W2 max(0, W1 x + b1) + b2          (Vaswani et al. 2017, equation 2)
-gelu     W2 gelu(W1 x + b1) + b2            (Hendrycks and Gimpel 2016)
-swiglu   W2 (silu(W1 x) * W3 x), no biases  (Shazeer 2020)
+relu        W2 max(0, W1 x + b1) + b2          (Vaswani et al. 2017, equation 2)
+gelu        W2 gelu(W1 x + b1) + b2            (Hendrycks and Gimpel 2016), in the tanh form
+gelu_exact  the same in the exact form
+swiglu      W2 (silu(W1 x) * W3 x), no biases  (Shazeer 2020)
+
+The GELU of its paper is x Phi(x), with the normal distribution's Phi(x) = (1 + erf(x / sqrt 2)) / 2.
+The paper's approximation, x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, differs from it by less
+than 5e-4. GPT-2 was trained with the tanh form, and `jax.nn.gelu` computes it unless told otherwise;
+PyTorch's default is the exact form, with which for example Cerebras-GPT was trained. Wherever this
+repository says GELU and nothing else, it is the tanh form.
 """
 
+import functools
 from typing import ClassVar
 
 import jax
@@ -13,7 +21,12 @@ from flax import linen as nn
 from transformer.layer import SequenceLayer, masked
 from transformer.options import one_of
 
-ACTIVATIONS = {'relu': jax.nn.relu, 'gelu': jax.nn.gelu, 'swiglu': jax.nn.silu}
+ACTIVATIONS = {
+  'relu': jax.nn.relu,
+  'gelu': functools.partial(jax.nn.gelu, approximate=True),
+  'gelu_exact': functools.partial(jax.nn.gelu, approximate=False),
+  'swiglu': jax.nn.silu,
+}
 
 
 class FeedForward(SequenceLayer):

@@ -5,7 +5,7 @@ Absolute encodings are layers, x_t + p_t, which a model applies once to its embe
   learned      p_t = row t of a table                                (Gehring et al. 2017)
 Relative encodings act where a query at t meets a key at s, inside each attention layer:
   rotary       turns both by their position: the product sees t - s  (Su et al. 2021);
-               turns that are slowed reach further (Chen et al. 2023; Grattafiori et al. 2024)
+               `transformer.stretched_rotary` has forms for texts longer than those of training
   alibi        adds -m_h (t - s), slope m_h = 2^(-8h/H)              (Press et al. 2022)
   t5_bias      adds b_h[bucket(t - s)], buckets growing as logarithms (Raffel et al. 2020)
   shaw         adds a vector of min(t - s, k) to the key, another to the value (Shaw et al. 2018)
@@ -135,50 +135,38 @@ class Rotary(Positions):
 
   def __post_init__(self):
     super().__post_init__()
-    if self.base <= 0 or self.stretch <= 0:
-      raise ValueError(f'rotary positions need a base and a stretch above 0, not '
-                       f'{self.base:g} and {self.stretch:g}')
+    for name, least in (('base', 1), ('stretch', 0.001)):  # float32 has the largest frequency
+      if not least <= getattr(self, name) < math.inf:
+        raise ValueError(f'rotary positions need a finite {name} of at least {least}, '
+                         f'not {getattr(self, name):g}')
 
-  def slowed(self, frequency: float) -> float:
-    """The angle from token to token of a pair that turned by `frequency` before the stretch."""
-    return frequency / self.stretch
+  def frequencies(self, pairs: int) -> list[float]:
+    """The angle from one token to the next of each pair of channels, in Python's float64."""
+    return [self.base ** (-pair / pairs) / self.stretch for pair in range(pairs)]
+
+  def angles(self, index: jax.Array, pairs: int) -> jax.Array:
+    """The angles [T, pairs] at positions index [T], in float32."""
+    # A frequency's error grows with the position that it is multiplied by: float64 until here.
+    frequency = jnp.array(self.frequencies(pairs), jnp.float32)
+    return index[:, None].astype(jnp.float32) * frequency[None]
+
+  @property
+  def magnitude(self) -> float:
+    """The factor on queries and on keys that goes with the turn."""
+    return 1.0
 
   def rotate(self, x, index):
     """The turn; angles are computed in float32, whatever x is."""
     half = x.shape[-1] // 2
-    # In Python's float64: a frequency's error grows with the position that it is multiplied by.
-    frequency = jnp.array([self.slowed(self.base ** (-pair / half)) for pair in range(half)],
-                          jnp.float32)
-    angle = (index[:, None].astype(jnp.float32) * frequency[None])[None, None]
-    cosine, sine = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
+    angle = self.angles(index, half)[None, None]
+    cosine, sine = jnp.cos(angle), jnp.sin(angle)
+    if self.magnitude != 1:
+      cosine, sine = self.magnitude * cosine, self.magnitude * sine
+    cosine, sine = cosine.astype(x.dtype), sine.astype(x.dtype)
     first, second = x[..., :half], x[..., half:]
     return jnp.concatenate(
       [first * cosine - second * sine, second * cosine + first * sine], -1
     )
-
-
-class Llama3Rotary(Rotary):
-  """Stretched as Llama 3.1 is: slow turns, not those that came around often in `trained_length`."""
-
-  stretch: float = 8.0
-  few_turns: float = 1.0  # within the trained length: so few are stretched in full
-  many_turns: float = 4.0  # so many are not stretched
-  trained_length: int = 8192
-
-  def __post_init__(self):
-    super().__post_init__()
-    if not 0 < self.few_turns < self.many_turns:
-      raise ValueError(f'few_turns are above 0 and below many_turns, not {self.few_turns:g} and '
-                       f'{self.many_turns:g}')
-    if self.trained_length < 1:
-      raise ValueError(f'a trained_length is at least 1, not {self.trained_length}')
-
-  def slowed(self, frequency):
-    """Between few and many turns, a mixture that is linear in them."""
-    turns = self.trained_length * frequency / (2 * math.pi)
-    kept = (turns - self.few_turns) / (self.many_turns - self.few_turns)
-    kept = min(max(kept, 0.0), 1.0)
-    return kept * frequency + (1 - kept) * super().slowed(frequency)
 
 
 class ALiBi(Positions):

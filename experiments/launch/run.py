@@ -12,7 +12,7 @@ from experiments.training.recipe import Recipe, check_choice, check_positive, se
 MATCHES = ('params', 'none')
 DTYPES = ('float32', 'bfloat16')
 SHELLS = ('pre', 'post', 'none', 'classic')
-FEEDFORWARDS = ('none', 'relu', 'gelu', 'swiglu')
+FEEDFORWARDS = ('none', 'relu', 'gelu', 'gelu_exact', 'swiglu')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

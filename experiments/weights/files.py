@@ -31,7 +31,7 @@ def save(path: str | os.PathLike, parameters: Any, metadata: Mapping[str, str]) 
 
 
 def load(path: str | os.PathLike, like: Any, metadata: Mapping[str, str] | None = None) -> Any:
-  """Reads a tree of arrays; BadInput, in one line, for a file that is damaged or another's.
+  """Reads a tree of arrays that `save` wrote; BadInput, in one line, for any other file.
 
   Args:
     path: the file.
@@ -41,8 +41,8 @@ def load(path: str | os.PathLike, like: Any, metadata: Mapping[str, str] | None 
   """
   archive = safetensors.Archive(path)
   for name, text in (metadata or {}).items():
-    if (found := archive.metadata.get(name)) != text:
-      raise BadInput(f'{path} was written with the {name} {found!r}, not {text!r}')
+    if (written := archive.metadata.get(name)) != text:
+      raise BadInput(f'{path} was written with the {name} {written!r:.100}, not {text!r:.100}')
   leaves = named(like)
   archive.expect(leaves)
   read = [archive.read(name, leaf.shape, (leaf.dtype.name,)) for name, leaf in leaves.items()]

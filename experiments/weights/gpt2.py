@@ -19,7 +19,13 @@ from transformer.feedforward import FeedForward
 from transformer.model import DecoderOnly
 from transformer.positions import Learned
 
-ACTIVATIONS = {'gelu_new': 'gelu', 'gelu_pytorch_tanh': 'gelu', 'relu': 'relu'}
+ACTIVATIONS = {  # name in transformers -> name here; several are the same function
+  'relu': 'relu',
+  **dict.fromkeys(('gelu', 'gelu_python'), 'gelu_exact'),
+  **dict.fromkeys(
+    ('gelu_new', 'gelu_pytorch_tanh', 'gelu_python_tanh', 'gelu_fast', 'gelu_accurate'), 'gelu'
+  ),
+}
 MASKS = r'h\.\d+\.attn\.(bias|masked_bias)'  # which keys a query may look at, as older files say it
 
 
@@ -33,7 +39,7 @@ def model_of(config: checkpoint.Config) -> DecoderOnly:
   config.choice('model_type', ('gpt2',))
   config.only(
     scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False, add_cross_attention=False,
-    is_encoder_decoder=False,
+    is_encoder_decoder=False, is_causal=True,
   )
   width = config.whole('n_embd')
   activation = config.choice('activation_function', ACTIVATIONS, 'gelu_new')

@@ -4,6 +4,7 @@ For every kind of model that can be loaded, a small one of theirs is drawn at ra
 save it, and loaded as ours. Both read the same tokens, at once and one by one with a cache.
 """
 
+import inspect
 import tempfile
 from typing import Any, NamedTuple
 
@@ -24,19 +25,37 @@ WAVES = {  # within 32 tokens the pairs of channels turn 5.1, 1.7 (a mixture), 0
   'high_freq_factor': 4.0, 'original_max_position_embeddings': 32,
 }
 LINEAR = {'rope_type': 'linear', 'rope_theta': 1e4, 'factor': 3.0}
+YARN = {  # of the four pairs of channels one is kept, one is a mixture, two are stretched
+  'rope_type': 'yarn', 'rope_theta': 1e2, 'factor': 4.0, 'original_max_position_embeddings': 64,
+  'beta_fast': 8.0, 'beta_slow': 2.0,
+}
+DYNAMIC = {'rope_type': 'dynamic', 'rope_theta': 1e4, 'factor': 3.0}
 CONFIGURATIONS = {
   'GPT-2': ('GPT2', GPT2),
   'GPT-2, untied, narrow': ('GPT2', {**GPT2, 'tie_word_embeddings': False, 'n_inner': 48}),
+  'GPT-2, exact GELU': ('GPT2', {**GPT2, 'activation_function': 'gelu'}),
   'Llama': ('Llama', {**LLAMA, 'num_key_value_heads': 4}),
   'Llama, grouped heads, tied': ('Llama', {**LLAMA, 'tie_word_embeddings': True}),
   'Llama, one key head, biases': (
     'Llama', {**LLAMA, 'num_key_value_heads': 1, 'attention_bias': True, 'rms_norm_eps': 1e-5}),
   'Llama, linear positions': ('Llama', {**LLAMA, 'rope_parameters': LINEAR}),
   'Llama 3.1': ('Llama', {**LLAMA, 'rope_parameters': WAVES}),
+  'Llama, YaRN': ('Llama', {**LLAMA, 'rope_parameters': YARN}),
+  'Llama, YaRN, other slopes': ('Llama', {
+    **LLAMA, 'rope_parameters': {**YARN, 'mscale': 2.0, 'mscale_all_dim': 0.5, 'truncate': False}}),
+  'Llama, dynamic positions': ('Llama', {**LLAMA, 'rope_parameters': DYNAMIC}),
+  'Llama, dynamic, too long': ('Llama', {
+    **LLAMA, 'rope_parameters': DYNAMIC, 'max_position_embeddings': 7}),
   'Mistral, window of 5': ('Mistral', {**LLAMA, 'sliding_window': 5}),
   'Qwen2': ('Qwen2', {k: v for k, v in LLAMA.items() if k != 'head_dim'}),
+  'Qwen3, epsilon of 0.01': ('Qwen3', {**LLAMA, 'rms_norm_eps': 1e-2}),
   'Qwen3, wide heads': ('Qwen3', {**LLAMA, 'head_dim': 16}),
 }
+
+
+# Beyond their trained length, dynamic positions of transformers answer a text that is read at once
+# in another way than one that is read token by token; ours answer both in the latter way.
+CACHED_ONLY = frozenset({'Llama, dynamic, too long'})
 
 
 class Agreement(NamedTuple):
@@ -44,7 +63,7 @@ class Agreement(NamedTuple):
 
   parameters: int
   spread: float  # the standard deviation of theirs
-  prompt: float  # the largest difference, all tokens read at once
+  prompt: float | None  # the largest difference, all tokens read at once; None: they have none
   cached: float  # the same, one token after another
 
 
@@ -76,11 +95,7 @@ def agreement(name: str) -> Agreement:
   tokens = np.random.default_rng(0).integers(0, VOCABULARY, (BATCH, LENGTH))
   with torch.no_grad():
     whole = theirs(torch.tensor(tokens)).logits.numpy()
-    stepped, cache = [], None
-    for column in torch.tensor(tokens).split(1, 1):
-      answer = theirs(column, past_key_values=cache, use_cache=True)
-      stepped.append(answer.logits.numpy())
-      cache = answer.past_key_values
+    stepped = _stepped(theirs, torch.tensor(tokens))
   read = jax.jit(ours.apply)
   prompt, _ = read(parameters, tokens)
   cached, state = [], ours.initial_state(BATCH, LENGTH, WIDTH)
@@ -90,9 +105,18 @@ def agreement(name: str) -> Agreement:
   return Agreement(
     sum(leaf.size for leaf in jax.tree.leaves(parameters)),
     float(whole.std()),
-    float(np.abs(np.asarray(prompt) - whole).max()),
-    float(np.abs(np.concatenate(cached, 1) - np.concatenate(stepped, 1)).max()),
+    None if name in CACHED_ONLY else float(np.abs(np.asarray(prompt) - whole).max()),
+    float(np.abs(np.concatenate(cached, 1) - stepped).max()),
   )
+
+
+def _stepped(theirs: Any, tokens: Any) -> np.ndarray:
+  """Their logits, one token after another with a cache."""
+  library = extra.load('transformers', 'comparisons with transformers', 'interop')
+  known = inspect.signature(theirs.forward).parameters  # the argument has two names in version 5
+  cache = {'cache' if 'cache' in known else 'past_key_values': library.DynamicCache()}
+  return np.concatenate([theirs(column, use_cache=True, **cache).logits.numpy()
+                         for column in tokens.split(1, 1)], 1)
 
 
 def table() -> Table:

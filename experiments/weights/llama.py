@@ -4,11 +4,12 @@
   x_2i+2  = x_2i+1 + W2 (silu(W1 y) * W3 y),  y = norm(x_2i+1)  norms by the RMS alone
   logits  = W norm(x_n),  or with the embedding's transpose for W
 
-  Llama 3.1   slow turns stretched           (Grattafiori et al. 2024)
-  Mistral     a window                       (Jiang et al. 2023)
+  Llama 3.1   slow turns stretched             (Grattafiori et al. 2024)
+  Mistral     a window                         (Jiang et al. 2023)
   Qwen2       biases of queries, keys, values  (Yang et al. 2024)
-  Qwen3       norms of queries and keys      (Yang et al. 2025)
+  Qwen3       norms of queries and keys        (Yang et al. 2025)
 
+Rotary positions may be plain, linear, Llama 3.1's, YaRN or dynamic, in any of these families.
 Its matrices stand as [out, in].
 """
 
@@ -24,7 +25,8 @@ from experiments.weights import checkpoint
 from transformer.attention import Attention
 from transformer.feedforward import FeedForward
 from transformer.model import DecoderOnly
-from transformer.positions import Llama3Rotary, Rotary
+from transformer.positions import Rotary
+from transformer.stretched_rotary import DynamicRotary, Llama3Rotary, YarnRotary, yarn_magnitude
 
 FREQUENCIES = r'(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq'  # as older files have them
 
@@ -33,16 +35,19 @@ class Family(NamedTuple):
   """Where a descendant differs."""
 
   defaults: dict[str, Any]  # of what its config.json may leave out
+  attention_bias: bool = False  # whether its config.json may ask for biases in attention
   window: bool = False
   input_bias: bool = False
   query_key_norm: bool = False
 
 
 FAMILIES = {
-  'llama': Family({}),
+  'llama': Family({}, attention_bias=True),
   'mistral': Family({'num_key_value_heads': 8, 'sliding_window': 4096}, window=True),
   'qwen2': Family({'num_key_value_heads': 32}, input_bias=True),
-  'qwen3': Family({'num_key_value_heads': 32, 'head_dim': 128}, query_key_norm=True),
+  'qwen3': Family(
+    {'num_key_value_heads': 32, 'head_dim': 128}, attention_bias=True, query_key_norm=True
+  ),
 }
 
 
@@ -55,14 +60,12 @@ def model_of(config: checkpoint.Config) -> DecoderOnly:
   """The expression that a config describes."""
   family = FAMILIES[config.choice('model_type', FAMILIES)]
   config.assume(family.defaults)
-  config.only(
-    hidden_act='silu', mlp_bias=False, rope_interleaved=False, is_encoder_decoder=False
-  )
+  config.choice('hidden_act', ('silu', 'swish'), 'silu')  # two names of one function
+  config.only(mlp_bias=False, rope_interleaved=False, is_encoder_decoder=False, is_causal=True)
   width, heads = config.whole('hidden_size'), config.whole('num_attention_heads')
   head_width = config.whole('head_dim', width // heads)
   epsilon = config.real('rms_norm_eps', 1e-6)
-  if family.query_key_norm and epsilon != 1e-6:  # which is what the norms of heads have here
-    raise config.refused('rms_norm_eps', epsilon, (1e-6,))
+  biases = (True, False) if family.attention_bias else (False,)
   return checkpoint.decoder(
     vocabulary=config.whole('vocab_size'),
     width=width,
@@ -73,9 +76,10 @@ def model_of(config: checkpoint.Config) -> DecoderOnly:
       config.whole('num_key_value_heads', heads),
       window=window(config, family),
       query_key_norm=family.query_key_norm,
+      query_key_epsilon=epsilon if family.query_key_norm else Attention.query_key_epsilon,
       key_width=head_width,
       value_width=head_width,
-      use_bias=config.choice('attention_bias', (True, False), False),
+      use_bias=config.choice('attention_bias', biases, False),
       input_bias=family.input_bias,
     ),
     feedforward=FeedForward('swiglu', config.whole('intermediate_size') / width),
@@ -89,33 +93,72 @@ def window(config: checkpoint.Config, family: Family) -> int:
   size = config.whole('sliding_window', 0)
   config.only(use_sliding_window=False)
   config.take('max_window_layers', 0)  # says nothing where that is false
-  for kind in config.take('layer_types', ()):
-    if kind != 'full_attention':
-      raise config.refused('layer_types', kind, ('full_attention',))
+  kinds = config.take('layer_types', [])
+  if not isinstance(kinds, list) or any(kind != 'full_attention' for kind in kinds):
+    raise config.refused('layer_types', kinds, ('full_attention',))
   return size if family.window else 0
 
 
 def rotary(config: checkpoint.Config) -> Rotary:
   """Positions by the names of transformers 5, or by those of its versions before."""
-  own = config.inner('rope_parameters', 'rope_scaling')
-  base = own.real('rope_theta', config.real('rope_theta', 10000.0))
+  base = config.real('rope_theta', 10000.0)
   longest = config.whole('max_position_embeddings', 2048)
-  own.only(partial_rotary_factor=1.0)
-  kinds = ('default', 'linear', 'llama3')
-  kind = own.choice('rope_type', kinds, own.choice('type', kinds, 'default'))
-  positions = Rotary(base)
-  if kind == 'linear':
-    positions = Rotary(base, own.real('factor'))
-  elif kind == 'llama3':
-    positions = Llama3Rotary(
-      base,
-      own.real('factor'),
-      own.real('low_freq_factor'),
-      own.real('high_freq_factor'),
-      own.whole('original_max_position_embeddings', longest),
-    )
-  own.finish()
+  config.only(partial_rotary_factor=1.0)
+  fields = config.inner('rope_scaling', 'rope_parameters')
+  fields.only(partial_rotary_factor=1.0)
+  kind = fields.choice('rope_type', ROTARY, fields.choice('type', ROTARY, 'default'))
+  trained_length = fields.whole('original_max_position_embeddings', longest)
+  positions = ROTARY[kind](fields, fields.real('rope_theta', base), longest, trained_length)
+  fields.finish()
   return positions
+
+
+def plain(fields, base: float, longest: int, trained_length: int) -> Rotary:
+  """Turns that no length changes."""
+  return Rotary(base)
+
+
+def linear(fields, base: float, longest: int, trained_length: int) -> Rotary:
+  """All turns stretched alike."""
+  return Rotary(base, fields.real('factor'))
+
+
+def llama3(fields, base: float, longest: int, trained_length: int) -> Llama3Rotary:
+  """Those of Llama 3.1."""
+  return Llama3Rotary(
+    base=base,
+    stretch=fields.real('factor'),
+    trained_length=trained_length,
+    few_turns=fields.real('low_freq_factor'),
+    many_turns=fields.real('high_freq_factor'),
+  )
+
+
+def yarn(fields, base: float, longest: int, trained_length: int) -> YarnRotary:
+  """YaRN's; there are three ways to say by how much attention is sharpened."""
+  stretch = fields.real('factor', longest / trained_length)
+  slopes = [fields.real(name, 0.0) for name in ('mscale', 'mscale_all_dim')]
+  sharpening = yarn_magnitude(stretch)
+  if all(slopes):
+    above, below = (yarn_magnitude(stretch, slope) for slope in slopes)
+    sharpening = above / below
+  return YarnRotary(
+    base=base,
+    stretch=stretch,
+    trained_length=trained_length,
+    few_turns=fields.real('beta_slow', 1.0),
+    many_turns=fields.real('beta_fast', 32.0),
+    whole_pairs=fields.choice('truncate', (True, False), True),
+    sharpening=fields.real('attention_factor', sharpening),
+  )
+
+
+def dynamic(fields, base: float, longest: int, trained_length: int) -> DynamicRotary:
+  """Dynamic ones; transformers takes max_position_embeddings for the trained length."""
+  return DynamicRotary(base=base, stretch=fields.real('factor'), trained_length=longest)
+
+
+ROTARY = {'default': plain, 'linear': linear, 'llama3': llama3, 'yarn': yarn, 'dynamic': dynamic}
 
 
 def parameters_of(tensors: checkpoint.Tensors, model: DecoderOnly) -> dict:

@@ -6,8 +6,9 @@ here has one for each tensor, as JSON under `sha256` in the metadata:
 
   {<tensor>: sha256(dtype, shape, bytes), ..., '__metadata__': sha256(all other metadata)}
 
-Files of others have none, and are read without. What is wrong with a file is one line that names it
-and its tensor. A file is written whole or not at all.
+A file without them is refused, unless it is said to be of others, who write none. A tensor with a
+NaN or an infinity is refused in any file: no model that was trained has one. What is wrong with a
+file is one line that names it and its tensor. A file is written whole or not at all.
 """
 
 import hashlib
@@ -55,7 +56,7 @@ def ready() -> None:
 class Archive:
   """A file that is open for reading; BadInput where it cannot be, or not be trusted."""
 
-  def __init__(self, path: str | os.PathLike):
+  def __init__(self, path: str | os.PathLike, *, of_others: bool = False):
     library = extra.load('safetensors', 'safetensors files', 'weights')
     self.path = pathlib.Path(path)
     try:
@@ -63,12 +64,11 @@ class Archive:
       self.names = tuple(self._file.keys())
       self.metadata = dict(self._file.metadata() or {})
     except library.SafetensorError as error:
-      raise BadInput(f'{path} is damaged: {str(error).splitlines()[0]}') from None
-    except OSError as error:
-      raise BadInput(f'cannot read {path}: {error.strerror or error}') from None
-    self._sums = self._checksums()
-    if self._sums is not None and self._sums.get(METADATA) != _checksum(self.metadata):
-      raise BadInput(f'{path} is damaged: the checksum of its metadata does not match')
+      raise BadInput(f'{path} is damaged: {str(error).splitlines()[0]:.200}') from None
+    except (OSError, ValueError) as error:
+      reason = getattr(error, 'strerror', None) or error
+      raise BadInput(f'cannot read {path}: {reason}') from None
+    self._sums = None if of_others else self._checksums()
 
   def expect(self, names: Iterable[str]) -> None:
     """BadInput unless the file has these tensors, and no other."""
@@ -91,17 +91,24 @@ class Archive:
     tensor = self._file.get_tensor(name)
     if self._sums is not None and self._sums.get(name) != _checksum(tensor):
       raise BadInput(f'{self.path} is damaged: the checksum of the tensor {name!r} does not match')
+    if not np.isfinite(tensor).all():
+      raise BadInput(f'{self.path}: the tensor {name!r} has a NaN or an infinity')
     return tensor
 
-  def _checksums(self) -> dict[str, str] | None:
-    """What is said to be right; None: nothing is."""
+  def _checksums(self) -> dict[str, str]:
+    """The checksums of the tensors, after that of the metadata was found right."""
     text = self.metadata.pop(CHECKSUMS, None)
     if text is None:
-      return None
+      raise BadInput(f'{self.path} has no checksums: it was not written by this repository')
     try:
-      return dict(json.loads(text))
-    except (ValueError, TypeError):
-      raise BadInput(f'{self.path} is damaged: its checksums are not JSON') from None
+      sums = json.loads(text)
+    except (ValueError, RecursionError):
+      sums = None
+    if not isinstance(sums, dict):
+      raise BadInput(f'{self.path} is damaged: its checksums are not a JSON object')
+    if sums.get(METADATA) != _checksum(self.metadata):
+      raise BadInput(f'{self.path} is damaged: the checksum of its metadata does not match')
+    return sums
 
 
 def _checksum(content: Mapping[str, str] | np.ndarray) -> str:
