@@ -5,11 +5,15 @@ gelu        W2 gelu(W1 x + b1) + b2            (Hendrycks and Gimpel 2016), in t
 gelu_exact  the same in the exact form
 swiglu      W2 (silu(W1 x) * W3 x), no biases  (Shazeer 2020)
 
-The GELU of its paper is x Phi(x), with the normal distribution's Phi(x) = (1 + erf(x / sqrt 2)) / 2.
-The paper's approximation, x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, differs from it by less
-than 5e-4. GPT-2 was trained with the tanh form, and `jax.nn.gelu` computes it unless told otherwise;
-PyTorch's default is the exact form, with which for example Cerebras-GPT was trained. Wherever this
-repository says GELU and nothing else, it is the tanh form.
+The GELU of its paper is x Phi(x), where Phi(x) = (1 + erf(x / sqrt 2)) / 2 is the distribution
+function of the standard normal. The paper's approximation
+
+  x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2
+
+differs from it by less than 5e-4. GPT-2 was trained with the tanh form, which is also what
+`jax.nn.gelu` computes unless told otherwise; PyTorch computes the exact form unless told otherwise,
+and Cerebras-GPT, for example, was trained with it. Where this repository says GELU and no more, it
+is the tanh form.
 """
 
 import functools

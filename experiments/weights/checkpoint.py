@@ -207,7 +207,15 @@ def load(
 
   """
   folder = pathlib.Path(folder)
-  config = read_config(folder)
+  model = described(read_config(folder), model_of)
+  tensors = Tensors(folder, prefix)
+  parameters = parameters_of(tensors, model)
+  tensors.finish(computed)
+  return model, jax.tree.map(jnp.asarray, {'params': parameters})
+
+
+def described(config: Config, model_of: Callable[[Config], DecoderOnly]) -> DecoderOnly:
+  """The expression for a config of which nothing is left over; else BadInput."""
   try:
     model = model_of(config)
   except BadInput:
@@ -215,10 +223,7 @@ def load(
   except ValueError as error:  # such as a width that the heads do not share
     raise BadInput(f'{config.place}: {error}') from None
   config.finish()
-  tensors = Tensors(folder, prefix)
-  parameters = parameters_of(tensors, model)
-  tensors.finish(computed)
-  return model, jax.tree.map(jnp.asarray, {'params': parameters})
+  return model
 
 
 def read_config(folder: pathlib.Path, name: str = CONFIG) -> Config:
