@@ -11,10 +11,12 @@ NaN or an infinity is refused in any file: no model that was trained has one. Wh
 file is one line that names it and its tensor. A file is written whole or not at all.
 """
 
+import errno
 import hashlib
 import json
 import os
 import pathlib
+import stat
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -60,6 +62,8 @@ class Archive:
     library = extra.load('safetensors', 'safetensors files', 'weights')
     self.path = pathlib.Path(path)
     try:
+      if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for its writer
+        raise OSError(errno.EINVAL, 'not a regular file')
       self._file = library.safe_open(self.path, 'numpy')
       self.names = tuple(self._file.keys())
       self.metadata = dict(self._file.metadata() or {})
