@@ -209,11 +209,51 @@ def test_the_script_goes_on_from_text(tmp_path):
   assert by_words.splitlines()[-1].split() == ['w3', 'w3', 'w1', *(f'w{i}' for i in written)]
 
 
+def test_generation_ends_with_a_token_that_the_checkpoint_names(tmp_path):
+  """And that token is written, as transformers does."""
+  folder = checkpoint(tmp_path, LLAMA)
+
+  def written(**files):
+    for name, fields in files.items():
+      (folder / f'{name}.json').write_text(json.dumps(fields))
+    return command.run(
+      convert, f'--checkpoint={folder}', '--prompt_ids=2', '--generate=5').out.splitlines()[-1]
+
+  whole = written().split(',')
+  assert len(whole) == 5
+  end = next(token for token in whole[1:] if token != whole[0])
+  expected = ','.join(whole[:whole.index(end) + 1])
+  assert written(config={**LLAMA, 'eos_token_id': int(end)}) == expected
+  assert written(generation_config={'eos_token_id': [int(whole[0]), 10]}) == whole[0]
+  assert written(generation_config={}, config={**LLAMA, 'eos_token_id': [int(end)]}) == expected
+  assert written(config={**LLAMA, 'eos_token_id': None}) == ','.join(whole)
+
+
+@pytest.mark.parametrize(('count', 'says'), [
+  ('10000000', 'tokens are too many for this machine'), ('1000000000000', 'at most 16777216')])
+def test_more_tokens_than_there_is_memory_for_are_refused(tmp_path, monkeypatch, count, says):
+  monkeypatch.setattr('experiments.measure.memory.available', lambda: 10**8)
+  folder = checkpoint(tmp_path, LLAMA)
+  done = command.run(convert, f'--checkpoint={folder}', '--prompt_ids=1', f'--generate={count}')
+  assert done.code == 2 and says in done.err and done.err.count('\n') == 1
+
+
+def test_a_prompt_is_no_longer_than_dynamic_positions_are_the_same_for(tmp_path):
+  folder = checkpoint(tmp_path, CHECKPOINTS['llama, dynamic'])
+  words = f'--checkpoint={folder}', '--generate=6'
+  assert command.run(convert, *words, '--prompt_ids=1,2,3,4').code == 0
+  done = command.run(convert, *words, '--prompt_ids=1,2,3,4,5')
+  assert done.code == 2 and 'a prompt of 5 tokens is longer than the 4' in done.err
+
+
 @pytest.mark.parametrize(('words', 'says'), [
   ((), '--checkpoint=FOLDER'),
   (('--prompt=a', '--prompt_ids=1'), 'not both'),
   (('--prompt_ids=1,x',), "not '1,x'"),
   (('--prompt_ids=11',), 'from 0 to 10'),
+  (('--prompt_ids=' + '9' * 5000,), 'whole numbers'),
+  (('--prompt_ids=' + '9' * 4000,), 'from 0 to 10'),
+  (('--prompt=a',), 'has no tokenizer.json'),
   (('--prompt_ids=1', '--generate=10'), '10 positions; this model has 9'),
   (('--prompt_ids=1', '--generate=0'), 'at least 1'),
   (('--out=/nowhere/at/all',), 'cannot write /nowhere/at/all'),

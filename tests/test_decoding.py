@@ -103,6 +103,39 @@ def rerun(name):
   return read
 
 
+@pytest.mark.parametrize('how', [
+  decoding.greedy, functools.partial(decoding.sample, key=jax.random.key(1), temperature=0.5)])
+def test_of_several_ends_the_first_that_is_written_ends_an_answer(how):
+  """What is written then is what is written without any end, up to the first of them."""
+  @functools.partial(jax.jit, static_argnums=1)
+  def write(table, end):
+    state, start = (jnp.zeros(1, jnp.int32), jnp.int32(0)), jnp.zeros(1, jnp.int32)
+    return how(by_table(table), state, start, PLACES, end, -1)
+
+  lengths = set()
+  for table in map(table_of, range(12)):
+    (row,), ((tokens,), (length,), *_) = write(table, -1).tokens.tolist(), write(table, (0, 2))
+    first = next((i + 1 for i, token in enumerate(row) if token in (0, 2)), PLACES)
+    assert length == first and tokens.tolist() == row[:first] + [-1] * (PLACES - first)
+    lengths.add(first)
+    np.testing.assert_array_equal(write(table, 2).tokens, write(table, (2, 2)).tokens)
+  assert len(lengths) > 1
+
+
+def test_a_beam_with_several_ends_is_one_whose_ends_are_one_token():
+  """Where one of two ends has no mass, only the other ends an answer."""
+  table = jnp.array(table_of(5)).at[:, 0].add(-1e9)
+
+  def found(end):
+    state, start = (jnp.zeros(1, jnp.int32), jnp.int32(0)), jnp.zeros(1, jnp.int32)
+    return decoding.beam_search(by_table(table), state, start, PLACES, end, -1, beam_size=2)
+
+  for one, same in zip(found(TINY - 1), found((0, TINY - 1)), strict=True):
+    np.testing.assert_array_equal(one, same)
+  tokens = found((1, TINY - 1)).tokens[0]
+  assert all(row[0] in (1, TINY - 1) and set(row[1:]) == {-1} for row in tokens.tolist())
+
+
 @pytest.mark.parametrize('name', MODELS)
 def test_what_is_written_with_a_state_is_what_the_whole_prefix_says(name):
   written = search(name, decoding.greedy)(SOURCES, SEEN)
