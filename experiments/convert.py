@@ -7,9 +7,9 @@
 FOLDER is as Hugging Face keeps it: config.json beside model.safetensors, or beside its parts and
 their index. GPT-2, Llama, Mistral, Qwen2 and Qwen3 are taken over exactly, and what would not be is
 refused by name. The expression that is printed is the architecture. Tokens are written greedily,
-through the same state as that of every other layer here, up to one that the checkpoint names as the
-end (eos_token_id of generation_config.json, or else of config.json). `--check` draws small models of
-all these kinds and prints how far their logits are from those of `transformers`.
+through the same state as that of every other layer here, up to one that the checkpoint names as
+the end (eos_token_id of generation_config.json, or else of config.json). `--check` draws small
+models of all these kinds and prints how far their logits are from those of `transformers`.
 """
 
 import hashlib
@@ -124,8 +124,10 @@ def _check_lengths(model, prompt: list[int], count: int) -> None:
                    f'this model has {longest}')
   positions = model.stack.layers[0].layer.positions
   if isinstance(positions, DynamicRotary) and len(prompt) > positions.trained_length:
-    raise BadInput(f'a prompt of {len(prompt)} tokens is longer than the {positions.trained_length} '
-                   'up to which dynamic positions do not depend on how a text is read')
+    raise BadInput(
+      f'a prompt of {len(prompt)} tokens is longer than the {positions.trained_length} up to which '
+      'dynamic positions do not depend on how a text is read'
+    )
 
 
 def _numbers(text: str | None) -> list[int] | None:

@@ -4,8 +4,8 @@
   python -m experiments.translate --weights=runs/mine/weights/CELL-seed0.safetensors --text='elf'
 
 The file says which run it is of, so that the model and the vocabulary are those that it was trained
-with; if the vocabulary here is another one, or the sentence has more tokens than the model has
-places for, nothing is answered.
+with. Nothing is answered if the vocabulary here is another one, or if the sentence is longer than a
+sentence is, or has more tokens than the model has places for.
 """
 
 import json
@@ -15,6 +15,7 @@ from absl import flags as absl_flags
 from experiments.launch import flags
 from experiments.launch.errors import BadInput
 
+LONGEST = 2000  # characters of a sentence; a search takes time in proportion to their square
 LONGER = 50  # tokens that an answer may have more than its source (Vaswani et al. 2017, 6.1)
 
 
@@ -34,35 +35,63 @@ def main() -> None:
   if given.beam < 1 or given.length_penalty < 0:
     raise BadInput(f'--beam is 1 or more and --length_penalty not negative, '
                    f'not {given.beam} and {given.length_penalty:g}')
+  check_text(given.text)
   model, parameters, task = load(given.weights)
   try:
     source = task.tokens(given.text)
   except ValueError as error:
-    raise BadInput(str(error)) from None
+    raise BadInput(f'{error!s:.300}') from None  # it may repeat the text
   for score, text in translations(model, parameters, task, source):
     print(f'{score:8.3f}  {text}')
+
+
+def check_text(text: str) -> None:
+  """BadInput for what is no text, or more than a sentence."""
+  try:
+    text.encode()
+  except UnicodeEncodeError:  # bytes of the command that are not UTF-8 arrive as lone surrogates
+    raise BadInput('--text is not UTF-8 text: it has a byte or a surrogate of its own') from None
+  if len(text) > LONGEST:
+    raise BadInput(f'--text has {len(text)} characters; a sentence has at most {LONGEST}: '
+                   'translate sentence by sentence')
 
 
 def load(path: str):
   """The model, its parameters and its task; BadInput for a file that is no translator's."""
   import jax
 
-  from experiments.launch import build, cell
-  from experiments.weights import files, safetensors
+  from experiments.launch import build
+  from experiments.weights import files
 
+  run = run_of(path)
   try:
-    run = cell.run_from(json.loads(safetensors.Archive(path).metadata['run']))
-  except (KeyError, ValueError, TypeError) as error:
-    if isinstance(error, BadInput):
-      raise
-    raise BadInput(f'{path} does not say which run it is of: it was not kept by a study') from None
-  task = build.task_of(run)
-  if task.answered_by != 'translator':
-    raise BadInput(f'{path} is of {run.layer} on {run.task}, which is no translation')
-  model, _ = build.matched(run)
+    task = build.task_of(run)
+    if task.answered_by != 'translator':
+      raise BadInput(f'{run.layer} on {run.task} is no translation')
+    build.check(run)
+    model, _ = build.matched(run)
+  except ValueError as error:
+    raise BadInput(f'{path} cannot translate: {error!s:.300}') from None
   arguments, named = jax.eval_shape(task.arguments, build.shapes_of(task))
   like = jax.eval_shape(model.init, jax.random.key(0), *arguments, **named)
   return model, files.load(path, like, {'vocabulary': task.digest}), task
+
+
+def run_of(path: str):
+  """The run that kept a file of weights; BadInput where the file does not say it."""
+  from experiments.launch import cell
+  from experiments.weights import safetensors
+
+  metadata = safetensors.Archive(path).metadata
+  if 'run' not in metadata:
+    raise BadInput(f'{path} does not say which run it is of: it was not kept by a study')
+  try:
+    values = json.loads(metadata['run'])
+    if not isinstance(values, dict):
+      raise ValueError('it is no JSON object')
+    return cell.run_from(values)
+  except (ValueError, RecursionError) as error:
+    raise BadInput(f'{path} names a run that cannot be: {error!s:.300}') from None
 
 
 def translations(model, parameters, task, source: list[int]):

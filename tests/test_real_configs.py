@@ -52,7 +52,7 @@ def test_a_field_that_switches_nothing_on_is_taken(config, value):
 @pytest.mark.parametrize('config', [GPT2, LLAMA])
 @pytest.mark.parametrize('value', [True, 0, 1, 0.5, 'on', [0], {'on': False}])
 def test_a_field_that_could_switch_something_on_is_refused_by_name(config, value):
-  with pytest.raises(BadInput, match='logit_scale = .* cannot be taken over'):
+  with pytest.raises(BadInput, match=r'logit_scale = .* cannot be taken over'):
     model_of({**config, 'logit_scale': value})
 
 
@@ -135,7 +135,7 @@ def test_what_ends_an_answer_is_what_the_checkpoint_says(tmp_path, config, gener
 @pytest.mark.parametrize('value', ['2', True, 1.5, [[2]], [None], {'a': 2}, 10**30])
 def test_an_end_that_is_no_token_is_refused(tmp_path, value):
   (tmp_path / 'config.json').write_text(json.dumps({'eos_token_id': value}))
-  with pytest.raises(BadInput, match='eos_token_id = .* cannot be taken over'):
+  with pytest.raises(BadInput, match=r'eos_token_id = .* cannot be taken over'):
     weights.ends(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Rotary positions for long texts: against their equations in float64, and as parts of attention."""
+"""Rotary positions for long texts: against their equations in float64, and inside attention."""
 
 import jax
 import jax.numpy as jnp

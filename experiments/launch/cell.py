@@ -9,6 +9,7 @@ import functools
 import itertools
 import math
 import pathlib
+import typing
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -134,8 +135,22 @@ def calibrate(task: Task, batch_size: int, batches: int) -> dict[str, float]:
 
 
 def run_from(values: dict) -> Run:
-  """A run from the JSON values of its identity."""
+  """A run from the JSON values of its identity; a ValueError where one has another type."""
+  kinds = {field.name: field.type for field in dataclasses.fields(Run)}
+  for name, value in values.items():
+    if name not in kinds or not _has_type(value, kinds[name]):
+      raise ValueError(f'a run has no {name} of this kind: {value!r:.100}')
   return Run(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _has_type(value: Any, kind: Any) -> bool:
+  """Whether a JSON value is one of a field of this type."""
+  if typing.get_origin(kind) is tuple:
+    part, _ = typing.get_args(kind)
+    return isinstance(value, list | tuple) and all(_has_type(each, part) for each in value)
+  if kind is float:
+    return type(value) is float or (type(value) is int and abs(value) < 2**63)
+  return type(value) is kind
 
 
 def choose(task: Task, members: Sequence[Member]) -> float:
