@@ -16,6 +16,8 @@ from experiments.launch import flags
 from experiments.launch.errors import BadInput
 
 LONGEST = 2000  # characters of a sentence; a search takes time in proportion to their square
+WIDEST = 256  # beam: that many copies of the model's state are kept
+STEEPEST = 10  # length penalty: with one of 100 the divisor leaves float32
 LONGER = 50  # tokens that an answer may have more than its source (Vaswani et al. 2017, 6.1)
 
 
@@ -32,9 +34,9 @@ def main() -> None:
   given = flags.FLAGS
   if not given.weights or given.text is None:
     raise BadInput('--weights=FILE is who translates, --text is what')
-  if given.beam < 1 or given.length_penalty < 0:
-    raise BadInput(f'--beam is 1 or more and --length_penalty not negative, '
-                   f'not {given.beam} and {given.length_penalty:g}')
+  if not 1 <= given.beam <= WIDEST or not 0 <= given.length_penalty <= STEEPEST:
+    raise BadInput(f'--beam is 1 or more, up to {WIDEST}, and --length_penalty is from 0 to '
+                   f'{STEEPEST}, not {given.beam} and {given.length_penalty:g}')
   check_text(given.text)
   model, parameters, task = load(given.weights)
   try:

@@ -88,6 +88,13 @@ def test_weights_with_right_checksums_of_a_run_that_cannot_be_are_refused(tmp_pa
   assert said(tmp_path / 'x').startswith(str(tmp_path / 'x'))
 
 
+@pytest.mark.parametrize('word', [
+  '--beam=0', '--beam=-1', '--beam=257', '--beam=1000000000', '--length_penalty=-1',
+  '--length_penalty=nan', '--length_penalty=inf', '--length_penalty=100'])
+def test_searches_that_cannot_be_are_refused(kept, word):
+  assert '--beam is 1 or more' in said(kept, '1 2', word)
+
+
 FIELDS = sorted(RUN.identity())
 VALUES = st.one_of(
   st.none(), st.booleans(), st.integers(-2, 2), st.floats(), st.text(max_size=4),
