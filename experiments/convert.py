@@ -50,7 +50,7 @@ def main() -> None:
     raise BadInput('a prompt is --prompt or --prompt_ids, not both')
   folder = pathlib.Path(given.checkpoint).expanduser()
   tokenizer = None if given.prompt is None else _tokenizer(folder)
-  prompt = tokenizer.encode(given.prompt).ids if tokenizer else _numbers(given.prompt_ids)
+  prompt = _encoded(tokenizer, given.prompt) if tokenizer else _numbers(given.prompt_ids)
 
   import jax
 
@@ -148,7 +148,22 @@ def _tokenizer(folder: pathlib.Path):
   try:
     return library.Tokenizer.from_file(str(path))
   except Exception as error:  # the library raises nothing more special
-    raise BadInput(f'{path} is no tokenizer: {str(error).splitlines()[0]}') from None
+    raise BadInput(f'{path} is no tokenizer: {_line(error)}') from None
+
+
+def _encoded(tokenizer, text: str) -> list[int]:
+  """The tokens of a prompt."""
+  try:
+    text.encode()  # bytes of the command that are not UTF-8 arrive as lone surrogates
+    return tokenizer.encode(text).ids
+  except UnicodeEncodeError:
+    raise BadInput('--prompt is not UTF-8 text: it has a byte or a surrogate of its own') from None
+  except Exception as error:  # the library raises nothing more special
+    raise BadInput(f'the {TOKENIZER} cannot read this prompt: {_line(error)}') from None
+
+
+def _line(error: Exception) -> str:
+  return ''.join(str(error).splitlines()[:1])
 
 
 def _metadata(folder: pathlib.Path, model) -> dict[str, str]:

@@ -247,6 +247,28 @@ def test_a_prompt_is_no_longer_than_dynamic_positions_are_the_same_for(tmp_path)
   assert done.code == 2 and 'a prompt of 5 tokens is longer than the 4' in done.err
 
 
+@pytest.mark.parametrize(('content', 'prompt', 'says'), [
+  (b'', 'a', 'is no tokenizer'),
+  (b'[]', 'a', 'is no tokenizer'),
+  (b'\xff', 'a', 'is no tokenizer'),
+  (b'[' * 100_000, 'a', 'is no tokenizer'),
+  (None, '\udcff', 'not UTF-8'),
+  (None, 'unknown', 'cannot read this prompt'),
+  (None, '', 'one token or more'),
+  (None, 'far', 'each from 0 to 10'),
+])
+def test_tokenizers_and_prompts_that_cannot_be_are_refused(tmp_path, content, prompt, says):
+  tokenizers = pytest.importorskip('tokenizers', reason='the extra `weights` has no tokenizers')
+  folder = checkpoint(tmp_path, GPT2)
+  if content is None:  # one that knows no token for words that it does not know
+    model = tokenizers.models.WordLevel({'a': 0, 'far': 11}, unk_token='none')
+    tokenizers.Tokenizer(model).save(str(folder / 'tokenizer.json'))
+  else:
+    (folder / 'tokenizer.json').write_bytes(content)
+  done = command.run(convert, f'--checkpoint={folder}', f'--prompt={prompt}')
+  assert done.code == 2 and says in done.err and done.err.count('\n') == 1
+
+
 @pytest.mark.parametrize(('words', 'says'), [
   ((), '--checkpoint=FOLDER'),
   (('--prompt=a', '--prompt_ids=1'), 'not both'),
