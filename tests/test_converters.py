@@ -170,6 +170,16 @@ def test_a_tied_head_may_stand_there_twice(tmp_path):
   assert 'head' not in parameters['params']
 
 
+@pytest.mark.parametrize('places', [
+  None, [], {}, {'a': 3}, {'a': ''}, {'a': '.'}, {'a': '..'}, {'a': '/etc/passwd'}, {'a': '../x'},
+  {'a': 'x\0y'}, {'a': '\ud800'}, {'a': 'config.json'}, {'a': 'gone'}, {'a': 'x' * 5000},
+])
+def test_an_index_that_leads_nowhere_is_refused(tmp_path, places):
+  checkpoint(tmp_path, LLAMA)
+  (tmp_path / 'model.safetensors.index.json').write_text(json.dumps({'weight_map': places}))
+  assert str(tmp_path) in refused(weights.load, tmp_path)
+
+
 @pytest.mark.parametrize('text', ['{', '[]', None])
 def test_a_config_that_is_none_is_refused(tmp_path, text):
   if text is not None:
@@ -295,3 +305,24 @@ def test_logits_are_those_of_transformers(name):
   assert found.spread > 1
   assert max(found.prompt or 0, found.cached) < 1e-4, found
   assert found.prompt is not None or name in interop.CACHED_ONLY
+
+
+def test_generation_ends_where_that_of_transformers_does(tmp_path):
+  torch = pytest.importorskip('torch', reason='the extra `interop` is not installed')
+  pytest.importorskip('transformers', reason='the extra `interop` is not installed')
+  theirs = interop.random_model('Llama')
+
+  def written(ends):
+    theirs.generation_config.eos_token_id, theirs.generation_config.pad_token_id = ends, 0
+    theirs.save_pretrained(tmp_path)
+    prompt = torch.tensor([[3, 1, 4]])
+    expected = theirs.generate(
+      prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=12, do_sample=False)
+    assert weights.ends(tmp_path) == tuple(ends or ())
+    found = convert.generate(*weights.load(tmp_path), [3, 1, 4], 12, weights.ends(tmp_path))
+    assert found == expected[0, 3:].tolist()
+    return found
+
+  free = written(None)
+  end = next(token for token in free[1:] if token != free[0])
+  assert written([95, end]) == free[: free.index(end) + 1]
