@@ -70,7 +70,8 @@ def test_a_refusal_is_one_short_line():
     assert '\n' not in str(error.value) and len(str(error.value)) < 400
 
 
-FIELDS = sorted({(name, field) for name, config in CHECKPOINTS.items() for field in config})
+FIELDS = sorted({(name, field) for name, config in CHECKPOINTS.items() for field in config
+                 if field != 'model_type'})
 HOSTILE = st.one_of(
   st.sampled_from([None, True, False, 0, -1, 1, 2**31, 2**63, 10**400, -0.0, 1e-320, 1e308,
                    float('nan'), float('inf'), '', 'x', '\ud800', [], [None], [[1]], {}, {'a': 1}]),
@@ -84,7 +85,7 @@ def test_whatever_a_field_says_it_is_taken_or_refused_in_one_line(place, value):
   name, field = place
   fields = {**CHECKPOINTS[name], field: value}
   try:
-    model_of(fields) if field != 'model_type' else None
+    model_of(fields)
   except BadInput as error:
     assert '\n' not in str(error) and len(str(error)) < 600
 
