@@ -13,7 +13,6 @@ import json
 import os
 import pathlib
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -36,6 +35,7 @@ FLOATS = ('float32', 'bfloat16', 'float16')
 EMPTY = ('', [], {})
 SHOWN = 100  # the most characters of a value that an error repeats
 LARGEST = 2**31 - 1  # of the whole numbers: sizes are counted in int32
+HIGHEST = 1e18  # of the reals: float32 has the square of it
 IGNORED = frozenset((  # what transformers does not read when it computes logits
   # where the checkpoint comes from, and code of its own, which runs only if that is asked for
   '_from_model_config', '_name_or_path', 'architectures', 'auto_map', 'dtype', 'finetuned',
@@ -91,8 +91,8 @@ class Config:
     return self._above_0(name, int, default, LARGEST)
 
   def real(self, name: str, default: float | None = None) -> float:
-    """A finite number above 0."""
-    return float(self._above_0(name, int | float, default, sys.float_info.max))
+    """A number above 0 with which float32 can compute."""
+    return float(self._above_0(name, int | float, default, HIGHEST))
 
   def choice(self, name: str, choices: Iterable[Any], default: Any = None) -> Any:
     """One of the choices."""
