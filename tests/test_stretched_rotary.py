@@ -47,6 +47,12 @@ def test_pairs_that_come_around_often_are_kept_and_slow_ones_are_stretched():
   assert turns[20] > 32 > turns[21] and turns[45] > 1 > turns[46]
 
 
+def test_a_number_of_turns_near_zero_stretches_no_pair_in_full():
+  frequencies = np.array(YarnRotary(few_turns=1e-320).frequencies(PAIRS))
+  assert np.isfinite(frequencies).all()
+  assert (frequencies > 1.001 * np.array(Rotary(stretch=8.0).frequencies(PAIRS))).all()
+
+
 def test_without_a_stretch_every_form_is_plain():
   plain = Rotary(100.0).frequencies(PAIRS)
   for kind in (Llama3Rotary, YarnRotary):

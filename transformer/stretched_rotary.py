@@ -100,7 +100,7 @@ class YarnRotary(StretchedRotary):
 
   def pair_with(self, turns: float, pairs: int) -> float:
     """The pair, between whole numbers, that comes around so often within the trained length."""
-    return pairs * math.log(self.turns(1.0) / turns) / math.log(self.base)
+    return pairs * (math.log(self.turns(1.0)) - math.log(turns)) / math.log(self.base)
 
 
 def yarn_magnitude(stretch: float, slope: float = 1.0) -> float:
