@@ -23,9 +23,10 @@ from flax import linen as nn
 
 from baselines.matrix_scans import check_form, outer_product_scan
 from transformer.layer import SequenceLayer, masked
-from transformer.options import at_least, one_of, suits
+from transformer.options import above, at_least, one_of, suits
 from transformer.positions import Rotary
 
+PARTS = 4096  # at most, into which a width is cut for the heads
 FEATURE_MAPS = {'elu': lambda x: jax.nn.elu(x) + 1, 'softmax': jax.nn.softmax}
 
 
@@ -51,16 +52,20 @@ class MatrixMemory(SequenceLayer):
   def __post_init__(self):
     super().__post_init__()
     at_least(self, 1, 'num_heads')
-    for name in ('key_expand', 'value_expand'):
-      if getattr(self, name) <= 0:
-        raise ValueError(f'{type(self).__name__} needs {name} > 0, not {getattr(self, name)}')
+    above(self, 0, 'key_expand', 'value_expand')
+    least = min(self.key_expand / self.key_multiple, self.value_expand)
+    if self.num_heads > PARTS * least:
+      raise ValueError(
+        f'{type(self).__name__} has {self.num_heads} heads: they are too many for a key_expand of '
+        f'{self.key_expand:g} and a value_expand of {self.value_expand:g}'
+      )
     check_form('auto', self.chunk_size)
 
   @property
   def width_multiple(self):
     """Heads of equal key width and of equal value width."""
     key, value = (
-      (fractions.Fraction(expand) / (self.num_heads * multiple)).limit_denominator(4096).denominator
+      (fractions.Fraction(expand) / (self.num_heads * multiple)).limit_denominator(PARTS).denominator
       for expand, multiple in ((self.key_expand, self.key_multiple), (self.value_expand, 1))
     )
     return math.lcm(key, value)
@@ -177,8 +182,7 @@ class GLA(MatrixMemory):
   def __post_init__(self):
     super().__post_init__()
     at_least(self, 1, 'gate_rank')
-    if self.temperature <= 0:
-      raise ValueError(f'GLA needs temperature > 0, not {self.temperature}')
+    above(self, 0, 'temperature')
 
   @nn.compact
   def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]

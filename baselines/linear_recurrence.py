@@ -22,7 +22,7 @@ from flax import linen as nn
 from baselines.convolution import ShortConvolution
 from baselines.scans import linear_scan
 from transformer.layer import SequenceLayer, State, masked
-from transformer.options import at_least, one_of, suits
+from transformer.options import above, at_least, finite, one_of, suits
 
 CANDIDATES = ('g', 'linear')
 READOUTS = ('glu', 'half_glu', 'none')
@@ -99,6 +99,10 @@ class MinLSTM(Minimal):
   forget_bias: float = 0.0  # more of it keeps more at the start (Feng et al. 2024, section 4)
 
   gates: ClassVar[int] = 2
+
+  def __post_init__(self):
+    super().__post_init__()
+    finite(self, 'forget_bias')
 
   def bias(self, key, shape, dtype=jnp.float32):
     """Zeros, but `forget_bias` for the forget gate."""
@@ -177,8 +181,7 @@ class LRU(SequenceLayer):
     one_of(self, 'readout', READOUTS)
     if not 0 <= self.r_min < self.r_max <= 1:
       raise ValueError(f'an LRU needs 0 <= r_min < r_max <= 1, not {self.r_min} and {self.r_max}')
-    if self.max_phase <= 0:
-      raise ValueError(f'an LRU needs max_phase > 0, not {self.max_phase}')
+    above(self, 0, 'max_phase')
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
     """Zeros."""

@@ -19,7 +19,7 @@ from flax import linen as nn
 
 from baselines.unroll import Cell, split, squash, unroll
 from transformer.layer import SequenceLayer, masked
-from transformer.options import at_least, one_of
+from transformer.options import at_least, finite, one_of
 
 RECURRENT_INITS = ('orthogonal', 'normal')
 
@@ -162,6 +162,10 @@ class LSTM(Recurrent):
   cell: ClassVar[type[Cell]] = LSTMCell
   gates: ClassVar[int] = 4
   num_states: ClassVar[int] = 2
+
+  def __post_init__(self):
+    super().__post_init__()
+    finite(self, 'forget_bias')
 
   def bias(self, key, shape, dtype=jnp.float32):
     """Zeros, but `forget_bias` for the forget gate."""

@@ -35,6 +35,7 @@ from transformer.layer import SequenceLayer, State, masked
 from transformer.options import at_least, one_of
 
 INITIALISATIONS = ('lin', 'inv', 'legs')
+LARGEST_HIPPO = 4096  # the work of decomposing HiPPO-N grows with the cube of its size
 
 
 def hippo_normal(size: int) -> tuple[jax.Array, jax.Array]:
@@ -67,7 +68,7 @@ def held(log_real, imaginary, log_step):
 
 
 def _check_steps(dt_min, dt_max):
-  if not 0 < dt_min < dt_max:
+  if not 0 < dt_min < dt_max < math.inf:
     raise ValueError(f'a state space needs 0 < dt_min < dt_max, not {dt_min} and {dt_max}')
 
 
@@ -75,6 +76,14 @@ def _check_pairs(state_size, blocks=1):
   if state_size < 2 or state_size % (2 * blocks):
     raise ValueError(
       f'a state_size of {state_size} does not suit: it takes multiples of {2 * blocks}, in pairs'
+    )
+
+
+def _check_hippo(size):
+  if size > LARGEST_HIPPO:
+    raise ValueError(
+      f'a HiPPO matrix of {size} x {size} complex numbers takes {8 * size**2 / 2**30:,.1f} GiB: '
+      f'its size, state_size / blocks, is at most {LARGEST_HIPPO}'
     )
 
 
@@ -97,6 +106,8 @@ class S4D(SequenceLayer):
     _check_pairs(self.state_size)
     _check_steps(self.dt_min, self.dt_max)
     one_of(self, 'initialisation', INITIALISATIONS)
+    if self.initialisation == 'legs':
+      _check_hippo(self.state_size)
     one_of(self, 'readout', READOUTS)
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
@@ -159,6 +170,7 @@ class S5(SequenceLayer):
     super().__post_init__()
     at_least(self, 1, 'blocks')
     _check_pairs(self.state_size, self.blocks)
+    _check_hippo(self.state_size // self.blocks)
     _check_steps(self.dt_min, self.dt_max)
     one_of(self, 'readout', READOUTS)
 

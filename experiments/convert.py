@@ -29,8 +29,8 @@ MOST_TOKENS = 2**24  # up to which float32 has every whole number, and so every 
 
 def define() -> None:
   """The script's flags."""
-  absl_flags.DEFINE_string('checkpoint', None, 'Folder of a checkpoint.')
-  absl_flags.DEFINE_string('out', None, 'File for its parameters, in safetensors.')
+  flags.define_path('checkpoint', None, 'Folder of a checkpoint.')
+  flags.define_path('out', None, 'File for its parameters, in safetensors.')
   absl_flags.DEFINE_string('prompt', None, f'Text to go on from; the checkpoint has a {TOKENIZER}.')
   absl_flags.DEFINE_string('prompt_ids', None, 'Tokens to go on from, separated by commas.')
   absl_flags.DEFINE_integer('generate', 20, 'How many tokens to write after a prompt, at most.')

@@ -16,5 +16,9 @@ def load(module: str, purpose: str, extra: str) -> types.ModuleType:
     # It is there, but something that it needs is not: show the true cause.
     if (error.name or '').partition('.')[0] != module.partition('.')[0]:
       raise
-    text = f"{purpose} need the extra: pip install 'sequence-lab[{extra}]'"
-    raise MissingExtra(text, name=error.name) from None
+    raise MissingExtra(f'{purpose} need the extra: {install(extra)}', name=error.name) from None
+
+
+def install(extra: str) -> str:
+  """How to install an extra: this project is in no package index, only in its repository."""
+  return f"pip install -e '.[{extra}]' in the folder of the repository"

@@ -23,7 +23,7 @@ LONGER = 50  # tokens that an answer may have more than its source (Vaswani et a
 
 def define() -> None:
   """The script's flags."""
-  absl_flags.DEFINE_string('weights', None, 'A file that a study kept with --save_weights.')
+  flags.define_path('weights', None, 'A file that a study kept with --save_weights.')
   absl_flags.DEFINE_string('text', None, 'What to translate.')
   absl_flags.DEFINE_integer('beam', 4, 'Hypotheses that are kept; 1: greedy.')
   absl_flags.DEFINE_float('length_penalty', 0.6, 'Alpha of Wu et al. 2016.')

@@ -238,7 +238,7 @@ def test_without_libtpu_what_to_install_is_one_line(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'libtpu', None)
   monkeypatch.setattr(topologies, 'prepare', lambda: None)
   done = command.run(compile_tpu, '--preset=smoke', '--workers=1', f'--runs={tmp_path}')
-  assert done.code == 2 and "pip install 'sequence-lab[tpu-aot]'" in done.err
+  assert done.code == 2 and "pip install -e '.[tpu-aot]'" in done.err
   assert len(done.err.splitlines()) == 1
 
 

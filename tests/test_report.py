@@ -207,5 +207,5 @@ def test_a_missing_library_is_one_line_that_says_what_to_install(tmp_path, missi
   )
   assert done.returncode == 2
   (line,) = done.stderr.splitlines()
-  assert "pip install 'sequence-lab[report]'" in line
+  assert "pip install -e '.[report]'" in line
   assert not (runs / 'report.html').exists()

@@ -136,7 +136,8 @@ class Attention(SequenceLayer):
   def __post_init__(self):
     super().__post_init__()
     at_least(self, 1, 'num_heads')
-    at_least(self, 0, 'window', 'soft_cap', 'key_width', 'value_width', 'query_key_epsilon')
+    at_least(self, 0, 'num_key_value_heads', 'window', 'soft_cap', 'key_width', 'value_width',
+             'query_key_epsilon')
     one_of(self, 'form', FORMS)
     if self.key_width % self.positions.head_multiple:
       multiple = self.positions.head_multiple
@@ -147,7 +148,7 @@ class Attention(SequenceLayer):
     if not self.causal and (self.window or self.positions.by_distance):
       raise ValueError('attention that looks both ways has no window and no positions by distance')
     heads, shared = self.num_heads, self.num_key_value_heads
-    if shared < 0 or (shared and heads % shared):
+    if shared and heads % shared:
       raise ValueError(f'{heads} heads cannot share {shared} keys equally: a divisor is needed')
 
   @property

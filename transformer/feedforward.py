@@ -23,7 +23,7 @@ import jax
 from flax import linen as nn
 
 from transformer.layer import SequenceLayer, masked
-from transformer.options import one_of
+from transformer.options import above, one_of
 
 ACTIVATIONS = {
   'relu': jax.nn.relu,
@@ -44,8 +44,7 @@ class FeedForward(SequenceLayer):
   def __post_init__(self):
     super().__post_init__()
     one_of(self, 'activation', ACTIVATIONS)
-    if self.expansion <= 0:
-      raise ValueError(f'a feed-forward expansion is positive, not {self.expansion}')
+    above(self, 0, 'expansion')
 
   @nn.compact
   def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]

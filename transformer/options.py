@@ -1,23 +1,41 @@
 """What options and widths a layer can take: whatever does not suit is said in one line."""
 
+import math
 from collections.abc import Iterable
+from typing import Any
 
 from transformer.layer import SequenceLayer
 
 
-def at_least(layer: SequenceLayer, least: float, *names: str) -> None:
-  """Raises a ValueError if one of the layer's options is less."""
+def at_least(component: Any, least: float, *names: str) -> None:
+  """Raises a ValueError if one of the component's options is less, or no finite number."""
   for name in names:
-    value = getattr(layer, name)
-    if value < least:
-      raise ValueError(f'{type(layer).__name__} needs {name} >= {least}, not {value}')
+    value = getattr(component, name)
+    if not least <= value < math.inf:
+      raise ValueError(f'{type(component).__name__} needs {name} >= {least}, not {value}')
 
 
-def one_of(layer: SequenceLayer, name: str, choices: Iterable[str]) -> None:
-  """Raises a ValueError if the layer's option is none of the choices."""
-  value, choices = getattr(layer, name), tuple(choices)
+def above(component: Any, bound: float, *names: str) -> None:
+  """Raises a ValueError if one of the component's options is not greater, or not finite."""
+  for name in names:
+    value = getattr(component, name)
+    if not bound < value < math.inf:
+      raise ValueError(f'{type(component).__name__} needs {name} > {bound}, not {value}')
+
+
+def finite(component: Any, *names: str) -> None:
+  """Raises a ValueError if one of the component's options is no finite number."""
+  for name in names:
+    value = getattr(component, name)
+    if not math.isfinite(value):
+      raise ValueError(f'{type(component).__name__} needs a finite {name}, not {value}')
+
+
+def one_of(component: Any, name: str, choices: Iterable[str]) -> None:
+  """Raises a ValueError if the component's option is none of the choices."""
+  value, choices = getattr(component, name), tuple(choices)
   if value not in choices:
-    kind = type(layer).__name__
+    kind = type(component).__name__
     raise ValueError(f'{kind} has no {name} {value!r}; there are {", ".join(choices)}')
 
 

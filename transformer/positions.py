@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from transformer.layer import SequenceLayer
+from transformer.options import above, at_least
 
 
 class Relative(NamedTuple):
@@ -109,6 +110,10 @@ class Sinusoidal(Positions):
 
   base: float = 10000.0
 
+  def __post_init__(self):
+    super().__post_init__()
+    above(self, 0, 'base')
+
   @property
   def prelude(self):
     """Adds them."""
@@ -119,6 +124,10 @@ class Learned(Positions):
   """A trained vector for each of max_length positions."""
 
   max_length: int = 2048
+
+  def __post_init__(self):
+    super().__post_init__()
+    at_least(self, 1, 'max_length')
 
   @property
   def prelude(self):
@@ -188,6 +197,16 @@ class T5Bias(Positions):
 
   by_distance: ClassVar[bool] = True
 
+  def __post_init__(self):
+    super().__post_init__()
+    at_least(self, 2, 'num_buckets')
+    exact = self.num_buckets // 2
+    if self.max_distance <= exact:
+      raise ValueError(
+        f'T5Bias needs max_distance > {exact}, not {self.max_distance}: {exact} of '
+        f'{self.num_buckets} buckets are for the distances below {exact}, one each'
+      )
+
   @nn.compact
   def relative(self, num_distances, num_heads, head_width):
     """Half of the buckets count exactly, the rest up to max_distance logarithmically."""
@@ -209,8 +228,7 @@ class Shaw(Positions):
 
   def __post_init__(self):
     super().__post_init__()
-    if self.max_distance < 1:
-      raise ValueError(f"Shaw's positions need max_distance >= 1, not {self.max_distance}")
+    at_least(self, 1, 'max_distance')
 
   @nn.compact
   def relative(self, num_distances, num_heads, head_width):

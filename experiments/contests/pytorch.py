@@ -13,10 +13,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments import extra
 from experiments.contests.contest import RATE, Contestant, LeftOut
 from experiments.launch import environment
 
-INSTALL = "pip install 'sequence-lab[bench]'"
+INSTALL = extra.install('bench')
 
 
 def version() -> str:

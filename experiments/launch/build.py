@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from experiments.launch import sizes
 from experiments.launch.errors import BadInput
 from experiments.launch.run import Run
 from experiments.launch.spec import describe, parse
@@ -138,16 +139,29 @@ def count_parameters(model: nn.Module, task: Task) -> int:
 
 
 def check(run: Run) -> None:
-  """A BadInput for what a run cannot be: a width that does not suit, lengths not to be asked."""
-  tasks = task_of(run), *farther(run)
-  kind = tasks[0].answered_by
-  for task in tasks:
-    fits(run, task)
-  layer = parse(REFERENCE[kind] if run.match == 'params' else run.layer, kind)
+  """A BadInput for what a run cannot be: widths or lengths that do not suit, absurd sizes."""
+  try:
+    tasks = task_of(run), *farther(run)
+    for task in tasks:
+      fits(run, task)
+    layer = layer_of(run)
+    own = width_multiple(run, layer)  # what is matched is at least as wide
+    suited = {layer: own if run.match == 'params' else run.width}
+    if run.match == 'params':
+      suited[parse(REFERENCE[tasks[0].answered_by], tasks[0].answered_by)] = run.width
+    for each, width in suited.items():
+      suits(run, each, width)
+      sizes.check(run, getattr(each, 'layer', each), tasks[0], shapes_of(tasks[0]), width)
+  except ValueError as error:
+    raise BadInput(str(error)) from None
+
+
+def suits(run: Run, layer, width: int) -> None:
+  """A BadInput for a width that a layer's model cannot have."""
   multiple = width_multiple(run, layer)
-  if run.width % multiple:
+  if width % multiple:
     raise BadInput(
-      f'--width={run.width} does not suit {describe(layer, kind)}: '
+      f'--width={width} does not suit {describe(layer, task_of(run).answered_by)}: '
       f'it takes multiples of {multiple}'
     )
 

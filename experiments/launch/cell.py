@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from experiments.launch import observe
+from experiments.launch import observe, sizes
 from experiments.launch.build import farther, matched, shapes_of, task_of
 from experiments.launch.grid import Cell, Outcome
 from experiments.launch.run import Run
@@ -63,6 +63,7 @@ def _train(
 ) -> Outcome:
   run = run_from(cell.run)
   task, (model, match) = task_of(run), matched(run)
+  sizes.require(run, task, shapes_of(task), match['parameters'], match['width'])
   members = list(itertools.product(run.seeds, run.learning_rates))
   beyond = farther(run)
   translates, seen = task.answered_by == 'translator', {}

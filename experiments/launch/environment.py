@@ -24,7 +24,7 @@ def prepare(host_devices: int, cache: str) -> None:
   """
   jax.config.update('jax_num_cpu_devices', one_a_core(host_devices))
   if cache:
-    folder = pathlib.Path(cache).expanduser()
+    folder = pathlib.Path(cache)
     try:
       folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -2,14 +2,31 @@
 
 import difflib
 
+LONGEST = 1000  # characters of a line
+ENDING = 300  # of them those that are kept of its end
+
 
 class BadInput(ValueError):
   """A flag, a spec or a file that cannot be used as it is; the message is for the user."""
 
+  def __init__(self, message: str):
+    super().__init__(brief(message))
 
-def no_such(kind: str, name: str, known) -> BadInput:
-  """The error for an unknown name: it suggests the nearest, and lists what there is."""
+
+def brief(message: str) -> str:
+  """A message as one line, without the middle of one that repeats a long input.
+
+  What is wrong stands at its beginning, and what would be right at its end.
+  """
+  line = ' '.join(message.splitlines())
+  if len(line) <= LONGEST:
+    return line
+  return f'{line[: LONGEST - ENDING - 5]} ... {line[-ENDING:]}'
+
+
+def no_such(kind: str, name: str, known, meant: str = '') -> BadInput:
+  """The error for an unknown name: it suggests what is meant or the nearest, and lists all."""
   known = list(known)
-  near = difflib.get_close_matches(name, known, n=1)
+  near = [meant] if meant else difflib.get_close_matches(name, known, n=1)
   hint = f'did you mean {near[0]!r}? ' if near else ''
   return BadInput(f'no {kind} {name!r}; {hint}there is {", ".join(known) or "none"}')

@@ -7,6 +7,7 @@ with a command is said in one line, and the exit code is 2. JAX is not loaded to
 import collections
 import dataclasses
 import math
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
@@ -14,12 +15,14 @@ from typing import Any
 
 from absl import app, flags, logging
 
-from experiments.launch.errors import BadInput, no_such
+from experiments.launch import limits, output
+from experiments.launch.errors import BadInput, brief, no_such
 from experiments.launch.run import Run
 from experiments.training.recipe import PARALLEL
 
 FLAGS = flags.FLAGS
 MOST_SEEDS = 1000
+MOST_PARTS = 1024  # processes, or devices that a CPU is split into
 DEFINE = {
   int: flags.DEFINE_integer,
   float: flags.DEFINE_float,
@@ -29,9 +32,37 @@ DEFINE = {
 }
 
 
+class PathParser(flags.ArgumentParser):
+  """Reads a path: `~` is the home folder, and no path is meant by an empty text."""
+
+  syntactic_help = 'a path'
+
+  def __init__(self, optional: bool):
+    super().__init__()
+    self.optional = optional
+
+  def parse(self, argument: str) -> str:
+    """The path with the home folder written out; ValueError where there is none."""
+    path = os.path.expanduser(argument)
+    if not path and not self.optional:
+      raise ValueError('a path is not empty')
+    if path.startswith('~'):
+      raise ValueError(f'no home folder {path.partition("/")[0]} is known; ./~ is a name here')
+    return path
+
+  def flag_type(self) -> str:
+    """What an error calls a value."""
+    return 'path'
+
+
+def define_path(name: str, default: str | None, text: str, optional: bool = False) -> None:
+  """A flag whose value is a file or a folder; with `optional` it may be empty, for none."""
+  flags.DEFINE(PathParser(optional), name, default, text)
+
+
 def define_store() -> None:
   """--runs."""
-  flags.DEFINE_string('runs', 'runs/quick', 'Folder of the results; made if it is not there.')
+  define_path('runs', 'runs/quick', 'Folder of the results; made if it is not there.')
 
 
 def define_study(presets: Iterable[str], steps: str, lengths: str) -> None:
@@ -61,8 +92,9 @@ def define_study(presets: Iterable[str], steps: str, lengths: str) -> None:
     'retry', False,
     'Run cells again that are stored but did not finish, or whose times did not repeat.',
   )
-  flags.DEFINE_string(
-    'cache', '~/.cache/sequence-lab', 'Folder of compiled programs, kept between runs; empty: none.'
+  define_path(
+    'cache', '~/.cache/sequence-lab',
+    'Folder of compiled programs, kept between runs; empty: none.', optional=True,
   )
 
 
@@ -109,7 +141,7 @@ def settings() -> dict[str, Any]:
 def seeds(count: int) -> tuple[int, ...]:
   """The first seeds."""
   if not 1 <= count <= MOST_SEEDS:
-    raise BadInput(f'--seeds is how many, 1 to {MOST_SEEDS}, not {count}')
+    raise BadInput(f'--seeds is how many, 1 to {MOST_SEEDS}, not {limits.written(count)}')
   return tuple(range(count))
 
 
@@ -118,8 +150,9 @@ def lengths() -> tuple[int, ...] | None:
   if not given('lengths'):
     return None
   found = numbers('lengths', FLAGS.lengths, int)
-  if min(found) < 1:
-    raise BadInput(f'--lengths are 1 or more, not {min(found)}')
+  if min(found) < 1 or max(found) > limits.LENGTH:
+    wrong = limits.written(min(found) if min(found) < 1 else max(found))
+    raise BadInput(f'--lengths are 1 or more, at most {limits.LENGTH}, not {wrong}')
   return tuple(sorted(found))
 
 
@@ -130,7 +163,7 @@ def numbers(name: str, text: str, kind: type) -> tuple:
   except ValueError:
     word = 'whole numbers' if kind is int else 'numbers'
     raise BadInput(f'--{name} takes {word} separated by commas, not {text!r}') from None
-  if len(set(found)) < len(found) or not all(map(math.isfinite, found)):
+  if len(set(found)) < len(found) or (kind is float and not all(map(math.isfinite, found))):
     raise BadInput(f'--{name} takes distinct, finite numbers, not {text!r}')
   return found
 
@@ -163,11 +196,12 @@ def main(script: Callable[[], None], define: Callable[[], None], text: str) -> N
     try:
       return FLAGS(argv)
     except flags.Error as error:
-      return _refuse(str(error).replace('\n', ' '))
+      return _refuse(str(error))
 
   def run(argv: Sequence[str]) -> None:
     try:
       _check_words(argv, sys.argv[1:])
+      _check_numbers()
       _check_execution()
       script()
     except (BadInput, *_errors_of_results()) as error:
@@ -176,16 +210,28 @@ def main(script: Callable[[], None], define: Callable[[], None], text: str) -> N
       print('\ninterrupted: what was stored is kept, the same command goes on', file=sys.stderr)
       sys.exit(130)
 
-  app.run(run, flags_parser=parse)
+  with output.forgiving() as out:
+    try:
+      app.run(run, flags_parser=parse)
+    except SystemExit:
+      out.flush()
+      if out.failed:
+        _refuse(f'cannot write to standard output: {out.error.strerror}')
+      raise
+
+
+def _ours() -> list[flags.Flag]:
+  """The flags that are not absl's."""
+  return [flag for module, own in FLAGS.flags_by_module_dict().items()
+          if not module.startswith('absl') for flag in own]
 
 
 def _help() -> str:
   """Every flag of ours, its meaning and its default."""
-  own = (flag for module, flags in FLAGS.flags_by_module_dict().items()
-         if not module.startswith('absl') for flag in flags)
   lines = []
-  for flag in own:
-    default = '' if flag.default in (None, '') else f' [{flag.default}]'
+  for flag in _ours():
+    written = flag.default_unparsed
+    default = '' if written in (None, '') else f' [{written}]'
     lines += [f'  --{flag.name}', textwrap.fill(
       flag.help + default, 96, initial_indent=' ' * 6, subsequent_indent=' ' * 6)]
   return '\n'.join(lines)
@@ -208,20 +254,28 @@ def _check_words(argv: Sequence[str], words: Sequence[str]) -> None:
       raise BadInput(f'--{name} is given {count} times')
 
 
+def _check_numbers() -> None:
+  """Whole numbers fit into 32 bits; others are finite, unless infinity is their flag's default."""
+  for flag in _ours():
+    if type(flag.value) is int and abs(flag.value) > limits.AXIS:
+      raise BadInput(f'--{flag.name} is beyond {limits.AXIS}: {limits.written(flag.value)}')
+    if type(flag.value) is float and not math.isfinite(flag.value) and flag.value != flag.default:
+      raise BadInput(f'--{flag.name} is a finite number, not {flag.value}')
+
+
 def _check_execution() -> None:
   """What says how to run, not what: it is in no run, so that it is checked here."""
-  if 'workers' in FLAGS and FLAGS.workers < 0:
-    raise BadInput(f'--workers is not negative, not {FLAGS.workers}')
+  for name in ('workers', 'host_devices'):
+    if name in FLAGS and not 0 <= FLAGS[name].value <= MOST_PARTS:
+      raise BadInput(f'--{name} is 0 to {MOST_PARTS}, not {FLAGS[name].value}')
   if 'parallel' not in FLAGS:
     return
   if FLAGS.parallel not in PARALLEL:
     raise no_such('way to be --parallel', FLAGS.parallel, PARALLEL)
   if not FLAGS.timeout > 0:
     raise BadInput(f'--timeout is positive, not {FLAGS.timeout:g}')
-  if FLAGS.host_devices < 0:
-    raise BadInput(f'--host_devices is not negative, not {FLAGS.host_devices}')
 
 
 def _refuse(message: str) -> None:
-  print(message, file=sys.stderr)
+  print(brief(message), file=sys.stderr)
   sys.exit(2)

@@ -5,11 +5,14 @@ layers to ask, the questions, and the settings that all have in common. A comman
 over a question's, which win over the preset's.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from experiments.launch import flags
+
+NEAR = 1000  # distances in which one that a task has is looked for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,13 +82,33 @@ def asked(text: str, questions) -> list[Question]:
 def distances(question: Question) -> list[str]:
   """The specs of a question's task at all its distances, or at those of --lengths."""
   from experiments.launch import spec
-  from experiments.launch.errors import BadInput
 
   task, wanted = spec.parse(question.task, 'task'), flags.lengths() or question.distances
+  return [spec.describe(at(task, distance), 'task') for distance in wanted]
+
+
+def at(task, distance: int):
+  """A task at a distance; a BadInput that says at which distances near it the task can be."""
+  from experiments.launch import spec
+  from experiments.launch.errors import BadInput
+
   try:
-    return [spec.describe(task.at(distance), 'task') for distance in wanted]
+    return task.at(distance)
   except ValueError as error:
-    raise BadInput(f'{task.family}: {error}') from None
+    near = [f'{value}' for step in (-1, 1) if (value := nearest(task, distance, step))]
+    hint = f'; the nearest lengths that it has are {" and ".join(near)}' if near else ''
+    raise BadInput(
+      f'--lengths={distance} does not suit {spec.describe(task, "task")}, which keeps its '
+      f'proportions at every length: {error}{hint}'
+    ) from None
+
+
+def nearest(task, distance: int, step: int) -> int | None:
+  """The first distance, in steps from one that it does not have, that a task has; None: none."""
+  for value in range(max(1, distance + step), max(0, distance + NEAR * step), step):
+    with contextlib.suppress(ValueError):
+      return task.at(value).distance
+  return None
 
 
 def train(study: str, runs: list, watch=None) -> list[dict]:

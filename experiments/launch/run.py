@@ -7,6 +7,7 @@ record is there. How a run is executed (devices, pmap or jit, time limits) is no
 import dataclasses
 import math
 
+from experiments.launch import limits
 from experiments.training.recipe import Recipe, check_choice, check_positive, setting
 
 MATCHES = ('params', 'none')
@@ -48,6 +49,9 @@ class Run(Recipe):
   def __post_init__(self):
     super().__post_init__()
     check_positive(self, 'width', 'depth', 'expansion')
+    for name, value in vars(self).items():
+      if type(value) in (int, float):
+        limits.check(name, value)
     if not 0 <= self.dropout < 1:
       raise ValueError(f'dropout is at least 0 and below 1, not {self.dropout}')
     check_choice('match', self.match, MATCHES)
@@ -58,6 +62,8 @@ class Run(Recipe):
       raise ValueError(f'the classic shell has no feedforward, not {self.feedforward!r} either')
     if (0, *self.test_lengths) != tuple(sorted({0, *self.test_lengths})):
       raise ValueError(f'test_lengths are positive and ascending, not {self.test_lengths}')
+    for length in self.test_lengths:
+      limits.check('length', length, 'task')
     if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
       raise ValueError(f'seeds are distinct and not negative, one or more, not {self.seeds}')
     if (max(self.seeds) + 1) * self.steps >= 2**31:

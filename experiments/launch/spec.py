@@ -10,12 +10,14 @@ equal for equal components, and is what runs are stored under.
 """
 
 import ast
+import collections
 import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
 
 from baselines import LAYERS, TRANSLATORS
+from experiments.launch import limits
 from experiments.launch.errors import BadInput, no_such
 from experiments.tasks import TASKS
 from transformer.positions import POSITIONS
@@ -29,14 +31,13 @@ PLACED = ('layer', *PLURALS)  # fields whose values stand without their name
 
 def split(text: str) -> list[str]:
   """The specs of a list that is separated by commas; those within parentheses do not count."""
-  parts, depth = [''], 0
-  for character in text:
+  parts, start, depth = [], 0, 0
+  for place, character in enumerate(text):
     depth += (character == '(') - (character == ')')
     if character == ',' and depth == 0:
-      parts.append('')
-    else:
-      parts[-1] += character
-  return [part.strip() for part in parts]
+      parts.append(text[start:place])
+      start = place + 1
+  return [part.strip() for part in (*parts, text[start:])]
 
 
 def parse(text: str, kind: str) -> Any:
@@ -56,9 +57,9 @@ def canonical(specs: str | Sequence[str], kind: str) -> list[str]:
   """The canonical specs of a list, or of a text that separates them by commas; none comes twice."""
   specs = split(specs) if isinstance(specs, str) else specs
   found = [describe(parse(spec, kind), kind) for spec in specs]
-  for name in found:
-    if found.count(name) > 1:
-      raise BadInput(f'the {kind} {name} is given {found.count(name)} times')
+  for name, count in collections.Counter(found).items():
+    if count > 1:
+      raise BadInput(f'the {kind} {name} is given {count} times')
   return found
 
 
@@ -95,7 +96,7 @@ def _component(node: ast.expr, kind: str, text: str) -> Any:
     raise unreadable
   name, catalogue = called.id, CATALOGUES[kind]
   if name not in catalogue:
-    raise no_such(kind, name, catalogue)
+    raise no_such(kind, name, catalogue, _meant(kind, name))
   fields = options_of(catalogue[name])
   options = {}
   if parts := node.args if isinstance(node, ast.Call) else ():
@@ -111,9 +112,30 @@ def _component(node: ast.expr, kind: str, text: str) -> Any:
       raise BadInput(f'{keyword.arg} of {name} is given twice in {text!r}')
     options[keyword.arg] = _value(keyword.value, fields[keyword.arg], name, text)
   try:
+    for option, value in options.items():
+      if type(value) in (int, float):
+        limits.check(option, value, name, kind)
     return catalogue[name](**options)
   except ValueError as error:
     raise BadInput(f'{text!r}: {error}') from None
+
+
+def _meant(kind: str, name: str) -> str:
+  """The spec that a name of another kind stands for; '' if it stands for none.
+
+  A layer translates in the translator whose own layer it is, or else in a Transformer's place; a
+  translator's layer is what it has by itself.
+  """
+  if kind == 'translator' and name in LAYERS:
+    layers = {translator: type(made().layer) for translator, made in TRANSLATORS.items()}
+    takes = (each for each, layer in layers.items()
+             if layer is LAYERS[name] and 'layer' in options_of(TRANSLATORS[each]))
+    return f'{next(takes, "transformer")}({name})'
+  if kind == 'layer' and name in TRANSLATORS:
+    return describe(TRANSLATORS[name]().layer, 'layer').partition('(')[0]
+  if kind == 'layer' and name in POSITIONS:
+    return f'attention(positions={name})'
+  return ''
 
 
 def _value(node: ast.expr, field: dataclasses.Field, owner: str, text: str) -> Any:
@@ -132,7 +154,7 @@ def _value(node: ast.expr, field: dataclasses.Field, owner: str, text: str) -> A
   if type(value) is not wanted or value in (math.inf, -math.inf):  # 1e999 reads as infinity
     raise BadInput(
       f'{field.name} of {owner} takes {wanted.__name__} values such as {field.default!r},'
-      f' not {ast.unparse(node)}'
+      f' not {ast.get_source_segment(text, node)}'
     )
   return value
 

@@ -96,6 +96,6 @@ def chips(name: str) -> tuple:
     reason = str(error).partition('\n')[0]
     raise extra.MissingExtra(
       f'the libtpu that is installed does not go with jax {jax.__version__} ({reason}): '
-      "pip install 'sequence-lab[tpu-aot]'"
+      f'{extra.install("tpu-aot")}'
     ) from None
   return tuple(found.devices)

@@ -57,6 +57,10 @@ class Corpus(Transduction):
   def __post_init__(self):
     if self.source == self.target:
       raise ValueError(f'source={self.source}: a corpus is translated into another language')
+    if self.vocabulary_size <= UNKNOWN + 1:
+      raise ValueError(
+        f'vocabulary_size={self.vocabulary_size}: a corpus needs a token for each character'
+      )
     if self.batch_tokens < 0:
       raise ValueError(f'batch_tokens={self.batch_tokens}: a batch has 0 tokens or more')
     if not 0 <= self.min_length < self.max_length:

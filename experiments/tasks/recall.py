@@ -12,6 +12,7 @@ Arora, Eyuboglu et al. 2024, "Zoology: Measuring and improving recall in efficie
 """
 
 import dataclasses
+import math
 from typing import ClassVar
 
 import jax
@@ -59,6 +60,8 @@ class Recall(Task):
       raise ValueError(
         f'vocabulary_size={self.vocabulary_size}: recall needs 4 tokens, for a key and a value'
       )
+    if not math.isfinite(self.power):
+      raise ValueError(f'power={self.power}: recall takes a finite number')
     if not 1 <= self.num_pairs <= most:
       raise ValueError(
         f'num_pairs={self.num_pairs}: length {self.length} and vocabulary {self.vocabulary_size}'
