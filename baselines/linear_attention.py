@@ -26,7 +26,7 @@ from transformer.layer import SequenceLayer, masked
 from transformer.options import above, at_least, one_of, suits
 from transformer.positions import Rotary
 
-PARTS = 4096  # at most, into which a width is cut for the heads
+CUTS = 4096  # at most, into which a width is cut for the heads
 FEATURE_MAPS = {'elu': lambda x: jax.nn.elu(x) + 1, 'softmax': jax.nn.softmax}
 
 
@@ -54,7 +54,7 @@ class MatrixMemory(SequenceLayer):
     at_least(self, 1, 'num_heads')
     above(self, 0, 'key_expand', 'value_expand')
     least = min(self.key_expand / self.key_multiple, self.value_expand)
-    if self.num_heads > PARTS * least:
+    if self.num_heads > CUTS * least:
       raise ValueError(
         f'{type(self).__name__} has {self.num_heads} heads: they are too many for a key_expand of '
         f'{self.key_expand:g} and a value_expand of {self.value_expand:g}'
@@ -65,7 +65,7 @@ class MatrixMemory(SequenceLayer):
   def width_multiple(self):
     """Heads of equal key width and of equal value width."""
     key, value = (
-      (fractions.Fraction(expand) / (self.num_heads * multiple)).limit_denominator(PARTS).denominator
+      (fractions.Fraction(expand) / (self.num_heads * multiple)).limit_denominator(CUTS).denominator
       for expand, multiple in ((self.key_expand, self.key_multiple), (self.value_expand, 1))
     )
     return math.lcm(key, value)

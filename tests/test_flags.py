@@ -1,6 +1,7 @@
 """Commands: what is wrong is said in one line, --help is quick and whole, own values win."""
 
 import dataclasses
+import functools
 import pathlib
 import re
 import subprocess
@@ -10,9 +11,11 @@ import command
 import pytest
 from absl import flags as absl_flags
 from absl.testing import flagsaver
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from experiments import claims, report, retention
-from experiments.launch import flags
+from experiments import claims, convert, report, retention, translate, translation
+from experiments.launch import flags, grid, topologies
 from experiments.launch.run import Run
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -67,6 +70,18 @@ BAD = {
   '--timeout=-1': '--timeout',
   '--timeout=nan': '--timeout',
   '--host_devices=-1': '--host_devices',
+  '--host_devices=1000000000': '--host_devices is 0 to 1024',
+  '--timeout=-inf': '--timeout is a finite number',
+  '--length_penalty=nan': '--length_penalty is a finite number',
+  '--clip=inf': '--clip is a finite number',
+  '--width=1000000000': 'width is at most 262144',
+  '--depth=1000000000': 'depth is at most 1024',
+  '--expansion=1e300': 'expansion is at most 1024',
+  f'--steps=1{"0" * 400}': '--steps is beyond 2147483647: a number of 401 digits',
+  f'--lengths=1{"0" * 400}': 'a number of 401 digits',
+  f'--layers={"x" * 100_000}': "no layer 'xxx",
+  f'--layers={"(" * 100_000}': 'write name or name(option=value)',
+  '--cache=~nobody_has_this_name/x': 'no home folder ~nobody_has_this_name is known',
   '--layer=lstm': 'layers',
   '--stepss=4': 'steps',
   'lstm': "'lstm' is no flag",
@@ -95,6 +110,13 @@ def test_bad_input_is_one_line_and_nothing_is_made(script, word, tmp_path):
     ('--tasks=adding(size=3)', 'variant'),
     ('--tasks=adding,recall(length=7)', 'even length'),
     ('--lengths=2', 'recall'),
+    (
+      '--lengths=32,64,128',
+      '--lengths=64 does not suit recall(length=16, num_pairs=2, vocabulary_size=16), which keeps '
+      'its proportions at every length: num_pairs=8',
+    ),
+    ('--lengths=32,64,128', 'the nearest lengths that it has are 62'),
+    ('--lengths=33', 'the nearest lengths that it has are 32 and 34'),
     ('--task=adding', 'tasks'),
   ],
 )
@@ -157,7 +179,7 @@ def test_every_way_to_ask_for_help_gets_it(word):
   assert done.code == 0 and done.err == '' and '--learning_rates' in done.out
 
 
-def grid(*words):
+def runs_of(*words):
   """The runs that a command of retention asks for."""
   found = []
   done = command.run(retention, *words, main=lambda: found.extend(retention.grid()))
@@ -167,7 +189,7 @@ def grid(*words):
 
 @pytest.mark.parametrize('preset', retention.PRESETS)
 def test_a_preset_asks_every_layer_every_question_at_every_distance(preset):
-  runs, wanted = grid(f'--preset={preset}'), retention.PRESETS[preset]
+  runs, wanted = runs_of(f'--preset={preset}'), retention.PRESETS[preset]
   distances = sum(len(question.distances) for question in wanted.questions)
   assert len(runs) == len(set(runs)) == len(wanted.layers) * distances
   assert list(dict.fromkeys(run.layer for run in runs)) == list(wanted.layers)
@@ -177,10 +199,10 @@ def test_a_preset_asks_every_layer_every_question_at_every_distance(preset):
 
 
 def test_a_commands_own_values_win_over_its_questions_over_its_presets_over_the_defaults():
-  runs = grid('--preset=quick', '--tasks=text')
+  runs = runs_of('--preset=quick', '--tasks=text')
   assert {run.steps for run in runs} == {200}  # the question's own, not the preset's 600
   assert {run.batch_size for run in runs} == {32} and {run.seeds for run in runs} == {(0, 1, 2)}
-  runs = grid('--preset=quick', '--tasks=text', '--batch_size=7', '--seeds=2', '--layers=lstm',
+  runs = runs_of('--preset=quick', '--tasks=text', '--batch_size=7', '--seeds=2', '--layers=lstm',
               '--nostop_when_solved', '--learning_rates=1,1e-2', '--lengths=32,16')
   assert runs == [
     Run(layer='lstm', task=f'text(length={length})', steps=200, batch_size=7, validations=15,
@@ -190,17 +212,17 @@ def test_a_commands_own_values_win_over_its_questions_over_its_presets_over_the_
 
 
 def test_a_task_with_options_is_asked_as_it_says_and_once():
-  (run,) = grid('--preset=smoke', '--layers=lstm', '--tasks=adding(variant=bai, length=30)')
+  (run,) = runs_of('--preset=smoke', '--layers=lstm', '--tasks=adding(variant=bai, length=30)')
   assert run.task == 'adding(length=30, variant=bai)'
   twice = '--tasks=adding,adding(length=8)'
-  assert grid('--preset=smoke', '--layers=lstm', twice) == grid(
+  assert runs_of('--preset=smoke', '--layers=lstm', twice) == runs_of(
     '--preset=smoke', '--layers=lstm', '--tasks=adding')
 
 
 def test_how_a_run_is_executed_is_not_part_of_it(tmp_path):
   execution = ['--parallel=pmap', '--host_devices=2', '--timeout=5', '--retry', '--cache=',
                f'--runs={tmp_path}']
-  assert grid('--preset=smoke', *execution) == grid('--preset=smoke')
+  assert runs_of('--preset=smoke', *execution) == runs_of('--preset=smoke')
 
 
 def test_every_setting_of_a_run_has_a_flag_but_those_that_the_grid_spans():
@@ -224,3 +246,95 @@ def test_a_mistake_in_the_code_is_not_hidden():
 
   with pytest.raises(ValueError, match='a bug'):
     command.run(retention, main=fail)
+
+
+class Launched(Exception):
+  """A command has got as far as its first cell."""
+
+
+def launch(*_, **__):
+  raise Launched
+
+
+ANY = ('0', '-1', 'nan', 'inf', '-inf', '1e9', '1000000000', f'1{"0" * 400}', 'x' * 100_000)
+
+
+@functools.cache
+def flags_of(study):
+  """The flags that a study defines."""
+  with flagsaver.flagsaver():
+    before = set(absl_flags.FLAGS)
+    report.STUDIES[study].define()
+    return sorted(set(absl_flags.FLAGS) - before)
+
+
+def try_flag(study, name, value, folder):
+  """A command with any value of a flag launches its first cell, or is refused in one line."""
+  words = [f'--{name}={value}'] + ['--preset=smoke'] * (name != 'preset')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.chdir(folder)
+    patch.setattr(grid, '_one_by_one', launch)
+    patch.setattr(grid, '_side_by_side', launch)
+    patch.setattr(topologies, 'prepare', lambda: None)
+    try:
+      line = refused(report.STUDIES[study], *words)
+    except Launched:
+      assert value not in ('nan', '-inf') or name in ('runs', 'cache')
+    else:
+      assert len(line) <= 1000
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+  st.sampled_from(sorted(report.STUDIES)).flatmap(
+    lambda study: st.tuples(st.just(study), st.sampled_from(flags_of(study)))),
+  st.sampled_from(ANY),
+)
+def test_any_value_of_any_flag_is_a_launch_or_one_line(tmp_path_factory, flag, value):
+  try_flag(*flag, value, tmp_path_factory.mktemp('folder'))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('study', report.STUDIES)
+def test_every_value_of_every_flag_is_a_launch_or_one_line(study, tmp_path):
+  for name in flags_of(study):
+    for value in ANY:
+      try_flag(study, name, value, tmp_path)
+
+
+@pytest.mark.parametrize(
+  ('script', 'flag'),
+  [(retention, 'runs'), (retention, 'cache'), (claims, 'runs'), (report, 'runs'),
+   (translate, 'weights'), (convert, 'checkpoint'), (convert, 'out')],
+)
+def test_a_path_may_begin_at_home_and_is_not_empty(script, flag, monkeypatch, tmp_path):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  seen = []
+
+  def value():
+    seen.append(getattr(flags.FLAGS, flag))
+
+  define = DEFINE.get(script, getattr(script, 'define', None))
+  for written, path in {'~': f'{tmp_path}', '~/a b': f'{tmp_path}/a b', './~': './~'}.items():
+    assert command.run(script, f'--{flag}={written}', define=define, main=value).code == 0
+    assert seen.pop() == path
+  done = command.run(script, f'--{flag}=', define=define, main=value)
+  assert (done.code == 0 and seen == ['']) if flag == 'cache' else (
+    done.code == 2 and f'--{flag}=: a path is not empty' in done.err)
+
+
+@pytest.mark.parametrize(
+  ('script', 'layer', 'meant'),
+  [
+    (retention, 'transformer', 'attention'),
+    (retention, 'additive', 'gru'),
+    (retention, 'alibi', 'attention(positions=alibi)'),
+    (translation, 'lstm', 'fixed_vector(lstm)'),
+    (translation, 'gru', 'additive(gru)'),
+    (translation, 'mamba', 'transformer(mamba)'),
+    (translation, 'attention', 'transformer(attention)'),
+  ],
+)
+def test_a_name_of_another_kind_is_said_to_be_what_it_means_here(script, layer, meant, tmp_path):
+  line = refused(script, f'--runs={tmp_path}', '--preset=smoke', f'--layers={layer}')
+  assert f'did you mean {meant!r}?' in line

@@ -5,12 +5,13 @@ import contextlib
 import dataclasses
 import os
 import re
+import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.launch import spec
+from experiments.launch import limits, spec
 from experiments.launch.errors import BadInput
 from experiments.launch.spec import CATALOGUES
 
@@ -36,7 +37,8 @@ def values(name, field):
 @st.composite
 def components(draw, kind):
   """A component of a catalogue, with whatever random options it accepts."""
-  made = CATALOGUES[kind][draw(st.sampled_from(sorted(CATALOGUES[kind])))]
+  entry = draw(st.sampled_from(sorted(CATALOGUES[kind])))
+  made = CATALOGUES[kind][entry]
   component = made()
   for name, field in spec.options_of(made).items():
     if not draw(st.booleans()):
@@ -44,6 +46,8 @@ def components(draw, kind):
     value = draw(values(name, field))
     options = {other: getattr(component, other) for other in spec.options_of(made)}
     with contextlib.suppress(ValueError):  # what does not suit the others stays as it was
+      if type(value) in (int, float):
+        limits.check(name, value, entry, kind)
       component = made(**options | {name: value})
   return component
 
@@ -144,6 +148,34 @@ def test_every_option_is_a_plain_value_or_a_component(kind, name):
 def test_lists_are_split_at_commas_outside_parentheses(chosen, comma):
   texts = [spec.describe(component, kind) for kind, component in chosen]
   assert spec.split(comma.join(texts)) == texts
+
+
+def test_a_long_list_is_split_in_a_time_that_is_linear_in_its_length():
+  def seconds(count):
+    text = 'attention(num_heads=2),' * count
+    start = time.process_time()
+    assert len(spec.split(text)) == count + 1
+    return time.process_time() - start
+
+  seconds(1000)
+  assert seconds(100_000) < 40 * max(seconds(10_000), 1e-3)
+
+
+@pytest.mark.parametrize(
+  'text',
+  ['x' * 100_000, f'lstm(forget_bias={"9" * 100_000})', '(' * 100_000, 'x,' * 50_000,
+   f'copy_memory(variant="{"x" * 100_000}")'],
+)
+def test_a_refusal_repeats_no_long_text(text):
+  for kind in ('layer', 'task'):
+    assert len(refused(text, kind)) <= 1000
+
+
+def test_every_suggestion_is_a_spec_of_its_kind():
+  for kind, other in [('translator', 'layer'), ('layer', 'translator'), ('layer', 'positions')]:
+    for name in CATALOGUES[other].keys() - CATALOGUES[kind]:
+      suggested = re.search(r"did you mean '([^']*)'", refused(name, kind)).group(1)
+      assert spec.parse(suggested, kind)
 
 
 @relaxed

@@ -150,9 +150,10 @@ def lengths() -> tuple[int, ...] | None:
   if not given('lengths'):
     return None
   found = numbers('lengths', FLAGS.lengths, int)
-  if min(found) < 1 or max(found) > limits.LENGTH:
-    wrong = limits.written(min(found) if min(found) < 1 else max(found))
-    raise BadInput(f'--lengths are 1 or more, at most {limits.LENGTH}, not {wrong}')
+  if min(found) < 1:
+    raise BadInput(f'--lengths are 1 or more, not {limits.written(min(found))}')
+  if max(found) > limits.LENGTH:
+    raise BadInput(f'--lengths are at most {limits.LENGTH}, not {limits.written(max(found))}')
   return tuple(sorted(found))
 
 

@@ -16,6 +16,7 @@ REPEATED = {
   'validation_batches': 2**20, 'test_batches': 2**20, 'beam': 4096,
 }
 LENGTH = 2**20  # of sequences
+WORD = 200  # characters of an option that is a text, which may become the name of a folder
 AXES = {
   'width': 2**18, 'key_width': 2**18, 'value_width': 2**18,  # angles are computed one by one
   'kernel_size': 1024, 'short_kernel_size': 1024,  # taps are shifted one by one

@@ -143,10 +143,9 @@ def _value(node: ast.expr, field: dataclasses.Field, owner: str, text: str) -> A
   if field.name in CATALOGUES:
     return _component(node, field.name, text)
   wanted = type(field.default)
-  if isinstance(node, ast.Name) and wanted is str:
-    return node.id
   try:
-    value = ast.literal_eval(node)
+    word = wanted is str and isinstance(node, ast.Name)
+    value = node.id if word else ast.literal_eval(node)
     if wanted is float and type(value) is int:
       value = float(value)
   except (ValueError, TypeError, OverflowError):
@@ -156,6 +155,8 @@ def _value(node: ast.expr, field: dataclasses.Field, owner: str, text: str) -> A
       f'{field.name} of {owner} takes {wanted.__name__} values such as {field.default!r},'
       f' not {ast.get_source_segment(text, node)}'
     )
+  if wanted is str and len(value) > limits.WORD:
+    raise BadInput(f'{field.name} of {owner} takes at most {limits.WORD} characters')
   return value
 
 
