@@ -316,7 +316,7 @@ def test_a_window_is_streamed_for_any_capacity_and_its_memory_does_not_grow(capa
   [
     ({'num_heads': 0}, 'num_heads >= 1, not 0'),
     ({'num_key_value_heads': 3}, '4 heads cannot share 3 keys.*divisor'),
-    ({'num_key_value_heads': -1}, 'share -1'),
+    ({'num_key_value_heads': -1}, 'num_key_value_heads >= 0, not -1'),
     ({'window': -2}, 'window >= 0, not -2'),
     ({'soft_cap': -1.0}, 'soft_cap >= 0, not -1.0'),
     ({'form': 'fast'}, 'fast.*auto, naive, blocked, fused'),
