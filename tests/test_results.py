@@ -189,6 +189,11 @@ def test_a_missing_extra_says_what_to_install(monkeypatch, module, act):
   assert "need the extra: pip install -e '.[report]'" in message
 
 
+def test_a_name_that_is_no_text_has_a_question_mark_on_the_page(tmp_path):
+  path = page.write(tmp_path / 'page.html', 'runs/\udcff', {}, [])
+  assert '<title>runs/?</title>' in path.read_text()
+
+
 # The page
 
 

@@ -112,7 +112,7 @@ def render(
 def write(path: str | os.PathLike, *arguments, **options) -> pathlib.Path:
   """Write the report of `render`'s arguments, whole or not at all."""
   path = pathlib.Path(path)
-  data = render(*arguments, **options).encode()
+  data = render(*arguments, **options).encode(errors='replace')  # a folder's name may be no text
   path.parent.mkdir(parents=True, exist_ok=True)
   atomic.write(path, data)
   return path
