@@ -116,14 +116,16 @@ class AdditiveAttention(SequenceLayer):
     driven = driven.astype(jnp.float32).reshape(length, batch_size, gates, width)
     query, context, recurrent = self._kernels(width, x.dtype)
     score = self.param('score', nn.initializers.normal(width**-0.5), (width,))
+    bias = self.layer.product_bias(self, width)
     valid = jnp.ones((length, batch_size, 1), bool) if mask is None else mask.T[..., None]
 
     def step(hidden, now):
       driven, valid = now
       weight, read = look(annotations, multiply(hidden[0], query), score)
       driven += multiply(read, context).reshape(driven.shape)
-      product = multiply(hidden[0], recurrent).reshape(driven.shape)
-      after, _ = self.layer.cell.step(driven, product, hidden)
+      product = multiply(hidden[0], recurrent)
+      product = product if bias is None else product + bias[None]
+      after, _ = self.layer.cell.step(driven, product.reshape(driven.shape), hidden)
       hidden = tuple(jnp.where(valid, *pair) for pair in zip(after, hidden, strict=True))
       return hidden, (hidden[0], weight)
 

@@ -6,7 +6,8 @@
                                                             forget gate: Gers et al. 2000)
   GRU            r, u = sigmoid(W x + U h + b),  n = tanh(W x + b + r (U h))
                  h' = (1 - u) n + u h                      (Cho et al. 2014; r after the product,
-                                                            as in cuDNN)
+                                                            as in cuDNN; U h has no bias of its own
+                                                            unless `recurrent_bias` is set)
 
 A cell is its equation and that equation's derivatives, nothing else: the products W x are done for
 all times at once before the loop, and the loop, with U h in it, is `baselines.unroll`'s.
@@ -128,6 +129,10 @@ class Recurrent(SequenceLayer):
     }
     return initialisers[self.recurrent_init](key, shape, dtype)
 
+  def product_bias(self, module: nn.Module, width: int):
+    """The bias [G * H] of the product U h, a parameter of the module; None: there is none."""
+    del module, width
+
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
     """Zeros."""
     return (jnp.zeros((batch_size, width)),) * self.num_states
@@ -143,7 +148,8 @@ class Recurrent(SequenceLayer):
     driven = driven.astype(jnp.float32).reshape(length, batch_size, gates, width)
     kernel = self.param('recurrent', self.kernel, (width, gates * width))
     valid = None if mask is None else mask.T[..., None]
-    hidden, state = unroll(self.cell, kernel.astype(x.dtype), driven, state, valid)
+    bias = self.product_bias(self, width)
+    hidden, state = unroll(self.cell, kernel.astype(x.dtype), driven, state, valid, bias)
     return hidden.swapaxes(0, 1).astype(x.dtype), state
 
 
@@ -174,7 +180,20 @@ class LSTM(Recurrent):
 
 
 class GRU(Recurrent):
-  """Gated recurrent unit: the LSTM's sum without a second vector."""
+  """Gated recurrent unit: the LSTM's sum without a second vector.
+
+  With `recurrent_bias` the candidate is tanh(W x + b + r (U h + c)): c is PyTorch's b_hn, without
+  which its weights cannot be loaded. Its b_hr and b_hz are sums with b and need no place.
+  """
+
+  recurrent_bias: bool = False
 
   cell: ClassVar[type[Cell]] = GRUCell
   gates: ClassVar[int] = 3
+
+  def product_bias(self, module, width):
+    """Zeros for the gates, c for the candidate."""
+    if not self.recurrent_bias:
+      return None
+    bias = module.param('recurrent_bias', nn.initializers.zeros, (width,))
+    return jnp.pad(bias, (2 * width, 0))

@@ -7,8 +7,9 @@ A cell is a class of four functions of arrays, element by element:
   pull(slopes, d_state') -> d_gates, d_state         one step back; linear in d_state'
   through(slopes, d_gates) -> d_product              how the product reaches the gates
 
-with driven = W x + b and product = U h. On the way back only `pull` and d_product U^T have to wait
-for the step that comes later. The slopes are taken of all times at once before that loop, and
+with driven = W x + b and product = U h, to which a bias may be added. On the way back only `pull`
+and d_product U^T have to wait for the step that comes later. The slopes are taken of all times at
+once before that loop, and
 
   d_U = sum_t h_{t-1}^T d_product_t
 
@@ -17,6 +18,7 @@ The gradient has no derivative of its own, nor has the loop one in forward mode.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +80,7 @@ def _hold(valid, new, old):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def unroll(cell: type[Cell], kernel, driven, state, valid=None):
+def unroll(cell: type[Cell], kernel, driven, state, valid=None, bias=None):
   """Runs a cell over time.
 
   Args:
@@ -87,30 +89,34 @@ def unroll(cell: type[Cell], kernel, driven, state, valid=None):
     driven: W x + b [T, B, G, H].
     state: a tuple of arrays [B, H], h first.
     valid: [T, B, 1] false where the state is held, or None.
+    bias: [G * H] added to the product U h in float32, or None.
 
   Returns:
     h at every time [T, B, H], and the state after the last.
 
   """
-  return _forward(cell, kernel, driven, state, valid)[0]
+  return _forward(cell, kernel, driven, state, valid, bias)[0]
 
 
-def _forward(cell, kernel, driven, state, valid):
+def _forward(cell, kernel, driven, state, valid, bias):
   def step(state, now):
     driven, valid = now
-    product = _multiply(state[0], kernel).reshape(driven.shape)
-    after, gates = cell.step(driven, product, state)
+    product = _multiply(state[0], kernel)
+    product = product if bias is None else product + bias[None]
+    after, gates = cell.step(driven, product.reshape(driven.shape), state)
     after = _hold(valid, after, state)
     return after, (after, gates)
 
   last, (states, gates) = jax.lax.scan(step, state, (driven, valid))
-  return (states[0], last), (kernel, state, states, gates, valid)
+  return (states[0], last), (kernel, state, states, gates, valid, bias)
 
 
 def _backward(cell, residuals, gradients):
-  kernel, start, after, gates, valid = residuals
+  kernel, start, after, gates, valid, bias = residuals
   outer, gradient = gradients  # for h at every time, for the last state
-  before = tuple(jnp.concatenate([s[None], a[:-1]]) for s, a in zip(start, after, strict=True))
+  before = tuple(  # cut for the case of no token at all
+    jnp.concatenate([s[None], a[:-1]])[: len(a)] for s, a in zip(start, after, strict=True)
+  )
   slopes, transposed = cell.slopes(gates, before, after), kernel.T
 
   def step(gradient, now):
@@ -120,13 +126,17 @@ def _backward(cell, residuals, gradients):
     if valid is not None:
       gates = jnp.where(valid[..., None], gates, 0)
       hidden, *others = _hold(valid, (hidden, *others), gradient)
-    product = cell.through(slopes, gates).reshape(outer.shape[0], -1)
+    product = cell.through(slopes, gates).reshape(outer.shape[0], kernel.shape[1])
     return (hidden + _multiply(product, transposed), *others), gates
 
   gradient, gates = jax.lax.scan(step, gradient, (outer, slopes, valid), reverse=True)
-  product = cell.through(slopes, gates).astype(kernel.dtype).reshape(-1, kernel.shape[1])
-  hidden = before[0].astype(kernel.dtype).reshape(-1, kernel.shape[0])
-  return _multiply(hidden.T, product).astype(kernel.dtype), gates, gradient, None
+  product = cell.through(slopes, gates)
+  for_bias = None if bias is None else jnp.sum(product, (0, 1)).reshape(bias.shape)
+  rows = math.prod(before[0].shape[:2])
+  product = product.astype(kernel.dtype).reshape(rows, kernel.shape[1])
+  hidden = before[0].astype(kernel.dtype).reshape(rows, kernel.shape[0])
+  for_kernel = _multiply(hidden.T, product).astype(kernel.dtype)
+  return for_kernel, gates, gradient, None, for_bias
 
 
 unroll.defvjp(_forward, _backward)

@@ -30,16 +30,19 @@ def lstm(x, state, w, u, b):
   return o * np.tanh(c), c
 
 
-def gru(x, state, w, u, b):
+def gru(x, state, w, u, b, b_hn=0.0):
   """Cho et al. 2014 with the reset gate after the product, as cuDNN has it: reset, update, new."""
   (h,) = state
   (wr, wu, wn), (ur, uu, un), (br, bu, bn) = (np.split(a, 3, -1) for a in (w, u, b))
   r, z = logistic(x @ wr + h @ ur + br), logistic(x @ wu + h @ uu + bu)
-  n = np.tanh(x @ wn + bn + r * (h @ un))
+  n = np.tanh(x @ wn + bn + r * (h @ un + b_hn))
   return ((1 - z) * n + z * h,)
 
 
-RECURRENT = {'elman': (Elman(), elman), 'lstm': (LSTM(), lstm), 'gru': (GRU(), gru)}
+RECURRENT = {
+  'elman': (Elman(), elman), 'lstm': (LSTM(), lstm), 'gru': (GRU(), gru),
+  'gru(recurrent_bias)': (GRU(recurrent_bias=True), gru),
+}
 
 
 @pytest.mark.parametrize('name', RECURRENT)
@@ -49,8 +52,9 @@ def test_a_recurrent_layer_is_its_equation_step_by_step(name):
   y, after = jax.jit(layer.apply)(parameters, x, state)
   weights, x, state = in_float64(parameters['params'], x, state)
   w, u, b = weights['input']['kernel'], weights['recurrent'], weights['input']['bias']
+  bias = [weights['recurrent_bias']] if 'recurrent_bias' in weights else []
   for t in range(LENGTH):
-    state = step(x[:, t], state, w, u, b)
+    state = step(x[:, t], state, w, u, b, *bias)
     np.testing.assert_allclose(y[:, t], state[0], atol=1e-5)
   for found, expected in zip(after, state, strict=True):
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -103,11 +107,12 @@ CELLS = {  # the cell, its gates, its states, and how many of them are more than
 }
 
 
-def plain(cell, kernel, driven, state, valid):
+def plain(cell, kernel, driven, state, valid, bias):
   """The loop as it is defined; its gradient is JAX's."""
   def step(state, now):
     driven, valid = now
-    after, _ = cell.step(driven, (state[0] @ kernel).reshape(driven.shape), state)
+    product = (state[0] @ kernel + bias[None]).reshape(driven.shape)
+    after, _ = cell.step(driven, product, state)
     after = tuple(jnp.where(valid, new, old) for new, old in zip(after, state, strict=True))
     return after, after[0]
 
@@ -118,13 +123,13 @@ def plain(cell, kernel, driven, state, valid):
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def judged(loop, cell, compared, arguments, valid):
   """What the loop returns, and the gradients of a scalar that depends on all of it."""
-  def loss(kernel, driven, kept, rest):
-    hidden, state = loop(cell, kernel, driven, (*kept, *rest), valid)
+  def loss(kernel, bias, driven, kept, rest):
+    hidden, state = loop(cell, kernel, driven, (*kept, *rest), valid, bias)
     leaves = (hidden, *state[:compared])
     weights = [jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape) for leaf in leaves]
     return sum(jnp.sum(w * leaf) for w, leaf in zip(weights, leaves, strict=True)), (hidden, state)
 
-  return jax.grad(loss, (0, 1, 2), has_aux=True)(*arguments)
+  return jax.grad(loss, (0, 1, 2, 3), has_aux=True)(*arguments)
 
 
 @pytest.mark.parametrize('name', CELLS)
@@ -143,7 +148,7 @@ def test_the_gradient_by_hand_is_the_gradient_of_the_loop(name, seed, held):
     state = (state[0], state[1], 1 + state[2] ** 2, state[3])
   differentiated = min(states, 3)
   arguments = (
-    draw(WIDTH, gates * WIDTH), draw(LENGTH, BATCH, gates, WIDTH),
+    draw(WIDTH, gates * WIDTH), draw(gates * WIDTH), draw(LENGTH, BATCH, gates, WIDTH),
     state[:differentiated], state[differentiated:],
   )
   valid = jnp.array(generator.random((LENGTH, BATCH, 1)) >= held)
@@ -157,7 +162,7 @@ def test_without_a_mask_all_is_valid():
   driven = jnp.sin(jnp.arange(LENGTH * BATCH * gates * WIDTH)).reshape(LENGTH, BATCH, gates, WIDTH)
   kernel, state = jnp.ones((WIDTH, gates * WIDTH)), (jnp.ones((BATCH, WIDTH)),) * 2
   everywhere = jnp.ones((LENGTH, BATCH, 1), bool)
-  found = judged(unroll, cell, 2, (kernel, driven, state, ()), None)
-  expected = judged(unroll, cell, 2, (kernel, driven, state, ()), everywhere)
+  arguments = kernel, jnp.zeros(gates * WIDTH), driven, state, ()
+  found, expected = (judged(unroll, cell, 2, arguments, valid) for valid in (None, everywhere))
   for a, e in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
     np.testing.assert_allclose(a, e, atol=1e-6)

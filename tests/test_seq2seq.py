@@ -88,6 +88,17 @@ def test_additive_attention_is_that_of_bahdanau(cell, step):
       assert not seen[~mask[row]].any()
 
 
+@pytest.mark.parametrize('recurrent_bias', [False, True])
+def test_additive_attention_without_a_source_is_its_layer(recurrent_bias):
+  cell = GRU(recurrent_bias=recurrent_bias)
+  layer = AdditiveAttention(cell)
+  parameters, x, _ = drawn(layer)
+  names = jax.eval_shape(cell.init, jax.random.key(0), x)['params']
+  shared = {name: parameters['params'][name] for name in names}
+  assert recurrent_bias == ('recurrent_bias' in names)
+  close(layer.apply(parameters, x)[0], cell.apply({'params': shared}, x)[0])
+
+
 @pytest.mark.parametrize('score', SCORES)
 def test_global_attention_is_that_of_luong(score):
   layer = GlobalAttention(score)
