@@ -3,7 +3,7 @@
   convolution    y_t = b + sum_j W_j x_{t - j d},  j = 0 .. k - 1     (kernel k, dilation d)
   short          y_t = b + sum_j w_j * x_{t - j}, each channel by itself: what linear recurrences
                  put before their gates
-  TCN            levels i = 0 .. n - 1 of  x + relu(conv(relu(conv(x)))), dilation 2^i,
+  TCN            levels i = 0 .. n - 1 of  relu(x + relu(conv(relu(conv(x))))), dilation 2^i,
                  the kernels weight-normalised                        (Bai, Kolter, Koltun 2018)
 
 A window of r tokens is all that an output can depend on: for a convolution r = 1 + (k - 1) d, for
@@ -23,6 +23,7 @@ from transformer.layer import SequenceLayer, masked
 from transformer.options import at_least, one_of
 
 FORMS = ('auto', 'direct', 'channels_last')
+SMALLEST_SQUARE = 1e-30  # of a normalised kernel's length: at 0 its root would have no gradient
 
 
 def _slide(x, kernel, dilation=1, padding=0, stride=1):
@@ -63,6 +64,8 @@ def dilated_convolution(x: jax.Array, kernel: jax.Array, dilation: int, form: st
   gradients that it derives are 20 to 150 times slower there. 'auto' is 'channels_last' on a CPU,
   where it is as fast in a loop as outside of one, and 'direct' elsewhere.
   """
+  if x.shape[1] == (len(kernel) - 1) * dilation:  # no output: XLA's gradients need a window
+    return jnp.zeros((x.shape[0], 0, kernel.shape[2]), x.dtype)
   if form == 'auto':
     form = 'channels_last' if platform.current() == 'cpu' else 'direct'
   slide = _channels_last if form == 'channels_last' else _slide
@@ -110,6 +113,11 @@ class Convolution(SequenceLayer):
     """1 + (k - 1) d."""
     return 1 + (self.kernel_size - 1) * self.dilation
 
+  @property
+  def padding_takes_time(self):
+    """If there is a window."""
+    return self.receptive_field > 1
+
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
     """Zeros stand before the first token."""
     return jnp.zeros((batch_size, self.receptive_field - 1, width), dtype)
@@ -123,7 +131,8 @@ class Convolution(SequenceLayer):
     initial = nn.initializers.variance_scaling(self.gain, 'fan_in', 'truncated_normal')
     kernel = self.param('kernel', initial, (self.kernel_size, width, features))
     if self.weight_norm:  # each output's weights as a direction and a length
-      norm = jnp.sqrt(jnp.sum(jnp.square(kernel), (0, 1), keepdims=True))
+      square = jnp.sum(jnp.square(kernel), (0, 1), keepdims=True)
+      norm = jnp.sqrt(jnp.maximum(square, SMALLEST_SQUARE))
       kernel = kernel / norm * self.param('scale', lambda _: norm)
     bias = self.param('bias', nn.initializers.zeros, (features,))
 
@@ -147,6 +156,11 @@ class ShortConvolution(SequenceLayer):
   def receptive_field(self):
     """The kernel."""
     return self.kernel_size
+
+  @property
+  def padding_takes_time(self):
+    """If there is a window."""
+    return self.receptive_field > 1
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
     """Zeros stand before the first token."""
@@ -173,6 +187,8 @@ class ConvolutionStack(SequenceLayer):
   levels: int = 3
   causal: bool = True  # or every convolution centred, as in an encoder
   form: str = 'auto'
+
+  padding_takes_time: ClassVar[bool] = True
 
   def __post_init__(self):
     super().__post_init__()
@@ -241,7 +257,10 @@ class ConvolutionStack(SequenceLayer):
 
 
 class TCN(ConvolutionStack):
-  """Temporal convolutional network: residual blocks of two convolutions, dilation doubling."""
+  """Temporal convolutional network: residual blocks of two convolutions, dilation doubling.
+
+  Each level ends in a ReLU of the sum, as in the authors' code: no output is below 0.
+  """
 
   def convolutions(self, level):
     """Two of the same dilation 2^i."""

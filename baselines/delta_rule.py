@@ -11,7 +11,7 @@ a_t and a_t (1 - beta_t). With beta = 2 sigmoid(W x) the latter lie in [-1, 1]: 
 the memory, and so count modulo 2 and track states (Grazzi et al. 2025).
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +19,10 @@ from flax import linen as nn
 
 from baselines.convolution import ShortConvolution
 from baselines.delta_scans import delta_scan
+from baselines.discretization import step_bias
 from baselines.mamba2 import log_rates
 from baselines.matrix_scans import check_form
 from baselines.scans import EIGENVALUES
-from baselines.state_space import step_bias
 from transformer.layer import SequenceLayer, masked
 from transformer.options import at_least, one_of, suits
 
@@ -53,6 +53,8 @@ class DeltaNet(SequenceLayer):
   kernel_size: int = 4
   eigenvalues: str = '[0,1]'
   chunk_size: int = 0  # 0: as suits the platform
+
+  padding_takes_time: ClassVar[bool] = True  # in the convolution
 
   def __post_init__(self):
     super().__post_init__()
@@ -90,7 +92,7 @@ class DeltaNet(SequenceLayer):
     mixed = nn.Dense(3 * width, use_bias=False, dtype=x.dtype, name='projection')(x)
     mixed, latest = self._convolution().copy(name='convolution')(mixed, state.latest, mask=mask)
     mixed = jax.nn.silu(mixed.astype(jnp.float32))
-    mixed = mixed.reshape(batch_size, length, 3, self.num_heads, -1)
+    mixed = mixed.reshape(batch_size, length, 3, self.num_heads, width // self.num_heads)
     query, key, value = (mixed[:, :, i] for i in range(3))
 
     beta = nn.Dense(self.num_heads, use_bias=False, dtype=x.dtype, name='beta')(x)

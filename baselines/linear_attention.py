@@ -21,13 +21,21 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from baselines.matrix_scans import check_form, outer_product_scan
+from baselines.matrix_scans import check_form, normalised, outer_product_scan
 from transformer.layer import SequenceLayer, masked
 from transformer.options import above, at_least, one_of, suits
 from transformer.positions import Rotary
 
 CUTS = 4096  # at most, into which a width is cut for the heads
-FEATURE_MAPS = {'elu': lambda x: jax.nn.elu(x) + 1, 'softmax': jax.nn.softmax}
+
+
+def elu_plus_one(x: jax.Array) -> jax.Array:
+  """elu(x) + 1 as exp(min(x, 0)) + max(x, 0), in which nothing cancels."""
+  return jnp.exp(jnp.minimum(x, 0)) + jnp.maximum(x, 0)
+
+
+FEATURE_MAPS = {'elu': elu_plus_one, 'softmax': jax.nn.softmax}
+FREQUENCIES = ('rope', 'torchscale')  # of retention's turns
 
 
 def log_sigmoid(x: jax.Array) -> jax.Array:
@@ -113,10 +121,12 @@ class LinearAttention(MatrixMemory):
     projected = self.project(x, 'projection', 3, self.num_heads, width // self.num_heads)
     query, key, value = (projected[:, :, i].astype(jnp.float32) for i in range(3))
     feature_map = FEATURE_MAPS[self.feature_map]
+    # Features of a query that are all below 1 are scaled up to 1, which the quotient does not see.
+    query -= jax.lax.stop_gradient(jnp.minimum(query.max(-1, keepdims=True), 0))
     query, key = feature_map(query), masked(feature_map(key), mask)
     value = jnp.concatenate([value, jnp.ones_like(value[..., :1])], -1)
     y, state = outer_product_scan(query, key, value, None, state, chunk_size=self.chunk_size)
-    y = y[..., :-1] / (y[..., -1:] + 1e-6)  # before the first valid token the sum is 0
+    y = normalised(y[..., :-1], y[..., -1:])  # before the first valid token the sum is 0
     y = y.astype(x.dtype)
     return nn.DenseGeneral(width, (-2, -1), use_bias=False, dtype=x.dtype, name='output')(y), state
 
@@ -129,12 +139,23 @@ class Retention(NamedTuple):
 
 
 class RetNet(MatrixMemory):
-  """Multi-scale retention: each head forgets at a rate of its own, which is not learnt."""
+  """Multi-scale retention: each head forgets at a rate of its own, which is not learnt.
+
+  `frequencies` says how fast the K / 2 pairs of channels turn: with i = 0 .. K / 2 - 1, 'rope' has
+  10000^(-i / (K / 2)), as rotary positions do elsewhere, and 'torchscale' 10000^(-i / (K / 2 - 1)),
+  as the authors' code does (which pairs neighbours, not halves: the same up to an order of keys).
+  """
 
   key_expand: float = 1.0
   value_expand: float = 2.0
+  frequencies: str = 'rope'
 
   key_multiple: ClassVar[int] = Rotary.head_multiple
+  padding_takes_time: ClassVar[bool] = True
+
+  def __post_init__(self):
+    super().__post_init__()
+    one_of(self, 'frequencies', FREQUENCIES)
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
     """Zeros at position 0."""
@@ -143,8 +164,11 @@ class RetNet(MatrixMemory):
 
   def _turn(self, x, start):
     """Turns x [B, T, H, K] by its positions."""
-    index = start + jnp.arange(x.shape[1])
-    return Rotary(parent=None).rotate(x.swapaxes(1, 2), index).swapaxes(1, 2)
+    index, half = start + jnp.arange(x.shape[1]), x.shape[-1] // 2
+    rotary = Rotary(parent=None)
+    if self.frequencies == 'torchscale' and half > 1:
+      rotary = Rotary(rotary.base ** (half / (half - 1)), parent=None)
+    return rotary.rotate(x.swapaxes(1, 2), index).swapaxes(1, 2)
 
   @nn.compact
   def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]

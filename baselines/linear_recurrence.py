@@ -11,6 +11,10 @@ With x_t the input, y_t the output, h_t the state, * by elements:
   RG-LRU    h_t = a_t h_{t-1} + sqrt(1 - a_t^2) (i_t x_t),  a_t = a^(8 r_t), a = sigmoid(Lambda),
             r, i = sigmoid(W x), W block-diagonal; in its block of two branches
             y = W (gelu(W x) * RG-LRU(convolution(W x)))     (De et al. 2024, equations 1 to 4)
+            The derivative of the root is bounded, its value is exact: where a gate is shut, a is 1.
+
+Where operations are counted, a product of complex numbers counts as one of real numbers, though it
+takes four: the LRU, S4D and S5 do more arithmetic than their counts say.
 """
 
 from typing import ClassVar, NamedTuple
@@ -26,6 +30,7 @@ from transformer.options import above, at_least, finite, one_of, suits
 
 CANDIDATES = ('g', 'linear')
 READOUTS = ('glu', 'half_glu', 'none')
+LARGEST_SLOPE = 1000.0  # of the root in RG-LRU, as in the authors' code (recurrentgemma)
 
 
 def time_first(x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
@@ -191,7 +196,9 @@ class LRU(SequenceLayer):
   def _ring(self, key, shape):
     """Nu for eigenvalues that are uniform in the ring's area (Lemma 3.2)."""
     area = jax.random.uniform(key, shape, minval=1e-6)
-    return jnp.log(-0.5 * jnp.log(self.r_min**2 + area * (self.r_max**2 - self.r_min**2)))
+    # By 1 - r^2, which does not round to 0 for a radius r near 1.
+    lost = 1 - self.r_max**2 + (1 - area) * (self.r_max**2 - self.r_min**2)
+    return jnp.log(-0.5 * jnp.log1p(-lost))
 
   def _phase(self, key, shape):
     """Theta for angles that are uniform below `max_phase`."""
@@ -218,6 +225,19 @@ class LRU(SequenceLayer):
     return Readout(self.readout, name='readout')(y).swapaxes(0, 1), Complex.of(last)
 
 
+@jax.custom_jvp
+def bounded_root(x: jax.Array) -> jax.Array:
+  """sqrt(x) whose derivative is at most `LARGEST_SLOPE`; at 0 the root's own is infinite."""
+  return jnp.sqrt(x)
+
+
+@bounded_root.defjvp
+def _bounded_slope(primals, tangents):
+  (x,), (dx,) = primals, tangents
+  root = jnp.sqrt(x)
+  return root, dx / jnp.maximum(2 * root, 1 / LARGEST_SLOPE)
+
+
 class RGLRUState(NamedTuple):
   """The memory of Griffin's recurrent block."""
 
@@ -235,6 +255,7 @@ class RGLRU(SequenceLayer):
   kernel_size: int = 4
 
   sharpness: ClassVar[float] = 8.0  # c
+  padding_takes_time: ClassVar[bool] = True  # in the convolution
 
   def __post_init__(self):
     super().__post_init__()
@@ -272,16 +293,16 @@ class RGLRU(SequenceLayer):
     u, convolution = self._convolution(name='convolution')(u, state.convolution, mask=mask)
     u, mask = time_first(u, mask)
 
-    blocks = u.reshape(length, batch_size, self.num_heads, -1)
-    shape = (self.num_heads, width // self.num_heads, 2, width // self.num_heads)
+    block = width // self.num_heads
+    blocks = u.reshape(length, batch_size, self.num_heads, block)
+    shape = (self.num_heads, block, 2, block)
     kernel = self.param('gates', nn.initializers.lecun_normal(1, -1, (0, 2)), shape)
     bias = self.param('gate_bias', nn.initializers.zeros, (2, width))
     gates = jnp.einsum('TBHK,HKGJ->GTBHJ', blocks, kernel.astype(x.dtype)).astype(jnp.float32)
     gates = jax.nn.sigmoid(gates.reshape(2, *u.shape) + bias[:, None, None])
     log_a = jax.nn.log_sigmoid(self.param('lambda', self._lambda, (width,)))
     log_decay = self.sharpness * gates[0] * log_a[None, None]
-    # The floor bounds the root's gradient where a gate is shut and the decay is 1.
-    gain = jnp.sqrt(jnp.maximum(-jnp.expm1(2 * log_decay), 1e-6))
+    gain = bounded_root(-jnp.expm1(2 * log_decay))
     y, hidden = linear_scan(jnp.exp(log_decay), gain * gates[1] * u, state.hidden, mask)
     y = branch * y.swapaxes(0, 1).astype(x.dtype)
     return nn.Dense(width, dtype=x.dtype, name='output')(y), RGLRUState(convolution, hidden)

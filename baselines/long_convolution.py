@@ -16,7 +16,7 @@ a transform of the first half only. That is O(T log(T)^2) and causal to the last
 """
 
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -144,6 +144,8 @@ class Hyena(SequenceLayer):
   sine_frequency: float = 3.0  # at 10 a filter is noise from lag to lag, and off by 1e-4 in float32
   block_size: int = 64
 
+  padding_takes_time: ClassVar[bool] = True
+
   def __post_init__(self):
     super().__post_init__()
     at_least(
@@ -180,7 +182,7 @@ class Hyena(SequenceLayer):
       self.sine_frequency, name='filter',
     )(capacity)
     skip = self.param('skip', nn.initializers.normal(1.0), (self.order, width))
-    kernel = kernel.at[0].add(skip)
+    kernel = kernel.at[:1].add(skip[None])
     before = (None,) * self.order if state is None else state.inputs
     index = 0 if state is None else state.index
     after = []
@@ -196,6 +198,8 @@ class Hyena(SequenceLayer):
   def _convolve(self, z, kernel, memory, index):
     """The memory with z [B, T, D] put at `index`, and the outputs from there on."""
     length = z.shape[1]
+    if not length:
+      return (z if memory is None else memory), z.astype(jnp.float32)
     y = long_convolution(z.astype(jnp.float32), kernel[:length], self.block_size)
     if memory is None:
       return z, y

@@ -11,16 +11,16 @@ a_t = 2 exp(-d_t A) - 1 (Grazzi et al. 2025): a state that can turn its sign can
 """
 
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from baselines.convolution import ShortConvolution
+from baselines.discretization import step_bias
 from baselines.matrix_scans import check_form, outer_product_scan
 from baselines.scans import EIGENVALUES
-from baselines.state_space import step_bias
 from transformer.layer import SequenceLayer, masked
 from transformer.options import at_least, one_of, suits
 
@@ -49,6 +49,8 @@ class Mamba2(SequenceLayer):
   kernel_size: int = 4
   eigenvalues: str = '[0,1]'
   chunk_size: int = 0
+
+  padding_takes_time: ClassVar[bool] = True  # in the convolution
 
   def __post_init__(self):
     super().__post_init__()

@@ -30,6 +30,7 @@ import jax.numpy as jnp
 from transformer import platform
 
 FORMS = ('auto', 'recurrent', 'chunked')
+SMALLEST_DIVISOR = 2.0**-60  # whose square is far from rounding to 0
 
 
 def check_form(form: str, chunk_size: int) -> None:
@@ -56,6 +57,16 @@ def join_chunks(x: jax.Array, length: int) -> jax.Array:
   """Joins chunks [n, B, H, C, ...] to [B, T, H, ...], the reverse of `cut_into_chunks`."""
   x = jnp.moveaxis(x, (0, 2), (1, 3))
   return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :length]
+
+
+def normalised(reading: jax.Array, divisor: jax.Array) -> jax.Array:
+  """Readings [..., V] divided by [..., 1], which may vanish where they do: 0 there, not 0 / 0.
+
+  The divisor, which is 0 or positive, is kept above `SMALLEST_DIVISOR`. As a product with its
+  inverse the quotient has a finite gradient: in that of a division the square of the inverse meets
+  the gradient before it meets the reading, and overflows.
+  """
+  return reading * (1 / jnp.maximum(divisor, SMALLEST_DIVISOR))
 
 
 def outer_product_scan(
@@ -88,6 +99,8 @@ def outer_product_scan(
   check_form(form, chunk_size)
   query, key, value = (x.astype(jnp.float32) for x in (query, key, value))
   length = value.shape[1]
+  if not length:
+    return value, initial
   log_decay = jnp.zeros((1,)) if log_decay is None else log_decay
   if log_decay.ndim == 1:
     log_decay = jnp.broadcast_to(log_decay[None, None], (1, length, log_decay.size))

@@ -15,7 +15,7 @@ alone, and the channel mixing, which is the model's feed-forward network.
 """
 
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +54,8 @@ class RWKV7(SequenceLayer):
   num_heads: int = 4
   rank: int = 32  # of what makes decays, rates and gates
   chunk_size: int = 0  # 0: as suits the platform
+
+  padding_takes_time: ClassVar[bool] = True  # in the shift
 
   def __post_init__(self):
     super().__post_init__()
@@ -97,7 +99,8 @@ class RWKV7(SequenceLayer):
     )
 
     def heads(z):  # [B, T, D] -> [B, T, H, K]
-      return z.astype(jnp.float32).reshape(batch_size, length, self.num_heads, -1)
+      shape = (batch_size, length, self.num_heads, width // self.num_heads)
+      return z.astype(jnp.float32).reshape(shape)
 
     def project(z, name):
       return heads(nn.Dense(width, use_bias=False, dtype=x.dtype, name=name)(z))

@@ -110,7 +110,7 @@ def _in_chunks(step, inputs, state, size):
     cut = jax.tree.map(lambda x: x[:whole].reshape(-1, size, *x.shape[1:]), inputs)
     state, y = jax.lax.scan(jax.checkpoint(step), state, cut)
     outputs.append(y.reshape(whole, *y.shape[2:]))
-  if whole < length:
+  if whole < length or not length:
     state, y = step(state, jax.tree.map(lambda x: x[whole:], inputs))
     outputs.append(y)
   return jnp.concatenate(outputs), state
@@ -120,6 +120,8 @@ def _form(form, length):
   """The form that is meant."""
   if form not in FORMS:
     raise ValueError(f'no form {form!r} of a linear scan; there are {", ".join(FORMS)}')
+  if not length:  # the only form that needs no first step
+    return 'sequential'
   if form != 'auto':
     return form
   # On a CPU the least work wins at every length; elsewhere a step costs a launch, however small.
@@ -156,7 +158,7 @@ _recurrence.defvjp(_recurrence_forward, _recurrence_backward)
 
 def _summed_to(shape, x):
   """The sum of x over the axes that are 1 in the shape."""
-  shared = [i for i, size in enumerate(shape) if size < x.shape[i]]
+  shared = [i for i, size in enumerate(shape) if size != x.shape[i]]
   return jnp.sum(x, shared, keepdims=True)
 
 

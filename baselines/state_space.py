@@ -12,16 +12,18 @@ Within a step of length s the input is held, so that  h' = A h + B x  with a dia
 
 Complex states come in conjugate pairs, of which one is kept: N of them are N / 2 complex numbers,
 and y is twice a real part. All keep exp(s A) below one: the real part of A is -exp of a parameter.
+Where operations are counted, a complex product counts as a real one, though it takes four.
 """
 
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from baselines.convolution import ShortConvolution
+from baselines.discretization import held, hippo_normal, log_uniform, step_bias
 from baselines.linear_recurrence import (
   READOUTS,
   Complex,
@@ -36,35 +38,7 @@ from transformer.options import at_least, one_of
 
 INITIALISATIONS = ('lin', 'inv', 'legs')
 LARGEST_HIPPO = 4096  # the work of decomposing HiPPO-N grows with the cube of its size
-
-
-def hippo_normal(size: int) -> tuple[jax.Array, jax.Array]:
-  """HiPPO-N = V (-1/2 + i w) V*: w [N / 2] over zero, and its columns of V [N, N / 2].
-
-  It is the normal part of HiPPO-LegS, -1/2 plus a skew matrix (Gu et al. 2022, section 3.2).
-  """
-  root, index = jnp.sqrt(2 * jnp.arange(size) + 1.0), jnp.arange(size)
-  skew = -0.5 * jnp.outer(root, root) * jnp.sign(index[:, None] - index[None])
-  frequency, vectors = jnp.linalg.eigh(-1j * skew)  # they rise, from -w to w
-  return frequency[size // 2 :], vectors[:, size // 2 :]
-
-
-def log_uniform(key, shape, dtype, low: float, high: float) -> jax.Array:
-  """An initialiser: the logarithm of what is log-uniform between low and high."""
-  return jax.random.uniform(key, shape, dtype, math.log(low), math.log(high))
-
-
-def step_bias(key, shape, dtype=jnp.float32, low: float = 1e-3, high: float = 0.1) -> jax.Array:
-  """An initialiser: what softplus makes a step of that is log-uniform between low and high."""
-  step = jnp.exp(log_uniform(key, shape, dtype, low, high))
-  return step + jnp.log(-jnp.expm1(-step))
-
-
-def held(log_real, imaginary, log_step):
-  """A = -exp(log_real) + i imaginary at steps exp(log_step): exp(s A) and A^-1 (exp(s A) - 1)."""
-  a = jax.lax.complex(-jnp.exp(log_real), imaginary)
-  decay = jnp.exp(jnp.exp(log_step) * a)
-  return decay, (decay - 1) / a
+INPUT_VARIANCES = ('1/D', '1/N')  # of S5's B
 
 
 def _check_steps(dt_min, dt_max):
@@ -157,7 +131,9 @@ class S5(SequenceLayer):
   """One diagonal state space that reads and writes all channels; its state is h [B, N / 2].
 
   `state_size` is N, of `blocks` HiPPO-N matrices of equal size at the start. `readout` is the
-  activation that belongs to the paper's layer.
+  activation that belongs to the paper's layer. `input_variance` is that of B's entries at the
+  start: '1/D' keeps the drive at the input's variance for every width D; the authors' code has
+  '1/N'.
   """
 
   state_size: int = 64
@@ -165,10 +141,12 @@ class S5(SequenceLayer):
   dt_min: float = 0.001
   dt_max: float = 0.1
   readout: str = 'half_glu'
+  input_variance: str = '1/D'
 
   def __post_init__(self):
     super().__post_init__()
     at_least(self, 1, 'blocks')
+    one_of(self, 'input_variance', INPUT_VARIANCES)
     _check_pairs(self.state_size, self.blocks)
     _check_hippo(self.state_size // self.blocks)
     _check_steps(self.dt_min, self.dt_max)
@@ -189,9 +167,10 @@ class S5(SequenceLayer):
     return jnp.kron(jnp.eye(self.blocks), vectors)
 
   def _input(self, key, shape):
-    """V* B for a real B [N, D] of variance 1 / D."""
+    """V* B for a real B [N, D] of the variance `input_variance`."""
     width = shape[0]
-    real = jax.random.normal(key, (width, self.state_size)) * width**-0.5
+    size = width if self.input_variance == '1/D' else self.state_size
+    real = jax.random.normal(key, (width, self.state_size)) * size**-0.5
     turned = real @ self._basis().conj()
     return jnp.stack([turned.real, turned.imag], 1)
 
@@ -244,6 +223,8 @@ class Mamba(SequenceLayer):
   dt_min: float = 0.001
   dt_max: float = 0.1
   eigenvalues: str = '[0,1]'
+
+  padding_takes_time: ClassVar[bool] = True  # in the convolution
 
   def __post_init__(self):
     super().__post_init__()

@@ -13,7 +13,8 @@ Exponentials overflow, so that every sum is kept divided by exp(m_t), the stabil
 m_t = max(log f + m_{t-1}, log i), and f exp(m_{t-1} - m_t) and i exp(-m_t), never above 1, take
 the place of f and i. The lower bound 1 has to be divided, too: it is exp(-m_t), as in the authors'
 code, so that h_t is that of the equations above, whatever m_t is. A bound that stays 1 would make
-h_t depend on it. Since h_t does not, no gradient flows through m_t.
+h_t depend on it. Since h_t does not, no gradient flows through m_t. The divided bound may round to
+0: a query of zeros reads 0 with a finite gradient all the same (`normalised`).
 
 The stabilised mLSTM is a linear recurrence of decaying outer products of i k and (v, 1), the
 last column being n_t: `outer_product_scan` reads all times in chunks. The sLSTM mixes its units at
@@ -21,6 +22,7 @@ every step, which is what it is for, and runs in the LSTM's loop.
 """
 
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +30,7 @@ from flax import linen as nn
 
 from baselines.convolution import ShortConvolution
 from baselines.linear_attention import log_sigmoid
-from baselines.matrix_scans import check_form, outer_product_scan
+from baselines.matrix_scans import check_form, normalised, outer_product_scan
 from baselines.unroll import Cell, split, squash, unroll
 from transformer.layer import SequenceLayer, masked
 from transformer.options import at_least, one_of, suits
@@ -60,7 +62,8 @@ class BlockDense(nn.Module):
     width = x.shape[-1] // self.num_blocks
     init = nn.initializers.lecun_normal(in_axis=1, out_axis=(2, 3), batch_axis=0)
     kernel = self.param('kernel', init, (self.num_blocks, width, self.outputs, width))
-    return (x @ block_diagonal(kernel.astype(x.dtype))).reshape(*x.shape[:-1], self.outputs, -1)
+    y = x @ block_diagonal(kernel.astype(x.dtype))
+    return y.reshape(*x.shape[:-1], self.outputs, x.shape[-1])
 
 
 class HeadNorm(nn.Module):
@@ -69,7 +72,7 @@ class HeadNorm(nn.Module):
   @nn.compact
   def __call__(self, x, dtype):  # [..., H, K]
     norm = nn.LayerNorm(use_bias=False, reduction_axes=-1, feature_axes=(-2, -1), name='norm')
-    return norm(x).reshape(*x.shape[:-2], -1).astype(dtype)
+    return norm(x).reshape(*x.shape[:-2], math.prod(x.shape[-2:])).astype(dtype)
 
 
 def open_forget_gates(size: int) -> jax.Array:
@@ -119,6 +122,11 @@ class SLSTM(SequenceLayer):
     super().__post_init__()
     at_least(self, 1, 'num_heads')
     at_least(self, 0, 'kernel_size')
+
+  @property
+  def padding_takes_time(self):
+    """In the convolution."""
+    return self.kernel_size > 1
 
   @property
   def width_multiple(self):
@@ -211,8 +219,9 @@ def matrix_memory(query, key, value, log_i, log_f, state, form='auto', chunk_siz
   y, memory = outer_product_scan(
     query, key, value, log_decay, memory, form=form, chunk_size=chunk_size
   )
-  norm = jnp.maximum(jnp.abs(y[..., -1:]), jnp.exp(-m)[..., None])
-  return y[..., :-1] / norm, (memory, m[:, -1])
+  divisor = jnp.maximum(jnp.abs(y[..., -1:]), jnp.exp(-m)[..., None])
+  last = jnp.concatenate([start[:, None], m], 1)[:, -1]
+  return normalised(y[..., :-1], divisor), (memory, last)
 
 
 class MLSTM(SequenceLayer):
@@ -224,6 +233,8 @@ class MLSTM(SequenceLayer):
   block_size: int = 4  # of the block-diagonal projections to queries, keys and values
   forget_gate: str = 'sigmoid'  # or 'exp'
   chunk_size: int = 0  # tokens that are read at once; 0: by platform
+
+  padding_takes_time: ClassVar[bool] = True  # in the convolution
 
   def __post_init__(self):
     super().__post_init__()
@@ -279,7 +290,7 @@ class MLSTM(SequenceLayer):
     log_i, log_f = self._gates(query, key, value)
     if mask is not None:
       log_i = jnp.where(mask[..., None], log_i, -jnp.inf)
-    heads = (batch_size, length, self.num_heads, -1)
+    heads = (batch_size, length, self.num_heads, inner // self.num_heads)
     query, key, value = (each.reshape(heads) for each in (query, key, value))
     h, memory = matrix_memory(
       query, key * key.shape[-1] ** -0.5, value, log_i, masked(log_f, mask), memory,

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import rms_norm
 
-from transformer.attention import Attention, SlidingWindow
+from transformer.attention import FORMS, Attention, SlidingWindow, attend
 from transformer.dot_product import Visible, naive
 from transformer.positions import (
   POSITIONS,
@@ -325,6 +325,28 @@ def test_a_window_is_streamed_for_any_capacity_and_its_memory_does_not_grow(capa
 def test_what_is_no_attention_is_refused_by_name(options, named):
   with pytest.raises(ValueError, match=named):
     Attention(**options)
+
+
+@pytest.mark.parametrize('form', FORMS[1:3])
+def test_a_query_that_may_look_nowhere_answers_0_and_no_step_of_its_gradient_is_nan(form):
+  query, key = jnp.ones((1, 1, 1, 2, 3)), jnp.ones((1, 1, 3, 2))
+  nowhere = Visible(valid=jnp.zeros((1, 2), bool))
+
+  def read(query, key, value):
+    y = attend(query, key, value, nowhere, form=form)
+    return jnp.sum(jnp.exp(y)), y
+
+  with jax.debug_nans(True):
+    gradients, y = jax.grad(read, range(3), has_aux=True)(query, key, key)
+  assert not y.any() and not any(g.any() for g in gradients)
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_no_queries_and_no_keys_are_attention_too(form):
+  query, key = jnp.ones((1, 1, 1, 2, 3)), jnp.ones((1, 1, 3, 2))
+  assert attend(query[..., :0, :], key, key, Visible(), form=form).shape == (1, 1, 1, 0, 3)
+  y = attend(query, key[..., :0], key[..., :0], Visible(causal=False), form=form)
+  np.testing.assert_array_equal(y, jnp.zeros_like(query))
 
 
 def test_a_sliding_window_is_attention_with_a_window():

@@ -162,6 +162,10 @@ def test_weight_normalisation_parts_a_kernel_into_direction_and_length():
   np.testing.assert_allclose(read(scale=7 * parameters['scale']), 7 * y, atol=1e-4)
   assert not parameters['bias'].any()
 
+  zero = parameters | {'kernel': 0 * parameters['kernel']}  # a direction that there is not
+  gradient = jax.grad(lambda p: jnp.sum(layer.apply({'params': p}, x, state)[0]))(zero)
+  assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradient))
+
 
 @pytest.mark.parametrize(
   ('make', 'named'),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from reference import causal_depthwise, close, drawn, in_float64, logistic, rms_norm, silu, softplus
 
-from baselines.linear_attention import GLA, LinearAttention, RetNet, log_sigmoid
+from baselines.linear_attention import GLA, LinearAttention, RetNet, elu_plus_one, log_sigmoid
 from baselines.mamba2 import Mamba2
 
 WIDTH, HEADS = 8, 2
@@ -45,10 +45,14 @@ def linear_attention(layer, x, state, weights):
   return np.tensordot(y[..., :-1] / y[..., -1:], weights['output']['kernel'], 2), after
 
 
-def turned(x, start):
-  """Each pair of channels (i, i + K/2) as a complex number, times exp(i t 10000^(-2i/K))."""
+def turned(x, start, frequencies):
+  """Each pair of channels (i, i + K/2) as a complex number, times exp(i t frequency_i)."""
   half = x.shape[-1] // 2
-  angle = (start + np.arange(x.shape[1]))[:, None] * 10000.0 ** (-np.arange(half) / half)
+  frequency = {
+    'rope': 10000.0 ** (-np.arange(half) / half),
+    'torchscale': 1 / 10000.0 ** np.linspace(0, 1, half),
+  }[frequencies]
+  angle = (start + np.arange(x.shape[1]))[:, None] * frequency
   z = (x[..., :half] + 1j * x[..., half:]) * np.exp(1j * angle)[None, :, None]
   return np.concatenate([z.real, z.imag], -1)
 
@@ -57,7 +61,8 @@ def retention(layer, x, state, weights):
   memory, index = state
   query, key = np.moveaxis(projected(x, weights['query_key']), 2, 0)
   value, gate = np.moveaxis(projected(x, weights['value_gate']), 2, 0)
-  query, key = turned(query, index) / np.sqrt(query.shape[-1]), turned(key, index)
+  query, key = (turned(a, index, layer.frequencies) for a in (query, key))
+  query = query / np.sqrt(query.shape[-1])
   gamma = np.array([1 - 2.0 ** (-5 - h) for h in range(layer.num_heads)])
   y, memory = recurrence(query, key, value, gamma[:, None], memory)
   return read_out(y, gate, weights), (memory, index + x.shape[1])
@@ -98,6 +103,8 @@ def mamba2(layer, x, state, weights):
 LAYERS = (
   *((LinearAttention(HEADS, 4, feature_map=name), linear_attention) for name in FEATURES),
   (RetNet(HEADS, chunk_size=4), retention),
+  (RetNet(HEADS, chunk_size=4, frequencies='torchscale'), retention),
+  (RetNet(4, chunk_size=4, frequencies='torchscale'), retention),  # one pair, which turns by 1
   (GLA(HEADS, chunk_size=4, gate_rank=3), gla),
   (GLA(HEADS, key_expand=1.0, value_expand=2.0, gate_rank=3, temperature=2.0), gla),
   (Mamba2(HEADS, 3, chunk_size=4), mamba2),
@@ -158,6 +165,35 @@ def test_mamba2_starts_with_the_published_steps_and_rates():
   assert 1 < rate.min() < 1.2 and 15.8 < rate.max() < 16
 
 
+def test_the_feature_map_keeps_its_digits_far_below_zero():
+  x = np.array([-80, -20, -15, -3, 0, 0.5, 90], np.float32)
+  exact = FEATURES['elu'](x.astype(float))
+  np.testing.assert_allclose(elu_plus_one(jnp.array(x)), exact, rtol=1e-6)
+  slope = jax.vmap(jax.grad(elu_plus_one))(jnp.array(x))
+  np.testing.assert_allclose(slope, np.minimum(exact, 1), rtol=1e-6)
+
+
+@pytest.mark.parametrize('level', [-40.0, -20.0, -10.0, -1.0, 3.0])
+def test_linear_attention_is_a_weighted_mean_wherever_keys_and_queries_lie(level):
+  layer, width = LinearAttention(1), 2
+  generator = np.random.default_rng(0)
+  x = generator.normal(0, 1, (1, 5, width)).astype(np.float32)
+  kernel = np.zeros((width, 3, 1, width), np.float32)  # queries and keys near the level
+  kernel[:, :2] = level + generator.normal(0, 0.1, (width, 2, 1, width))
+  kernel[:, 2, 0] = np.eye(width)
+  x[..., 0] = 1 - x[..., 1]  # so that the weights of the two channels add up to 1
+  parameters = {'projection': {'kernel': kernel}, 'output': {'kernel': np.eye(width)[None]}}
+
+  def read(x):
+    return layer.apply({'params': jax.tree.map(jnp.asarray, parameters)}, x)[0]
+
+  weights, exact = in_float64(parameters, x)
+  nothing = np.zeros((1, 1, width, width + 1))
+  close(read(jnp.array(x)), linear_attention(layer, exact, nothing, weights)[0], 1e-4)
+  gradient = jax.grad(lambda x: jnp.sum(jnp.sin(read(x))))(jnp.array(x))
+  assert np.isfinite(gradient).all()
+
+
 def test_log_sigmoid_is_the_logarithm_at_its_ends_too():
   x = np.array([-1e4, -90, -3, 0, 0.5, 90, 1e4], np.float32)
   np.testing.assert_allclose(log_sigmoid(jnp.array(x)), -softplus(-x.astype(float)), atol=1e-7)
@@ -173,6 +209,7 @@ def test_log_sigmoid_is_the_logarithm_at_its_ends_too():
     (lambda: GLA(temperature=-1.0), 'temperature > 0, not -1.0'),
     (lambda: RetNet(value_expand=0.0), 'value_expand > 0, not 0.0'),
     (lambda: RetNet(chunk_size=3), 'power of two.*not 3'),
+    (lambda: RetNet(frequencies='xpos'), "frequencies 'xpos'; there are rope, torchscale"),
     (lambda: LinearAttention(feature_map='cosine'), "'cosine'.*elu, softmax"),
     (lambda: Mamba2(state_size=0), 'Mamba2 needs state_size >= 1, not 0'),
     (lambda: Mamba2(eigenvalues='[0,2]'), r'\[0,2\]'),

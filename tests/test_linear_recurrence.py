@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from reference import WIDTH, causal_depthwise, close, drawn, in_float64, logistic, silu, softplus
 
-from baselines.linear_recurrence import LRU, RGLRU, MinGRU, MinLSTM
-from baselines.state_space import S4D, S5, Mamba, hippo_normal
+from baselines.discretization import hippo_normal
+from baselines.linear_recurrence import LARGEST_SLOPE, LRU, RGLRU, MinGRU, MinLSTM, bounded_root
+from baselines.state_space import S4D, S5, Mamba
 
 
 def gelu(x):
@@ -226,6 +227,33 @@ def test_the_gradient_of_an_rg_lru_is_finite_where_it_keeps_all():
   assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
 
 
+def test_an_rg_lru_whose_gate_is_shut_takes_in_as_little_as_its_equation_says():
+  layer, ones = RGLRU(1), jnp.ones((1, 1000, 1))
+  parameters = jax.jit(layer.init)(jax.random.key(0), ones)
+  weights = jax.tree.map(jnp.zeros_like, parameters['params'])
+  weights |= {'gate_bias': jnp.array([[-30.0], [30.0]]), 'lambda': parameters['params']['lambda']}
+  weights['convolution'] |= {'bias': jnp.ones(1)}  # what comes in is 1
+  _, state = jax.jit(layer.apply)({'params': weights}, ones)
+  (log_a,) = in_float64(8 * logistic(-30.0) * -np.log1p(np.exp(-np.float64(weights['lambda']))))
+  expected = np.sqrt(-np.expm1(2 * log_a)) * np.sum(np.exp(log_a * np.arange(1000)[:, None]), 0)
+  assert 0 < expected < 4e-4
+  np.testing.assert_allclose(state.hidden[0], expected, rtol=1e-4)
+
+
+def test_the_root_of_an_rg_lru_is_exact_and_its_slope_bounded():
+  x = np.array([0, 1e-12, 1e-6, 0.3, 1], np.float32)
+  np.testing.assert_allclose(bounded_root(jnp.array(x)), np.sqrt(x.astype(float)), rtol=1e-6)
+  slope = jax.vmap(jax.grad(bounded_root))(jnp.array(x))
+  expected = 0.5 / np.sqrt(np.maximum(x.astype(float), 0.25 / LARGEST_SLOPE**2))
+  np.testing.assert_allclose(slope, expected, rtol=1e-5)
+
+
+def test_eigenvalues_of_an_lru_next_to_the_unit_circle_start_within_it():
+  weights = initialised(LRU(4096, r_min=1 - 1e-6))
+  assert all(np.isfinite(weights[name]).all() for name in ('nu', 'theta', 'gamma'))
+  np.testing.assert_allclose(np.exp(-np.exp(weights['nu'])), 1 - 5e-7, atol=6e-7)
+
+
 def hippo_n(size):
   """HiPPO-LegS with its part of rank one taken away (Gu et al. 2022, section 3.2)."""
   p = np.sqrt(np.arange(size) + 0.5)
@@ -273,6 +301,13 @@ def test_s5_starts_as_hippo_normal_with_real_matrices_seen_in_its_eigenvectors(b
   np.testing.assert_allclose([real_b.std() * 16, real_c.std() * 4], 1, atol=0.05)
 
 
+@pytest.mark.parametrize(('input_variance', 'variance'), [('1/D', 1 / 256), ('1/N', 1 / 16)])
+def test_the_input_matrix_of_s5_starts_at_the_variance_that_is_named(input_variance, variance):
+  weights = initialised(S5(16, input_variance=input_variance), 256)
+  (b,) = (w for name, w in weights.items() if name.startswith('input'))
+  np.testing.assert_allclose(2 * np.square(b).sum(1).mean(), 2 * variance, rtol=0.1)
+
+
 @pytest.mark.parametrize(
   ('layer', 'step'),
   [
@@ -308,6 +343,7 @@ def test_mamba_starts_with_the_decays_of_s4d_real_and_a_rank_of_a_sixteenth():
     (lambda: S4D(initialisation='real'), "initialisation 'real'.*lin, inv, legs"),
     (lambda: S5(6, blocks=2), 'state_size of 6.*multiples of 4'),
     (lambda: S5(dt_min=0.5, dt_max=0.1), 'dt_min < dt_max, not 0.5 and 0.1'),
+    (lambda: S5(input_variance='1'), "input_variance '1'; there are 1/D, 1/N"),
     (lambda: Mamba(kernel_size=0), 'kernel_size >= 1, not 0'),
     (lambda: Mamba(dt_rank=-1), 'dt_rank >= 0.*not -1'),
     (lambda: Mamba(eigenvalues='[0,2]'), 'eigenvalues.*0,2'),

@@ -197,6 +197,23 @@ def test_an_expanded_scan_does_not_keep_its_states():
   assert compiled.memory_analysis().temp_size_in_bytes < 0.75 * all_states
 
 
+@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('shared', [(), (0,)])
+def test_no_step_leaves_the_state_as_it_is_in_value_and_gradient(form, shared):
+  decay, drive, initial = (jnp.array(a) for a in drawn(0, 2, shared))
+  decay, drive = decay[: 1 if shared else 0], drive[:0]
+
+  def read(decay, drive, initial):
+    states, last = linear_scan(decay, drive, initial, form=form)
+    return jnp.sum(jnp.sin(last)) + jnp.sum(states), (states, last)
+
+  gradients, (states, last) = jax.grad(read, range(3), has_aux=True)(decay, drive, initial)
+  assert states.shape == drive.shape
+  np.testing.assert_array_equal(last, initial)
+  np.testing.assert_allclose(gradients[2], jnp.cos(initial), rtol=1e-6)
+  assert not np.any(gradients[0])
+
+
 def test_what_is_no_form_is_refused_by_name():
   with pytest.raises(ValueError, match=r'parallel.*auto, sequential, associative, chunked'):
     linear_scan(*drawn(0, 2), form='parallel')

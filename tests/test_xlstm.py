@@ -127,6 +127,22 @@ def test_both_forms_of_the_matrix_memory_are_equal_in_value_and_gradient(seed, s
       close(a, e, tolerance)  # gradients are differences where one token has all the weight
 
 
+@pytest.mark.parametrize('gate', [0.0, 44.0, 50.0, 100.0, 1e4])
+@pytest.mark.parametrize('form', ['recurrent', 'chunked'])
+def test_a_query_of_zeros_reads_zeros_however_far_the_input_gate_is_open(gate, form):
+  ones, gates = jnp.ones((1, 2, 1, 4)), jnp.full((1, 2, 1), gate)
+  empty = jnp.zeros((1, 1, 4, 5)), jnp.zeros((1, 1))
+
+  def read(query, key, value, log_i, log_f):
+    h, state = matrix_memory(query, key, value, log_i, log_f, empty, form=form)
+    return jnp.sum(jnp.sin(h)) + jnp.sum(jnp.sin(state[0])), h
+
+  arguments = 0 * ones, ones, ones, gates, 0 * gates
+  gradients, h = jax.grad(read, range(5), has_aux=True)(*arguments)
+  np.testing.assert_array_equal(h, 0)
+  assert all(np.isfinite(g).all() for g in gradients)
+
+
 @pytest.mark.parametrize('layer', [SLSTM(HEADS), MLSTM(HEADS)], ids=['slstm', 'mlstm'])
 @pytest.mark.parametrize('shift', [-2.0, 5.0])
 def test_what_is_remembered_does_not_depend_on_the_stabiliser(layer, shift):

@@ -15,7 +15,7 @@ An encoder's attention is the same without the order: `causal=False` looks both 
 looks can be seen: `apply(..., mutable='intermediates')` returns the weights of every layer.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +55,8 @@ def attend(query, key, value, visible: Visible, relative=NOTHING, soft_cap=0.0, 
     [B, H, R, T, V].
 
   """
+  if 0 in (query.shape[3], key.shape[3]):  # no query, or nothing to look at
+    return jnp.zeros((*query.shape[:4], value.shape[2]), value.dtype)
   if form in ('auto', 'fused'):
     reason = hindrance(query, key, value, visible, relative, soft_cap)
     if reason is None:
@@ -132,6 +134,8 @@ class Attention(SequenceLayer):
   input_bias: bool = False  # of those to queries, keys and values, and not of the output's
   causal: bool = True
   form: str = 'auto'
+
+  padding_takes_time: ClassVar[bool] = True  # and a place in the memory
 
   def __post_init__(self):
     super().__post_init__()
@@ -246,11 +250,12 @@ class Attention(SequenceLayer):
     visible = Visible(offset, self.window, None if all_valid else seen.valid, self.causal)
     distances = min(self.window, seen.size) if self.window else seen.size
     relative = self.positions.relative(distances, self.num_heads, query.shape[-1])
-    query = query.reshape(batch_size, self.key_heads, -1, *query.shape[2:])
+    shared = self.num_heads // self.key_heads
+    query = query.reshape(batch_size, self.key_heads, shared, *query.shape[2:])
     key, value = seen.key.astype(x.dtype), seen.value.astype(x.dtype)
     observe(self, query, key, visible, relative, self.soft_cap)
     y = attend(query, key, value, visible, relative, self.soft_cap, self.form)
-    y = y.reshape(batch_size, self.num_heads, length, -1)
+    y = y.reshape(batch_size, self.num_heads, length, y.shape[-1])
     # More tokens than there is room for: the answer is NaN, never silently wrong.
     if not self.window or after.size < self.window - 1:
       y = jnp.where(after.index <= after.size, y, jnp.nan)

@@ -132,7 +132,8 @@ def weights(query, key, visible: Visible, relative: Relative, soft_cap: float = 
   score = visible.hide(scores(query, key, relative, soft_cap))
   top = jnp.maximum(jax.lax.stop_gradient(score.max(-1, keepdims=True)), FLOOR)
   weight = jnp.exp(score - top)
-  return weight / jnp.maximum(weight.sum(-1, keepdims=True), TINY)
+  total = weight.sum(-1, keepdims=True)  # 1 or more; 0 where nothing is seen
+  return weight / jnp.maximum(total, 0.5)  # of which the gradient is finite as well
 
 
 def naive(query, key, value, visible: Visible, relative: Relative, soft_cap: float = 0.0):
