@@ -37,11 +37,11 @@ PARTS = {  # that layers and models are built of
   'hybrid': Stack((Block(Attention(2)), Block(Convolution(2)), Block(FeedForward())), depth=2),
 }
 LONG = {  # to compile: they are tried where there is time
-  (name, law) for law in ('streaming', 'training') for name in (
+  (name, law) for law in ('streaming', 'training', 'sizes') for name in (
     'bytenet', 'interleave', 'hybrid', 'mlstm', 'slstm', 'retnet', 'gla', 'mamba', 'mamba2',
     'deltanet', 'gated_deltanet', 'rwkv7', 'rglru', 'hyena',
   )
-}
+} | {(name, 'long_bfloat16') for name in (*CATALOGUE, *PARTS)}
 VARIANTS = {
   **{f'attention({name})': Attention(2, make()) for name, make in POSITIONS.items()},
   'attention(blocked)': Attention(2, form='blocked'),
@@ -97,6 +97,7 @@ class Broken(SequenceLayer):
   """A convolution of two tokens that keeps every law; the fault of each subclass is its own."""
 
   field = 2
+  padding_takes_time = True
 
   @property
   def receptive_field(self):
@@ -155,6 +156,18 @@ class MasksByProduct(Broken):
 class IgnoresTheMask(Broken):
   def read(self, x, state, mask):
     return super().read(x, state, None)
+
+
+class RemembersPadding(Broken):
+  """Right outputs, but a state that holds what stood under the mask."""
+
+  def read(self, x, state, mask):
+    now, before, _ = super().read(x, state, mask)
+    return now, before, super().read(x, state, None)[2]
+
+
+class MovesItsStateAtPadding(Broken):
+  padding_takes_time = False
 
 
 class GrowsItsState(Broken):
@@ -226,15 +239,69 @@ class DeclaresUnbounded(Broken):
   field = None
 
 
+class NeedsAToken(Broken):
+  """Its state is its latest input, of which there has to be one."""
+
+  def read(self, x, state, mask):
+    now, before, _ = super().read(x, state, mask)
+    return now, before, now[:, jnp.array([x.shape[1] - 1])] if x.shape[1] else jnp.zeros_like(now)
+
+
+class LosesItsStateWithoutAToken(Broken):
+  def read(self, x, state, mask):
+    return super().read(x, state if x.shape[1] else None, mask)
+
+
+class CentresOverTheBatch(Broken):
+  def result(self, now, before):
+    return super().result(now - 0.1 * now.mean(0, keepdims=True), before)
+
+
+class Overflows(Broken):
+  """A softplus of which the exponential is infinite from 89 on."""
+
+  def result(self, now, before):
+    return super().result(now, before) + jnp.log(1 + jnp.exp(now))
+
+
+class OverflowsInTheGradient(Broken):
+  def result(self, now, before):
+    return super().result(now, before) + jnp.where(now > 80, now, jnp.exp(now))
+
+
+class DividesByWhatVanishes(Broken):
+  """exp(b) x / exp(b), which is 0 / 0 for b = -100."""
+
+  def result(self, now, before):
+    gate = jnp.exp(self.param('gate_bias', nn.initializers.zeros, ())).astype(now.dtype)
+    return super().result(now, before + gate * now / gate)
+
+
+class SumsInBfloat16(Broken):
+  """A sum of numbers around 1 that stops at 256, where the next number of its dtype is 258."""
+
+  def result(self, now, before):
+    def step(total, now):
+      total += 1 + now / 100
+      return total, total
+
+    _, total = jax.lax.scan(step, jnp.zeros_like(now[:, 0]), now.swapaxes(0, 1))
+    return super().result(now, before) + total.swapaxes(0, 1)
+
+
 FAULTS = {
   'streaming': (ForgetsTheState, StopsTheGradient),
   'causality': (LooksAhead, IgnoresInput),
-  'padding': (MasksByProduct, IgnoresTheMask),
+  'padding': (MasksByProduct, IgnoresTheMask, RemembersPadding, MovesItsStateAtPadding),
   'state': (GrowsItsState, ChangesItsDtype, StartsElsewhere),
   'training': (
     DeadParameter, InfiniteGradient, DependsOnTracing, TracesAgain, WidensBfloat16, LosesPrecision,
   ),
   'receptive_field': (DeclaresTooLittle, DeclaresTooMuch, DeclaresUnbounded),
+  'sizes': (NeedsAToken, LosesItsStateWithoutAToken, CentresOverTheBatch),
+  'large_inputs': (Overflows, OverflowsInTheGradient),
+  'large_biases': (DividesByWhatVanishes,),
+  'long_bfloat16': (SumsInBfloat16, LosesPrecision),
 }
 
 

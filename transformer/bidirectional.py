@@ -77,7 +77,7 @@ class Centred(Wrapped):
 class PaddingFirst(Wrapped):
   """A layer to which each row comes with its padding in front of it; y stays in its places.
 
-  A state that is a sum is held at padding anyway; one that keeps the latest inputs would keep it.
+  Only layers in which padding takes time need it: they keep the latest inputs, and so padding.
   """
 
   @property
@@ -91,8 +91,8 @@ class PaddingFirst(Wrapped):
 
   @nn.compact
   def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]
-    if mask is None:
-      return self.layer(x, state, train=train)
+    if mask is None or not self.layer.padding_takes_time:
+      return self.layer(x, state, mask=mask, train=train)
     rows, mask = jnp.arange(len(x))[:, None], jnp.asarray(mask)
     order = jnp.argsort(mask, 1, stable=True)
     y, state = self.layer(x[rows, order], state, mask=mask[rows, order], train=train)

@@ -37,6 +37,11 @@ class Block(SequenceLayer):
     return self.layer.receptive_field
 
   @property
+  def padding_takes_time(self):
+    """The layer's."""
+    return self.layer.padding_takes_time
+
+  @property
   def prelude(self):
     """The layer's."""
     return self.layer.prelude

@@ -7,12 +7,16 @@ token at a time; only the state that is handed in differs.
 
 1. Streaming.  Cut the input anywhere and carry the state: outputs and gradients stay the same.
 2. Causality.  Changing token t moves nothing before t, and something at or after t.
-3. Padding.    What stands under the mask changes no valid output and no gradient, were it NaN.
+3. Padding.    What stands under the mask changes no valid output, no gradient and no later state,
+               were it NaN. Padding leaves the state as it is, unless `padding_takes_time`.
 4. State.      A step returns the state's own tree, shapes and dtypes; its arrays have the batch
                first, or are scalars that all share.
 5. Training.   Every parameter gets a finite, non-zero gradient; compiled = not compiled; one
-               trace a shape; bfloat16 agrees with float32 to its precision.
+               trace a shape; bfloat16 agrees with float32 to its precision, over 1024 tokens too.
 6. Field.      The declared receptive field is the one that the Jacobian shows.
+7. Sizes.      Sequences of no token (the output is [B, 0, D], the state stays) and of one token,
+               and a batch of one, are read as any others.
+8. Range.      Inputs of 1e4 and biases of +-100 give finite outputs, states and gradients.
 
 A layer computes in the dtype of its input; parameters are float32.
 """
@@ -46,6 +50,11 @@ class SequenceLayer(nn.Module):
   def receptive_field(self) -> int | None:
     """How many of the latest tokens, itself included, an output can depend on; None: all."""
     return None
+
+  @property
+  def padding_takes_time(self) -> bool:
+    """Whether padding moves what came before it further back, as it does in a convolution."""
+    return False
 
   @property
   def prelude(self) -> 'SequenceLayer | None':

@@ -64,6 +64,7 @@ class AddPositions(SequenceLayer):
   """x_t + p_t; its state is the position of the next token."""
 
   receptive_field: ClassVar[int] = 1
+  padding_takes_time: ClassVar[bool] = True
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
     """Position 0."""

@@ -26,6 +26,11 @@ class Stack(SequenceLayer):
     return None if None in fields else 1 + self.depth * sum(field - 1 for field in fields)
 
   @property
+  def padding_takes_time(self):
+    """In any of the layers."""
+    return any(layer.padding_takes_time for layer in self.layers)
+
+  @property
   def prelude(self):
     """The first that one of the layers asks for."""
     return next((layer.prelude for layer in self.layers if layer.prelude is not None), None)
