@@ -11,10 +11,7 @@ Vaswani et al. 2017, section 6.1, test the mean of the last checkpoints: `averag
 import json
 import pathlib
 import shutil
-import signal
-import threading
 from collections.abc import Iterator, Mapping
-from types import FrameType
 from typing import Any, NamedTuple
 
 import jax
@@ -111,37 +108,6 @@ class Checkpoints:
           f'the checkpoints in {self.folder} are of {name}={saved.get(name)!r}, not'
           f' {self.identity.get(name)!r}: take another folder, or delete them'
         )
-
-
-class Interruption:
-  """Notes SIGTERM and Ctrl-C instead of dying of them, as long as its block lasts.
-
-  A second signal acts as it would have done.
-  """
-
-  SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-  def __init__(self):
-    self._came = False
-    self._before = {}
-
-  def __bool__(self) -> bool:
-    """Whether one came."""
-    return self._came
-
-  def __enter__(self) -> 'Interruption':
-    if threading.current_thread() is threading.main_thread():  # no other may handle signals
-      self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
-    return self
-
-  def __exit__(self, *_) -> None:
-    for number, handler in self._before.items():
-      signal.signal(number, handler)
-    self._before = {}
-
-  def _note(self, number: int, frame: FrameType | None) -> None:
-    self._came = True
-    self.__exit__()
 
 
 def _wrong(place: pathlib.Path) -> str:

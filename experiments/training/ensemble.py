@@ -7,12 +7,16 @@ several devices has its batches shared out between them instead.
 """
 
 import functools
+import math
+import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from experiments import interruption
+from experiments.training.pace import Pace
 from experiments.training.recipe import PARALLEL, check_choice
 from experiments.training.step import Examination, Training
 
@@ -67,17 +71,25 @@ class Ensemble:
     compiled = functools.partial(compile_over, self.devices, parallel)
     self._initialise = compiled(over_members(training.initialise, platform))
 
-    def advance(state, active):
-      idle = lambda state: (state, jnp.zeros(()))  # noqa: E731
-      return jax.lax.cond(active, training.advance, idle, state)
+    def advance(states, losses, active, count):
+      def one(state, losses, active):
+        work = functools.partial(training.advance, count=count)
+        return jax.lax.cond(active, work, lambda *idle: idle, state, losses)
 
-    self._advance = compiled(over_members(advance, platform), donate=(0,))
+      return over_members(one, platform)(states, losses, active)
 
-    def examine(state, active, test):
-      nothing = lambda *_: Examination(jnp.zeros(()), jnp.zeros(()))  # noqa: E731
-      return jax.lax.cond(active, training.examine, nothing, state, test)
+    self._advance = compiled(advance, donate=(0,))
 
-    self._examine = compiled(over_members(examine, platform))
+    def examine(states, sums, active, test, start, count):
+      def one(state, sums, active, test):
+        work = functools.partial(training.examine, start=start, count=count)
+        sums = jax.lax.cond(active, work, lambda _, sums, __: sums, state, sums, test)
+        return sums, training.examination(sums)
+
+      return over_members(one, platform)(states, sums, active, test)
+
+    self._examine = compiled(examine)
+    self._pace, self._pace_of_looks = Pace(), Pace()
 
     def answer(states, active, batch):
       def one(state, active):
@@ -97,24 +109,47 @@ class Ensemble:
       self._spread(np.array(seeds, np.int32)), self._spread(np.array(rates, np.float32))
     )
 
-  def advance(self, states, active):
-    """The states after the next steps, and the active members' mean training losses."""
-    return self._advance(states, self._spread(active))
+  def advance(self, states, active, count: int, until: float = math.inf):
+    """Trains the active members, in calls of about a second.
+
+    Args:
+      states: the members'; they are given up.
+      active: [members] who trains.
+      count: steps.
+      until: when to stop even so, after a call; as `time.monotonic` says.
+
+    Returns:
+      the states, the mean losses [members] as NumPy has them, and how many steps were made.
+
+    """
+    active, losses, made = self._spread(active), self._zeros(), 0
+    for made, part in self._pace.parts(count):
+      states, losses = jax.block_until_ready(
+        self._advance(states, losses, active, self._everywhere(part)))
+      made += part
+      if time.monotonic() > until:
+        break
+    return states, self.gather(losses) / np.float32(max(made, 1)), made
 
   def examine(self, states, split: str, active) -> Examination:
     """What the active members score on the 'validation' or the 'test' split."""
-    test = np.full(len(self.members), {'validation': False, 'test': True}[split])
-    return self._examine(states, self._spread(active), self._spread(test))
+    recipe, zeros = self.training.recipe, self._zeros()
+    count = {'validation': recipe.validation_batches, 'test': recipe.test_batches}[split]
+    flags = self._spread(active), self._spread(np.full(len(self.members), split == 'test'))
+    sums = (zeros, zeros), (zeros, zeros)
+    for start, part in self._pace_of_looks.parts(count):
+      sums, examination = jax.block_until_ready(
+        self._examine(states, sums, *flags, *map(self._everywhere, (start, part))))
+    return examination
 
   def answer(self, states, batch, active):
     """What the active members make of a batch of a transduction; one program a shape."""
-    everywhere = jax.tree.map(lambda x: np.broadcast_to(x, (len(self.devices), *x.shape)), batch)
-    return self._answer(states, self._spread(active), everywhere)
+    interruption.check()
+    return self._answer(states, self._spread(active), jax.tree.map(self._everywhere, batch))
 
   def lowered(self, name: str, **shapes) -> jax.stages.Lowered:
     """One of the programs that are called here, from shapes alone: no device need be here."""
-    placed = NamedSharding(Mesh(np.array(self.devices), (AXIS,)), PartitionSpec(AXIS))
-    shaped = functools.partial(jax.ShapeDtypeStruct, sharding=placed)
+    shaped = functools.partial(jax.ShapeDtypeStruct, sharding=self._placed)
     seeds, rates, flags = (
       shaped((len(self.devices), self.on_each), kind) for kind in (jnp.int32, jnp.float32, bool)
     )
@@ -126,9 +161,14 @@ class Ensemble:
 
   def _calls(self, states, flags):
     """Programs that are called with states, and the shapes of their arguments."""
+    numbers, zeros = (
+      jax.ShapeDtypeStruct(shape, kind, sharding=self._placed)
+      for shape, kind in ((flags.shape[:1], jnp.int32), (flags.shape, jnp.float32))
+    )
+    sums = (zeros, zeros), (zeros, zeros)
     return {
-      'advance': (self._advance, states, flags),
-      'examine': (self._examine, states, flags, flags),
+      'advance': (self._advance, states, zeros, flags, numbers),
+      'examine': (self._examine, states, sums, flags, flags, numbers, numbers),
     }
 
   def gather(self, tree):
@@ -138,6 +178,20 @@ class Ensemble:
       return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])[: len(self.members)]
 
     return jax.tree.map(own, tree)
+
+  @property
+  def _placed(self) -> NamedSharding:
+    """How arrays [devices, ...] lie on the devices."""
+    return NamedSharding(Mesh(np.array(self.devices), (AXIS,)), PartitionSpec(AXIS))
+
+  def _zeros(self):
+    """Sums before the first call; placed as a call returns them, or the next would compile anew."""
+    return jax.device_put(self._spread(np.zeros(len(self.members), np.float32)), self._placed)
+
+  def _everywhere(self, value):
+    """The same value on each device, [devices, ...]."""
+    value = np.asarray(value, np.int32) if isinstance(value, int) else value
+    return np.broadcast_to(value, (len(self.devices), *value.shape))
 
   def _spread(self, values):
     """[members, ...] -> [devices, members on each, ...]; places left over repeat the last."""

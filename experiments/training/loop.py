@@ -64,28 +64,28 @@ def train(
     progress: gets the part that is done and a line about it.
     farther: the same members with the tasks that they are tested on besides their own.
     after: is shown the members and their states when all are tested.
-    watch: is shown the states before the first step, and after the steps of each call.
+    watch: is shown the states before the first step, and at each look at the validation split.
 
   """
   members = [Member(seed, rate) for seed, rate in ensemble.members]
   end = time.monotonic() + timeout
   states = ensemble.initialise()
   watch(0, states)
-  calls = -(-recipe.steps // recipe.steps_per_call)
-  for call in range(1, calls + 1):
+  done = 0
+  while done < recipe.steps:
     active = np.array([member.status == 'running' for member in members])
     if not active.any():
       break
-    states, losses = ensemble.advance(states, active)
-    report = ensemble.examine(states, 'validation', active)
-    losses, report = ensemble.gather((losses, report))
-    steps = min(call * recipe.steps_per_call, recipe.steps)
+    count = min(recipe.steps_per_call, recipe.steps - done)
+    states, losses, made = ensemble.advance(states, active, count, end)
+    report = ensemble.gather(ensemble.examine(states, 'validation', active))
+    done += made
     for i in np.flatnonzero(active):
-      look(members[i], task, recipe, steps, float(losses[i]), *(float(x[i]) for x in report))
-    watch(steps, states)
+      look(members[i], task, recipe, done, float(losses[i]), *(float(x[i]) for x in report))
+    watch(done, states)
     if time.monotonic() > end:
       expire(members)
-    progress(call / calls, summary(task, members))
+    progress(done / recipe.steps, summary(task, members))
 
   conclude(ensemble, states, members, farther, after)
   return members

@@ -72,5 +72,5 @@ class Recipe:
 
   @property
   def steps_per_call(self) -> int:
-    """Steps in one compiled call; the validation split is looked at after each."""
+    """Steps between two looks at the validation split."""
     return -(-self.steps // self.validations)

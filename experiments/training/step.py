@@ -74,10 +74,10 @@ class Training:
     average = jax.tree.map(jnp.zeros_like, parameters) if self.recipe.average else ()
     return TrainState(jnp.zeros((), jnp.int32), seed, learning_rate, parameters, moments, average)
 
-  def advance(self, state: TrainState) -> tuple[TrainState, jax.Array]:
-    """The next steps of one compiled call; also their mean training loss."""
-    stop = jnp.minimum(state.step + self.recipe.steps_per_call, self.recipe.steps)
-
+  def advance(
+    self, state: TrainState, losses: jax.Array, count: jax.Array
+  ) -> tuple[TrainState, jax.Array]:
+    """`count` more steps; also `losses` with the training loss of each of them added."""
     def body(_, carry):
       state, losses = carry
       index = state.seed * self.recipe.steps + state.step
@@ -85,17 +85,16 @@ class Training:
       state, loss = self.train_step(state, batch)
       return state, losses + loss
 
-    start = state.step
-    state, losses = jax.lax.fori_loop(start, stop, body, (state, jnp.zeros(())))
-    return self.averaged(state), losses / jnp.maximum(stop - start, 1)
+    state, losses = jax.lax.fori_loop(0, count, body, (state, losses))
+    return self.averaged(state), losses
 
   def averaged(self, state: TrainState) -> TrainState:
-    """The state after a call, added to the average if the call is one of the last."""
-    late = self._late(state.step) > 0
-    add = lambda total, p: total + jnp.where(late, p, 0)  # noqa: E731
+    """The state, added to the average if one of the last looks is at its step."""
     if not self.recipe.average:
       return state
-    return state._replace(average=jax.tree.map(add, state.average, state.parameters))
+    looked = (state.step % self.recipe.steps_per_call == 0) | (state.step == self.recipe.steps)
+    add = lambda s: s._replace(average=jax.tree.map(jnp.add, s.average, s.parameters))  # noqa: E731
+    return jax.lax.cond(looked & (self._late(state.step) > 0), add, lambda s: s, state)
 
   def tested(self, state: TrainState):
     """The parameters that are tested: the average, or those of a member that stopped before it."""
@@ -106,10 +105,10 @@ class Training:
     return jax.tree.map(mean, state.average, state.parameters)
 
   def _late(self, step):
-    """How many of the last `average` calls have ended by a step."""
-    calls = -(-self.recipe.steps // self.recipe.steps_per_call)
-    done = -(-step // self.recipe.steps_per_call)
-    return jnp.maximum(done - (calls - min(calls, self.recipe.average)), 0)
+    """How many of the last `average` looks have come by a step."""
+    looks = -(-self.recipe.steps // self.recipe.steps_per_call)
+    done = jnp.where(step == self.recipe.steps, looks, step // self.recipe.steps_per_call)
+    return jnp.maximum(done - (looks - min(looks, self.recipe.average)), 0)
 
   def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
     """One step on (this device's part of) a batch; also the loss before it."""
@@ -131,31 +130,38 @@ class Training:
     parameters = optax.apply_updates(state.parameters, updates)
     return state._replace(step=state.step + 1, parameters=parameters, moments=moments), loss
 
-  def examine(self, state: TrainState, test: jax.Array) -> Examination:
-    """Metric and loss over all batches of the test split, or of the validation split.
+  def examine(self, state: TrainState, sums, test: jax.Array, start: jax.Array, count: jax.Array):
+    """`sums` as `judge` has them, with those of some batches of a split added.
 
-    Which of the two is data: compiling the model once serves both.
+    Args:
+      state: the member.
+      sums: those of the batches before; at first, of zeros.
+      test: whether the split is that of the test, or that of validation; as it is data, compiling
+        the model once serves both.
+      start: the first batch.
+      count: how many.
+
     """
-    count = jnp.where(test, self.recipe.test_batches, self.recipe.validation_batches)
     parameters = state.parameters
     if self.recipe.average:
       parameters = jax.lax.cond(test, self.tested, lambda state: state.parameters, state)
 
-    def body(index, sums):
+    def body(place, sums):
       batch = self._own(jax.lax.cond(
         test,
         *(
           functools.partial(self.task.batch, split, batch_size=self.recipe.batch_size)
           for split in ('test', 'validation')
         ),
-        index,
+        start + place,
       ))
       return jax.tree.map(jnp.add, sums, self.judge(parameters, batch))
 
-    zero = jnp.zeros(())
-    sums = jax.lax.fori_loop(0, count, body, ((zero, zero), (zero, zero)))
-    metric, loss = (value / jnp.maximum(weight, 1) for value, weight in self._total(sums))
-    return Examination(metric, loss)
+    return jax.lax.fori_loop(0, count, body, sums)
+
+  def examination(self, sums) -> Examination:
+    """What sums over batches come to; over all devices that share them."""
+    return Examination(*(value / jnp.maximum(weight, 1) for value, weight in self._total(sums)))
 
   def judge(self, parameters, batch: Batch):
     """Metric and loss of a batch, each as a sum and what to divide it by."""

@@ -20,8 +20,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import interruption
 from experiments.tasks.task import Batch, Task
-from experiments.training.checkpoints import Checkpoints, Interruption
+from experiments.training.checkpoints import Checkpoints
 from experiments.training.ensemble import Ensemble, compile_over, over_members
 from experiments.training.loop import Member, conclude, expire, look, summary
 from experiments.training.step import Examination, Training
@@ -62,6 +63,8 @@ class Streamed(Ensemble):
     test, sums = np.full(len(self.members), split == 'test'), None
     for batch in ahead(task, split, range(min(most, task.batches(split, recipe.batch_size))),
                        recipe.batch_size):
+      if split == 'test':  # in training, a checkpoint comes first
+        interruption.check()
       found = jax.block_until_ready(self._judge(states, self._spread(test), self._share(batch)))
       sums = found if sums is None else jax.tree.map(jnp.add, sums, found)
     return Examination(*(value / jnp.maximum(weight, 1) for value, weight in sums))
@@ -88,9 +91,7 @@ class Streamed(Ensemble):
 def advanced(training: Training, batch: Batch, state):
   """A member after a step on a batch, and its loss before."""
   state, loss = training.train_step(state, batch)
-  recipe = training.recipe
-  ends = (state.step % recipe.steps_per_call == 0) | (state.step == recipe.steps)
-  return jax.lax.cond(ends, training.averaged, lambda state: state, state), loss
+  return training.averaged(state), loss
 
 
 def judged(training: Training, batch: Batch, state, test):
@@ -128,13 +129,13 @@ def train(
   """Trains all members and tests them, as `loop.train` does and with its arguments.
 
   With checkpoints, training goes on from the newest, and one is made at each look at the validation
-  split. SIGTERM or Ctrl-C stop it after a step, make one more, and end in a KeyboardInterrupt.
+  split. A signal to stop, or the end of the time, ends it after a step with one more checkpoint.
   """
   end, (states, members, done, losses) = time.monotonic() + timeout, _begin(ensemble, checkpoints)
   active = _running(members)
   batches = ahead(task, 'train', range(done, recipe.steps if active.any() else 0),
                   recipe.batch_size)
-  with Interruption() as stop, contextlib.closing(batches):
+  with interruption.noticed(), contextlib.closing(batches):
     for batch in batches:
       states, loss = ensemble.step(states, batch, active)
       losses, done = losses + ensemble.gather(loss), done + 1  # which waits for the step
@@ -142,13 +143,15 @@ def train(
       if whole:
         _look(ensemble, states, members, task, recipe, done, losses)
         losses = np.zeros_like(losses)
-      if checkpoints and (whole or stop):
+      late = time.monotonic() > end
+      if checkpoints and (whole or late or interruption.requested()):
         checkpoints.save(done, ensemble.gather(states), _notes(members, losses))
-      if stop:
-        raise KeyboardInterrupt(f'stopped after step {done}')
-      if whole:
-        if time.monotonic() > end:
-          expire(members)
+      interruption.check(f'stopped after step {done}')
+      if late:
+        if not whole:  # with more time, training goes on as if this look had not been
+          _look(ensemble, states, members, task, recipe, done, losses)
+        expire(members)
+      if whole or late:
         progress(done / recipe.steps, summary(task, members))
         active = _running(members)
         if not active.any():
