@@ -22,7 +22,7 @@ from flax import linen as nn
 from experiments.corpora.reserved import END
 from experiments.tasks.task import SPLITS, certain
 from experiments.tasks.transduction import Transduction
-from experiments.training.checkpoints import CheckpointError, Checkpoints, Interruption
+from experiments.training.checkpoints import CheckpointError, Checkpoints
 from experiments.training.recipe import Recipe
 from experiments.training.step import Training
 from experiments.training.streaming import Streamed, train
@@ -202,16 +202,6 @@ def test_a_checkpoint_of_another_vocabulary_is_refused_in_one_line(saved):
     Checkpoints(saved.folder / '4' / 'notes.json', {}).save(1, tree_of(1))
 
 
-def test_an_interruption_is_noted_once_and_then_acts():
-  with Interruption() as stop:
-    assert not stop
-    os.kill(os.getpid(), signal.SIGINT)
-    assert stop
-    with pytest.raises(KeyboardInterrupt):
-      os.kill(os.getpid(), signal.SIGINT)
-  assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
 @functools.cache  # an ensemble remembers nothing but its programs
 def streamed(members=MEMBERS, parallel='jit', devices=2, dropout=0.2):
   return Streamed(Training(Table(dropout), Shifts(), RECIPE), members, parallel,
@@ -298,7 +288,7 @@ def test_devices_that_share_batches_train_as_one_and_rows_left_over_count_for_no
   close(first, second)
 
 
-def test_a_run_that_is_interrupted_saves_and_ends_as_if_it_was_not(tmp_path):
+def test_a_run_that_is_interrupted_saves_and_ends_as_if_it_was_not(tmp_path, handlers):
   checkpoints = Checkpoints(tmp_path, {}, keep=2)
 
   def interrupt(part, words):
@@ -341,11 +331,20 @@ def test_a_run_that_is_killed_ends_bit_by_bit_as_if_it_was_not(tmp_path):
   close(mean, jax.tree.map(lambda total: total / RECIPE.average, states.average))
 
 
-@pytest.mark.slow
-def test_a_member_stops_when_its_time_is_over_and_may_go_on_on_other_devices(tmp_path):
+def test_a_member_stops_when_its_time_is_over_and_goes_on_as_if_it_had_not(tmp_path):
   checkpoints = Checkpoints(tmp_path, {})
   member = json.loads(finished(streamed(), checkpoints, timeout=0)[0][0])
-  assert member['status'] == 'timeout' and member['steps'] == 3
+  assert member['status'] == 'timeout' and member['steps'] == 1  # long before the first look
+  assert [step for step, *_ in member['curve']] == [1] and math.isfinite(member['test'])
+  members, states = finished(streamed(), checkpoints)
+  assert members == undisturbed()[0]
+  equal(states, undisturbed()[1])
+
+
+@pytest.mark.slow
+def test_a_run_may_go_on_on_other_devices(tmp_path):
+  checkpoints = Checkpoints(tmp_path, {})
+  finished(streamed(), checkpoints, timeout=0)
   members, states = finished(streamed(devices=1), checkpoints)
   assert json.loads(members[0])['status'] == 'finished'
   close(states, undisturbed()[1])

@@ -1,9 +1,12 @@
 """Commands: what is wrong is said in one line, --help is quick and whole, own values win."""
 
 import dataclasses
+import errno
 import functools
+import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 
@@ -232,12 +235,26 @@ def test_every_setting_of_a_run_has_a_flag_but_those_that_the_grid_spans():
     assert names - set(absl_flags.FLAGS) == {'layer', 'task'}
 
 
-def test_an_interrupted_command_says_that_it_goes_on():
-  def interrupt():
-    raise KeyboardInterrupt
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_command_says_that_it_goes_on(number, handlers):
+  done = command.run(retention, main=lambda: os.kill(os.getpid(), number))
+  (line,) = done.err.splitlines()
+  assert done.code == 128 + number and 'the same command goes on' in line
 
-  done = command.run(retention, main=interrupt)
-  assert done.code == 130 and 'the same command goes on' in done.err and 'Trace' not in done.err
+
+@pytest.mark.parametrize(('error', 'line'), [
+  (OSError(errno.ENOSPC, 'No space left on device'), 'No space left on device'),
+  (OSError(errno.EROFS, 'Read-only file system', 'runs/x.csv'),
+   'cannot use runs/x.csv: Read-only file system'),
+  (FileExistsError(errno.EEXIST, 'File exists', 'runs'),
+   'cannot use runs: it is no folder, and a folder is needed there'),
+  (OSError('the library is missing'), 'the library is missing'),
+])
+def test_an_error_of_the_system_is_one_line(error, line):
+  def fail():
+    raise error
+
+  assert command.run(retention, main=fail) == (2, '', f'{line}\n')
 
 
 def test_a_mistake_in_the_code_is_not_hidden():

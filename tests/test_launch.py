@@ -1,17 +1,11 @@
 """Runs and grids: a run is its content, widths meet budgets, what is stored is not run again."""
 
-import contextlib
 import dataclasses
 import functools
-import io
 import json
 import math
-import os
-import pty
+import pathlib
 import random
-import re
-import termios
-import threading
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baselines import LAYERS
-from experiments.launch import build, cell, grid
+from experiments.launch import build, cell
 from experiments.launch.errors import BadInput
-from experiments.launch.grid import Cell, Outcome
 from experiments.launch.run import DTYPES, FEEDFORWARDS, MATCHES, SHELLS, Run
-from experiments.results.store import Store, canonical, key_of
+from experiments.results.store import canonical, key_of
 from experiments.training.recipe import OPTIMIZERS, SCHEDULES
 
+ROOT = pathlib.Path(__file__).parents[1]
 relaxed = settings(deadline=None)
 counts = st.integers(1, 1000)
 fractions = st.floats(0, 1, exclude_max=True)
@@ -200,133 +194,3 @@ def test_tests_beyond_the_trained_length_ask_one_after_another_and_lie_beyond_it
     build.farther(Run(task='parity(length=8)', test_lengths=(8,)))
   with pytest.raises(BadInput, match='--test_lengths: length=21: recall needs an even length'):
     build.farther(Run(task='recall(length=20)', test_lengths=(21,)))
-
-
-CELLS = [Cell('grid', {'n': n}, f'cell {n}') for n in range(4)]
-
-
-class Execute:
-  """Says what becomes of each cell, and remembers which were executed."""
-
-  def __init__(self, **fates):
-    self.fates, self.seen = fates, []
-
-  def __call__(self, cell, report):
-    n = cell.run['n']
-    self.seen.append(n)
-    report(0.5, 'half')
-    fate = self.fates.get(f'cell_{n}', Outcome({'n': n}))
-    report(1.0, 'whole')
-    return fate() if callable(fate) else fate
-
-
-@pytest.fixture
-def store(tmp_path):
-  return Store(tmp_path / 'results')
-
-
-def too_large():
-  return jnp.zeros((1 << 20, 1 << 20, 64)) + 1
-
-
-def out_of_memory():
-  raise jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: 80 GB\nthen\nmany\nlines')
-
-
-def out_of_host_memory():
-  raise MemoryError('Unable to allocate 9 EiB\nfor an array')
-
-
-def test_what_is_stored_is_not_executed_and_the_order_of_the_grid_is_kept(store):
-  first = Execute()
-  stored = grid.launch(CELLS[1:3], first, store)
-  assert first.seen == [1, 2]
-  files = {path: path.stat().st_mtime_ns for path in store.cells.iterdir()}
-  second = Execute()
-  records = grid.launch(CELLS[::-1], second, store)
-  assert second.seen == [3, 0]
-  assert [record['run']['n'] for record in records] == [3, 2, 1, 0]
-  assert records[1:3] == stored[::-1]
-  assert {path: path.stat().st_mtime_ns for path in files} == files
-  third = Execute()
-  assert grid.launch(CELLS[::-1], third, store, retry=True) == records and third.seen == []
-
-
-def test_only_a_retry_executes_again_what_did_not_finish(store):
-  unfinished = {
-    'cell_0': Outcome({}, 'timeout', 'late'),
-    'cell_1': Outcome({'n': 1}, 'diverged', 'NaN'),
-    'cell_2': too_large,
-  }
-  grid.launch(CELLS, Execute(**unfinished), store)
-  again = Execute(**unfinished)
-  before = grid.launch(CELLS, again, store)
-  assert again.seen == []
-  assert [r['status'] for r in before] == ['timeout', 'diverged', 'out of memory', 'finished']
-  retried = Execute()
-  after = grid.launch(CELLS, retried, store, retry=True)
-  assert retried.seen == [0, 1, 2]
-  assert [record['status'] for record in after] == ['finished'] * 4
-  assert store.records() == sorted(after, key=lambda record: record['run']['n'])
-
-
-@pytest.mark.parametrize('fault', [too_large, out_of_memory, out_of_host_memory])
-def test_out_of_memory_is_a_record_with_its_reason_and_the_next_cell_runs(store, fault):
-  execute = Execute(cell_1=fault)
-  records = grid.launch(CELLS[:3], execute, store)
-  assert execute.seen == [0, 1, 2]
-  assert [record['status'] for record in records] == ['finished', 'out of memory', 'finished']
-  reason = records[1]['reason']
-  assert reason and len(reason.splitlines()) == 1
-  assert records[1]['result'] == {} and store.records() == records
-
-
-@pytest.mark.parametrize(
-  'error', [ValueError('bug'), jax.errors.JaxRuntimeError('INTERNAL: bug'), KeyboardInterrupt()]
-)
-def test_any_other_error_ends_the_launch_and_leaves_what_was_stored(store, error):
-  def fail():
-    raise error
-
-  execute = Execute(cell_1=fail)
-  with pytest.raises(type(error)):
-    grid.launch(CELLS, execute, store)
-  assert execute.seen == [0, 1]
-  assert [record['run']['n'] for record in store.records()] == [0]
-  resumed = Execute()
-  assert len(grid.launch(CELLS, resumed, store)) == 4 and resumed.seen == [1, 2, 3]
-
-
-def test_a_record_says_where_and_by_what_it_was_made(store):
-  (record,) = grid.launch(CELLS[:1], Execute(), store)
-  assert record['study'] == 'grid' and record['run'] == {'n': 0} and record['result'] == {'n': 0}
-  assert record['seconds'] > 0 and record['device'] and jax.__version__ in record['versions']['jax']
-
-
-def test_no_progress_is_drawn_where_no_terminal_is(store):
-  error = io.StringIO()
-  with contextlib.redirect_stderr(error):
-    grid.launch(CELLS, Execute(), store)
-  assert error.getvalue() == ''
-
-
-def test_a_terminal_gets_the_cell_what_it_reports_and_the_time_left(store):
-  leader, follower = pty.openpty()
-  termios.tcsetwinsize(follower, (24, 100))
-  seen = []
-
-  def watch():
-    with contextlib.suppress(OSError):  # Linux says so when the other end is closed
-      while data := os.read(leader, 2**16):
-        seen.append(data)
-
-  watcher = threading.Thread(target=watch)
-  watcher.start()
-  with os.fdopen(follower, 'w') as terminal, contextlib.redirect_stderr(terminal):
-    grid.launch(CELLS[:1], Execute(), store)
-    grid.launch(CELLS, Execute(), store)
-  watcher.join()
-  os.close(leader)
-  drawn = b''.join(seen).decode()
-  assert 'cell 0' in drawn and 'half' in drawn and '1 of 4 cells stored' in drawn
-  assert re.search(r'50%\|█+ *\| \d\d:\d\d, \d\d:\d\d left', drawn)

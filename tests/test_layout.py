@@ -18,7 +18,7 @@ ROOMS = (
   'corpora', 'tasks', 'measure', 'results', 'training', 'launch', 'contests', 'weights', 'ledger',
 )
 LEDGER = ('claims', 'ledger', 'report')  # they read what studies store
-SHARED = ('extra', 'manifest')  # whoever needs it may use it
+SHARED = ('extra', 'interruption', 'manifest')  # whoever needs it may use it
 LINES = 400
 FILES = sorted(path.relative_to(ROOT) for package in PACKAGES
                for path in (ROOT / package).rglob('*.py'))

@@ -191,6 +191,14 @@ def test_a_folder_without_records_is_one_line_that_says_what_to_run(tmp_path, ma
   assert list(tmp_path.rglob('*')) == ([runs] if make else [])
 
 
+def test_a_folder_in_the_place_of_the_page_is_one_line(tmp_path):
+  runs = stored(tmp_path / 'runs', few())
+  (runs / 'report.html').mkdir()
+  done = command.run(report, f'--runs={runs}')
+  (line,) = done.err.splitlines()
+  assert done.code == 2 and line.startswith(f'cannot use {runs / "report.html"}: it is a folder')
+
+
 @pytest.mark.parametrize('missing', ['jinja2', 'matplotlib'])
 def test_a_missing_library_is_one_line_that_says_what_to_install(tmp_path, missing):
   runs = stored(tmp_path, few())

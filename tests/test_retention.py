@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import errno
 import fcntl
 import io
 import math
@@ -13,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import command
 import pytest
@@ -61,7 +63,8 @@ class Lab:
       fcntl.flock(lock, fcntl.LOCK_EX)
       if not (runs / 'out').exists():
         out, err = self.run(runs)
-        assert err == ''
+        assert [line.partition(':')[0] for line in err.splitlines()] == [
+          f'{n} of {len(LENGTHS)} cells stored' for n in range(1, len(LENGTHS) + 1)]
         (runs / 'out').write_text(out)
     return runs
 
@@ -153,6 +156,68 @@ def test_a_killed_study_goes_on_where_it_was_and_ends_with_the_same_numbers(lab,
   assert told(tmp_path) == wanted and members(tmp_path) == members(lab.undisturbed())
 
 
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_study_says_so_and_keeps_what_is_stored(lab, tmp_path, number, handlers):
+  lab.undisturbed()  # its programs are compiled now
+  process = lab.start(tmp_path, lengths=range(4, 64))
+  process.stderr.readline()  # a cell is stored
+  process.send_signal(number)
+  out, err = process.communicate(timeout=300)
+  (line,) = [line for line in err.splitlines() if 'cells stored' not in line]
+  assert number.name in line and 'the same command goes on' in line
+  assert process.returncode == 128 + number and out == ''
+  found = {path.suffix for path in (tmp_path / 'cells').iterdir()}
+  assert found == {'.json'} and 1 <= len(cells(tmp_path)) < 60
+
+
+@pytest.mark.slow
+def test_studies_at_once_in_one_folder_make_each_cell_once(lab, tmp_path):
+  wanted = told(lab.undisturbed())
+  launched = [lab.start(tmp_path) for _ in range(4)]
+  ends = [process.communicate(timeout=300) for process in launched]
+  assert [process.returncode for process in launched] == [0] * 4, ends
+  assert len({out for out, _ in ends}) == 1 and told(tmp_path) == wanted
+  assert {path.suffix for path in (tmp_path / 'cells').iterdir()} == {'.json'}
+
+
+def blocked_by_a_file(place):
+  shutil.rmtree(place)
+  place.write_text('a file')
+
+
+def blocked_by_a_folder(place):
+  place.unlink()
+  place.mkdir()
+
+
+@pytest.mark.parametrize(('block', 'name', 'said'), [
+  (blocked_by_a_file, '', 'it is no folder, and a folder is needed there'),
+  (blocked_by_a_folder, f'{SCORES}.csv', 'it is a folder, and a file is needed there'),
+  (blocked_by_a_folder, 'figure.png', 'it is a folder, and a file is needed there'),
+])
+def test_tables_that_cannot_be_written_are_printed_and_said_in_one_line(
+    lab, tmp_path, block, name, said):
+  runs = lab.copy(tmp_path)
+  block(runs / 'retention' / name)
+  done = command.run(retention, *SMALL, f'--lengths={",".join(map(str, LENGTHS))}',
+                     f'--runs={runs}')
+  (line,) = done.err.splitlines()
+  assert (done.code, line) == (2, f'cannot use {runs / "retention" / name}: {said}')
+  assert done.out and (runs / 'out').read_text().startswith(done.out)
+
+
+def test_a_full_disk_leaves_the_tables_of_before(lab, tmp_path, monkeypatch):
+  runs = lab.copy(tmp_path)
+  before = {path: path.read_bytes() for path in (runs / 'retention').iterdir()}
+  full = OSError(errno.ENOSPC, 'No space left on device')
+  monkeypatch.setattr('os.fsync', mock.Mock(side_effect=full))
+  done = command.run(retention, *SMALL, '--lengths=4,6', f'--runs={runs}')
+  (line,) = done.err.splitlines()
+  assert done.code == 2 and 'adding' in done.out
+  assert line.startswith(f'cannot use {runs}/retention/') and line.endswith(full.strerror)
+  assert {path: path.read_bytes() for path in (runs / 'retention').iterdir()} == before
+
+
 def test_a_damaged_cell_is_named_set_aside_and_run_again(lab, tmp_path):
   runs = lab.copy(tmp_path)
   before = cells(runs)
@@ -161,8 +226,8 @@ def test_a_damaged_cell_is_named_set_aside_and_run_again(lab, tmp_path):
   damaged = path.read_bytes()[:-40]
   path.write_bytes(damaged)
   _, err = lab.run(runs)
-  (line,) = err.splitlines()
-  assert name in line and 'set aside' in line
+  line, made = err.splitlines()
+  assert name in line and 'set aside' in line and 'finished in' in made
   assert (runs / 'cells' / f'{name}.damaged').read_bytes() == damaged
   after = cells(runs)
   assert after.keys() == before.keys()
@@ -180,7 +245,8 @@ def test_pmap_gives_the_numbers_of_jit(lab, tmp_path):
 def test_divergence_is_a_result_and_shown_as_such(lab, tmp_path):
   out, err = lab.run(tmp_path, '--learning_rates=1e30,1e31', lengths=LENGTHS[:1])
   (record,) = Store(tmp_path).records()
-  assert record['status'] == 'diverged' and 'finite' in record['reason'] and err == ''
+  assert record['status'] == 'diverged' and 'finite' in record['reason']
+  assert len(err.splitlines()) == 1 and ': diverged in' in err
   assert all(m['status'] == 'diverged' for m in record['result']['members'])
   assert all(math.isnan(m['test']) for m in record['result']['members'])
   (row,) = [line for line in out.splitlines() if line.startswith('elman')]
@@ -193,7 +259,7 @@ def test_a_timeout_is_a_result_that_a_retry_replaces(lab, tmp_path):
   lab.run(tmp_path, '--timeout=1e-9', lengths=LENGTHS[:1])
   (record,) = Store(tmp_path).records()
   assert record['status'] == 'timeout' and '4 of 4 members' in record['reason']
-  assert all(m['steps'] == 2 for m in record['result']['members'])
+  assert all(m['steps'] == 1 for m in record['result']['members'])
   assert table(tmp_path).splitlines()[1] == 'elman,timeout'
   lab.run(tmp_path, '--retry', lengths=LENGTHS[:1])
   (task,) = members(tmp_path)

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from experiments.results import atomic
 from experiments.results import store as store_module
 from experiments.results.schema import MOST
 from experiments.results.store import Store, StoreError, key_of
@@ -266,6 +267,25 @@ def test_folder_below_a_file_is_one_clear_line(tmp_path, act):
 def test_prepare_leaves_an_empty_folder(store):
   assert store.prepare() is store
   assert list(store.cells.iterdir()) == []
+
+
+def test_prepare_removes_what_killed_writers_left_an_hour_ago(store):
+  store.prepare()
+  left, fresh, other = (store.cells / name for name in ('.a.json.1.tmp', '.b.json.2.tmp', 'c.tmp'))
+  for path in (left, fresh, other):
+    path.touch()
+  for path in (left, other):
+    os.utime(path, (time.time() - atomic.ABANDONED - 60,) * 2)
+  store.prepare()
+  assert sorted(store.cells.iterdir()) == [fresh, other]  # one may be being written
+
+
+def test_a_failed_write_names_the_file_that_was_to_be_written(tmp_path):
+  (tmp_path / 'folder').mkdir()
+  with pytest.raises(IsADirectoryError) as caught:
+    atomic.write(tmp_path / 'folder', b'')
+  assert caught.value.filename == str(tmp_path / 'folder')
+  assert list(tmp_path.iterdir()) == [tmp_path / 'folder']
 
 
 def test_failed_write_leaves_the_old_record_and_no_litter(store, monkeypatch):

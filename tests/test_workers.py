@@ -1,5 +1,6 @@
 """Cells in processes of their own: the same records, and nothing lost when one of them ends ill."""
 
+import multiprocessing
 import os
 import signal
 import time
@@ -7,6 +8,8 @@ import time
 import jax
 import pytest
 
+from experiments import interruption
+from experiments.interruption import Interrupted
 from experiments.launch import grid
 from experiments.launch.errors import BadInput
 from experiments.launch.grid import Cell, Outcome
@@ -53,6 +56,7 @@ def test_cells_made_side_by_side_are_those_made_one_by_one(tmp_path, monkeypatch
   for n in (0, 3):
     assert together[n]['result']['process'] != os.getpid()
     assert together[n]['result']['platforms'] == 'cpu'  # several cannot share a device
+  assert {path.suffix for path in stored.cells.iterdir()} == {'.json'}  # leases are given back
 
 
 def test_one_cell_needs_no_other_process(tmp_path):
@@ -75,3 +79,28 @@ def test_what_ends_ill_ends_the_launch_after_what_was_made(numbers, error, why):
       seen[i] = value
   assert seen.items() >= {0: 1, 1: 0}.items() and not {2, len(numbers) - 1} & {*seen}
   assert all(value == numbers[i] ** 2 for i, value in seen.items())
+
+
+def sleep(seconds: float) -> float:
+  time.sleep(seconds)
+  return seconds
+
+
+@pytest.mark.parametrize('number', interruption.SIGNALS)
+def test_a_signal_ends_the_workers_at_once(number, handlers):
+  made, start = [], time.monotonic()
+  with pytest.raises(Interrupted), interruption.noticed():
+    for _, seconds in side_by_side(sleep, [0.0, 300.0, 300.0], 1):
+      made.append(seconds)
+      os.kill(os.getpid(), number)
+  assert made == [0.0] and time.monotonic() - start < 120
+  assert not [child for child in multiprocessing.active_children() if child.is_alive()]
+
+
+def test_ctrl_c_which_a_terminal_sends_to_all_is_left_to_the_process_that_launches():
+  assert list(side_by_side(interrupted, [signal.SIGINT], 1)) == [(0, 'went on')]
+
+
+def interrupted(number: int) -> str:
+  os.kill(os.getpid(), number)
+  return 'went on'

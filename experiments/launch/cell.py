@@ -53,8 +53,9 @@ def execute(
       it returns stands in the record as `watched`, with the step.
 
   """
-  if save_weights:
+  if save_weights:  # what would be missing is missed before there is anything to lose
     safetensors.ready()
+    (pathlib.Path(folder) / 'weights').mkdir(parents=True, exist_ok=True)
   return functools.partial(_train, parallel, timeout, pathlib.Path(folder), save_weights, watch)
 
 

@@ -15,8 +15,9 @@ from typing import Any
 
 from absl import app, flags, logging
 
+from experiments import interruption
 from experiments.launch import limits, output
-from experiments.launch.errors import BadInput, brief, no_such
+from experiments.launch.errors import BadInput, brief, no_such, worded
 from experiments.launch.run import Run
 from experiments.training.recipe import PARALLEL
 
@@ -204,12 +205,14 @@ def main(script: Callable[[], None], define: Callable[[], None], text: str) -> N
       _check_words(argv, sys.argv[1:])
       _check_numbers()
       _check_execution()
-      script()
+      with interruption.noticed():
+        script()
     except (BadInput, *_errors_of_results()) as error:
       _refuse(str(error))
-    except KeyboardInterrupt:
-      print('\ninterrupted: what was stored is kept, the same command goes on', file=sys.stderr)
-      sys.exit(130)
+    except OSError as error:  # a full disk, a folder that is a file: wherever files are written
+      _refuse(worded(error))
+    except interruption.Interrupted as stop:  # which has been said
+      sys.exit(stop.exit_code)
 
   with output.forgiving() as out:
     try:

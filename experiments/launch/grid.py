@@ -2,20 +2,23 @@
 
 import dataclasses
 import functools
+import pathlib
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
-from tqdm import tqdm
 
-from experiments.launch import environment
+from experiments import interruption
+from experiments.launch import environment, lease
+from experiments.launch.progress import Progress
 from experiments.launch.workers import side_by_side
 from experiments.results import times
-from experiments.results.store import Store
+from experiments.results.store import Store, key_of
 
 EXHAUSTED = re.compile(r'RESOURCE_EXHAUSTED|out of memory', re.IGNORECASE)
+POLL = 1.0  # seconds between looks at the cells that other launches are making
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +48,8 @@ def launch(
 ) -> list[dict]:
   """Executes the cells that the store does not have; returns the records of all.
 
+  A cell that another launch is making is passed by; at the end its record is waited for.
+
   Args:
     cells: the grid.
     execute: runs a cell; it is given the cell and a function to report progress to, which takes
@@ -55,41 +60,67 @@ def launch(
     workers: how many cells run side by side, in processes that import `execute`.
 
   """
-  store.prepare()
   cells = list(cells)
   records = [store.read(cell.study, cell.run) for cell in cells]
   missing = [
     i for i, record in enumerate(records)
     if record is None or (retry and not times.settled(record))
   ]
-  settled, workers = len(cells) - len(missing), min(workers, len(missing))
-  make = functools.partial(_side_by_side, workers=workers) if workers > 1 else _one_by_one
-  with _bar(f'{settled} of {len(cells)} cells stored', len(missing)) as bar:
-    for i, record in make([cells[i] for i in missing], execute):
-      records[missing[i]] = store.write(record)
-      bar.update(1)
-      bar.set_description(f'{settled + bar.n:.0f} of {len(cells)} cells stored')
+  if not missing:  # and the folder may be one that cannot be written to
+    return records
+  store.prepare()
+  before = {i: records[i] for i in missing}
+  with Progress(len(cells), len(missing)) as progress:
+    while missing:
+      free = [i for i in missing if lease.is_free(_lease_of(cells[i], store))]
+      left = len(missing)
+      make = functools.partial(_make, store=store, execute=execute)
+      jobs = [(cells[i], before[i]) for i in free]
+      for place, record in _made(make, jobs, min(workers, len(jobs)), progress):
+        if record is not None:
+          i = free[place]
+          records[i] = record
+          missing.remove(i)
+          progress.ends(cells[i].label, record)
+      if len(missing) == left:
+        progress.waits(left)
+        interruption.wait(POLL)
   return records
 
 
-def _one_by_one(cells: Sequence[Cell], execute) -> Iterator[tuple[int, dict]]:
-  """Each cell's number and record, and a bar of the one that runs."""
-  with _bar('', 1.0) as bar:
-
-    def report(part: float, words: str) -> None:
-      bar.update(part - bar.n)
-      bar.set_postfix_str(words)
-
-    for i, cell in enumerate(cells):
-      bar.reset()
-      bar.set_description(cell.label)
-      yield i, _record(cell, execute, report)
+def _made(make, jobs: Sequence, workers: int, progress: Progress) -> Iterator[tuple]:
+  """The number of each job with its record, in the order in which they end."""
+  if workers > 1:
+    yield from side_by_side(functools.partial(make, report=_unheard), jobs, workers)
+    return
+  for i, job in enumerate(jobs):
+    interruption.check()
+    progress.begins(job[0].label)
+    yield i, make(job, report=progress.report)
 
 
-def _side_by_side(cells: Sequence[Cell], execute, workers: int) -> Iterator[tuple[int, dict]]:
-  """The same from several processes, in the order in which cells end."""
-  record = functools.partial(_record, execute=execute, report=_unheard)
-  return side_by_side(record, cells, workers)
+def _make(job: tuple[Cell, dict | None], store: Store, execute, report) -> dict | None:
+  """A cell's record, made and stored under a lease; None while another launch has the lease.
+
+  Args:
+    job: the cell, and the record that is to be replaced, if there is one.
+    store: where the record goes.
+    execute: as for `launch`.
+    report: as for `execute`.
+
+  """
+  cell, before = job
+  with lease.held(_lease_of(cell, store)) as mine:
+    if not mine:
+      return None
+    record = store.read(cell.study, cell.run)
+    if record is not None and record != before:  # another launch made it in the meantime
+      return record
+    return store.write(_record(cell, execute, report))
+
+
+def _lease_of(cell: Cell, store: Store) -> pathlib.Path:
+  return store.cells / f'{cell.study}-{key_of(cell.study, cell.run)}{lease.SUFFIX}'
 
 
 def _unheard(part: float, words: str) -> None:
@@ -114,14 +145,3 @@ def _record(cell: Cell, execute, report) -> dict[str, Any]:
     'versions': environment.versions(),
     'commit': environment.commit(),
   }
-
-
-def _bar(description: str, total: float) -> tqdm:
-  """A progress bar with the time left; quiet when not a terminal."""
-  return tqdm(
-    desc=description,
-    total=total,
-    disable=None,
-    leave=False,
-    bar_format='{desc} {percentage:3.0f}%|{bar:20}| {elapsed}, {remaining} left {postfix}',
-  )

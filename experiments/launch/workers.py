@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED
 from concurrent.futures.process import BrokenProcessPool
 
+from experiments import interruption
 from experiments.launch.errors import BadInput
 
 
@@ -29,26 +30,32 @@ def side_by_side(function: Callable, arguments: Iterable, count: int) -> Iterato
 
   """
   context = multiprocessing.get_context('spawn')  # JAX has threads, which do not survive a fork
-  errors = []
+  errors, others = [], {*multiprocessing.active_children()}
   with concurrent.futures.ProcessPoolExecutor(count, context, _prepare) as pool:
     calls = {pool.submit(function, argument): i for i, argument in enumerate(arguments)}
     waiting = set(calls)
     try:
       while waiting:
-        done, waiting = concurrent.futures.wait(waiting, return_when=FIRST_COMPLETED)
+        done, waiting = concurrent.futures.wait(waiting, interruption.POLL, FIRST_COMPLETED)
         errors += [error for call in done if (error := call.exception())]
         if errors:
           waiting = {call for call in waiting if not call.cancel()}
         yield from ((calls[call], call.result()) for call in done if not call.exception())
-    finally:  # an interrupt waits for no more than what runs
+        interruption.check()
+    except KeyboardInterrupt:
+      for worker in {*multiprocessing.active_children()} - others:
+        worker.terminate()
+      raise
+    finally:  # after an error of the caller no more is begun
       for call in waiting:
         call.cancel()
   if errors:
+    interruption.wait(interruption.POLL)  # a signal to all processes may end a worker first
     raise _worded(errors[0], count)
 
 
 def _worded(error: BaseException, count: int) -> BaseException:
-  """An error for whoever launched: that a process died is none of the code's."""
+  """An error for the user: it is no fault of the code that a process died."""
   if not isinstance(error, BrokenProcessPool):
     return error
   return BadInput(
@@ -58,6 +65,6 @@ def _worded(error: BaseException, count: int) -> BaseException:
 
 
 def _prepare() -> None:
-  """Before JAX is loaded: devices are left alone, and an interrupt ends the process wordlessly."""
+  """Before JAX is loaded: devices are left alone, and Ctrl-C is the launching process's affair."""
   os.environ['JAX_PLATFORMS'] = 'cpu'
-  signal.signal(signal.SIGINT, signal.SIG_DFL)
+  signal.signal(signal.SIGINT, signal.SIG_IGN)

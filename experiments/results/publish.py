@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 
 from experiments import extra
-from experiments.results import escape, figures
+from experiments.results import atomic, escape, figures
 from experiments.results.figures import Panel
 from experiments.results.table import Table
 
@@ -14,19 +14,24 @@ MOST_ROWS = 100  # that are printed; of a longer table is said where it stands
 
 
 def tables(name: str, made: Sequence[Table], folder: str | os.PathLike) -> None:
-  """Prints tables, and writes them under <folder>/<name> as text, Markdown, LaTeX and CSV."""
+  """Prints tables, and writes them under <folder>/<name> as text, Markdown, LaTeX and CSV.
+
+  They are printed first, so that they are seen even where nothing can be written: an OSError.
+  """
   width = shutil.get_terminal_size((120, 24)).columns
-  place = save(name, made, folder)
+  place = pathlib.Path(folder) / name
   for table in made:
     if len(table.rows) > MOST_ROWS:
       print(f'{table.title}: {len(table.rows)} rows, in {place / escape.slug(table.title)}.txt\n')
     else:
       print(table.text(width))
+  save(name, made, folder)
 
 
 def save(name: str, made: Sequence[Table], folder: str | os.PathLike) -> pathlib.Path:
   """Writes tables under <folder>/<name>."""
   place = pathlib.Path(folder) / name
+  atomic.clean(place)
   for table in made:
     table.save(place, escape.slug(table.title))
   return place

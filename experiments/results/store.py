@@ -68,6 +68,7 @@ class Store:
     self._write_bytes(probe, b'')
     with contextlib.suppress(OSError):
       probe.unlink()
+    atomic.clean(self.cells)
     return self
 
   def write(self, record: dict) -> dict:
