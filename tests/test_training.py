@@ -352,7 +352,7 @@ def test_the_average_is_the_mean_of_the_last_looks_and_is_what_is_tested():
     if average:
       assert abs(averaged.loss - validated.loss) > 1e-6  # which is of the last parameters
   jax.tree.map(np.testing.assert_array_equal, *last[:2])  # averaging changes no training
-  early = jax.jit(training_of(average=1).advance)(training_of(average=1).initialise(1, 0.1))[0]
+  early, _ = advanced(training_of(average=1), training_of(average=1).initialise(1, 0.1))
   close(training_of(average=1).tested(early), jax.tree.leaves(early.parameters), 0)
 
 
