@@ -95,7 +95,7 @@ class AdditiveAttention(SequenceLayer):
 
   def _kernels(self, width, dtype):
     def kernel(name, columns, initial):
-      return self.param(name, initial, (width, columns)).astype(dtype)
+      return self.param(f'{name}_kernel', initial, (width, columns)).astype(dtype)
 
     dense, columns = nn.initializers.lecun_normal(), self.layer.gates * width
     return (
@@ -115,7 +115,7 @@ class AdditiveAttention(SequenceLayer):
     driven = nn.Dense(gates * width, bias_init=self.layer.bias, dtype=x.dtype, name='input')(x)
     driven = driven.astype(jnp.float32).reshape(length, batch_size, gates, width)
     query, context, recurrent = self._kernels(width, x.dtype)
-    score = self.param('score', nn.initializers.normal(width**-0.5), (width,))
+    score = self.param('score_kernel', nn.initializers.normal(width**-0.5), (width,))
     bias = self.layer.product_bias(self, width)
     valid = jnp.ones((length, batch_size, 1), bool) if mask is None else mask.T[..., None]
 

@@ -18,6 +18,7 @@ import jax
 from flax import linen as nn
 
 from baselines.convolution import Convolution, ConvolutionStack
+from transformer.normalization import LayerNorm
 from transformer.options import suits
 
 
@@ -50,7 +51,7 @@ class ByteNet(ConvolutionStack):
   def block(self, x, convolve):
     """The equation above."""
     def activated(x):
-      return jax.nn.relu(nn.LayerNorm(dtype=x.dtype)(x))
+      return jax.nn.relu(LayerNorm(dtype=x.dtype)(x))
 
     width = x.shape[-1]
     y = nn.Dense(self.inner_width(width), dtype=x.dtype)(activated(x))

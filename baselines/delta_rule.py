@@ -24,6 +24,7 @@ from baselines.mamba2 import log_rates
 from baselines.matrix_scans import check_form
 from baselines.scans import EIGENVALUES
 from transformer.layer import SequenceLayer, masked
+from transformer.normalization import RMSNorm
 from transformer.options import at_least, one_of, suits
 
 
@@ -102,7 +103,7 @@ class DeltaNet(SequenceLayer):
     y, memory = delta_scan(
       unit(query), unit(key), value, beta, log_decay, state.memory, chunk_size=self.chunk_size
     )
-    y = self.gated(nn.RMSNorm(dtype=x.dtype, name='norm')(y), x)
+    y = self.gated(RMSNorm(dtype=x.dtype, name='norm')(y), x)
     y = nn.DenseGeneral(width, (-2, -1), use_bias=False, dtype=x.dtype, name='output')(y)
     return y, DeltaState(latest, memory)
 

@@ -23,6 +23,7 @@ from flax import linen as nn
 
 from baselines.matrix_scans import check_form, normalised, outer_product_scan
 from transformer.layer import SequenceLayer, masked
+from transformer.normalization import LayerNorm
 from transformer.options import above, at_least, one_of, suits
 from transformer.positions import Rotary
 
@@ -93,7 +94,7 @@ class MatrixMemory(SequenceLayer):
 
   def read_out(self, y, gate, width):
     """W (swish(gate) * norm(y)) for y [B, T, H, V] in float32, in the dtype of the gate."""
-    norm = nn.LayerNorm(feature_axes=(-2, -1), use_fast_variance=False, name='norm')
+    norm = LayerNorm(feature_axes=(-2, -1), name='norm')
     y = norm(y).astype(gate.dtype) * jax.nn.silu(gate)
     return nn.DenseGeneral(width, (-2, -1), use_bias=False, dtype=gate.dtype, name='output')(y)
 

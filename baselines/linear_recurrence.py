@@ -214,8 +214,8 @@ class LRU(SequenceLayer):
     nu, theta = self.param('nu', self._ring, (size,)), self.param('theta', self._phase, (size,))
     gamma = self.param('gamma', lambda _: 0.5 * jnp.log(-jnp.expm1(-2 * jnp.exp(nu))))
     normal = nn.initializers.normal
-    input_kernel = self.param('input', normal((2 * width) ** -0.5), (width, 2, size))
-    output_kernel = self.param('output', normal(size**-0.5), (2, size, width))
+    input_kernel = self.param('input_kernel', normal((2 * width) ** -0.5), (width, 2, size))
+    output_kernel = self.param('output_kernel', normal(size**-0.5), (2, size, width))
     skip = self.param('skip', normal(1), (width,))
 
     decay = jnp.exp(jax.lax.complex(-jnp.exp(nu), jnp.exp(theta)))[None, None]
@@ -296,7 +296,7 @@ class RGLRU(SequenceLayer):
     block = width // self.num_heads
     blocks = u.reshape(length, batch_size, self.num_heads, block)
     shape = (self.num_heads, block, 2, block)
-    kernel = self.param('gates', nn.initializers.lecun_normal(1, -1, (0, 2)), shape)
+    kernel = self.param('gate_kernel', nn.initializers.lecun_normal(1, -1, (0, 2)), shape)
     bias = self.param('gate_bias', nn.initializers.zeros, (2, width))
     gates = jnp.einsum('TBHK,HKGJ->GTBHJ', blocks, kernel.astype(x.dtype)).astype(jnp.float32)
     gates = jax.nn.sigmoid(gates.reshape(2, *u.shape) + bias[:, None, None])

@@ -22,6 +22,7 @@ from baselines.discretization import step_bias
 from baselines.matrix_scans import check_form, outer_product_scan
 from baselines.scans import EIGENVALUES
 from transformer.layer import SequenceLayer, masked
+from transformer.normalization import RMSNorm
 from transformer.options import at_least, one_of, suits
 
 
@@ -115,7 +116,7 @@ class Mamba2(SequenceLayer):
     )
     y += self.param('skip', nn.initializers.ones, heads)[None, None, :, None] * value
     y = y.reshape(batch_size, length, inner).astype(x.dtype) * jax.nn.silu(gate)
-    y = nn.RMSNorm(epsilon=1e-5, dtype=x.dtype, name='norm')(y)
+    y = RMSNorm(epsilon=1e-5, dtype=x.dtype, name='norm')(y)
     return nn.Dense(width, use_bias=False, dtype=x.dtype, name='output')(y), StateSpace(
       latest, memory
     )

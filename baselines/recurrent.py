@@ -146,7 +146,7 @@ class Recurrent(SequenceLayer):
     x = masked(x, mask).swapaxes(0, 1).reshape(length * batch_size, width)
     driven = nn.Dense(gates * width, bias_init=self.bias, dtype=x.dtype, name='input')(x)
     driven = driven.astype(jnp.float32).reshape(length, batch_size, gates, width)
-    kernel = self.param('recurrent', self.kernel, (width, gates * width))
+    kernel = self.param('recurrent_kernel', self.kernel, (width, gates * width))
     valid = None if mask is None else mask.T[..., None]
     bias = self.product_bias(self, width)
     hidden, state = unroll(self.cell, kernel.astype(x.dtype), driven, state, valid, bias)

@@ -109,7 +109,7 @@ class S4D(SequenceLayer):
     log_real = self.param('log_real', nn.initializers.constant(math.log(0.5)), shape)
     imaginary = self.param('imaginary', self._imaginary, shape)
     log_step = self.param('log_step', log_uniform, (width,), jnp.float32, self.dt_min, self.dt_max)
-    kernel = self.param('output', nn.initializers.normal(0.5**0.5), (2, *shape))
+    kernel = self.param('output_kernel', nn.initializers.normal(0.5**0.5), (2, *shape))
     skip = self.param('skip', nn.initializers.normal(1), (width,))
     decay, gain = held(log_real, imaginary, log_step[None])
     kernel = 2 * gain * jax.lax.complex(kernel[0], kernel[1])
@@ -190,8 +190,8 @@ class S5(SequenceLayer):
     log_real = self.param('log_real', nn.initializers.constant(math.log(0.5)), (size,))
     imaginary = self.param('imaginary', self._imaginary, (size,))
     log_step = self.param('log_step', log_uniform, (size,), jnp.float32, self.dt_min, self.dt_max)
-    input_kernel = self.param('input', self._input, (width, 2, size))
-    output_kernel = self.param('output', self._output, (2, size, width))
+    input_kernel = self.param('input_kernel', self._input, (width, 2, size))
+    output_kernel = self.param('output_kernel', self._output, (2, size, width))
     skip = self.param('skip', nn.initializers.normal(1), (width,))
 
     decay, gain = held(log_real, imaginary, log_step)
@@ -271,7 +271,7 @@ class Mamba(SequenceLayer):
     size, inner = self.state_size, u.shape[-1]
     low, b, c = jnp.split(dense(rank + 2 * size, 'selection')(u), (rank, rank + size), -1)
     below = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')  # rank^-1/2 in size
-    kernel = self.param('step', below, (rank, inner))
+    kernel = self.param('step_kernel', below, (rank, inner))
     bias = self.param('step_bias', step_bias, (inner,), jnp.float32, self.dt_min, self.dt_max)
     step = jax.nn.softplus((low @ kernel.astype(u.dtype)).astype(jnp.float32) + bias[None, None])
     step = masked(step, mask)  # a step of length 0 leaves the state as it is

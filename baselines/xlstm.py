@@ -33,6 +33,7 @@ from baselines.linear_attention import log_sigmoid
 from baselines.matrix_scans import check_form, normalised, outer_product_scan
 from baselines.unroll import Cell, split, squash, unroll
 from transformer.layer import SequenceLayer, masked
+from transformer.normalization import LayerNorm
 from transformer.options import at_least, one_of, suits
 
 NOTHING = -1e30  # the logarithm of a sum before its first term, finite so that differences are
@@ -71,7 +72,7 @@ class HeadNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x, dtype):  # [..., H, K]
-    norm = nn.LayerNorm(use_bias=False, reduction_axes=-1, feature_axes=(-2, -1), name='norm')
+    norm = LayerNorm(use_bias=False, reduction_axes=-1, feature_axes=(-2, -1), name='norm')
     return norm(x).reshape(*x.shape[:-2], math.prod(x.shape[-2:])).astype(dtype)
 
 
@@ -166,7 +167,7 @@ class SLSTM(SequenceLayer):
     ]
     bias = self.param('bias', self._bias, (4, width))
     driven = jnp.concatenate(gates, -2) + bias[None, None]  # [T, B, 4, D]
-    kernel = self.param('recurrent', nn.initializers.zeros, (*heads, 4, heads[1]))
+    kernel = self.param('recurrent_kernel', nn.initializers.zeros, (*heads, 4, heads[1]))
     kernel = block_diagonal(kernel.astype(x.dtype))
     valid = None if mask is None else mask.T[..., None]
     hidden, memory = unroll(SLSTMCell, kernel, driven, memory, valid)

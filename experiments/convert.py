@@ -106,6 +106,9 @@ def generate(
   except MemoryError as error:
     raise BadInput(f'{capacity} tokens are too many for this machine: {error}') from None
   written = program(parameters, prompt)
+  if written.broken[0]:
+    raise BadInput(f'the model gives no finite scores after {int(written.lengths[0])} new tokens: '
+                   'its parameters are damaged, or overflow on this prompt')
   return written.tokens[0, : int(written.lengths[0])].tolist()
 
 

@@ -123,6 +123,9 @@ def translations(model, parameters, task, source: list[int]):
     )
 
   found = search(parameters, jnp.array([source]))
+  if jnp.isnan(found.scores).any():
+    raise BadInput('the model gives no finite scores for this text: its weights are damaged, '
+                   'or overflow on it')
   for tokens, score in zip(found.tokens[0], found.scores[0], strict=True):
     if score > -jnp.inf:
       yield float(score), task.text(tokens)

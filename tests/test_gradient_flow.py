@@ -62,7 +62,8 @@ def test_orthogonal_weights_carry_a_gradient_as_it_is_where_the_network_is_linea
   weaker = followed(Elman(recurrent_gain=0.5), x=nothing)['norms']
   np.testing.assert_allclose(weaker, found[0] * 0.5 ** np.array(DISTANCES), rtol=1e-5)
   identities = followed(Elman(), lambda own: {
-    'input': {'kernel': jnp.eye(WIDTH), 'bias': jnp.zeros(WIDTH)}, 'recurrent': jnp.eye(WIDTH),
+    'input': {'kernel': jnp.eye(WIDTH), 'bias': jnp.zeros(WIDTH)},
+    'recurrent_kernel': jnp.eye(WIDTH),
   }, nothing)
   for norms in identities.values():
     np.testing.assert_allclose(norms, 1, rtol=1e-5)
@@ -73,7 +74,7 @@ def test_the_sum_of_an_lstm_decays_by_sigmoid_of_its_forget_bias(bias):
   def unconnected(parameters):  # U = 0, and a forget gate that does not look at the input
     own = parameters['input']
     forget = own['kernel'].at[:, WIDTH : 2 * WIDTH].set(0)
-    return {'input': own | {'kernel': forget}, 'recurrent': jnp.zeros((WIDTH, 4 * WIDTH))}
+    return {'input': own | {'kernel': forget}, 'recurrent_kernel': jnp.zeros((WIDTH, 4 * WIDTH))}
 
   same = jnp.broadcast_to(jax.random.normal(jax.random.key(1), (2, 1, WIDTH)), (2, LENGTH, WIDTH))
   found = followed(LSTM(forget_bias=bias), unconnected, same)['norms'][1:]

@@ -74,7 +74,7 @@ def as_complex(parts, axis=0):
 def lru(layer, w, x, h):
   """Orvieto et al. 2023, equations 4 to 7."""
   eigenvalue = np.exp(-np.exp(w['nu']) + 1j * np.exp(w['theta']))
-  b, c = as_complex(w['input'], 1), as_complex(w['output'])
+  b, c = as_complex(w['input_kernel'], 1), as_complex(w['output_kernel'])
 
   def step(h, x):
     h = eigenvalue * h + np.exp(w['gamma']) * (x @ b)
@@ -91,7 +91,7 @@ def rg_lru(layer, w, x, state):
   read = np.concatenate([past, u], 1)
   u = causal_depthwise(read, **w['convolution'])[:, past.shape[1] :]
   blocks = np.stack(np.split(u, layer.num_heads, -1), 2)
-  gates = np.einsum('BTHK,HKGJ->BTGHJ', blocks, w['gates'])
+  gates = np.einsum('BTHK,HKGJ->BTGHJ', blocks, w['gate_kernel'])
   gates = logistic(gates.reshape(*u.shape[:2], 2, -1) + w['gate_bias'])
 
   def step(h, gate, u):
@@ -112,7 +112,7 @@ def held(w):
 
 def s4d(layer, w, x, h):
   """Gu et al. 2022, equation 2 and section 4.4 with B = 1."""
-  (decay, gain), c = held(w), as_complex(w['output'])
+  (decay, gain), c = held(w), as_complex(w['output_kernel'])
 
   def step(h, x):
     h = decay * h + x[:, None]
@@ -124,7 +124,7 @@ def s4d(layer, w, x, h):
 
 def s5(layer, w, x, h):
   """Smith et al. 2023, equations 2 and 6, of each conjugate pair one."""
-  (decay, gain), b, c = held(w), as_complex(w['input'], 1), as_complex(w['output'])
+  (decay, gain), b, c = held(w), as_complex(w['input_kernel'], 1), as_complex(w['output_kernel'])
 
   def step(h, x):
     h = decay * h + gain * (x @ b)
@@ -140,7 +140,7 @@ def mamba(layer, w, x, state):
   u, gate = np.split(dense(x, w['input']), 2, -1)
   read = np.concatenate([past, u], 1)
   u = silu(causal_depthwise(read, **w['convolution'])[:, past.shape[1] :])
-  rank, size = len(w['step']), layer.state_size
+  rank, size = len(w['step_kernel']), layer.state_size
   low, b, c = np.split(dense(u, w['selection']), [rank, rank + size], -1)
 
   def step(h, u, dt, b, c):
@@ -149,7 +149,7 @@ def mamba(layer, w, x, state):
     h = decay * h + (dt * u)[:, None] * b[..., None]
     return h, np.einsum('BND,BN->BD', h, c) + w['skip'] * u
 
-  y, h = over_time(step, h, u, softplus(low @ w['step'] + w['step_bias']), b, c)
+  y, h = over_time(step, h, u, softplus(low @ w['step_kernel'] + w['step_bias']), b, c)
   return dense(y * silu(gate), w['output']), (read[:, -past.shape[1] :], h)
 
 
@@ -294,7 +294,7 @@ def test_s5_starts_as_hippo_normal_with_real_matrices_seen_in_its_eigenvectors(b
   imaginary = np.tile(np.sort(eigenvalues.imag)[size // 2 :], blocks)
   np.testing.assert_allclose(weights['imaginary'], imaginary, rtol=1e-5)
   basis = np.kron(np.eye(blocks), hippo_normal(size)[1])
-  b, c = as_complex(weights['input'], 1), as_complex(weights['output'])
+  b, c = as_complex(weights['input_kernel'], 1), as_complex(weights['output_kernel'])
   real_b, real_c = 2 * (b @ basis.T).real, 2 * (basis.conj() @ c).real
   np.testing.assert_allclose(real_b @ basis.conj(), b, atol=1e-5)
   np.testing.assert_allclose(basis.T @ real_c, c, atol=1e-5)

@@ -51,7 +51,7 @@ def test_a_recurrent_layer_is_its_equation_step_by_step(name):
   parameters, x, state = drawn(layer)
   y, after = jax.jit(layer.apply)(parameters, x, state)
   weights, x, state = in_float64(parameters['params'], x, state)
-  w, u, b = weights['input']['kernel'], weights['recurrent'], weights['input']['bias']
+  w, u, b = weights['input']['kernel'], weights['recurrent_kernel'], weights['input']['bias']
   bias = [weights['recurrent_bias']] if 'recurrent_bias' in weights else []
   for t in range(LENGTH):
     state = step(x[:, t], state, w, u, b, *bias)
@@ -76,7 +76,7 @@ def test_recurrent_weights_start_orthogonal_or_normal_at_a_gain(layer, gain):
   def drawn_by(how, width=48):
     made = layer(recurrent_init=how, recurrent_gain=gain)
     parameters = jax.jit(made.init)(jax.random.key(0), jnp.zeros((1, 1, width)))
-    return np.asarray(parameters['params']['recurrent'], np.float64)
+    return np.asarray(parameters['params']['recurrent_kernel'], np.float64)
 
   kernel = drawn_by('orthogonal')  # orthonormal rows: of one gate, an orthogonal matrix
   np.testing.assert_allclose(kernel @ kernel.T, gain**2 * np.eye(len(kernel)), atol=1e-5)

@@ -76,12 +76,13 @@ def test_additive_attention_is_that_of_bahdanau(cell, step):
     keys = read @ bridge['key']['kernel']
     h = np.split(np.tanh(read[0] @ bridge['start']['kernel']), cell.num_states)
     for t in range(x.shape[1]):
-      energy = [p['score'] @ np.tanh(h[0] @ p['query'] + key) for key in keys]
+      energy = [p['score_kernel'] @ np.tanh(h[0] @ p['query_kernel'] + key) for key in keys]
       weight = softmax(np.array(energy))
-      driven = x[row, t] @ p['input']['kernel'] + p['input']['bias'] + weight @ read @ p['context']
+      driven = x[row, t] @ p['input']['kernel'] + p['input']['bias']
+      driven = driven + weight @ read @ p['context_kernel']
       h = step(
         *(a.reshape(gates, width).squeeze(0) if gates == 1 else a.reshape(gates, width)
-          for a in (driven, h[0] @ p['recurrent'])), h)
+          for a in (driven, h[0] @ p['recurrent_kernel'])), h)
       close(y[0][row, t], h[0])
       seen = observed['intermediates']['weights'][0][row, 0, t]
       close(seen[mask[row]], weight)

@@ -39,7 +39,7 @@ def slstm(part, x, kernel_size):
   driven = blockwise(local, part['i_f']['kernel']) + blockwise(x, part['z_o']['kernel'])
   h, c, n, y = (np.zeros_like(x[:, 0]), np.zeros_like(x[:, 0]), 0, np.zeros_like(x))
   for t in range(x.shape[1]):
-    recurrent = blockwise(h, part['recurrent'])
+    recurrent = blockwise(h, part['recurrent_kernel'])
     i, f, z, o = (w[:, t] + u + b for w, u, b in zip(driven, recurrent, part['bias'], strict=True))
     c = logistic(f) * c + np.exp(i) * np.tanh(z)
     n = logistic(f) * n + np.exp(i)

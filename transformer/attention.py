@@ -27,6 +27,7 @@ from transformer.blocked_attention import blocked
 from transformer.dot_product import Visible, facing, naive, strips, weights
 from transformer.fused_attention import fused, hindrance
 from transformer.layer import SequenceLayer, masked
+from transformer.normalization import RMSNorm
 from transformer.options import at_least, one_of, suits
 from transformer.positions import Positions, Relative, Rotary
 
@@ -223,8 +224,8 @@ class Attention(SequenceLayer):
       query, key = jnp.split(projected, split[:1], 1)
       value = project(self.key_heads, value_width, 'value_projection')
     if self.query_key_norm:
-      query = nn.RMSNorm(self.query_key_epsilon, dtype=x.dtype, name='query_norm')(query)
-      key = nn.RMSNorm(self.query_key_epsilon, dtype=x.dtype, name='key_norm')(key)
+      query = RMSNorm(self.query_key_epsilon, dtype=x.dtype, name='query_norm')(query)
+      key = RMSNorm(self.query_key_epsilon, dtype=x.dtype, name='key_norm')(key)
     return self.positions.rotate(query, index), self.positions.rotate(key, index), value
 
   def remember(self, state, new: KeyValue):

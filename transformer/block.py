@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from transformer.layer import SequenceLayer, masked
+from transformer.normalization import LayerNorm
 from transformer.options import one_of
 
 NORMS = ('pre', 'post', 'none')
@@ -23,7 +24,7 @@ class Block(SequenceLayer):
   norm: str = 'pre'  # where it stands
   residual: bool = True
   dropout: float = 0.0
-  normalization: nn.Module = nn.LayerNorm(parent=None)  # what it is
+  normalization: nn.Module = LayerNorm(parent=None)  # what it is
 
   def __post_init__(self):
     super().__post_init__()

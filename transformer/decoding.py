@@ -21,6 +21,10 @@ As log p only falls, what goes on from y scores at most log p(y) / ((5 + limit) 
 that the best of the beam cannot pass the last of the answers that wait, a sentence is done, and
 nothing is lost. A beam of one is greedy. Vaswani et al. 2017 (section 6.1) had 4 beams, alpha = 0.6
 and a limit of 50 tokens more than the source.
+
+Logits that are no distribution (one is NaN or +inf, or all are -inf) choose no token: such a model
+is broken, or its state has no room left. The sequence ends before them and is marked as broken; in
+beam search the scores of its sentence are NaN.
 """
 
 import functools
@@ -34,6 +38,7 @@ from transformer.layer import State
 
 Step = Callable[[jax.Array, State], tuple[jax.Array, State]]
 End = int | tuple[int, ...]
+COLDEST, HOTTEST = 1e-37, 1e37  # temperatures that have an inverse in float32
 
 
 class Written(NamedTuple):
@@ -42,10 +47,14 @@ class Written(NamedTuple):
   tokens: jax.Array  # [B, T] those written, the end among them, then `pad`
   lengths: jax.Array  # [B] how many were written
   steps: jax.Array  # [] how often the model was asked
+  broken: jax.Array  # [B] whether it ended because the logits were no distribution
 
 
 class Hypotheses(NamedTuple):
-  """Answers to choose from, the best first; those that score -inf are none."""
+  """Answers to choose from, the best first; those that score -inf are none.
+
+  Where the logits of a hypothesis were no distribution, all scores of its sentence are NaN.
+  """
 
   tokens: jax.Array  # [B, answers, T] those written, the end among them, then `pad`
   lengths: jax.Array  # [B, answers] how many were written
@@ -80,11 +89,14 @@ def sample(
 ) -> Written:
   """A token drawn by chance, every time; the other arguments are those of `greedy`.
 
-  Logits are divided by `temperature` (0: the likeliest token is taken). Of the `top_k` likeliest
-  tokens (0: of all), the fewest that have `top_p` of their mass can be drawn. All of a large
-  vocabulary is slow to sort: with `top_p` give a `top_k` too.
+  Logits are divided by `temperature`. At 0 the likeliest token is taken, at infinity all tokens
+  with a logit above -inf are drawn alike. Of the `top_k` likeliest tokens (0: of all), the fewest
+  that have `top_p` of their mass can be drawn. All of a large vocabulary is slow to sort: with
+  `top_p` give a `top_k` too.
   """
   _at_least(0, temperature=temperature, top_k=top_k)
+  # Beyond these float32 has no quotient; the limits are reached long before.
+  temperature = 0.0 if temperature < COLDEST else min(temperature, HOTTEST)
   if not 0 < top_p <= 1:
     raise ValueError(f'top_p is above 0 and at most 1, not {top_p}')
 
@@ -139,22 +151,25 @@ def beam_search(
     return mass / ((5 + count) / 6) ** length_penalty
 
   def advance(logits, count, found):
-    beam, waiting = found
-    beam, origin = beam.extended(logits, count)
+    beam, waiting, broken = found
+    broken |= jnp.any((beam.scores > -jnp.inf) & unusable(logits).reshape(beam.scores.shape), 1)
+    beam, origin = beam.only(~broken[:, None]).extended(logits, count)
     token = beam.tokens[:, :, count]
     over = _is_end(token, end) | (count + 1 >= limit)
     answer = beam._replace(scores=score(beam.scores, count + 1))
     waiting = waiting.best_with(answer.only(over))
     beam = beam.only(~over)
     beam = beam.only(score(beam.scores.max(1, keepdims=True), limit) > waiting.scores[:, -1:])
-    return token.ravel(), (first + origin).ravel(), (beam, waiting), beam.scores > -jnp.inf
+    return token.ravel(), (first + origin).ravel(), (beam, waiting, broken), beam.scores > -jnp.inf
 
   beam, waiting = (Pool.empty(start, count, length, pad) for count in (beam_size, answers))
   alone = (jnp.arange(beam_size)[None] == 0) & (limit > 0)  # what nothing is written of yet
   beam = beam._replace(scores=jnp.where(alone, 0, beam.scores))
   state, start = reorder((state, start), jnp.repeat(jnp.arange(len(start)), beam_size))
-  (_, waiting), steps = _loop(step, state, start, length, (beam, waiting), advance)
-  return Hypotheses(*waiting, steps)
+  found = beam, waiting, jnp.zeros(len(limit), bool)
+  (_, waiting, broken), steps = _loop(step, state, start, length, found, advance)
+  scores = jnp.where(broken[:, None], jnp.nan, waiting.scores)
+  return Hypotheses(waiting.tokens, waiting.lengths, scores, steps)
 
 
 class Pool(NamedTuple):
@@ -189,6 +204,7 @@ class Pool(NamedTuple):
     size = self.scores.shape[1]
     likely, tokens = jax.lax.top_k(logits, min(size, logits.shape[1]))  # no other can be among them
     likely -= jax.nn.logsumexp(logits, -1, keepdims=True)
+    likely = jnp.where(unusable(logits)[:, None], -jnp.inf, likely)
     scores = self.scores[:, :, None] + likely.reshape(*self.scores.shape, -1)
     scores, best = jax.lax.top_k(scores.reshape(len(scores), -1), size)
     token = jnp.take_along_axis(tokens.reshape(len(scores), -1), best, 1)
@@ -221,6 +237,11 @@ def read_prompt(
   return state, prompt[:, -1]
 
 
+def unusable(logits: jax.Array) -> jax.Array:
+  """Where logits [..., V] are no distribution: one is NaN or +inf, or all of them are -inf."""
+  return ~jnp.isfinite(jnp.max(logits, -1))
+
+
 def reorder(state: State, rows: jax.Array) -> State:
   """The state of these sequences among those of a state; what all of them share stays."""
   return jax.tree.map(lambda leaf: leaf[rows] if jnp.ndim(leaf) else leaf, state)
@@ -231,15 +252,18 @@ def _write(step, state, start, length, end, pad, limit, choose) -> Written:
   limit = _limits(start, length, limit)
 
   def advance(logits, count, found):
-    tokens, lengths, going = found
+    tokens, lengths, going, broken = found
+    broken |= going & unusable(logits)
+    going &= ~broken
     token = jnp.where(going, choose(logits, count).astype(start.dtype), pad)
     tokens, lengths = tokens.at[:, count].set(token), lengths + going
     going &= ~_is_end(token, end) & (lengths < limit)
-    return token, None, (tokens, lengths, going), going
+    return token, None, (tokens, lengths, going, broken), going
 
-  found = jnp.full((len(start), length), pad, start.dtype), jnp.zeros_like(limit), limit > 0
-  (tokens, lengths, _), steps = _loop(step, state, start, length, found, advance)
-  return Written(tokens, lengths, steps)
+  tokens, nothing = jnp.full((len(start), length), pad, start.dtype), jnp.zeros_like(limit)
+  found = tokens, nothing, limit > 0, jnp.zeros(len(start), bool)
+  (tokens, lengths, _, broken), steps = _loop(step, state, start, length, found, advance)
+  return Written(tokens, lengths, steps, broken)
 
 
 def _loop(step, state, token, length, found, advance):

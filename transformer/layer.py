@@ -18,7 +18,9 @@ token at a time; only the state that is handed in differs.
                and a batch of one, are read as any others.
 8. Range.      Inputs of 1e4 and biases of +-100 give finite outputs, states and gradients.
 
-A layer computes in the dtype of its input; parameters are float32.
+A layer computes in the dtype of its input; parameters are float32. Training decays the weights
+that multiply the input, which are called `kernel`, `<something>_kernel` or `embedding` (of tokens).
+All other names are for what is not decayed: biases, scales, gains, rates, skips, positions.
 """
 
 from typing import Any

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from transformer.layer import SequenceLayer, masked
+from transformer.normalization import LayerNorm
 from transformer.stack import Stack
 
 
@@ -31,7 +32,7 @@ class DecoderOnly(nn.Module):
   embedding: nn.Module  # source -> [B, T, D]
   stack: SequenceLayer
   head: nn.Module | None = None  # [B, T, D] -> [B, T, V]; None: the embedding's transpose
-  normalization: nn.Module | None = nn.LayerNorm(parent=None)  # of a pre-norm stack's sum
+  normalization: nn.Module | None = LayerNorm(parent=None)  # of a pre-norm stack's sum
   dtype: Any = jnp.float32
 
   @property
@@ -83,7 +84,7 @@ class EncoderDecoder(nn.Module):
   decoder: Stack
   target_embedding: nn.Module | None = None
   head: nn.Module | None = None
-  normalization: nn.Module | None = nn.LayerNorm(parent=None)  # of both pre-norm stacks' sums
+  normalization: nn.Module | None = LayerNorm(parent=None)  # of both pre-norm stacks' sums
   dropout: float = 0.0  # of the sums of embeddings and positions
   scale_embeddings: bool = True  # by sqrt(D) (Vaswani et al. 2017, section 3.4)
   carry_state: bool = False  # the encoder's last state is the decoder's first

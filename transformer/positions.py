@@ -6,7 +6,7 @@ Absolute encodings are layers, x_t + p_t, which a model applies once to its embe
 Relative encodings act where a query at t meets a key at s, inside each attention layer:
   rotary       turns both by their position: the product sees t - s  (Su et al. 2021);
                `transformer.stretched_rotary` has forms for texts longer than those of training
-  alibi        adds -m_h (t - s), slope m_h = 2^(-8h/H)              (Press et al. 2022)
+  alibi        adds -m_h (t - s), slope m_h = 2^(-8h/H) for H = 2^n  (Press et al. 2022)
   t5_bias      adds b_h[bucket(t - s)], buckets growing as logarithms (Raffel et al. 2020)
   shaw         adds a vector of min(t - s, k) to the key, another to the value (Shaw et al. 2018)
 What they add is a function of the distance t - s alone: a table with a row for each distance.
@@ -185,9 +185,21 @@ class ALiBi(Positions):
   by_distance: ClassVar[bool] = True
 
   def relative(self, num_distances, num_heads, head_width):
-    """-m_h d for distance d, m_h = 2^(-8h/H), h = 1..H."""
-    slope = jnp.exp2(-8.0 * jnp.arange(1, num_heads + 1) / num_heads)
+    """-m_h d for distance d."""
+    slope = jnp.array(self.slopes(num_heads), jnp.float32)
     return Relative(score=-jnp.arange(num_distances, dtype=jnp.float32)[:, None] * slope[None])
+
+  @staticmethod
+  def slopes(num_heads: int) -> list[float]:
+    """The slopes m_h: 2^(-8h/H), h = 1 .. H, for a number of heads H that is a power of two.
+
+    For other numbers, as in the authors' code, the slopes for the largest power of two below H,
+    then every other one of those for twice that power.
+    """
+    power = 1 << (num_heads.bit_length() - 1)
+    slopes = [2 ** (-8 * head / power) for head in range(1, power + 1)]
+    between = [2 ** (-4 * head / power) for head in range(1, 2 * power + 1, 2)]
+    return slopes + between[: num_heads - power]
 
 
 class T5Bias(Positions):

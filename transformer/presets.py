@@ -13,13 +13,13 @@ Vaswani et al. 2017, sections 3, 5.4 and 6.2, Table 3.
 import dataclasses
 
 import jax.numpy as jnp
-from flax import linen as nn
 
 from transformer.attention import Attention
 from transformer.block import Block
 from transformer.cross_attention import CrossAttention
 from transformer.feedforward import FeedForward
 from transformer.model import EncoderDecoder, tied_embedding
+from transformer.normalization import LayerNorm
 from transformer.positions import POSITIONS
 from transformer.stack import Stack
 
@@ -55,7 +55,7 @@ class Preset:
       embedding=tied_embedding(vocabulary_size, self.width),
       encoder=stack(attention.both_ways, feedforward),
       decoder=stack(attention, CrossAttention(self.heads, **widths), feedforward),
-      normalization=nn.LayerNorm() if norm == 'pre' else None,
+      normalization=LayerNorm() if norm == 'pre' else None,
       dropout=self.dropout,
       dtype=dtype,
     )

@@ -47,7 +47,7 @@ def _recurrent(layer, cell, torch_rnn, adapt_flax, seed, batch, length, width, g
   def adapt_torch(parameters, x):
     weights = {
       'weight_ih_l0': parameters['input']['kernel'].T,
-      'weight_hh_l0': parameters['recurrent'].T,
+      'weight_hh_l0': parameters['recurrent_kernel'].T,
       'bias_ih_l0': parameters['input']['bias'],
       'bias_hh_l0': jnp.zeros_like(parameters['input']['bias']),
     }
@@ -74,7 +74,7 @@ def lstm(seed: int, batch: int, length: int, width: int) -> Contest:
   """The LSTM layer."""
   def adapt(parameters, x):
     kernels = jnp.split(parameters['input']['kernel'], 4, 1)
-    recurrent = jnp.split(parameters['recurrent'], 4, 1)
+    recurrent = jnp.split(parameters['recurrent_kernel'], 4, 1)
     biases = jnp.split(parameters['input']['bias'], 4)
     own = {f'i{gate}': {'kernel': k} for gate, k in zip('ifgo', kernels, strict=True)}
     for gate, kernel, bias in zip('ifgo', recurrent, biases, strict=True):
@@ -89,7 +89,7 @@ def gru(seed: int, batch: int, length: int, width: int) -> Contest:
   """The GRU layer."""
   def adapt(parameters, x):
     kernels = jnp.split(parameters['input']['kernel'], 3, 1)
-    recurrent = jnp.split(parameters['recurrent'], 3, 1)
+    recurrent = jnp.split(parameters['recurrent_kernel'], 3, 1)
     biases = jnp.split(parameters['input']['bias'], 3)
     own = {
       f'i{gate}': {'kernel': kernel, 'bias': bias}

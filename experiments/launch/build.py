@@ -16,6 +16,7 @@ from transformer.block import Block
 from transformer.feedforward import FeedForward
 from transformer.layer import SequenceLayer
 from transformer.model import DecoderOnly, EncoderDecoder, tied_embedding
+from transformer.normalization import LayerNorm
 from transformer.stack import Stack
 
 REFERENCE = {'layer': 'attention', 'translator': 'transformer'}  # they set the budget
@@ -87,7 +88,7 @@ def decoder_only(run: Run, layer: SequenceLayer, task: Task, width: int) -> Deco
     embedding=EMBEDDINGS[task.inputs.kind](task.inputs.size, width),
     stack=stack_of(run, [(part,) for part in pattern], run.depth // len(pattern)),
     head=nn.Dense(task.outputs.size),
-    normalization=nn.LayerNorm() if run.shell == 'pre' else None,
+    normalization=LayerNorm() if run.shell == 'pre' else None,
     dtype=jnp.dtype(run.dtype),
   )
 
@@ -103,7 +104,7 @@ def encoder_decoder(run: Run, translator, task: Task, width: int) -> EncoderDeco
     embedding=tied_embedding(task.inputs.size, width),
     encoder=encoder,
     decoder=decoder,
-    normalization=nn.LayerNorm() if run.shell == 'pre' else None,
+    normalization=LayerNorm() if run.shell == 'pre' else None,
     dropout=run.dropout,
     carry_state=translator.carry_state,
     reverse_source=translator.reverse_source,

@@ -76,6 +76,8 @@ def answered(ensemble: Ensemble, tasks: Sequence[Task], trained, states, active)
     answers = [ensemble.gather(ensemble.answer(states, batch, active)) for batch in batches]
     seeds = {str(trained[i].seed): i for i in np.flatnonzero(active)}
     kept.append(written(task, recipe.batch_size, seeds, batches, answers) | blind(batches))
+    for i in np.flatnonzero(active & np.any([a.broken.any(1) for a in answers], 0)):
+      trained[i].diverge()
     if task is not tasks[0]:
       sums = jax.tree.map(lambda *parts: np.sum(parts, 0), *(answer[:2] for answer in answers))
       for i in np.flatnonzero(active):

@@ -3,7 +3,7 @@
 A member ends as
   finished   it made all its steps
   solved     its validation metric reached what the task calls solved: it stopped there
-  diverged   its loss is no longer a finite number: it stopped there
+  diverged   its loss, in training or afterwards, is no finite number: it stopped there
   timeout    the cell's time was over
 Any of these is a result; none is an error.
 """
@@ -35,6 +35,10 @@ class Member:
   farther: list[float] = dataclasses.field(default_factory=list)  # metrics at other distances
   farther_loss: list[float] = dataclasses.field(default_factory=list)
   curve: list = dataclasses.field(default_factory=list)  # [step, training loss, validation metric]
+
+  def diverge(self) -> None:
+    """Notes that the model is broken, so that it has no test score."""
+    self.status, self.test, self.test_loss = 'diverged', math.nan, math.nan
 
 
 def reaches(task: Task, metric: float) -> bool:
@@ -103,11 +107,15 @@ def conclude(ensemble: Ensemble, states, members: list[Member], farther, after) 
   report = ensemble.gather(ensemble.examine(states, 'test', examined))
   for i in np.flatnonzero(examined):
     members[i].test, members[i].test_loss = float(report.metric[i]), float(report.loss[i])
+    if not math.isfinite(members[i].test_loss):  # the metric of NaN may be a finite number
+      members[i].diverge()
+      examined[i] = False
   for other in farther:
     report = ensemble.gather(other.examine(states, 'test', examined))
     for i in np.flatnonzero(examined):
-      members[i].farther.append(float(report.metric[i]))
-      members[i].farther_loss.append(float(report.loss[i]))
+      metric, loss = float(report.metric[i]), float(report.loss[i])
+      members[i].farther.append(metric if math.isfinite(loss) else math.nan)
+      members[i].farther_loss.append(loss)
   after(members, states)
   jax.tree.map(lambda x: x.delete(), states)
 
@@ -118,8 +126,8 @@ def look(
   """Notes what a call brought, and whether the member goes on."""
   member.steps, member.validation, member.validation_loss = steps, metric, validation_loss
   member.curve.append([steps, loss, metric])
-  if not (math.isfinite(loss) and math.isfinite(metric)):
-    member.status = 'diverged'
+  if not all(map(math.isfinite, (loss, metric, validation_loss))):
+    member.diverge()
   elif recipe.stop_when_solved and reaches(task, metric):
     member.status = 'solved'
   elif steps >= recipe.steps:

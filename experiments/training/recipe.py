@@ -45,7 +45,10 @@ class Recipe:
   average: int = setting(
     0, 'Test the mean of the parameters at the last so many looks at validation; 0: the last ones.'
   )
-  weight_decay: float = setting(0.01, 'AdamW: decay of all weights but biases and norms.')
+  weight_decay: float = setting(
+    0.01, 'AdamW: decay of weight matrices, filters and token embeddings; not of biases, scales of '
+    'norms, gains, rates, skips and positions.'
+  )
   clip: float = setting(1.0, 'Gradients are scaled down to this global norm; 0: they are not.')
   validations: int = setting(20, 'How often the validation split is looked at.')
   validation_batches: int = setting(4, 'Batches of the validation split; they choose the rate.')

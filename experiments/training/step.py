@@ -45,6 +45,7 @@ class Answer(NamedTuple):
   metric: tuple[jax.Array, jax.Array]
   loss: tuple[jax.Array, jax.Array]
   tokens: jax.Array  # [B, T]
+  broken: jax.Array  # [B] whether the model's logits ended an answer, being no numbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,12 +184,13 @@ class Training:
     before = model(source, capacity=length, method='encode', **named)
     start = jnp.full(len(source), START)
     if self.recipe.beam == 1:
-      tokens = greedy(decode, before, start, length, END, PAD).tokens
+      written = greedy(decode, before, start, length, END, PAD)
+      tokens, broken = written.tokens, written.broken
     else:
       widths = {'beam_size': self.recipe.beam, 'length_penalty': self.recipe.length_penalty}
       found = beam_search(decode, before, start, length, END, PAD, answers=1, **widths)
-      tokens = found.tokens[:, 0]
-    return Answer(*self.judge(parameters, batch), tokens)
+      tokens, broken = found.tokens[:, 0], jnp.isnan(found.scores[:, 0])
+    return Answer(*self.judge(parameters, batch), tokens, broken)
 
   def _part(self):
     """Which of the devices that share a batch this is."""

@@ -11,12 +11,11 @@ Its matrices stand as [in, out], the projections of queries, keys and values in 
 import math
 import os
 
-from flax import linen as nn
-
 from experiments.weights import checkpoint
 from transformer.attention import Attention
 from transformer.feedforward import FeedForward
 from transformer.model import DecoderOnly
+from transformer.normalization import LayerNorm
 from transformer.positions import Learned
 
 ACTIVATIONS = {  # name in transformers -> name here; several are the same function
@@ -53,7 +52,7 @@ def model_of(config: checkpoint.Config) -> DecoderOnly:
     feedforward=FeedForward(
       ACTIVATIONS[activation], config.whole('n_inner', 4 * width) / width
     ),
-    normalization=nn.LayerNorm(config.real('layer_norm_epsilon', 1e-5)),
+    normalization=LayerNorm(config.real('layer_norm_epsilon', 1e-5)),
     tied=config.choice('tie_word_embeddings', (True, False), True),
   )
 

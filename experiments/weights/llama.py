@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from flax import linen as nn
 
 from experiments.weights import checkpoint
 from transformer.attention import Attention
 from transformer.feedforward import FeedForward
 from transformer.model import DecoderOnly
+from transformer.normalization import RMSNorm
 from transformer.positions import Rotary
 from transformer.stretched_rotary import DynamicRotary, Llama3Rotary, YarnRotary, yarn_magnitude
 
@@ -83,7 +83,7 @@ def model_of(config: checkpoint.Config) -> DecoderOnly:
       input_bias=family.input_bias,
     ),
     feedforward=FeedForward('swiglu', config.whole('intermediate_size') / width),
-    normalization=nn.RMSNorm(epsilon),
+    normalization=RMSNorm(epsilon),
     tied=config.choice('tie_word_embeddings', (True, False), False),
   )
 
