@@ -245,9 +245,15 @@ def test_rotary_keeps_lengths_and_starts_from_no_turn():
   assert np.abs(turned[:, :, 1:] - x[:, :, 1:]).max() > 0.1
 
 
-def test_alibi_slopes_of_eight_heads_are_the_published_ones():
-  bias = ALiBi().relative(2, 8, 4).score
-  np.testing.assert_array_equal(-bias[1], [1 / 2**i for i in range(1, 9)])
+@pytest.mark.parametrize(('heads', 'exponents'), [
+  (1, [8]), (2, [4, 8]), (3, [4, 8, 2]), (6, [2, 4, 6, 8, 1, 3]), (8, range(1, 9)),
+  (12, [*range(1, 9), 0.5, 1.5, 2.5, 3.5]),
+])
+def test_alibi_slopes_are_the_published_ones(heads, exponents):
+  """2^-e; for numbers of heads that are no power of two as in the authors' code."""
+  bias = ALiBi().relative(3, heads, 4).score
+  np.testing.assert_allclose(-bias[1], 0.5 ** np.array(exponents), rtol=1e-7)
+  np.testing.assert_allclose(bias[2], 2 * bias[1], rtol=1e-7)
   assert not bias[0].any()
 
 

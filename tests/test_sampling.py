@@ -58,7 +58,8 @@ def test_what_can_be_drawn_is_the_smallest_set_that_reaches_the_mass(seed, top_k
 
 
 @pytest.mark.parametrize('options', [
-  {'top_k': 1}, {'temperature': 0.0}, {'temperature': 1e-30}, {'top_p': 1e-6}], ids=str)
+  {'top_k': 1}, {'top_p': 1e-6}, {'temperature': 0.0}, {'temperature': 1e-40}, *(
+    {'temperature': t, 'top_k': 2} for t in (5e-324, 1e-38, 1e-30))], ids=str)
 def test_sampling_that_leaves_no_choice_is_greedy(options):
   limits, table = np.full(3, PLACES), table_of(1)
   how = functools.partial(decoding.sample, key=KEY, **options)
@@ -74,3 +75,13 @@ def test_tokens_of_a_sequence_are_drawn_independently():
   both = np.asarray(tokens[tokens[:, 0] != TINY - 1, :2])
   pairs = np.bincount(both[:, 0] * TINY + both[:, 1], minlength=2 * TINY) / len(both)
   np.testing.assert_allclose(pairs, 1 / 6, atol=0.03)
+
+
+@pytest.mark.parametrize('temperature', [1e36, 1e38, 1e300, float('inf')])
+def test_at_a_high_temperature_what_is_allowed_is_drawn_alike(temperature):
+  table = np.zeros((2 * TINY**PLACES, TINY), np.float32)
+  table[1] = [50.0, -np.inf, -30.0]
+  for options in ({}, {'top_k': 2, 'top_p': 0.99}):
+    frequent = np.bincount(draws(table, temperature=temperature, **options), minlength=TINY)
+    assert frequent[1] == 0
+    np.testing.assert_allclose(frequent / DRAWS, [0.5, 0, 0.5], atol=4 * 0.5 / DRAWS**0.5)
