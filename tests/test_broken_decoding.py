@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import types
 
 import command
 import jax
@@ -11,6 +12,11 @@ import pytest
 from flax import linen as nn
 from token_table import PLACES, TINY, over_table, table_of
 
+from experiments.launch import observe
+from experiments.tasks.sequence_copying import Copy
+from experiments.training.loop import Member
+from experiments.training.recipe import Recipe
+from experiments.training.step import Answer
 from transformer import decoding
 from transformer.attention import Attention
 from transformer.block import Block
@@ -127,6 +133,26 @@ def test_an_infinite_weight_writes_nothing():
   broken = jax.tree.map(lambda p: p.at[0, 0, 0].set(jnp.inf) if p is kernel else p, parameters)
   found = written(broken, 12, decoding.greedy)
   assert found.broken.all() and not found.lengths.any()
+
+
+def test_a_member_whose_answers_break_has_no_score():
+  """On its own task it has diverged; elsewhere the score is missing there alone."""
+  task = Copy(max_length=2, alphabet_size=2)
+  tasks, trained = (task, task.beyond(3)), [Member(seed, 0.1, 'finished', test=1.0)
+                                            for seed in range(3)]
+  asked = iter([[False, True, False], [True, True, False]])
+
+  def answer(states, batch, active):
+    one = np.ones(3, np.float32)
+    broken = np.broadcast_to(np.array(next(asked))[:, None], (3, len(batch.source)))
+    return Answer((one, one), (one, one), np.tile(batch.target, (3, 1, 1)), broken)
+
+  training = types.SimpleNamespace(recipe=Recipe(batch_size=4, test_batches=1))
+  ensemble = types.SimpleNamespace(training=training, answer=answer, gather=lambda x: x)
+  observe.answered(ensemble, tasks, trained, None, np.ones(3, bool))
+  assert [m.status for m in trained] == ['finished', 'diverged', 'finished']
+  np.testing.assert_array_equal([m.test for m in trained], [1, np.nan, 1])
+  np.testing.assert_array_equal([m.farther[0] for m in trained], [np.nan, np.nan, 1])
 
 
 def test_a_damaged_checkpoint_is_said_in_one_line(tmp_path):

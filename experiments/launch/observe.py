@@ -76,14 +76,16 @@ def answered(ensemble: Ensemble, tasks: Sequence[Task], trained, states, active)
     answers = [ensemble.gather(ensemble.answer(states, batch, active)) for batch in batches]
     seeds = {str(trained[i].seed): i for i in np.flatnonzero(active)}
     kept.append(written(task, recipe.batch_size, seeds, batches, answers) | blind(batches))
-    for i in np.flatnonzero(active & np.any([a.broken.any(1) for a in answers], 0)):
-      trained[i].diverge()
-    if task is not tasks[0]:
-      sums = jax.tree.map(lambda *parts: np.sum(parts, 0), *(answer[:2] for answer in answers))
-      for i in np.flatnonzero(active):
-        metric, loss = (float(total[i] / max(count[i], 1)) for total, count in sums)
-        trained[i].farther.append(metric)
+    broken = np.any([answer.broken.any(1) for answer in answers], 0)
+    sums = jax.tree.map(lambda *parts: np.sum(parts, 0), *(answer[:2] for answer in answers))
+    for i in np.flatnonzero(active):
+      metric, loss = (float(total[i] / max(count[i], 1)) for total, count in sums)
+      usable = np.isfinite(loss) and not broken[i]
+      if task is not tasks[0]:
+        trained[i].farther.append(metric if usable else np.nan)
         trained[i].farther_loss.append(loss)
+      elif not usable:
+        trained[i].diverge()
   return {'written': kept}
 
 
