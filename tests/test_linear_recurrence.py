@@ -324,7 +324,7 @@ def test_steps_start_log_uniform_between_their_bounds(layer, step):
 
 def test_mamba_starts_with_the_decays_of_s4d_real_and_a_rank_of_a_sixteenth():
   weights = initialised(Mamba(), 40)
-  assert weights['step'].shape == (3, 80) and np.abs(weights['step']).max() <= 3**-0.5
+  assert weights['step_kernel'].shape == (3, 80) and np.abs(weights['step_kernel']).max() <= 3**-0.5
   np.testing.assert_allclose(np.exp(weights['log_rate']), np.tile(np.arange(1, 17)[:, None], 80))
   assert (weights['skip'] == 1).all()
 
