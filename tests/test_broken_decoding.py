@@ -160,7 +160,7 @@ def test_a_damaged_checkpoint_is_said_in_one_line(tmp_path):
   from experiments import convert
 
   tensors = other_models.tensors_of(other_models.GPT2)
-  tensors['h.0.mlp.c_fc.weight'][0, 0] = np.inf
+  tensors['h.0.mlp.c_fc.weight'][0, 0] = 3e38  # finite, but not its products
   folder = other_models.checkpoint(tmp_path, other_models.GPT2, tensors)
   done = command.run(convert, f'--checkpoint={folder}', '--prompt_ids=1,2', '--generate=4')
   assert done.code == 2 and 'no finite scores after 0 new tokens' in done.err

@@ -332,7 +332,7 @@ def test_layers_and_tasks_that_records_are_made_of_are_in_the_catalogues(as_clai
     frozenset(field.name for field in dataclasses.fields(Point))}
 
 
-@pytest.mark.parametrize('name', ['quick', 'paper'])
+@pytest.mark.parametrize('name', ['quick', pytest.param('paper', marks=pytest.mark.slow)])
 def test_a_preset_asks_for_all_that_every_claim_needs(name):
   made = [
     records.trained(
@@ -392,12 +392,3 @@ def test_the_ledger_is_printed_with_its_controls(as_claimed, tmp_path):
   assert ledger.count('control failed: guess-retention') == own
   controls = (tmp_path / 'claims' / 'controls.csv').read_text()
   assert all(control.statement in controls for control in CONTROLS)
-
-
-def test_a_ledger_that_cannot_be_written_is_printed_and_said_in_one_line(as_claimed, tmp_path):
-  Store(tmp_path).write(as_claimed[0])
-  (tmp_path / 'claims').write_text('a file')
-  done = command.run(claims, f'--runs={tmp_path}', define=flags.define_store)
-  assert done.code == 2 and done.out.count('not run') > len(CLAIMS) / 2
-  (line,) = done.err.splitlines()
-  assert line == f'cannot use {tmp_path}/claims: it is no folder, and a folder is needed there'

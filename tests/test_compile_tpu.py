@@ -126,7 +126,7 @@ def test_what_is_named_alone_is_asked():
     ('--seeds=2', 'means nothing here'), ('--timeout=3', 'means nothing here'),
     ('--batch_size=6', 'no multiple of the 4 chips of v5e:2x2'), ('--width=7', 'does not suit'),
     ('--layers=base,bigg', 'no layer'), ('--lengths=1', 'length=1'),
-    ('--workers=-1', '--workers is not negative, not -1'),
+    ('--workers=-1', '--workers is 0 to 1024, not -1'),
   ],
 )
 def test_what_cannot_be_compiled_is_one_line(word, why):

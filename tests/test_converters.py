@@ -241,7 +241,7 @@ def test_generation_ends_with_a_token_that_the_checkpoint_names(tmp_path):
 
 
 @pytest.mark.parametrize(('count', 'says'), [
-  ('10000000', 'tokens are too many for this machine'), ('1000000000000', 'at most 16777216')])
+  ('10000000', 'tokens are too many for this machine'), ('20000000', 'at most 16777216')])
 def test_more_tokens_than_there_is_memory_for_are_refused(tmp_path, monkeypatch, count, says):
   monkeypatch.setattr('experiments.measure.memory.available', lambda: 10**8)
   folder = checkpoint(tmp_path, LLAMA)

@@ -290,8 +290,7 @@ def try_flag(study, name, value, folder):
   words = [f'--{name}={value}'] + ['--preset=smoke'] * (name != 'preset')
   with pytest.MonkeyPatch.context() as patch:
     patch.chdir(folder)
-    patch.setattr(grid, '_one_by_one', launch)
-    patch.setattr(grid, '_side_by_side', launch)
+    patch.setattr(grid, '_made', launch)
     patch.setattr(topologies, 'prepare', lambda: None)
     try:
       line = refused(report.STUDIES[study], *words)

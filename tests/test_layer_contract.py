@@ -37,9 +37,11 @@ PARTS = {  # that layers and models are built of
   'hybrid': Stack((Block(Attention(2)), Block(Convolution(2)), Block(FeedForward())), depth=2),
 }
 LONG = {  # to compile: they are tried where there is time
-  (name, law) for law in ('streaming', 'training', 'sizes') for name in (
+  (name, law) for law in ('streaming', 'training', 'sizes', 'large_inputs', 'large_biases')
+  for name in (
     'bytenet', 'interleave', 'hybrid', 'mlstm', 'slstm', 'retnet', 'gla', 'mamba', 'mamba2',
-    'deltanet', 'gated_deltanet', 'rwkv7', 'rglru', 'hyena',
+    'deltanet', 'gated_deltanet', 'rwkv7', 'rglru', 'hyena', 's4d', 's5', 'lru', 'linear_attention',
+    'tcn', 'convs2s',
   )
 } | {(name, 'long_bfloat16') for name in (*CATALOGUE, *PARTS)}
 VARIANTS = {

@@ -124,6 +124,7 @@ def test_every_question_is_answered_at_every_distance(lab):
       '.txt', '.md', '.tex', '.csv'}
 
 
+@pytest.mark.slow
 def test_the_second_launch_trains_nothing_and_says_the_same(lab, tmp_path, monkeypatch):
   runs = lab.copy(tmp_path)
   before = cells(runs)
@@ -140,6 +141,7 @@ def test_the_second_launch_trains_nothing_and_says_the_same(lab, tmp_path, monke
     str(lab.undisturbed()), '')
 
 
+@pytest.mark.slow
 def test_a_killed_study_goes_on_where_it_was_and_ends_with_the_same_numbers(lab, tmp_path):
   wanted = told(lab.undisturbed())  # its programs are compiled now: the cells below are quick
   process, end = lab.start(tmp_path), time.monotonic() + 120
@@ -156,7 +158,8 @@ def test_a_killed_study_goes_on_where_it_was_and_ends_with_the_same_numbers(lab,
   assert told(tmp_path) == wanted and members(tmp_path) == members(lab.undisturbed())
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize('number', [
+  signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupted_study_says_so_and_keeps_what_is_stored(lab, tmp_path, number, handlers):
   lab.undisturbed()  # its programs are compiled now
   process = lab.start(tmp_path, lengths=range(4, 64))

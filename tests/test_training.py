@@ -12,13 +12,12 @@ from flax import linen as nn
 
 from baselines.convolution import Convolution
 from experiments.launch.build import model_of
-from experiments.launch.cell import choose
 from experiments.launch.run import Run
 from experiments.tasks.adding import Adding
 from experiments.tasks.recall import Recall
 from experiments.tasks.task import SPLITS, Batch
 from experiments.training.ensemble import Ensemble
-from experiments.training.loop import Member, reaches, train
+from experiments.training.loop import reaches, train
 from experiments.training.optimizer import schedule
 from experiments.training.recipe import PARALLEL, Recipe
 from experiments.training.step import Training
@@ -382,25 +381,3 @@ def test_the_average_is_the_mean_of_the_last_looks_and_is_what_is_tested():
   jax.tree.map(np.testing.assert_array_equal, *last[:2])  # averaging changes no training
   early, _ = advanced(training_of(average=1), training_of(average=1).initialise(1, 0.1))
   close(training_of(average=1).tested(early), jax.tree.leaves(early.parameters), 0)
-
-
-def test_the_rate_is_chosen_by_mean_validation_and_never_by_test():
-  def members(validation):
-    return [
-      Member(seed, rate, validation=value, test=1 - value)
-      for rate, values in validation.items()
-      for seed, value in enumerate(values)
-    ]
-
-  high, low = Recall(), Line()
-  assert choose(high, members({0.1: [0.5, 0.5], 0.2: [0.9, 0.3], 0.3: [0.99, 0.0]})) == 0.2
-  assert choose(low, members({0.1: [0.5, 0.5], 0.2: [0.9, 0.3], 0.3: [0.9, 0.0]})) == 0.3
-  for bad in (math.nan, math.inf, -math.inf):
-    assert choose(high, members({0.2: [1.0, bad], 0.1: [0.1, 0.1]})) == 0.1
-    assert choose(low, members({0.2: [0.0, bad], 0.1: [0.1, 0.1]})) == 0.1
-  assert choose(high, members({0.3: [0.7], 0.1: [0.7]})) == 0.1  # of equals, the lower
-  alike = [Member(0, rate, validation=0.0, validation_loss=loss)
-           for rate, loss in ((0.1, 2.0), (0.2, 1.0))]
-  assert choose(high, alike) == 0.2  # nobody is right: by the loss
-  ended = [Member(0, 0.1, 'diverged', validation=0.9), Member(0, 0.2, 'finished', validation=0.1)]
-  assert choose(high, ended) == 0.2  # though the argmax of NaN hits what is common

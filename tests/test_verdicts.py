@@ -228,3 +228,12 @@ def test_a_study_without_a_table_has_a_page_all_the_same(tmp_path):
     'status': 'out of memory', 'reason': '80 GB', 'result': {}}
   done = command.run(report, f'--runs={stored(tmp_path, [failed])}')
   assert (done.code, done.err) == (0, '')
+
+
+def test_a_ledger_that_cannot_be_written_is_printed_and_said_in_one_line(as_claimed, tmp_path):
+  stored(tmp_path, as_claimed[:1])
+  (tmp_path / 'claims').write_text('a file')
+  done = command.run(claims, f'--runs={tmp_path}', define=flags.define_store)
+  assert done.code == 2 and done.out.count('not run') > len(CLAIMS) / 2
+  (line,) = done.err.splitlines()
+  assert line == f'cannot use {tmp_path}/claims: it is no folder, and a folder is needed there'
