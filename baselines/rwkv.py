@@ -123,7 +123,7 @@ class RWKV7(SequenceLayer):
       receptance, key, value, removal, rate, log_decay, state.memory, chunk_size=self.chunk_size
     )
     epsilon = 1e-5 * y.shape[-1]  # 64e-5 at the published width of a head
-    y = LayerNorm(epsilon, reduction_axes=-1, feature_axes=(-2, -1), name='norm')(y)
+    y = LayerNorm(epsilon, feature_axes=(-2, -1), name='norm')(y)
     y += jnp.sum(receptance * scale('bonus', 0.0) * key, -1, keepdims=True) * value
     y *= heads(self._low_rank(x_g, 'gate', jax.nn.sigmoid))
     y = nn.Dense(width, use_bias=False, dtype=x.dtype, name='output')(

@@ -72,7 +72,7 @@ class HeadNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x, dtype):  # [..., H, K]
-    norm = LayerNorm(use_bias=False, reduction_axes=-1, feature_axes=(-2, -1), name='norm')
+    norm = LayerNorm(use_bias=False, feature_axes=(-2, -1), name='norm')
     return norm(x).reshape(*x.shape[:-2], math.prod(x.shape[-2:])).astype(dtype)
 
 

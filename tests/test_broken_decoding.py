@@ -155,7 +155,7 @@ def test_a_member_whose_answers_break_has_no_score():
   np.testing.assert_array_equal([m.farther[0] for m in trained], [np.nan, np.nan, 1])
 
 
-def test_a_damaged_checkpoint_is_said_in_one_line(tmp_path):
+def test_a_checkpoint_that_overflows_is_said_in_one_line(tmp_path):
   other_models = pytest.importorskip('other_models')
   from experiments import convert
 

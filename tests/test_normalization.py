@@ -1,6 +1,7 @@
 """Norms are right to rounding at any mean, and no others are built."""
 
 import ast
+import functools
 import pathlib
 
 import jax
@@ -16,7 +17,7 @@ from transformer.attention import Attention
 from transformer.block import Block
 from transformer.feedforward import FeedForward
 from transformer.model import DecoderOnly
-from transformer.normalization import LayerNorm, RMSNorm
+from transformer.normalization import LayerNorm, RMSNorm, standardised
 from transformer.positions import Learned
 from transformer.stack import Stack
 
@@ -112,3 +113,26 @@ def test_a_norms_parameters_are_not_decayed():
   for norm in (LayerNorm(), RMSNorm()):
     parameters = norm.init(jax.random.key(0), drawn(0))
     assert not any(jax.tree.leaves(decayed(parameters)))
+
+
+@pytest.mark.parametrize('mean', [0, 30])
+def test_the_gradient_is_that_of_the_equation(mean):
+  x, pull = drawn(mean, shape=(3, 2, 8)), drawn(0, shape=(3, 2, 8))
+  norm = LayerNorm(use_bias=False, feature_axes=(-2, -1))
+  parameters = {'params': {'scale': drawn(1, shape=(2, 8))}}
+
+  def equation(parameters, x):
+    around = x - x.mean(-1, keepdims=True)
+    deviation = jnp.sqrt(jnp.square(around).mean(-1, keepdims=True) + 1e-6)
+    return around / deviation * parameters['params']['scale'][None]
+
+  found, expected = (
+    jax.jit(jax.grad(lambda p, x: jnp.sum(pull * how(p, x)), (0, 1)))(parameters, x)  # noqa: B023
+    for how in (norm.apply, equation)
+  )
+  jax.tree.map(functools.partial(np.testing.assert_allclose, atol=3e-5), found, expected)
+
+
+def test_equal_values_have_a_finite_gradient():
+  gradient = jax.grad(lambda x: jnp.sum(jnp.sin(standardised(x, 1e-6))))(jnp.full((2, 4), 7.0))
+  assert np.isfinite(gradient).all()

@@ -262,20 +262,15 @@ def test_a_member_that_diverges_ends_alone():
   assert [first, last] == finish([(0, 0.1), (2, 0.1)])
 
 
-@pytest.mark.parametrize('steps', [1, 2])
-def test_a_model_that_its_last_step_breaks_has_diverged(steps):
+def test_a_model_that_its_last_step_breaks_has_diverged():
   """Its losses in training are numbers, and so is its metric; the loss afterwards is none."""
-  (member,) = finish([(0, {1: 1e38, 2: 1e12}[steps])], devices=1, steps=steps, validations=1,
-                     warmup=0.0, schedule='constant')
-  assert member.status == 'diverged' and math.isnan(member.test) and math.isnan(member.test_loss)
-  assert math.isfinite(member.curve[0][1]) and math.isfinite(member.validation)
-  assert not math.isfinite(member.validation_loss)
+  (member,) = finish([(0, 1e38)], devices=1, steps=1, validations=1, warmup=0.0)
+  assert (member.status, math.isnan(member.test)) == ('diverged', True)
+  assert all(map(math.isfinite, member.curve[0])) and not math.isfinite(member.validation_loss)
 
 
 @dataclasses.dataclass(frozen=True)
-class HugeTest(Line):
-  """Its test split overflows in a model that is well on the validation split."""
-
+class HugeTest(Line):  # what overflows on the test split alone
   def batch(self, split, index, batch_size):
     batch = super().batch(split, index, batch_size)
     return batch._replace(source=batch.source * (1e30 if split == 'test' else 1.0))
@@ -286,8 +281,7 @@ def test_where_the_loss_is_no_number_there_is_no_score():
   assert (member.status, math.isnan(member.test)) == ('diverged', True)
   here, there = (ensemble_of([(0, 0.1)], 1, task=task) for task in (Line(), HugeTest()))
   (member,) = train(here, Line(), SMALL, progress=lambda *_: None, farther=[there])
-  assert member.status == 'finished' and math.isfinite(member.test)
-  assert math.isnan(member.farther[0]) and not math.isfinite(member.farther_loss[0])
+  assert math.isfinite(member.test) and math.isnan(member.farther[0])
 
 
 def test_a_member_that_has_solved_its_task_stops_there():
