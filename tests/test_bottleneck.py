@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import sys
 
 import command
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import records
 
 from experiments import bottleneck, pronouns, translate, translation, variations
-from experiments.launch import cell
+from experiments.launch import cell, grid
 from experiments.launch.run import Run
 from experiments.results import scores, translations
 from experiments.results.store import Store
@@ -170,3 +171,14 @@ def test_bad_input_is_said_in_one_line(script, words, said, tmp_path):
   done = command.run(script, '--preset=smoke', f'--runs={tmp_path / "runs"}', *words)
   assert done.code == 2 and said in done.err and done.err.count('\n') == 1
   assert not (tmp_path / 'runs').exists()
+
+
+@pytest.mark.parametrize('missing', ['sacrebleu', 'sacremoses'])
+def test_a_library_that_scores_answers_is_missed_before_anything_is_trained(
+  missing, monkeypatch, tmp_path
+):
+  for name in (missing, f'{missing}.metrics'):
+    monkeypatch.setitem(sys.modules, name, None)
+  monkeypatch.setattr(grid, 'launch', lambda *_: pytest.fail('training began'))
+  done = command.run(bottleneck, '--preset=smoke', f'--runs={tmp_path}')
+  assert done.code == 2 and done.err.startswith('BLEU scores need the extra: pip install -e')

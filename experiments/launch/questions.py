@@ -115,11 +115,14 @@ def train(study: str, runs: list, watch=None) -> list[dict]:
   """The records of a study's runs; those that the store lacks are trained, under `watch`."""
   from experiments.launch import build, cell, environment
   from experiments.launch import grid as grids
+  from experiments.results import translations
   from experiments.results.store import Store
 
   environment.prepare(flags.FLAGS.host_devices, flags.FLAGS.cache)
   for run in runs:
     build.check(run)
+  if any(build.task_of(run).answered_by == 'translator' for run in runs):
+    translations.ready()  # scores in words are computed after training, for the tables
   return grids.launch(
     [cell.cell_of(study, run) for run in runs],
     cell.execute(

@@ -25,6 +25,7 @@ from experiments import extra
 from experiments.results import scores
 from experiments.results.statistics import CONFIDENCE, Interval, mean_interval
 
+EXTRA = ('BLEU scores', 'translation')
 RESAMPLES = 1000
 SEED = 20170612  # fixed: the same answers get the same interval
 
@@ -74,10 +75,16 @@ def compounds_split(tokens: str) -> str:
   return re.sub(rb'(\S)-(\S)', rb'\1 ##AT##-##AT## \2', tokens.encode()).decode()
 
 
+def ready() -> None:
+  """MissingExtra if a library that scores answers is not there, before anything is trained."""
+  for library in ('sacrebleu.metrics', 'sacremoses'):
+    extra.load(library, *EXTRA)
+
+
 @functools.cache
 def moses(language: str) -> Callable[[str], str]:
   """Moses' tokenizer of a language."""
-  library = extra.load('sacremoses', 'BLEU scores', 'translation')
+  library = extra.load('sacremoses', *EXTRA)
   tokenizer = library.MosesTokenizer(lang=language)
   return lambda text: tokenizer.tokenize(text, return_str=True, escape=False)
 
@@ -89,7 +96,7 @@ def _scored(name: str, written: dict, prepare: Callable[[str], str], **options) 
   their counts summed, and a score made of each sum. One sentence has no interval. (sacreBLEU's own
   bootstrap of chrF raises a TypeError where a sample scores exactly 0.)
   """
-  metric = getattr(extra.load('sacrebleu.metrics', 'BLEU scores', 'translation'), name)(**options)
+  metric = getattr(extra.load('sacrebleu.metrics', *EXTRA), name)(**options)
   systems = list(answers(written).values())
   hypotheses = [prepare(text) for own in systems for text in own]
   references = [prepare(text) for text in written['reference']] * len(systems)
