@@ -38,6 +38,7 @@ def closed_form(layer, depth, kernel_size, dilation, levels):
   return f'{layer}(kernel_size={kernel_size}, {spec})', 1 + depth * (kernel_size - 1) * reach
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(
   st.sampled_from(('convolution', 'convolution', 'tcn', 'bytenet', 'convs2s')), st.integers(1, 3),

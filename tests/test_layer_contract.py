@@ -37,7 +37,8 @@ PARTS = {  # that layers and models are built of
   'hybrid': Stack((Block(Attention(2)), Block(Convolution(2)), Block(FeedForward())), depth=2),
 }
 LONG = {  # to compile: they are tried where there is time
-  (name, law) for law in ('streaming', 'training', 'sizes', 'large_inputs', 'large_biases')
+  (name, law)
+  for law in ('streaming', 'padding', 'training', 'sizes', 'large_inputs', 'large_biases')
   for name in (
     'bytenet', 'interleave', 'hybrid', 'mlstm', 'slstm', 'retnet', 'gla', 'mamba', 'mamba2',
     'deltanet', 'gated_deltanet', 'rwkv7', 'rglru', 'hyena', 's4d', 's5', 'lru', 'linear_attention',

@@ -93,6 +93,7 @@ def test_each_form_is_the_definition(decay, heads, negative):
       close(f, e)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=5)
 @given(
   length=st.sampled_from([1, 37]),

@@ -158,8 +158,8 @@ def test_a_killed_study_goes_on_where_it_was_and_ends_with_the_same_numbers(lab,
   assert told(tmp_path) == wanted and members(tmp_path) == members(lab.undisturbed())
 
 
-@pytest.mark.parametrize('number', [
-  signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_study_says_so_and_keeps_what_is_stored(lab, tmp_path, number, handlers):
   lab.undisturbed()  # its programs are compiled now
   process = lab.start(tmp_path, lengths=range(4, 64))

@@ -90,9 +90,14 @@ def test_weights_with_right_checksums_of_a_run_that_cannot_be_are_refused(tmp_pa
 
 @pytest.mark.parametrize('word', [
   '--beam=0', '--beam=-1', '--beam=257', '--beam=1000000000', '--length_penalty=-1',
-  '--length_penalty=nan', '--length_penalty=inf', '--length_penalty=100'])
+  '--length_penalty=100'])
 def test_searches_that_cannot_be_are_refused(kept, word):
   assert '--beam is 1 or more' in said(kept, '1 2', word)
+
+
+@pytest.mark.parametrize('penalty', ['nan', 'inf'])
+def test_a_length_penalty_is_a_finite_number(kept, penalty):
+  assert '--length_penalty is a finite number' in said(kept, '1 2', f'--length_penalty={penalty}')
 
 
 FIELDS = sorted(RUN.identity())
