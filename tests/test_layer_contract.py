@@ -45,6 +45,12 @@ LONG = {  # to compile: they are tried where there is time
     'tcn', 'convs2s',
   )
 } | {(name, 'long_bfloat16') for name in (*CATALOGUE, *PARTS)}
+OF_FORMS = ('streaming', 'causality', 'padding', 'state', 'training', 'receptive_field')
+OLD = pytest.mark.skipif(
+  jax.version.__version_info__ < (0, 8),
+  reason='jaxlib 0.7 cannot multiply small matrices of bfloat16 in a loop on a CPU',
+)
+MARKS = {('elman', 'training'): [OLD], ('elman', 'long_bfloat16'): [OLD]}
 VARIANTS = {
   **{f'attention({name})': Attention(2, make()) for name, make in POSITIONS.items()},
   'attention(blocked)': Attention(2, form='blocked'),
@@ -74,7 +80,8 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize(('name', 'law'), [
-  pytest.param(name, law, marks=[pytest.mark.slow] * ((name, law) in LONG))
+  pytest.param(name, law, marks=[
+    *MARKS.get((name, law), ()), *[pytest.mark.slow] * ((name, law) in LONG)])
   for name in CATALOGUE for law in LAWS
 ])
 def test_a_layer_keeps_the_law(name, law):
@@ -90,7 +97,7 @@ def test_a_part_keeps_the_law(name, law):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('law', LAWS)
+@pytest.mark.parametrize('law', OF_FORMS)
 @pytest.mark.parametrize('name', VARIANTS)
 def test_a_variant_keeps_the_law(name, law):
   LAWS[law](VARIANTS[name])

@@ -22,7 +22,8 @@ def prepare(host_devices: int, cache: str) -> None:
     cache: a folder for compiled programs; '': none.
 
   """
-  jax.config.update('jax_num_cpu_devices', one_a_core(host_devices))
+  if jax.config.jax_num_cpu_devices != one_a_core(host_devices):  # some versions refuse it twice
+    jax.config.update('jax_num_cpu_devices', one_a_core(host_devices))
   if cache:
     folder = pathlib.Path(cache)
     try:
