@@ -329,12 +329,12 @@ def training_panels(records: Sequence[dict]):
 
 def main() -> None:
   """Measures and trains the grid's missing cells, prints the tables, leaves them as files."""
-  from experiments.launch import flow, grid
+  from experiments.launch import environment, flow, grid
   from experiments.results import publish
   from experiments.results.store import Store
 
+  environment.prepare(flags.FLAGS.host_devices, flags.FLAGS.cache)  # before cells are checked
   asked = starts()
-  # Whoever trains splits the CPU into devices, which must come before anything is computed.
   records = questions.train(STUDY, runs(), flow.watch)
   records += grid.launch(
     [flow.cell_of(STUDY, values) for values in asked], flow.execute, Store(flags.FLAGS.runs),

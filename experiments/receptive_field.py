@@ -201,11 +201,12 @@ def report(records: list[dict]):
 
 def main() -> None:
   """Trains and measures what is missing, prints the tables, and saves them with their figure."""
-  from experiments.launch import fields
+  from experiments.launch import environment, fields
   from experiments.launch import grid as grids
   from experiments.results import publish
   from experiments.results.store import Store
 
+  environment.prepare(flags.FLAGS.host_devices, flags.FLAGS.cache)  # before cells are checked
   cells = stacks()
   records = questions.train(STUDY, grid(), fields.watch)
   records += grids.launch(cells, fields.execute, Store(flags.FLAGS.runs), flags.FLAGS.retry)
