@@ -31,7 +31,7 @@ CATALOGUE = {name: layer() for name, layer in LAYERS.items()}
 PARTS = {  # that layers and models are built of
   **{f'feedforward({name})': FeedForward(name, expansion=2) for name in ACTIVATIONS},
   'sinusoid': AddSinusoid(),
-  'learned': AddLearned(64),
+  'learned': AddLearned(1024),
   **{f'block({norm})': Block(Convolution(3), norm=norm) for norm in NORMS},
   'classic': Stack((Block(LSTM(), norm='none', residual=False),), depth=2),
   'hybrid': Stack((Block(Attention(2)), Block(Convolution(2)), Block(FeedForward())), depth=2),
