@@ -69,4 +69,4 @@ def shortened(longest: float) -> optax.GradientTransformation:
       lambda g: jnp.where(length < unit * longest, g, unit * g / length * longest), gradients
     ), state
 
-  return optax.GradientTransformation(optax.init_empty_state, update)
+  return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
