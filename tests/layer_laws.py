@@ -129,7 +129,7 @@ def causality(layer):
 
 
 def padding(layer):
-  """What stands under the mask changes no valid output, gradient or later state, were it NaN.
+  """Values under the mask, even NaN, change no valid output, gradient or later state.
 
   Padding as such changes no output before it, and no state unless the layer says that padding
   takes time.

@@ -48,7 +48,7 @@ def weights(function, parameters, *inputs) -> list[bool]:
 
 
 def follow(program, given, weights: set) -> list[Value]:
-  """What a closed jaxpr makes of values; the weights that it has are added."""
+  """The outputs of a closed jaxpr for these values; adds the weights that it meets to `weights`."""
   known = dict(zip(program.jaxpr.invars, given, strict=True))
 
   def read(variables):

@@ -14,7 +14,7 @@ From then on a batch is a gather from a mapped file, and no library of data sets
 pair of the set is there; what is too long or has an empty side is left out by the task. <data> is
 where TensorFlow Datasets keeps its own: $TFDS_DATA_DIR, or else ~/tensorflow_datasets.
 
-Answers are judged by test.jsonl, never by what the vocabulary makes of a reference: a vocabulary
+Answers are judged by test.jsonl. A reference does not pass through the vocabulary: a vocabulary
 does not know every character.
 """
 

@@ -64,7 +64,7 @@ def of_model(run: Run, layer: SequenceLayer, task: Task, width: int) -> Sizes:
 
 
 def of_training(run: Run, task: Task, batch: Batch, parameters: int, width: int) -> int:
-  """The bytes that training holds at once, were it to take one member after the other.
+  """The bytes that training holds at once if it trains one member after another.
 
   Args:
     run: the run.

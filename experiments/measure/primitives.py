@@ -94,7 +94,7 @@ class LoopOperands(NamedTuple):
 def scan_operands(equation) -> LoopOperands:
   """The operands of a scan, counted by kind.
 
-  A stacked array has one axis more than the slice that the body takes or makes of it.
+  A stacked array has one axis more than the slice of it that the body reads or returns.
   """
   (body,) = inner_jaxprs(equation)
   stacked = _longer(equation.invars, body.jaxpr.invars)
