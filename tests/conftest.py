@@ -11,7 +11,12 @@ import pytest
 if jax.config.jax_platforms == 'cpu':
   jax.config.update('jax_num_cpu_devices', 4)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
-jax.config.update('jax_disable_most_optimizations', True)  # tiny programs: compiling is the cost
+
+# Programs are tiny and compiling them is the cost, of which XLA's newer code generator of fused
+# operations takes nearly half. XLA ends a process whose flags it does not know.
+jax.config.update('jax_disable_most_optimizations', True)
+if jax.version.__version_info__ < (0, 11):
+  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_cpu_use_fusion_emitters=false'
 
 
 @pytest.fixture

@@ -66,7 +66,7 @@ OF_SETTINGS = (
 @pytest.mark.parametrize(('law', 'task'), [
   pytest.param(law, task, marks=[pytest.mark.slow] * (task != FIRST[type(task)]),
                id=f'{law}-{task!r}')
-  for law in LAWS for task in (example.task for example in EXAMPLES)
+  for task in (example.task for example in EXAMPLES) for law in LAWS
   if task == FIRST[type(task)] or law in OF_SETTINGS
 ])
 def test_law(law, task):
