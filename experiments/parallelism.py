@@ -188,7 +188,8 @@ def growth(view: View, records: Sequence[dict], layer: str, first: int, last: in
 
   if view.unit == 'MiB':
     low, high = (estimate(view, records, layer, length) for length in (first, last))
-    return Interval.bare(high.mean / low.mean, low.count) if low and high else None
+    known = low and high and low.mean  # a program may need nothing but its arguments
+    return Interval.bare(high.mean / low.mean, low.count) if known else None
   known = [times.per_token(record, layer, view.quantity) for record in records]
   both = [by_length for by_length in known if first in by_length and last in by_length]
   pooled = [[s for by_length in both for s in by_length[length]] for length in (last, first)]

@@ -310,6 +310,13 @@ def test_a_comparison_is_one_set_of_settings_ordered_by_distance(as_claimed):
       assert {record['run']['layer'] for record in group} == {layer}
 
 
+def test_what_has_no_receptive_field_is_neither_inside_nor_beyond_it():
+  record = records.trained('attention', 'recall', records.NEAR, records.REMEMBERS)
+  assert record['result']['receptive_field'] is None
+  for beyond in (False, True):
+    assert effects.across_field('recall', 'attention', beyond)([record]) is None
+
+
 @pytest.mark.parametrize('study', sorted(STUDIES))
 def test_every_study_with_a_claim_exists_and_is_reported(study):
   module = importlib.import_module(f'experiments.{study}')

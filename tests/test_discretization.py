@@ -25,12 +25,15 @@ def exact(z):
 @given(size=st.floats(-10, 1.5), angle=st.floats(0.5 * np.pi, 1.5 * np.pi))
 @example(size=-10, angle=np.pi)
 @example(size=np.log10(0.5), angle=0.7 * np.pi)
+@example(size=np.log10(2 * np.pi), angle=0.5 * np.pi)
 def test_the_mean_exponential_and_its_derivative_keep_their_digits(size, angle):
   z = np.complex64(10.0**size * np.exp(1j * angle))
   value, slope = exact(np.complex128(z))
-  np.testing.assert_allclose(mean_exponential(jnp.array(z)), value, rtol=1e-6)
   derivative = jax.grad(mean_exponential, holomorphic=True)(jnp.array(z))
-  assert abs(derivative - slope) <= 1e-5 * abs(slope)
+  # Of what both come to as far from 0, but for the few points where they vanish, such as 2 pi i.
+  scale = min(1, 1 / abs(z))
+  assert abs(mean_exponential(jnp.array(z)) - value) <= 1e-6 * scale
+  assert abs(derivative - slope) <= 5e-6 * scale
 
 
 @pytest.mark.parametrize('imaginary', [0.0, 3.0, 100.0])

@@ -148,10 +148,17 @@ OWNERS = {
 }
 
 
+@functools.cache
+def loads_of(name):
+  """All nodes of a module that may load another one."""
+  kinds = ast.Import, ast.ImportFrom, ast.Call
+  return [node for node in ast.walk(tree_of(name)) if isinstance(node, kinds)]
+
+
 def mentions(name, library):
   """Whether a module imports a library, by a statement or by its name in `extra.load`."""
   parts = library.split('.')
-  for node in ast.walk(tree_of(name)):
+  for node in loads_of(name):
     if isinstance(node, ast.Import) and any(within(a.name, library) for a in node.names):
       return True
     if isinstance(node, ast.ImportFrom) and any(

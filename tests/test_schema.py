@@ -150,6 +150,15 @@ ODD = {  # what a good record may be as well -> its kind, and how it becomes so
     spread=[0.0] * 3)),
   'one distance': (('gradient_flow', 'at'), lambda record: record['result'].update(
     distances=[0], norms=[[1.0]] * 3, stretches=[[1.0]] * 3)),
+  'no spread before training': (
+    ('receptive_field', 'task'), lambda record: record['result']['watched'][0].update(
+      spread=[0.0] * 3)),
+  'gradients that are no numbers, and some of nothing': (
+    ('gradient_flow', 'at'), lambda record: record['result']['norms'].__setitem__(
+      slice(2), [[0.0] * 5, [math.nan] * 5])),
+  'no state': (('bottleneck', 'task'), lambda record: record['result'].update(state_bytes=0)),
+  'no memory but the arguments': (('parallelism', 'tokens'), lambda record: [
+    point.update(bytes=0) for point in record['result']['points']]),
   'no way between positions': (('complexity', 'platform'), paths),
   'a contest of later times': (('speed', 'what'), lambda record: record['run'].update(
     what='a new one', sizes={'depth': 2})),
@@ -203,6 +212,9 @@ BAD = {  # what is wrong -> how a good record becomes so, and what is said of it
   'no scale of scores': (
     lambda good: spoil(good, ('result', 'chance'), good['result']['perfect']),
     'score differently'),
+  'seeds of programs, which have none': (
+    lambda good: spoil(plain(world.compiled('s4d', False)), ('run', 'seeds'), None),
+    'record.run.seeds: None is not a list'),
   'another kind': (
     lambda good: plain(records.timed(0, ['lstm'], (64, 256), lambda *_: 1.0, study='retention')),
     'has one of the settings task'),

@@ -63,9 +63,13 @@ OF_SETTINGS = (
 )
 
 
+def slow_unless_first(task):
+  """The mark of a test of an instance: the first of each task is always tried."""
+  return [pytest.mark.slow] * (task != FIRST[type(task)])
+
+
 @pytest.mark.parametrize(('law', 'task'), [
-  pytest.param(law, task, marks=[pytest.mark.slow] * (task != FIRST[type(task)]),
-               id=f'{law}-{task!r}')
+  pytest.param(law, task, marks=slow_unless_first(task), id=f'{law}-{task!r}')
   for task in (example.task for example in EXAMPLES) for law in LAWS
   if task == FIRST[type(task)] or law in OF_SETTINGS
 ])
@@ -83,7 +87,10 @@ def test_is_documented_by_two_worked_examples(name):
     assert {example.task.variant for example in examples} > {variants.default}
 
 
-@pytest.mark.parametrize('example', EXAMPLES, ids=lambda example: repr(example.task))
+@pytest.mark.parametrize('example', [
+  pytest.param(example, marks=slow_unless_first(example.task), id=repr(example.task))
+  for example in EXAMPLES
+])
 def test_worked_example_is_a_batch_that_the_oracle_solves(example):
   task, row = example
   total, count = task.measure(task.oracle(row.source), row)

@@ -128,21 +128,22 @@ def test_both_forms_of_the_matrix_memory_are_equal_in_value_and_gradient(seed, s
       close(a, e, tolerance)  # gradients are differences where one token has all the weight
 
 
-@pytest.mark.parametrize('gate', [
-  50.0, *(pytest.param(gate, marks=pytest.mark.slow) for gate in (0.0, 44.0, 100.0, 1e4))])
 @pytest.mark.parametrize('form', ['recurrent', 'chunked'])
-def test_a_query_of_zeros_reads_zeros_however_far_the_input_gate_is_open(gate, form):
-  ones, gates = jnp.ones((1, 2, 1, 4)), jnp.full((1, 2, 1), gate)
+def test_a_query_of_zeros_reads_zeros_however_far_the_input_gate_is_open(form):
+  ones = jnp.ones((1, 2, 1, 4))
   empty = jnp.zeros((1, 1, 4, 5)), jnp.zeros((1, 1))
 
+  @jax.jit
+  @functools.partial(jax.grad, argnums=range(5), has_aux=True)
   def read(query, key, value, log_i, log_f):
     h, state = matrix_memory(query, key, value, log_i, log_f, empty, form=form)
     return jnp.sum(jnp.sin(h)) + jnp.sum(jnp.sin(state[0])), h
 
-  arguments = 0 * ones, ones, ones, gates, 0 * gates
-  gradients, h = jax.grad(read, range(5), has_aux=True)(*arguments)
-  np.testing.assert_array_equal(h, 0)
-  assert all(np.isfinite(g).all() for g in gradients)
+  for gate in (0.0, 44.0, 50.0, 100.0, 1e4):
+    gates = jnp.full((1, 2, 1), gate)
+    gradients, h = read(0 * ones, ones, ones, gates, 0 * gates)
+    np.testing.assert_array_equal(h, 0)
+    assert all(np.isfinite(g).all() for g in gradients)
 
 
 @pytest.mark.parametrize('layer', [SLSTM(HEADS), MLSTM(HEADS)], ids=['slstm', 'mlstm'])

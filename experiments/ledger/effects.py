@@ -92,7 +92,8 @@ def across_field(family: str, layer: str, beyond: bool) -> Effect:
   def effect(records: Records) -> list[float] | None:
     found = [
       score for record in comparison(records, family).get(layer, ())
-      if (record['result']['distance'] >= record['result']['receptive_field']) == beyond
+      if (field := record['result']['receptive_field'])
+      and (record['result']['distance'] >= field) == beyond
       for score in scores(record).values()
     ]
     return found or None

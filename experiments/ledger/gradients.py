@@ -118,7 +118,7 @@ def widening(records: Records) -> list[float] | None:
   return [
     after / before for record in fields.just_inside(fields.split(records)[1])
     for before, after in zip(*(fields.watched(record, 'spread', look) for look in (0, -1)),
-                             strict=True)
+                             strict=True) if before
   ] or None
 
 

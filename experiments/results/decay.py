@@ -57,7 +57,7 @@ class Curves(NamedTuple):
     values = self.norms[:, list(self.distances).index(distance)]
     if self.ends and distance >= self.receptive_field and not np.any(values):
       return Interval.bare(-math.inf, len(values))
-    if np.min(values) < REACH:
+    if np.any(values < REACH):  # also if others are NaN
       return f'below {math.log10(REACH):.0f}'
     return mean_interval(np.log10(values))
 

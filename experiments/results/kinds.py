@@ -5,12 +5,27 @@ of their runs. A study that is not listed may store any run and any result.
 """
 
 from experiments.results.measured import AHEAD, CONTEST, COUNTING, GENERATING, TIMING
-from experiments.results.schema import STATUSES, Choice, Fields, Misfit, Number, Table, Text
+from experiments.results.schema import (
+  STATUSES,
+  Choice,
+  Fields,
+  List,
+  Misfit,
+  Number,
+  Table,
+  Text,
+  Whole,
+)
 from experiments.results.trained import STACK, START, TRAINING, WATCHED_FIELD, WATCHED_FLOW
 
+# Settings that the page and the claims read of any run that has them.
+SHARED = {
+  'layer': Text(), 'layers': List(Text()), 'seed': Whole(),
+  'seeds': List(Whole(), 1, distinct=True),
+}
 RECORD = Fields({
   'study': Text('[A-Za-z0-9_]+'),
-  'run': Fields({}),
+  'run': Fields({}, SHARED),
   'status': Choice(STATUSES),
   'reason': Text(),
   'result': Fields({}),

@@ -104,7 +104,7 @@ def vector_table(title: str, columns: Columns, layers: Sequence[str]) -> Table:
       if held is None:
         continue
       bits, length = held
-      each = type(bits)(*(x / size for x in bits[:3]), bits.count)
+      each = type(bits)(*(x / size for x in bits[:3]), bits.count) if size else None
       rows.append((question, record['run']['layer'], size, bits, length, each))
   return Table(
     title,
