@@ -182,7 +182,7 @@ def state(layer):
 def training(layer):
   """Finite, non-zero gradients; compiled = not compiled; one trace a shape; bfloat16 agrees."""
   s = subject(layer)
-  gradient = jax.grad(lambda p: judged(s.whole(parameters=p), None))(s.parameters)
+  gradient = jax.jit(jax.grad(lambda p: judged(s.whole(parameters=p), None)))(s.parameters)
   for path, g in jax.tree_util.tree_leaves_with_path(gradient):
     name = jax.tree_util.keystr(path)
     assert np.isfinite(g).all(), f'the gradient of {name} is not finite'
@@ -236,7 +236,8 @@ def sizes(layer):
     assert y.shape == empty.shape, f'the output for no token has the shape {y.shape}'
     before = s.layer.initial_state(BATCH, 0, s.width) if before is None else before
     close(after, before, 'the state after no token', tolerance=0)
-  gradient = jax.grad(lambda p, x: jnp.sum(layer.apply(p, x)[0]), (0, 1))(s.parameters, empty)
+  gradient = jax.jit(jax.grad(lambda p, x: jnp.sum(layer.apply(p, x)[0]), (0, 1)))(
+    s.parameters, empty)
   assert not any(np.any(g) for g in jax.tree.leaves(gradient)), 'no token has a gradient'
 
   few = s.examine(s.parameters, s.x[:1, :1], np.ones((1, 1), bool))

@@ -312,7 +312,6 @@ def test_a_comparison_is_one_set_of_settings_ordered_by_distance(as_claimed):
 
 def test_what_has_no_receptive_field_is_neither_inside_nor_beyond_it():
   record = records.trained('attention', 'recall', records.NEAR, records.REMEMBERS)
-  assert record['result']['receptive_field'] is None
   for beyond in (False, True):
     assert effects.across_field('recall', 'attention', beyond)([record]) is None
 

@@ -53,7 +53,7 @@ def whole(name):
 
 
 @pytest.mark.parametrize('name', LAYERS)
-@settings(deadline=None, max_examples=8)
+@settings(deadline=None, max_examples=4)
 @given(cuts=st.sets(st.integers(1, LENGTH - 1)))
 @example(cuts=set())
 @example(cuts=set(range(1, LENGTH)))

@@ -80,7 +80,7 @@ def parted(x):
   return np.stack([np.real(x), np.imag(x)])
 
 
-@settings(deadline=None, max_examples=6)
+@settings(deadline=None, max_examples=4)
 @given(
   length=st.sampled_from([1, 9]),
   shared=st.sampled_from([(), (0, 1), (2,)]),

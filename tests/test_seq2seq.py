@@ -194,7 +194,7 @@ def reading(name):
 
 
 @pytest.mark.parametrize('name', [
-  name if name in ('transformer', 'fixed_vector', 'additive')
+  name if name in ('transformer', 'fixed_vector')
   else pytest.param(name, marks=pytest.mark.slow)
   for name in TRANSLATORS_HERE
 ])
