@@ -112,10 +112,15 @@ def base_of(runs: list[dict]) -> tuple[int, int, int]:
 
 def row_of(run: dict, base: tuple[int, int, int]) -> str:
   """The row whose proportions to a base a run has; its model where it has those of none."""
+  from experiments.launch.errors import BadInput
   from transformer.presets import TABLE_3
 
   for name, row in TABLE_3.items():
-    if all(run.get(field) == value for field, value in variation(row, *base).items()):
+    try:
+      settings = variation(row, *base)
+    except BadInput:  # no model of the row is so wide
+      continue
+    if all(run.get(field) == value for field, value in settings.items()):
       return name
   return run['layer']
 

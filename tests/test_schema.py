@@ -156,6 +156,8 @@ ODD = {  # what a good record may be as well -> its kind, and how it becomes so
   'gradients that are no numbers, and some of nothing': (
     ('gradient_flow', 'at'), lambda record: record['result']['norms'].__setitem__(
       slice(2), [[0.0] * 5, [math.nan] * 5])),
+  'a width that no row can have': (
+    ('variations', 'task'), lambda record: record['run'].update(width=10**18)),
   'no state': (('bottleneck', 'task'), lambda record: record['result'].update(state_bytes=0)),
   'no memory but the arguments': (('parallelism', 'tokens'), lambda record: [
     point.update(bytes=0) for point in record['result']['points']]),
@@ -172,7 +174,8 @@ def test_what_is_odd_but_allowed_can_be_shown_and_judged(few_resamples, name):
   odd = copy.deepcopy(next(one for one in same if kind_of(one) == kind))
   change(odd)
   kinds.check(odd)
-  show_and_judge([*same, odd])  # of two with the same run it is the last one
+  for others in ([], same):
+    show_and_judge([*others, odd])  # of two with the same run it is the last one
 
 
 def changed(record, **changes):
