@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from transformer import platform
-from transformer.bidirectional import Centred
+from transformer.bidirectional import Centred, bidirectional_of
 from transformer.layer import SequenceLayer, masked
 from transformer.options import at_least, one_of
 
@@ -104,7 +104,7 @@ class Convolution(SequenceLayer):
     return sums
 
   @property
-  def both_ways(self):
+  def bidirectional(self):
     """Half of the window ahead."""
     return Centred(self, parent=None)
 
@@ -208,14 +208,15 @@ class ConvolutionStack(SequenceLayer):
     return width
 
   def _level(self, level):
-    return tuple(part if self.causal else part.both_ways for part in self.convolutions(level))
+    parts = self.convolutions(level)
+    return parts if self.causal else tuple(map(bidirectional_of, parts))
 
   def _convolutions(self):
     for level in range(self.levels):
       yield from self._level(level)
 
   @property
-  def both_ways(self):
+  def bidirectional(self):
     """Every convolution centred by itself, so that what is added to it stays in its place."""
     return self.clone(causal=False)
 

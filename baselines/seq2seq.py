@@ -28,7 +28,7 @@ from baselines.deep_convolution import ByteNet, ConvS2S
 from baselines.global_attention import AttentiveConvS2S, GlobalAttention
 from baselines.recurrent import GRU, LSTM
 from transformer.attention import Attention
-from transformer.bidirectional import PaddingFirst
+from transformer.bidirectional import PaddingFirst, bidirectional_of
 from transformer.cross_attention import CrossAttention
 from transformer.layer import SequenceLayer, masked
 from transformer.positions import Sinusoidal
@@ -58,7 +58,7 @@ class Translator:
 
   def encoder(self, depth: int) -> Blocks:
     """Layers that read both ways."""
-    return tuple((layer.both_ways,) for layer in self._turns(depth))
+    return tuple((bidirectional_of(layer),) for layer in self._turns(depth))
 
   def decoder(self, depth: int) -> Blocks:
     """The layers themselves."""

@@ -13,7 +13,7 @@ from baselines.deep_convolution import ByteNet
 from baselines.recurrent import GRU, LSTM
 from baselines.seq2seq import ENDLESS, state_shapes
 from transformer.attention import Attention
-from transformer.bidirectional import Bidirectional, Centred, PaddingFirst
+from transformer.bidirectional import Bidirectional, Centred, PaddingFirst, bidirectional_of
 from transformer.block import Block
 from transformer.positions import POSITIONS
 from transformer.stack import Stack
@@ -55,7 +55,7 @@ def reader(layer, length):
 
 @pytest.mark.parametrize('name', some(LAYERS))
 def test_an_encoder_sees_what_follows_and_nothing_under_the_mask(name):
-  layer, length = CATALOGUE[name].both_ways, 9
+  layer, length = bidirectional_of(CATALOGUE[name]), 9
   parameters, x, read = reader(layer, length)
   weight = np.sin(np.arange(x.size)).reshape(x.shape)
   whole = np.ones(x.shape[:2], bool)
@@ -79,19 +79,20 @@ def test_an_encoder_sees_what_follows_and_nothing_under_the_mask(name):
 
 def test_every_layer_has_its_form():
   """Once where it is exact, centred where it is a sum over a window, twice otherwise."""
-  assert CATALOGUE['attention'].both_ways == Attention(causal=False)
-  assert CATALOGUE['lstm'].both_ways == Bidirectional(LSTM())
-  assert Convolution(5).both_ways == Centred(Convolution(5))
-  assert ByteNet().both_ways == ByteNet(causal=False)
+  assert bidirectional_of(CATALOGUE['attention']) == Attention(causal=False)
+  assert bidirectional_of(CATALOGUE['lstm']) == Bidirectional(LSTM())
+  assert bidirectional_of(Convolution(5)) == Centred(Convolution(5))
+  assert bidirectional_of(ByteNet()) == ByteNet(causal=False)
   for ordered in (CATALOGUE['sliding_window'], Attention(positions=POSITIONS['alibi']())):
-    assert ordered.both_ways == Bidirectional(ordered)
-  stack = Stack((Block(GRU()), Block(Convolution(3))), depth=2).both_ways
-  assert [level.layer for level in stack.levels] == [GRU().both_ways, Convolution(3).both_ways] * 2
+    assert bidirectional_of(ordered) == Bidirectional(ordered)
+  stack = bidirectional_of(Stack((Block(GRU()), Block(Convolution(3))), depth=2))
+  forms = [bidirectional_of(GRU()), bidirectional_of(Convolution(3))]
+  assert [level.layer for level in stack.levels] == forms * 2
   for name, layer in CATALOGUE.items():
-    form = layer.both_ways
+    form = bidirectional_of(layer)
     assert form.width_multiple == layer.width_multiple, name
     assert form.prelude == layer.prelude, name
-    assert form.both_ways == form or name == 'interleave', name
+    assert bidirectional_of(form) == form or name == 'interleave', name
 
 
 def test_a_bidirectional_layer_is_two_readings_joined():

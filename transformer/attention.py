@@ -162,10 +162,10 @@ class Attention(SequenceLayer):
     return self.positions.prelude
 
   @property
-  def both_ways(self):
-    """The same, looking both ways; twice where there is an order to its window or distances."""
+  def bidirectional(self):
+    """The same without a causal mask, unless there is an order to its window or distances."""
     if self.window or self.positions.by_distance:
-      return super().both_ways
+      return None
     return self.clone(causal=False)
 
   @property

@@ -8,13 +8,22 @@
   PaddingFirst    one way, but the state that it leaves is the one after the last token, whatever
                   padding follows: that state may be all that a decoder gets
 
-`SequenceLayer.both_ways` gives each layer's form. None of them streams: a source is read at once.
+`bidirectional_of` gives each layer's form. None of them streams: a source is read at once.
 """
 
 import jax.numpy as jnp
 from flax import linen as nn
 
 from transformer.layer import SequenceLayer
+
+
+def bidirectional_of(layer: SequenceLayer) -> SequenceLayer:
+  """The layer as an encoder has it, reading what comes after a token as well."""
+  if layer.bidirectional is not None:
+    return layer.bidirectional
+  if layer.receptive_field == 1:  # there is nothing to read on either side
+    return layer
+  return Bidirectional(layer, parent=None)
 
 
 class Wrapped(SequenceLayer):
@@ -33,7 +42,7 @@ class Wrapped(SequenceLayer):
     return self.layer.width_multiple
 
   @property
-  def both_ways(self):
+  def bidirectional(self):
     """Itself."""
     return self
 

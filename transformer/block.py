@@ -10,6 +10,7 @@ Two models that differ in what fills the slot differ in nothing else.
 import jax.numpy as jnp
 from flax import linen as nn
 
+from transformer.bidirectional import bidirectional_of
 from transformer.layer import SequenceLayer, masked
 from transformer.normalization import LayerNorm
 from transformer.options import one_of
@@ -53,9 +54,9 @@ class Block(SequenceLayer):
     return self.layer.bridge
 
   @property
-  def both_ways(self):
+  def bidirectional(self):
     """The same around the layer's."""
-    return self.clone(layer=self.layer.both_ways)
+    return self.clone(layer=bidirectional_of(self.layer))
 
   @property
   def width_multiple(self):

@@ -72,13 +72,12 @@ class SequenceLayer(nn.Module):
     return None
 
   @property
-  def both_ways(self) -> 'SequenceLayer':
-    """The layer as an encoder has it, reading what comes after a token as well."""
-    if self.receptive_field == 1:  # there is nothing to read on either side
-      return self
-    from transformer.bidirectional import Bidirectional  # a layer itself
+  def bidirectional(self) -> 'SequenceLayer | None':
+    """The layer in a form of its own that also reads what comes after a token, for encoders.
 
-    return Bidirectional(self, parent=None)
+    None: it has no such form, and reads once in each direction (`bidirectional.bidirectional_of`).
+    """
+    return None
 
   @property
   def width_multiple(self) -> int:

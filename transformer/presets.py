@@ -53,7 +53,7 @@ class Preset:
 
     return EncoderDecoder(
       embedding=tied_embedding(vocabulary_size, self.width),
-      encoder=stack(attention.both_ways, feedforward),
+      encoder=stack(attention.bidirectional, feedforward),
       decoder=stack(attention, CrossAttention(self.heads, **widths), feedforward),
       normalization=LayerNorm() if norm == 'pre' else None,
       dropout=self.dropout,

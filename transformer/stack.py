@@ -5,6 +5,7 @@ import math
 import jax.numpy as jnp
 from flax import linen as nn
 
+from transformer.bidirectional import bidirectional_of
 from transformer.layer import SequenceLayer
 
 
@@ -36,9 +37,9 @@ class Stack(SequenceLayer):
     return next((layer.prelude for layer in self.layers if layer.prelude is not None), None)
 
   @property
-  def both_ways(self):
+  def bidirectional(self):
     """Layer by layer."""
-    return self.clone(layers=tuple(layer.both_ways for layer in self.layers))
+    return self.clone(layers=tuple(map(bidirectional_of, self.layers)))
 
   @property
   def levels(self) -> tuple[SequenceLayer, ...]:
