@@ -1,5 +1,6 @@
 # `make report` trains, measures and writes the report; `make test` runs the tests. Both set up
-# .venv first, once: nothing is installed again until setup.cfg changes. `make report
+# .venv first, once: nothing is installed again until setup.cfg changes. `make map` writes the tree
+# of WORKSPACE.md. `make report
 # STUDIES='ladder state_tracking'` asks other studies than those two.
 
 RUNS ?= runs/quick
@@ -12,7 +13,7 @@ BIN := .venv/bin
 # Large pages for what XLA allocates anew at every call: fewer page faults in a CPU step.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: report test slow lint clean
+.PHONY: report test slow lint map clean
 .DEFAULT_GOAL := report
 
 report: .venv/report
@@ -29,6 +30,9 @@ slow: .venv/test
 
 lint: .venv/test
 	$(BIN)/ruff check .
+
+map: .venv/test
+	$(BIN)/python .ci/map
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -19,6 +19,22 @@ if jax.version.__version_info__ < (0, 11):
   os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_cpu_use_fusion_emitters=false'
 
 
+RANKS = """Arrays of different ranks were combined, which the tests refuse: it is how a missing axis
+goes unnoticed. Add the axes by hand: x + bias[None, None] for x [B, T, D] and bias [D]."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+  """Says of an error about ranks what would be right."""
+  del item
+  try:
+    return (yield)
+  except ValueError as error:
+    if 'rank_promotion' in str(error):
+      error.add_note(RANKS)
+    raise
+
+
 @pytest.fixture
 def handlers():
   """Signals are handled as in a program that a user starts; a background job ignores Ctrl-C."""

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 from jax.extend import core
 
-from experiments.measure.primitives import FREE, KINDS, inner_jaxprs
+from experiments.lab.measure.primitives import FREE, KINDS, inner_jaxprs
 
 CONSTANT, PARAMETER, INPUT = range(3)  # what a value depends on at most
 KEPT = ('neg', 'select_n')  # what these make of a parameter is one still, as moves do

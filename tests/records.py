@@ -1,9 +1,11 @@
 """Records as the studies store them, of numbers that a test chooses."""
 
-from experiments import speed
-from experiments.launch import build, spec
-from experiments.launch.run import Run
-from experiments.tasks import TASKS
+from experiments.claims.stored import KINDS
+from experiments.lab.cells import models, spec
+from experiments.lab.cells.run import Run
+from experiments.lab.results.store import Store
+from experiments.lab.tasks import TASKS
+from experiments.speed import study as speed
 
 RATE = 3e-3
 SEEDS = 3
@@ -12,6 +14,14 @@ SEES, BLIND = (0.9, 0.95, 0.9), (0.0, 0.01, 0.0)
 GROWS = {('attention', 'generate'), ('lstm', 'train'), ('gru', 'train')}
 NEAR, FAR, BEYOND = 20, 40, 90  # a TCN of two blocks sees 57 tokens
 WHERE = {'device': 'a device', 'versions': {'jax': '1'}, 'commit': 'abc', 'seconds': 1.5}
+
+
+def stored(folder, made):
+  """A store of all studies in a folder, with records of today's code."""
+  store = Store(folder, KINDS)
+  for record in made:
+    store.write(record)
+  return store
 
 
 def trained(
@@ -29,7 +39,7 @@ def trained(
     learning_rates=(RATE,), **settings,
   )
   wrote = written(distance, farther, len(scores)) if task.answered_by == 'translator' else {}
-  model = build.model_of(run, spec.parse(layer, task.answered_by), task, run.width)
+  model = models.model_of(run, spec.parse(layer, task.answered_by), task, run.width)
   span = task.metric.perfect - task.chance
   return {
     'study': study,
@@ -145,7 +155,7 @@ def contested(
 
   sizes = sizes or {'batch': 16, 'length': 512, 'heads': 4, 'head_width': 32}
   return {
-    'study': speed.STUDY,
+    'study': 'speed',
     'run': CONTEST | {'what': what, 'sizes': sizes, 'seed': seed} | changes,
     'status': 'finished',
     'reason': '',

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.tasks.task import SPLITS
+from experiments.lab.tasks.task import SPLITS
 
 BATCH_SIZE, NUM_BATCHES = 256, 4
 

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.tasks.automata import distributions
-from experiments.tasks.cycle_navigation import CycleNavigation
-from experiments.tasks.even_pairs import EvenPairs
-from experiments.tasks.modular_arithmetic import MODULUS, OPERATORS, ModularArithmetic
-from experiments.tasks.parity import Parity
-from experiments.tasks.word_problem import GENERATORS, WordProblem
+from experiments.lab.tasks.automata import distributions
+from experiments.lab.tasks.cycle_navigation import CycleNavigation
+from experiments.lab.tasks.even_pairs import EvenPairs
+from experiments.lab.tasks.modular_arithmetic import MODULUS, OPERATORS, ModularArithmetic
+from experiments.lab.tasks.parity import Parity
+from experiments.lab.tasks.word_problem import GENERATORS, WordProblem
 
 LENGTH = 23  # of all words read here, so that each automaton is compiled once
 MANY = settings(max_examples=50, deadline=None)

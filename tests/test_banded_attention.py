@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from reference import close
 
-from experiments.measure.work import flops
+from experiments.lab.measure.work import flops
 from transformer import platform
 from transformer.attention import Attention, SlidingWindow, attend, fastest
 from transformer.banded_attention import band, banded

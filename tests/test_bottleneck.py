@@ -10,12 +10,19 @@ import numpy as np
 import pytest
 import records
 
-from experiments import bottleneck, pronouns, translate, translation, variations
-from experiments.launch import cell, grid
-from experiments.launch.run import Run
-from experiments.results import scores, translations
-from experiments.results.store import Store
-from experiments.weights import files
+from experiments.bottleneck import study as bottleneck
+from experiments.lab.cells import training as cell
+from experiments.lab.cells.experiment import resolve
+from experiments.lab.cells.run import Run
+from experiments.lab.launch import grid
+from experiments.lab.results import scores, translations
+from experiments.lab.results.store import Store
+from experiments.lab.weights import files
+from experiments.pronouns import study as pronouns
+from experiments.translate import __main__ as translate
+from experiments.translation import study as translation
+from experiments.variations import study as variations
+from experiments.variations import tables
 from transformer.presets import TABLE_3
 
 SMALL = {
@@ -29,7 +36,7 @@ SMALL = {
 def trained(layer, **settings):
   """A cell, as the store has it."""
   run = Run(layer=layer, **SMALL | settings)
-  made = cell.cell_of('bottleneck', run)
+  made = cell.cell_of('bottleneck', resolve(run))
   outcome = cell.execute('jit', math.inf, 'nowhere')(made, lambda *_: None)
   return json.loads(json.dumps({
     'study': 'bottleneck', 'run': made.run, 'status': outcome.status, 'result': outcome.result,
@@ -114,14 +121,14 @@ def test_a_translator_is_kept_and_translates_what_it_learnt(tmp_path):
 def test_every_run_of_the_variations_knows_its_row():
   for name, row in TABLE_3.items():
     for width, depth in ((64, 3), (512, 6)):
-      own = variations.variation(row, width, depth, 500)
-      assert variations.row_of(own, (width, depth, 500)) == name
-  runs = [variations.variation(row, 64, 3, 500) for row in TABLE_3.values()]
-  assert variations.base_of(runs) == (64, 3, 500)
+      own = tables.variation(row, width, depth, 500)
+      assert tables.row_of(own, (width, depth, 500)) == name
+  runs = [tables.variation(row, 64, 3, 500) for row in TABLE_3.values()]
+  assert tables.base_of(runs) == (64, 3, 500)
   other = runs[0] | {'dropout': 0.3}
-  assert variations.row_of(other, (64, 3, 500)) == other['layer']
+  assert tables.row_of(other, (64, 3, 500)) == other['layer']
   assert (*variations.ROWS, 'big') == tuple(TABLE_3)
-  table = variations.parameter_table()
+  table = tables.parameter_table()
   assert [row[0] for row in table.rows] == list(TABLE_3)
   sizes = {row[0]: row for row in table.rows}
   assert sizes['base'][7:9] == (63.0, 65) and sizes['big'][7:9] == (214.2, 213)
@@ -129,14 +136,14 @@ def test_every_run_of_the_variations_knows_its_row():
 
 
 def test_a_row_stands_beside_the_papers():
-  own = variations.variation(TABLE_3['B: d_k 16'], 64, 3, 500)
+  own = tables.variation(TABLE_3['B: d_k 16'], 64, 3, 500)
   layer, settings = own.pop('layer'), {**own, 'match': 'none', 'feedforward': 'relu'}
   record = records.trained(layer, 'copy', 4, (0.5, 0.6), **settings)
   record['result']['written'] = [{
     'distance': 4, 'source_length': [3], 'source': ['1 2'], 'reference': ['1 2'],
     'answers': {'0': ['1 2'], '1': ['2 1']},
   }]
-  (row,) = variations.variations_table([record]).rows
+  (row,) = tables.variations_table([record]).rows
   assert (row[0], *row[-3:]) == ('B: d_k 16', 5.16, 25.1, 58)
   assert row[2].mean == pytest.approx((math.exp(0.5) + math.exp(0.4)) / 2)
 
@@ -155,6 +162,7 @@ def test_the_head_that_looks_most_at_the_antecedent_is_named():
   ('script', 'words', 'said'),
   [
     (bottleneck, ['--layers=lstm'], "no translator 'lstm'"),
+    (bottleneck, ['--tasks=recall'], "no layer 'fixed_vector'"),
     (pronouns, ['--layers=attention(causal=False)'], 'for encoders'),
     (bottleneck, ['--layers=fixed_vector(attention)'], 'no vector of fixed size'),
     (bottleneck, ['--layers=transformer(lstm, gru)'], 'cannot read'),
@@ -182,3 +190,11 @@ def test_a_library_that_scores_answers_is_missed_before_anything_is_trained(
   monkeypatch.setattr(grid, 'launch', lambda *_: pytest.fail('training began'))
   done = command.run(bottleneck, '--preset=smoke', f'--runs={tmp_path}')
   assert done.code == 2 and done.err.startswith('BLEU scores need the extra: pip install -e')
+
+
+@pytest.mark.parametrize('flag', ['--dropout=0.5', '--expansion=3', '--label_smoothing=0.3'])
+def test_what_the_rows_of_table_3_bring_is_refused_as_a_flag(flag, tmp_path):
+  done = command.run(variations, '--preset=smoke', flag, f'--runs={tmp_path}')
+  assert (done.code, done.out) == (2, '')
+  name = flag.partition('=')[0]
+  assert done.err == f'{name} changes nothing here: every row of the table has its own\n'

@@ -12,11 +12,11 @@ import pytest
 from flax import linen as nn
 from token_table import PLACES, TINY, over_table, table_of
 
-from experiments.launch import observe
-from experiments.tasks.sequence_copying import Copy
-from experiments.training.loop import Member
-from experiments.training.recipe import Recipe
-from experiments.training.step import Answer
+from experiments.lab.cells import observe
+from experiments.lab.tasks.sequence_copying import Copy
+from experiments.lab.training.loop import Member
+from experiments.lab.training.recipe import Recipe
+from experiments.lab.training.step import Answer
 from transformer import decoding
 from transformer.attention import Attention
 from transformer.block import Block
@@ -157,7 +157,7 @@ def test_a_member_whose_answers_break_has_no_score():
 
 def test_a_checkpoint_that_overflows_is_said_in_one_line(tmp_path):
   other_models = pytest.importorskip('other_models')
-  from experiments import convert
+  from experiments.convert import __main__ as convert
 
   tensors = other_models.tensors_of(other_models.GPT2)
   tensors['h.0.mlp.c_fc.weight'][0, 0] = 3e38  # finite, but not its products

@@ -2,10 +2,10 @@
 
 import math
 
-from experiments.launch.cell import choose
-from experiments.tasks.adding import Adding
-from experiments.tasks.recall import Recall
-from experiments.training.loop import Member
+from experiments.lab.cells.training import choose
+from experiments.lab.tasks.adding import Adding
+from experiments.lab.tasks.recall import Recall
+from experiments.lab.training.loop import Member
 
 
 def test_the_rate_is_chosen_by_mean_validation_and_never_by_test():

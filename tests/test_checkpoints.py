@@ -19,13 +19,13 @@ import pytest
 from absl import logging
 from flax import linen as nn
 
-from experiments.corpora.reserved import END
-from experiments.tasks.task import SPLITS, certain
-from experiments.tasks.transduction import Transduction
-from experiments.training.checkpoints import CheckpointError, Checkpoints
-from experiments.training.recipe import Recipe
-from experiments.training.step import Training
-from experiments.training.streaming import Streamed, train
+from experiments.lab.corpora.reserved import END
+from experiments.lab.tasks.task import SPLITS, certain
+from experiments.lab.tasks.transduction import Transduction
+from experiments.lab.training.checkpoints import CheckpointError, Checkpoints
+from experiments.lab.training.recipe import Recipe
+from experiments.lab.training.step import Training
+from experiments.lab.training.streaming import Streamed, train
 
 ROOT = pathlib.Path(__file__).parents[1]
 RECIPE = Recipe(
@@ -307,7 +307,7 @@ def test_a_run_that_is_interrupted_saves_and_ends_as_if_it_was_not(tmp_path, han
 KILLED = """
 import os, signal, sys
 import tests.conftest
-from experiments.training.checkpoints import Checkpoints
+from experiments.lab.training.checkpoints import Checkpoints
 from tests.test_checkpoints import finished, streamed
 
 def kill(part, words):

@@ -12,28 +12,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baselines import LAYERS, TRANSLATORS
-from experiments import (
-  bottleneck,
-  claims,
-  complexity,
-  gradient_flow,
-  ladder,
-  parallelism,
-  pronouns,
-  receptive_field,
-  report,
-  retention,
-  state_tracking,
-  translation,
-)
-from experiments.claims import findings, judge
-from experiments.launch import flags, spec
-from experiments.launch.timing import Point
-from experiments.ledger import CLAIMS, CONTROLS, effects
-from experiments.ledger.claim import Claim
-from experiments.results.store import Store
-from experiments.tasks import TASKS
-from experiments.tasks.copy_memory import CopyMemory
+from experiments import STUDIES as REPORTED
+from experiments import load
+from experiments.bottleneck.claims import CONTROL
+from experiments.claims import __main__ as claims
+from experiments.claims import ledger, rule
+from experiments.claims.rule import findings, judge
+from experiments.claims.stated import CLAIMS, CONTROLS
+from experiments.complexity import cells as complexity
+from experiments.complexity.table_1 import COUNTED
+from experiments.gradient_flow import cells as gradient_flow
+from experiments.lab.cells import spec
+from experiments.lab.cells.timing import Point
+from experiments.lab.evidence import effects
+from experiments.lab.evidence.claim import Claim
+from experiments.lab.tasks import TASKS
+from experiments.lab.tasks.copy_memory import CopyMemory
+from experiments.receptive_field import cells as receptive_field
 
 FIELD = world.FIELD
 quick = settings(deadline=None, max_examples=30)
@@ -116,7 +111,7 @@ def test_nothing_is_run_in_an_empty_store():
 
 def without(world, layer):
   """The records of a world in which a layer was never asked for."""
-  own = layer, complexity.COUNTED.get(layer, layer)
+  own = layer, COUNTED.get(layer, layer)
   left = [copy.deepcopy(record) for record in world if record['run'].get('layer') not in own]
   for record in left:
     if layer in record['run'].get('layers', ()):
@@ -188,7 +183,7 @@ BLIND = {  # control -> the layer and the task that it looks at
   'blind': ('tcn', 'copy_memory'),
   'blind-ladder': ('convolution', 'copy_memory'),
   'blind-tracking': ('convolution', 'parity'),
-  'blind-bottleneck': (bottleneck.CONTROL, 'copy'),
+  'blind-bottleneck': (CONTROL, 'copy'),
   'blind-pronouns': ('convolution', 'pronouns'),
 }
 
@@ -243,8 +238,8 @@ def test_one_broken_cell_is_enough_for_what_is_computed_exactly(as_claimed):
   once = [*as_claimed[1:], broken(as_claimed[:1], 'oracle-retention')[0]]
   found = {f.verdict for f in findings(once) if f.claim.study == 'retention'}
   assert found == {'void'}
-  control = next(c for c in claims.judged(once) if c.claim.name == 'oracle-retention')
-  (note,) = claims.advice([control], 'runs')
+  control = next(c for c in rule.judged(once) if c.claim.name == 'oracle-retention')
+  (note,) = ledger.advice([control], 'runs')
   assert 'came to 0.5 ' in note.text and '> 0.999 is needed' in note.text
 
 
@@ -318,8 +313,8 @@ def test_what_has_no_receptive_field_is_neither_inside_nor_beyond_it():
 
 @pytest.mark.parametrize('study', sorted(STUDIES))
 def test_every_study_with_a_claim_exists_and_is_reported(study):
-  module = importlib.import_module(f'experiments.{study}')
-  assert study == module.STUDY and report.STUDIES[study] is module
+  assert study in REPORTED and load(study).name == study
+  assert {one.study for one in (*load(study).claims, *load(study).controls)} == {study}
 
 
 def test_names_and_statements_are_unique():
@@ -342,21 +337,22 @@ def test_layers_and_tasks_that_records_are_made_of_are_in_the_catalogues(as_clai
 def test_a_preset_asks_for_all_that_every_claim_needs(name):
   made = [
     records.trained(
-      layer, task.family, distance, (0.5, 0.6), task=task, study=study.STUDY,
+      layer, task.family, distance, (0.5, 0.6), task=task, study=study.name,
       farther=dict.fromkeys(chosen.get('test_lengths', ()), (0.5, 0.6)),
       **{k: v for k, v in chosen.items() if k not in ('seeds', 'learning_rates')},
     )
-    for study in (retention, ladder, state_tracking, bottleneck, translation, pronouns)
-    for question in study.PRESETS[name].questions
+    for study in map(load, (
+      'retention', 'ladder', 'state_tracking', 'bottleneck', 'translation', 'pronouns'))
+    for question in study.presets[name].questions
     for task in [spec.parse(question.task, 'task')]
     if not task.streams  # that is on a disk, or not
-    for chosen in [study.PRESETS[name].settings | question.settings]
+    for chosen in [study.presets[name].settings | question.settings]
     for distance in question.distances
-    for layer in study.PRESETS[name].layers
+    for layer in study.presets[name].layers
   ]
-  times = parallelism.PRESETS[name]
+  times = load('parallelism').presets[name]
   made += [records.timed(seed, times.layers, times.lengths, lambda *_: 2.0, study=study)
-           for study in ('parallelism', complexity.STUDY) for seed in (0, 1)]
+           for study in ('parallelism', 'complexity') for seed in (0, 1)]
   made += programs(name)
   found = verdicts(findings(made, controls=()))
   assert [claim for claim, found in found.items() if found == 'not run'] == []
@@ -365,36 +361,32 @@ def test_a_preset_asks_for_all_that_every_claim_needs(name):
 
 def programs(name):
   """What a preset asks of the studies that look into programs, answered by chance."""
-  asked = {}
-  for study, ask in (
-    (gradient_flow, lambda: (gradient_flow.starts(), gradient_flow.runs())),
-    (receptive_field, lambda: (receptive_field.stacks(), receptive_field.grid())),
-    (complexity, lambda: complexity.counting_cells(complexity.PRESETS[name])),
-  ):
-    done = command.run(
-      study, f'--preset={name}', main=lambda s=study, ask=ask: asked.update({s: ask()}))
-    assert done.code == 0, done.err
-  (starts, flows), (stacks, watched) = asked[gradient_flow], asked[receptive_field]
+  def asked(study, of):
+    module = importlib.import_module(REPORTED[study])
+    return command.asked(module, f'--preset={name}', of=lambda preset: of(study, preset))
+
+  starts = [cell.run for cell in asked('gradient_flow', gradient_flow.starts)]
   made = [world.flowing(r['layer'], (1.0, 1.1), shell=r['shell'], depth=r['depth']) for r in starts]
+  flows = [one.run for one in asked('gradient_flow', lambda _, preset: gradient_flow.grid(preset))]
   made += [world.flowing_trained(run.layer, (1.0, 1.1), shell=run.shell, clip=run.clip)
            for run in flows]
-  made += [world.field_stack(cell.run['depth'], (1.0, 1.1), (1.0, 1.1), **{
-    key: cell.run[key] for key in ('layer', 'shell')}) for cell in stacks]
-  assert watched
+  stacks = [cell.run for cell in asked('receptive_field', receptive_field.stacks)]
+  made += [world.field_stack(r['depth'], (1.0, 1.1), (1.0, 1.1), r['layer'], r['shell'])
+           for r in stacks]
+  assert asked('receptive_field', lambda _, preset: receptive_field.grid(preset))
   made += [world.watched_field(world.FIELD - inside, (0.5, 0.6), 3.0, 5.0) for inside in (0, 1)]
   made += [world.compiled(layer, opposite=False) for layer in ('lstm', 'gru')]
-  return made + [world.counted(cell.run['layer']) for cell in asked[complexity]]
+  counted = asked('complexity', complexity.counting_cells)
+  return made + [world.counted(cell.run['layer']) for cell in counted]
 
 
 def test_the_ledger_is_printed_with_its_controls(as_claimed, tmp_path):
-  store = Store(tmp_path)
-  for record in broken(as_claimed, 'guess-retention'):
-    store.write(record)
-  done = command.run(claims, f'--runs={tmp_path}', define=flags.define_store)
+  records.stored(tmp_path, broken(as_claimed, 'guess-retention'))
+  done = command.run(claims, f'--runs={tmp_path}')
   assert (done.code, done.err) == (0, '')
-  ledger = (tmp_path / 'claims' / 'claims.csv').read_text()
-  assert all(claim.statement in ledger for claim in CLAIMS)
+  page = (tmp_path / 'claims' / 'claims.csv').read_text()
+  assert all(claim.statement in page for claim in CLAIMS)
   own = sum(claim.study == 'retention' for claim in CLAIMS)
-  assert ledger.count('control failed: guess-retention') == own
+  assert page.count('control failed: guess-retention') == own
   controls = (tmp_path / 'claims' / 'controls.csv').read_text()
   assert all(control.statement in controls for control in CONTROLS)

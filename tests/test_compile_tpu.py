@@ -13,14 +13,17 @@ import pytest
 from jax import lax
 
 from baselines import LAYERS
-from experiments import compile_tpu, extra
-from experiments.launch import ahead, topologies
-from experiments.launch.errors import BadInput
-from experiments.launch.grid import Cell, launch
-from experiments.launch.run import Run
-from experiments.measure import collectives
-from experiments.results.store import Store
-from experiments.training.ensemble import AXIS, compile_over
+from experiments.compile_tpu import cells, collectives, devices, topologies
+from experiments.compile_tpu import programs as ahead
+from experiments.compile_tpu import study as compile_tpu
+from experiments.lab import extra
+from experiments.lab.cells.cell import Cell
+from experiments.lab.cells.run import Run
+from experiments.lab.errors import BadInput
+from experiments.lab.launch import flags
+from experiments.lab.launch.grid import launch
+from experiments.lab.results.store import Store
+from experiments.lab.training.ensemble import AXIS, compile_over
 
 ROOT = pathlib.Path(__file__).parents[1]
 SMALL = {
@@ -100,30 +103,32 @@ def test_what_is_set_for_libtpu_stays(monkeypatch):
 def grid(*words):
   """The cells that a command asks for."""
   found = []
-  done = command.run(compile_tpu, *words, main=lambda: found.extend(compile_tpu.grid()))
+  done = command.run(compile_tpu, *words, main=lambda: found.extend(
+    cells.grid('compile_tpu', flags.preset(compile_tpu.PRESETS))))
   return found or done
 
 
 @pytest.mark.parametrize(('preset', 'papers'), [('quick', set()), ('paper', {'base', 'big'})])
 def test_all_layers_are_asked_on_every_topology(preset, papers):
-  cells = [(cell.run['topology'], cell.run['layer']) for cell in grid(f'--preset={preset}')]
+  asked = [(cell.run['topology'], cell.run['layer']) for cell in grid(f'--preset={preset}')]
   for topology in compile_tpu.PRESETS[preset].topologies:
-    assert {*LAYERS, *papers} == {layer for where, layer in cells if where == topology}
-  assert len(set(cells)) == len(cells)
+    assert {*LAYERS, *papers} == {layer for where, layer in asked if where == topology}
+  assert len(set(asked)) == len(asked)
 
 
 def test_what_is_named_alone_is_asked():
   layers = '--layers=base,lstm(forget_bias=2.0)'
-  cells = grid('--topology=v5e:2x4', layers, '--lengths=32,64', '--cache=anywhere')
-  assert [(cell.run['layer'], cell.run['task'].partition('(')[0]) for cell in cells] == [
+  asked = grid('--topology=v5e:2x4', layers, '--lengths=32,64')
+  assert [(cell.run['layer'], cell.run['task'].partition('(')[0]) for cell in asked] == [
     ('lstm(forget_bias=2.0)', 'text'), ('lstm(forget_bias=2.0)', 'text'), ('base', 'copy')]
-  assert {cell.run['topology'] for cell in cells} == {'v5e:2x4'}
+  assert {cell.run['topology'] for cell in asked} == {'v5e:2x4'}
 
 
 @pytest.mark.parametrize(
   ('word', 'why'),
   [
     ('--seeds=2', 'means nothing here'), ('--timeout=3', 'means nothing here'),
+    ('--beam=2', 'means nothing here'),
     ('--batch_size=6', 'no multiple of the 4 chips of v5e:2x2'), ('--width=7', 'does not suit'),
     ('--layers=base,bigg', 'no layer'), ('--lengths=1', 'length=1'),
     ('--workers=-1', '--workers is 0 to 1024, not -1'),
@@ -138,14 +143,14 @@ def test_what_cannot_be_compiled_is_one_line(word, why):
 def record(tmp_path_factory):
   """An Elman network and attention for a TPU whose chips are the devices of the tests."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(topologies, 'chips', lambda name: tuple(jax.devices()[:4]))
-    store = Store(tmp_path_factory.mktemp('runs'))
-    cells = [
-      Cell(compile_tpu.STUDY, Run(**SMALL | run).identity()
+    patch.setattr(devices, 'chips', lambda name: tuple(jax.devices()[:4]))
+    store = Store(tmp_path_factory.mktemp('runs'), {'compile_tpu': compile_tpu.STUDY.kinds})
+    asked = [
+      Cell('compile_tpu', Run(**SMALL | run).identity()
            | {'topology': 'v5e:2x2', 'parallel': 'jit'}, run['layer'])
       for run in ({'layer': 'elman'}, {'layer': 'attention(num_heads=1)', 'task': KERNELS})
     ]
-    made = launch(cells, ahead.execute, store)
+    made = launch(asked, ahead.execute, store)
   return {one['run']['layer'].partition('(')[0]: one for one in made}
 
 
@@ -157,7 +162,7 @@ def test_chips_sum_gradients_where_they_share_a_batch_and_else_say_nothing(recor
     ('shared', 'initialise'), ('generate', 'prompt'), ('generate', 'token')]
   speaks = {key for key, program in programs.items() if program['collectives']}
   assert speaks == {('shared', 'advance'), ('shared', 'examine')}
-  training, _ = ahead.training_of(Run(layer='elman', **SMALL))
+  training, _ = ahead.training_of(ahead.resolved(Run(layer='elman', **SMALL)))
   numbers = sum(p.size for p in jax.tree.leaves(ahead.shapes(training)[0].parameters))
   (kind, (_, size)), = programs['shared', 'advance']['collectives'].items()
   assert kind == 'all-reduce' and size == 4 * (numbers + 2)  # with the loss and its weight
@@ -177,16 +182,18 @@ def test_operations_are_those_of_a_whole_batch_wherever_it_is(record):
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_attention_is_counted_without_the_kernel_that_it_is_compiled_to(dtype):
   run = Run(layer='attention(num_heads=1)', dtype=dtype, **SMALL | {'task': KERNELS})
+  counted = ahead.operations(ahead.resolved(run))
   width, length, vocabulary = SMALL['width'], 128, 256
   products = 2 * 8 * (4 * width**2 + 2 * length * width + width * vocabulary)  # of all sequences
-  assert ahead.operations(run)['token'] == products
-  assert ahead.operations(run)['train'] == products * length * 3
+  assert counted['token'] == products
+  assert counted['train'] == products * length * 3
 
 
 @pytest.mark.slow
 def test_a_translator_is_given_batches_that_chips_share(record):
   run = Run(layer='transformer', **SMALL | {'task': 'copy(max_length=7, min_length=7)'})
-  training, width = ahead.training_of(run)
+  one = ahead.resolved(run)
+  training, width = ahead.training_of(one)
   made = {(program.part, program.name): ahead.compiled(program, traced, 2**30)
           for program, traced in ahead.lowered(training, width, jax.devices()[:4], 'jit')}
   assert list(made) == [
@@ -195,8 +202,8 @@ def test_a_translator_is_given_batches_that_chips_share(record):
   numbers = sum(p.size for p in jax.tree.leaves(ahead.shapes(training)[0].parameters))
   assert made['shared', 'step'].collectives['all-reduce'].bytes == 4 * (numbers + 2)
   result = {'programs': [dataclasses.asdict(p) for p in made.values()],
-            'operations': ahead.operations(run)}
-  tables, (panel,) = compile_tpu.report([record['elman'] | {'result': result}])
+            'operations': ahead.operations(one)}
+  tables, (panel,) = compile_tpu.STUDY.report([record['elman'] | {'result': result}])
   assert 'all-reduce' in tables[0].rows[0][2] and tables[0].rows[0][4] is None
   assert list(panel.series) == ['elman']
 
@@ -220,7 +227,7 @@ def test_a_program_that_no_chip_can_hold_does_not_fit():
 
 @pytest.mark.slow
 def test_tables_show_every_model_and_why_one_does_not_compile(record):
-  tables, panels = compile_tpu.report(list(record.values()))
+  tables, panels = compile_tpu.STUDY.report(list(record.values()))
   shown = {row[0]: row for table in tables[::2] for row in table.rows}
   assert list(shown) == ['elman', 'attention(num_heads=1)']
   assert shown['elman'][-1] == 'yes' and 'all-reduce' in shown['elman'][2]
@@ -234,9 +241,8 @@ def test_tables_show_every_model_and_why_one_does_not_compile(record):
 
 
 def test_without_libtpu_what_to_install_is_one_line(tmp_path, monkeypatch):
-  topologies.chips.cache_clear()
+  devices.chips.cache_clear()
   monkeypatch.setitem(sys.modules, 'libtpu', None)
-  monkeypatch.setattr(topologies, 'prepare', lambda: None)
   done = command.run(compile_tpu, '--preset=smoke', '--workers=1', f'--runs={tmp_path}')
   assert done.code == 2 and "pip install -e '.[tpu-aot]'" in done.err
   assert len(done.err.splitlines()) == 1
@@ -250,7 +256,7 @@ def test_the_smoke_compiles_for_a_tpu_and_attention_is_a_kernel_there(tmp_path):
     pytest.skip(str(missing))
   words = [sys.executable, '-m', 'experiments.compile_tpu', '--preset=smoke', f'--runs={tmp_path}']
   subprocess.run(words, cwd=ROOT, check=True, capture_output=True)
-  attention, lstm = Store(tmp_path).records(compile_tpu.STUDY)
+  attention, lstm = Store(tmp_path).records('compile_tpu')
   assert attention['status'] == lstm['status'] == 'finished'
   kernels = {
     one['run']['layer']: [p['kernels'] for p in one['result']['programs'] if p['name'] == 'advance']

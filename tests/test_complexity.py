@@ -6,11 +6,14 @@ import records
 import world
 
 from baselines import LAYERS
-from experiments import complexity
-from experiments.launch import counting, spec
-from experiments.launch.grid import Cell
-from experiments.results import counts
-from experiments.results.store import Store
+from experiments.complexity import cells as complexity_cells
+from experiments.complexity import counting, counts
+from experiments.complexity import study as complexity
+from experiments.complexity.table_1 import COUNTED, FORMS, PAPER
+from experiments.lab.cells import spec
+from experiments.lab.cells.cell import Cell
+from experiments.lab.launch import flags
+from experiments.lab.results.store import Store
 
 SIZES = ((8, 16, 32, 64), (8, 16, 32), (4, 8, 16, 32))
 
@@ -18,8 +21,8 @@ SIZES = ((8, 16, 32, 64), (8, 16, 32), (4, 8, 16, 32))
 def count(layer, platform='gpu', sizes=SIZES):
   """The record of a counting cell."""
   run = counting.asked(layer, platform, *sizes)
-  outcome = counting.execute(Cell(complexity.STUDY, run, ''), lambda *_: None)
-  return {'study': complexity.STUDY, 'run': run, 'status': outcome.status, 'reason': '',
+  outcome = counting.execute(Cell('complexity', run, ''), lambda *_: None)
+  return {'study': 'complexity', 'run': run, 'status': outcome.status, 'reason': '',
           'result': outcome.result} | records.WHERE
 
 
@@ -29,7 +32,7 @@ def counted():
   layers = ('attention(form=naive)', 'lstm', 'mingru', 'convolution')
   narrow = (SIZES[0], SIZES[1][:1], SIZES[2])
   return [count(layer, platform, SIZES if platform == 'gpu' else narrow)
-          for layer in layers for platform in complexity.FORMS]
+          for layer in layers for platform in FORMS]
 
 
 def cells(table):
@@ -48,7 +51,7 @@ def test_what_is_counted_stands_beside_what_the_paper_says(counted):
     row = first[layer]
     assert (row['complexity'], row['sequential'], row['path']) == (complexity_, sequential, path)
     assert (row['published complexity'], row['published sequential'], row['published path']) == (
-      complexity.PAPER[layer][1:])
+      PAPER[layer][1:])
   assert first['mingru']['published path'] is None
   assert work['attention']['reading n tokens'] == '4n²d + 8nd²'
   assert work['attention']['state, bytes'] == '8nd + n + 4'
@@ -71,24 +74,23 @@ def test_slopes_are_between_neighbouring_lengths(counted):
 def asked(*words):
   """The cells that a command asks for."""
   found = []
-  done = command.run(complexity, *words, main=lambda: found.extend(
-    [*complexity.counting_cells(preset()), *complexity.timing_cells(preset())]))
-  return done, found
 
+  def collect():
+    preset = flags.preset(complexity.PRESETS)
+    for of in (complexity_cells.counting_cells, complexity_cells.timing_cells):
+      found.extend(of('complexity', preset))
 
-def preset():
-  from experiments.launch import flags
-  return flags.preset(complexity.PRESETS)
+  return command.run(complexity, *words, main=collect), found
 
 
 def test_the_whole_catalogue_is_asked_for_the_papers_layers_first():
   done, found = asked('--preset=quick')
   assert done.code == 0, done.err
   timed = found[-1].run['layers']
-  assert set(timed) == set(LAYERS) and timed[: len(complexity.PAPER)] == list(complexity.PAPER)
+  assert set(timed) == set(LAYERS) and timed[: len(PAPER)] == list(PAPER)
   counted = {(cell.run['layer'], cell.run['platform']) for cell in found[:-1]}
-  assert len(counted) == len(complexity.FORMS) * len(LAYERS)
-  assert {complexity.COUNTED.get(name, name) for name in LAYERS} == {name for name, _ in counted}
+  assert len(counted) == len(FORMS) * len(LAYERS)
+  assert {COUNTED.get(name, name) for name in LAYERS} == {name for name, _ in counted}
 
 
 @pytest.mark.parametrize('words, message', [
@@ -104,7 +106,7 @@ def test_bad_input_is_one_line(words, message):
 
 
 def test_names_of_forms_are_canonical():
-  for form in complexity.COUNTED.values():
+  for form in COUNTED.values():
     assert spec.canonical((form,), 'layer') == [form]
 
 
@@ -113,17 +115,17 @@ def test_the_study_leaves_tables_and_goes_on_where_it_was(tmp_path):
   words = ('--preset=smoke', '--layers=elman,gru', '--seeds=1', f'--runs={tmp_path}', '--cache=')
   done = command.run(complexity, *words, '--nomeasure')
   assert done.code == 0, done.err
-  assert len(Store(tmp_path).records(complexity.STUDY)) == 4
+  assert len(Store(tmp_path).records('complexity')) == 4
   assert (tmp_path / 'complexity' / 'table-1-counted.tex').read_text().startswith(r'\begin{table}')
   done = command.run(complexity, *words)
   assert done.code == 0, done.err
-  assert len(Store(tmp_path).records(complexity.STUDY)) == 5
+  assert len(Store(tmp_path).records('complexity')) == 5
   assert 'Crossovers' in done.out and (tmp_path / 'complexity' / 'figure.png').exists()
 
 
 def test_a_world_of_counts_has_tables_of_both_kinds():
   pytest.importorskip('num2words', reason='the world has number words in it')
-  made = [record for record in world.world() if record['study'] == complexity.STUDY]
+  made = [record for record in world.world() if record['study'] == 'complexity']
   tables, panels = complexity.report(made)
   assert [table.title for table in tables][:1] == ['Table 1, counted']
   assert {'Measured exponents', 'Crossovers'} <= {table.title for table in tables}

@@ -24,9 +24,12 @@ from other_models import (
 )
 from reference import close
 
-from experiments import convert, weights
-from experiments.launch.errors import BadInput
-from experiments.weights import files, interop
+from experiments.convert import __main__ as convert
+from experiments.convert import command as writer
+from experiments.convert import converters as weights
+from experiments.convert import interop
+from experiments.lab.errors import BadInput
+from experiments.lab.weights import files
 
 
 def refused(function, *values):
@@ -243,7 +246,7 @@ def test_generation_ends_with_a_token_that_the_checkpoint_names(tmp_path):
 @pytest.mark.parametrize(('count', 'says'), [
   ('10000000', 'tokens are too many for this machine'), ('20000000', 'at most 16777216')])
 def test_more_tokens_than_there_is_memory_for_are_refused(tmp_path, monkeypatch, count, says):
-  monkeypatch.setattr('experiments.measure.memory.available', lambda: 10**8)
+  monkeypatch.setattr('experiments.lab.measure.memory.available', lambda: 10**8)
   folder = checkpoint(tmp_path, LLAMA)
   done = command.run(convert, f'--checkpoint={folder}', '--prompt_ids=1', f'--generate={count}')
   assert done.code == 2 and says in done.err and done.err.count('\n') == 1
@@ -319,7 +322,7 @@ def test_generation_ends_where_that_of_transformers_does(tmp_path):
     expected = theirs.generate(
       prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=12, do_sample=False)
     assert weights.ends(tmp_path) == tuple(ends or ())
-    found = convert.generate(*weights.load(tmp_path), [3, 1, 4], 12, weights.ends(tmp_path))
+    found = writer.generate(*weights.load(tmp_path), [3, 1, 4], 12, weights.ends(tmp_path))
     assert found == expected[0, 3:].tolist()
     return found
 

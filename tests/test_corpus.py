@@ -20,19 +20,20 @@ from hypothesis import strategies as st
 from test_checkpoints import Table
 from tiny_corpus import TinyTranslation, TinyUnsplit, sentences
 
-from experiments import extra, manifest, translation
-from experiments.corpora import reader, sets
-from experiments.corpora.buckets import MULTIPLE, Buckets, least_padded, shapes_of
-from experiments.corpora.network import unreachable
-from experiments.corpora.reserved import END, PAD
-from experiments.corpora.sets import CorpusError, split_of
-from experiments.results.store import Store
-from experiments.tasks.corpus import Corpus
-from experiments.tasks.task import SPLITS
-from experiments.training.checkpoints import Checkpoints
-from experiments.training.recipe import Recipe
-from experiments.training.step import Training
-from experiments.training.streaming import Streamed, train
+from experiments.lab import extra, manifest
+from experiments.lab.corpora import reader, sets
+from experiments.lab.corpora.buckets import MULTIPLE, Buckets, least_padded, shapes_of
+from experiments.lab.corpora.network import unreachable
+from experiments.lab.corpora.reserved import END, PAD
+from experiments.lab.corpora.sets import CorpusError, split_of
+from experiments.lab.results.store import Store
+from experiments.lab.tasks.corpus import Corpus
+from experiments.lab.tasks.task import SPLITS
+from experiments.lab.training.checkpoints import Checkpoints
+from experiments.lab.training.recipe import Recipe
+from experiments.lab.training.step import Training
+from experiments.lab.training.streaming import Streamed, train
+from experiments.translation import study as translation
 
 ROOT = pathlib.Path(__file__).parents[1]
 SIZE = 80
@@ -251,8 +252,8 @@ def main():
 PREPARING = """
 import os, pathlib, signal, sys, time
 import tests.conftest
-from experiments.corpora import reader
-from experiments.tasks.corpus import Corpus
+from experiments.lab.corpora import reader
+from experiments.lab.tasks.corpus import Corpus
 
 assert 'tensorflow_datasets' not in sys.modules
 import tests.tiny_corpus

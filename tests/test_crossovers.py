@@ -10,8 +10,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from power_laws import LENGTHS, record
 
-from experiments.results import crossovers, figures, times
-from experiments.results.statistics import Interval
+from experiments.complexity import crossovers
+from experiments.lab.results import figures, times
+from experiments.lab.results.statistics import Interval
 
 FLAT = (1.0, 0.0)
 

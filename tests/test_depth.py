@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from baselines.convolution import TCN, Convolution
 from baselines.recurrent import LSTM
 from baselines.scans import linear_scan
-from experiments.launch import counting
-from experiments.measure import depth
+from experiments.complexity import counting, depth
 from transformer import platform
 from transformer.attention import Attention
 

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baselines.recurrent import GRU, LSTM
-from experiments.launch import build
-from experiments.launch.run import Run
-from experiments.tasks import TASKS
-from experiments.variations import variation
+from experiments.lab.cells.experiment import resolve
+from experiments.lab.cells.run import Run
+from experiments.lab.tasks import TASKS
+from experiments.variations.tables import variation
 from transformer.attention import Attention
 from transformer.block import Block
 from transformer.cross_attention import CrossAttention
@@ -35,7 +35,7 @@ def transformer(norm='post', positions='sinusoidal', **options):
   stack = lambda *layers: Stack(tuple(Block(l, norm=norm) for l in layers), 2)  # noqa: E731, E741
   return EncoderDecoder(
     nn.Embed(VOCABULARY, WIDTH),
-    encoder=stack(attention.both_ways, FeedForward('relu')),
+    encoder=stack(attention.bidirectional, FeedForward('relu')),
     decoder=stack(attention, CrossAttention(2), FeedForward('relu')),
     normalization=nn.LayerNorm() if norm == 'pre' else None,
     **options,
@@ -208,7 +208,7 @@ def test_the_study_of_variations_trains_the_presets_own_model(name):
   own = variation(row, width=64, depth=3, steps=10)
   run = Run(task='copy', feedforward='relu', shell='post', match='none', **own)
   task = TASKS['copy']()
-  model, _ = build.matched(run)
+  model = resolve(run).model
   preset = row.scaled(3, 64).model(task.inputs.size)
   for stack in ('encoder', 'decoder'):
     assert getattr(model, stack).levels == getattr(preset, stack).levels

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from power_laws import LENGTHS, TOKENS, record
 
-from experiments.results import exponents, times
+from experiments.complexity import exponents
+from experiments.lab.results import times
 
 LAW = {'train': (1e-6, 0.7), 'memory': (2.0, 1.0), 'generate': (1e-5, 0.5), 'state': (1.0, 0.0)}
 SHARED = [measure.shared for measure in exponents.MEASURES]

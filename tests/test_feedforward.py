@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from experiments.launch.run import FEEDFORWARDS
+from experiments.lab.cells.run import FEEDFORWARDS
 from transformer.feedforward import ACTIVATIONS
 
 X = np.linspace(-6, 6, 481)

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from baselines import LAYERS
 from baselines.convolution import Convolution
-from experiments.launch import fields as cells
-from experiments.launch.run import Run
-from experiments.measure import field, jacobian
-from experiments.results import fields
+from experiments.lab.cells.experiment import resolve
+from experiments.lab.cells.run import Run
+from experiments.lab.measure import jacobian
+from experiments.receptive_field import field
+from experiments.receptive_field import fields as cells
+from experiments.receptive_field import tables as fields
 from transformer.stack import Stack
 
 SIZES = {'width': 4, 'seeds': (0, 1), 'match': 'none'}
@@ -22,8 +24,8 @@ SIZES = {'width': 4, 'seeds': (0, 1), 'match': 'none'}
 
 def record(layer, depth=1, length=12, **settings):
   """What a cell of a stack has to say."""
-  cell = cells.cell_of('receptive_field', Run(layer=layer, depth=depth, **SIZES | settings), length,
-                       sequences=2)
+  one = resolve(Run(layer=layer, depth=depth, **SIZES | settings))
+  cell = cells.cell_of('receptive_field', one, length, sequences=2)
   return {'run': cell.run, 'result': cells.execute(cell, None).result}
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import functools
+import importlib
 import os
 import pathlib
 import re
@@ -17,18 +18,24 @@ from absl.testing import flagsaver
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments import claims, convert, report, retention, translate, translation
-from experiments.launch import flags, grid, topologies
-from experiments.launch.run import Run
+from experiments import STUDIES
+from experiments.claims import __main__ as claims
+from experiments.convert import __main__ as convert
+from experiments.lab.cells.run import Run
+from experiments.lab.launch import flags, grid, training_grid
+from experiments.report import __main__ as report
+from experiments.retention import study as retention
+from experiments.translate import __main__ as translate
+from experiments.translation import study as translation
 
 ROOT = pathlib.Path(__file__).parents[1]
-SCRIPTS = {**report.STUDIES, 'claims': claims, 'report': report}
-DEFINE = {claims: flags.define_store}
+ASKED = {name: importlib.import_module(module) for name, module in STUDIES.items()}
+SCRIPTS = {**ASKED, 'claims': claims, 'report': report}
 
 
-def refused(script, *words, **replaced):
+def refused(script, *words, **options):
   """The one line that a command is refused with."""
-  done = command.run(script, *words, define=DEFINE.get(script), **replaced)
+  done = command.run(script, *words, **options)
   assert done.code == 2 and done.out == ''
   (line,) = done.err.splitlines()
   return line
@@ -110,6 +117,7 @@ def test_bad_input_is_one_line_and_nothing_is_made(script, word, tmp_path):
   [
     ('--tasks=', 'cannot read the task'),
     ('--tasks=copymemory', "did you mean 'copy_memory'?"),
+    ('--tasks=copy', "no translator 'attention'"),
     ('--tasks=adding(size=3)', 'variant'),
     ('--tasks=adding,recall(length=7)', 'even length'),
     ('--lengths=2', 'recall'),
@@ -128,6 +136,33 @@ def test_tasks_that_cannot_be_asked_are_one_line(word, why, tmp_path):
   assert list(tmp_path.iterdir()) == []
 
 
+DECAY = '--weight_decay=0.5'
+IDLE = {
+  DECAY: 'adam decays no weights, --optimizer=adamw does',
+  '--expansion=3': 'it is the width of a feed-forward network, and --feedforward=none',
+  '--beam=3': '{} is answered without decoding',
+  '--length_penalty=1': '{} is answered without decoding',
+  '--label_smoothing=0.5': 'adding is answered by a number',
+}
+SHAPES = (DECAY, '--expansion=3')  # that programs have, which are timed and not trained
+DECODED = '--length_penalty=1', 'it is that of a beam search, and --beam=1 is greedy'
+
+
+@pytest.mark.parametrize(('study', 'word', 'why'), [
+  *(('retention', word, why.format('recall')) for word, why in IDLE.items()),
+  *((study, word, why.format('adding')) for word, why in IDLE.items()
+    for study in ('retention', 'ladder', 'gradient_flow')),
+  *((study, word, IDLE[word]) for word in SHAPES for study in (
+    'receptive_field', 'state_tracking', 'pronouns', 'parallelism', 'complexity', 'compile_tpu')),
+  ('bottleneck', *DECODED), ('variations', *DECODED), ('variations', DECAY, IDLE[DECAY]),
+])
+def test_a_flag_that_changes_nothing_is_refused_and_nothing_is_made(study, word, why, tmp_path):
+  words = ['--preset=smoke', '--optimizer=adam', f'--runs={tmp_path / "runs"}', word]
+  words += ['--tasks=adding'] * why.startswith('adding is')
+  assert refused(ASKED[study], *words) == f'{word.partition("=")[0]} changes nothing here: {why}'
+  assert not (tmp_path / 'runs').exists()
+
+
 @pytest.mark.parametrize('script', SCRIPTS)
 def test_a_flag_given_twice_and_a_stray_word_are_one_line(script, tmp_path):
   def line(*words):
@@ -142,7 +177,7 @@ def test_a_flag_given_twice_and_a_stray_word_are_one_line(script, tmp_path):
 @pytest.mark.parametrize('script', SCRIPTS)
 def test_a_runs_folder_below_a_file_is_one_line(script, tmp_path):
   (tmp_path / 'file').write_text('')
-  words = ['--preset=smoke'] if script in report.STUDIES else []
+  words = ['--preset=smoke'] if script in STUDIES else []
   line = refused(SCRIPTS[script], f'--runs={tmp_path}/file/runs', *words)
   assert f'cannot use the results folder {tmp_path}/file/runs' in line
 
@@ -162,11 +197,12 @@ def test_help_names_every_flag_and_loads_no_jax(script):
   assert 'absl.flags' in loaded
   assert not loaded & {'jax', 'flax', 'optax', 'scipy', 'matplotlib', 'jinja2'}
   assert not [line for line in done.stderr.splitlines() if not line.startswith('import time:')]
-  text = SCRIPTS[script].__doc__.strip()
+  study = getattr(SCRIPTS[script], 'STUDY', None)
+  text = (study.question if study else SCRIPTS[script].__doc__).strip()
   assert done.stdout.startswith(text)
   with flagsaver.flagsaver():
     before = set(absl_flags.FLAGS)
-    DEFINE.get(SCRIPTS[script], getattr(SCRIPTS[script], 'define', None))()
+    study.define(study.presets) if study else SCRIPTS[script].define()
     own = set(absl_flags.FLAGS) - before
     helps = {name: absl_flags.FLAGS[name].help for name in own}
   assert 'runs' in own
@@ -182,12 +218,13 @@ def test_every_way_to_ask_for_help_gets_it(word):
   assert done.code == 0 and done.err == '' and '--learning_rates' in done.out
 
 
-def runs_of(*words):
-  """The runs that a command of retention asks for."""
+def runs_of(*words, script=retention):
+  """The runs that a command asks for."""
   found = []
-  done = command.run(retention, *words, main=lambda: found.extend(retention.grid()))
+  done = command.run(script, *words, main=lambda: found.extend(
+    training_grid.grid(flags.preset(script.PRESETS))))
   assert done == (0, '', '')
-  return found
+  return [one.run for one in found]
 
 
 @pytest.mark.parametrize('preset', retention.PRESETS)
@@ -206,12 +243,20 @@ def test_a_commands_own_values_win_over_its_questions_over_its_presets_over_the_
   assert {run.steps for run in runs} == {200}  # the question's own, not the preset's 600
   assert {run.batch_size for run in runs} == {32} and {run.seeds for run in runs} == {(0, 1, 2)}
   runs = runs_of('--preset=quick', '--tasks=text', '--batch_size=7', '--seeds=2', '--layers=lstm',
-              '--nostop_when_solved', '--learning_rates=1,1e-2', '--lengths=32,16')
+                 '--nostop_when_solved', '--learning_rates=1,1e-2', '--lengths=32,16')
   assert runs == [
     Run(layer='lstm', task=f'text(length={length})', steps=200, batch_size=7, validations=15,
         feedforward='gelu', seeds=(0, 1), learning_rates=(1.0, 1e-2), stop_when_solved=False)
     for length in (16, 32)
   ]
+
+
+def test_what_changes_nothing_is_at_its_default_and_what_changes_something_as_given():
+  for optimizer, decay in (('adam', Run().weight_decay), ('adamw', 0.1)):  # which the preset has
+    asked = runs_of('--preset=paper', f'--optimizer={optimizer}', '--tasks=recall')
+    assert {run.weight_decay for run in asked} == {decay}
+  asked = runs_of('--preset=quick', '--expansion=3')  # only text has a feed-forward network
+  assert {(run.feedforward, run.expansion) for run in asked} == {('none', 2.0), ('gelu', 3.0)}
 
 
 def test_a_task_with_options_is_asked_as_it_says_and_once():
@@ -230,7 +275,7 @@ def test_how_a_run_is_executed_is_not_part_of_it(tmp_path):
 
 def test_every_setting_of_a_run_has_a_flag_but_those_that_the_grid_spans():
   with flagsaver.flagsaver():
-    retention.define()
+    retention.STUDY.define(retention.PRESETS)
     names = {field.name for field in dataclasses.fields(Run)}
     assert names - set(absl_flags.FLAGS) == {'layer', 'task'}
 
@@ -281,7 +326,7 @@ def flags_of(study):
   """The flags that a study defines."""
   with flagsaver.flagsaver():
     before = set(absl_flags.FLAGS)
-    report.STUDIES[study].define()
+    ASKED[study].STUDY.define(ASKED[study].PRESETS)
     return sorted(set(absl_flags.FLAGS) - before)
 
 
@@ -291,9 +336,8 @@ def try_flag(study, name, value, folder):
   with pytest.MonkeyPatch.context() as patch:
     patch.chdir(folder)
     patch.setattr(grid, '_made', launch)
-    patch.setattr(topologies, 'prepare', lambda: None)
     try:
-      line = refused(report.STUDIES[study], *words)
+      line = refused(ASKED[study], *words)
     except Launched:
       assert value not in ('nan', '-inf') or name in ('runs', 'cache')
     else:
@@ -302,7 +346,7 @@ def try_flag(study, name, value, folder):
 
 @settings(deadline=None, max_examples=60)
 @given(
-  st.sampled_from(sorted(report.STUDIES)).flatmap(
+  st.sampled_from(sorted(STUDIES)).flatmap(
     lambda study: st.tuples(st.just(study), st.sampled_from(flags_of(study)))),
   st.sampled_from(ANY),
 )
@@ -311,7 +355,7 @@ def test_any_value_of_any_flag_is_a_launch_or_one_line(tmp_path_factory, flag, v
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('study', report.STUDIES)
+@pytest.mark.parametrize('study', STUDIES)
 def test_every_value_of_every_flag_is_a_launch_or_one_line(study, tmp_path):
   for name in flags_of(study):
     for value in ANY:
@@ -330,11 +374,10 @@ def test_a_path_may_begin_at_home_and_is_not_empty(script, flag, monkeypatch, tm
   def value():
     seen.append(getattr(flags.FLAGS, flag))
 
-  define = DEFINE.get(script, getattr(script, 'define', None))
   for written, path in {'~': f'{tmp_path}', '~/a b': f'{tmp_path}/a b', './~': './~'}.items():
-    assert command.run(script, f'--{flag}={written}', define=define, main=value).code == 0
+    assert command.run(script, f'--{flag}={written}', main=value).code == 0
     assert seen.pop() == path
-  done = command.run(script, f'--{flag}=', define=define, main=value)
+  done = command.run(script, f'--{flag}=', main=value)
   assert (done.code == 0 and seen == ['']) if flag == 'cache' else (
     done.code == 2 and f'--{flag}=: a path is not empty' in done.err)
 

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 
 from baselines.convolution import Convolution
 from baselines.recurrent import LSTM, Elman
-from experiments import gradient_flow
-from experiments.launch import build, flow
-from experiments.launch.run import Run
-from experiments.results import decay
-from experiments.results.decay import Curves
-from experiments.results.statistics import Interval
-from experiments.results.store import Store
+from experiments.gradient_flow import decay, flow
+from experiments.gradient_flow import study as gradient_flow
+from experiments.gradient_flow.decay import Curves
+from experiments.lab.cells.experiment import resolve
+from experiments.lab.cells.models import entering
+from experiments.lab.cells.run import Run
+from experiments.lab.results.statistics import Interval
+from experiments.lab.results.store import Store
 from transformer.attention import Attention
 from transformer.block import Block
 from transformer.positions import Positions
@@ -107,14 +108,15 @@ def test_a_convolution_has_no_gradient_beyond_its_field_and_a_residual_adds_the_
 @pytest.mark.parametrize('layer', ['attention(num_heads=2, positions=sinusoidal)', 'gru'])
 def test_what_enters_the_blocks_is_what_the_model_gives_them(layer):
   run = Run(layer=layer, task='adding(length=6)', width=8, depth=1, match='none')
-  task, (model, _) = build.task_of(run), build.matched(run)
+  one = resolve(run)
+  task, model = one.task, one.model
 
   @jax.jit
   def answers():
     source = task.batch('test', 0, 3).source
     whole = model.init(jax.random.key(0), source)
     own = whole['params']
-    x, _ = model.stack.apply({'params': own['stack']}, flow.entering(model, own, source))
+    x, _ = model.stack.apply({'params': own['stack']}, entering(model, own, source))
     x = model.normalization.apply({'params': own['last_norm']}, x)
     return model.head.apply({'params': own['head']}, x), model.apply(whole, source)[0]
 
@@ -207,7 +209,7 @@ def start(layer, norms, field=None, **settings):
   """A finished cell at initialisation, of norms [seeds][N] by K."""
   run = Run(layer=layer, seeds=tuple(range(len(norms))), width=8, match='none', **settings)
   return {
-    'study': gradient_flow.STUDY, 'run': flow.asked(run, 128), 'status': 'finished', 'reason': '',
+    'study': 'gradient_flow', 'run': flow.asked(run, 128), 'status': 'finished', 'reason': '',
     'result': {'receptive_field': field, 'distances': K.tolist(), 'norms': norms,
                'stretches': norms},
     **records.WHERE,
@@ -215,7 +217,7 @@ def start(layer, norms, field=None, **settings):
 
 
 def test_the_norms_of_the_members_at_the_chosen_rate_are_read():
-  record = records.trained('gru', 'adding', 128, (0.5, 0.6), study=gradient_flow.STUDY)
+  record = records.trained('gru', 'adding', 128, (0.5, 0.6), study='gradient_flow')
   others = [dict(m, learning_rate=1.0) for m in record['result']['members']]
   first, second = record['result']['members']
   record['result']['members'] = [others[0], first, others[1], second]
@@ -249,7 +251,7 @@ def test_the_study_from_flags_to_tables_and_back_from_the_store(tmp_path):
   words = ('--preset=smoke', '--clip=0.5', f'--runs={tmp_path}', '--cache=')  # own values win
   done = command.run(gradient_flow, *words)
   assert done.code == 0, done.err
-  kept = Store(tmp_path).records(gradient_flow.STUDY)
+  kept = Store(tmp_path).records('gradient_flow')
   assert len(kept) == 4 and {record['status'] for record in kept} == {'finished'}
   (blind,) = [r for r in kept if r['run']['layer'] == gradient_flow.CONTROL]
   field = blind['result']['receptive_field']

@@ -17,11 +17,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments import interruption
-from experiments.interruption import Interrupted
-from experiments.launch import grid
-from experiments.launch.grid import Cell, Outcome
-from experiments.results.store import Store, StoreError
+from experiments.lab import interruption
+from experiments.lab.cells.cell import Cell, Outcome
+from experiments.lab.interruption import Interrupted
+from experiments.lab.launch import grid
+from experiments.lab.results.store import Store, StoreError
 
 ROOT = pathlib.Path(__file__).parents[1]
 CELLS = [Cell('grid', {'n': n}, f'cell {n}') for n in range(4)]
@@ -205,7 +205,7 @@ def test_a_cell_whose_holder_is_killed_is_made_by_the_launch_that_waits(store, m
   path = grid._lease_of(CELLS[0], store.prepare())
   code = f"""
 import time, pathlib
-from experiments.launch import lease
+from experiments.lab.launch import lease
 with lease.held(pathlib.Path({str(path)!r})) as mine:
   print(mine, flush=True)
   time.sleep(60)

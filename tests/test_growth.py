@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from experiments.results.growth import Polynomial, exactly, exponent, law, polynomial
+from experiments.complexity.growth import Polynomial, exactly, exponent, law, polynomial
 
 LENGTHS = (8, 16, 32, 64)
 SIZES = [(n, d) for n in LENGTHS for d in (2, 4, 8)]

@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from experiments import interruption
-from experiments.interruption import SIGNALS, Interrupted
+from experiments.lab import interruption
+from experiments.lab.interruption import SIGNALS, Interrupted
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -84,7 +84,7 @@ def test_waiting_ends_with_a_signal(handlers):
 
 BUSY = """
 import hashlib, signal
-from experiments import interruption
+from experiments.lab import interruption
 signal.signal(signal.SIGINT, signal.default_int_handler)
 interruption.TOGETHER = 0.1
 with interruption.noticed():

@@ -9,7 +9,7 @@ import pytest
 
 from baselines.convolution import Convolution
 from baselines.recurrent import GRU
-from experiments.measure import jacobian
+from experiments.lab.measure import jacobian
 
 BATCH, LENGTH = 2, 5
 

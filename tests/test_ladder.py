@@ -5,8 +5,9 @@ import math
 import pytest
 import records
 
-from experiments import ladder
-from experiments.results import scores
+from experiments.lab.results import scores
+from experiments.ladder.study import STUDY as ladder
+from experiments.ladder.tables import TIMED_LENGTH
 
 RUNG, ABOVE = 'elman', 'attention'
 
@@ -19,7 +20,7 @@ def climbed():
     for family in ('recall', 'selective_copying')
     for layer, score in ((ABOVE, records.REMEMBERS), (RUNG, records.FORGETS))
   ]
-  length = ladder.TIMED_LENGTH
+  length = TIMED_LENGTH
   times = records.timed(0, (RUNG, ABOVE), (length, 2 * length), lambda *_: 2.0)
   return [*made, times | {'study': 'ladder'}]
 

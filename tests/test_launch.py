@@ -14,11 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baselines import LAYERS
-from experiments.launch import build, cell
-from experiments.launch.errors import BadInput
-from experiments.launch.run import DTYPES, FEEDFORWARDS, MATCHES, SHELLS, Run
-from experiments.results.store import canonical, key_of
-from experiments.training.recipe import OPTIMIZERS, SCHEDULES
+from experiments.lab.cells import spec
+from experiments.lab.cells.experiment import TOLERANCE, nearest_width, neutral, resolve
+from experiments.lab.cells.models import count_parameters
+from experiments.lab.cells.run import DTYPES, FEEDFORWARDS, MATCHES, SHELLS, Run, run_from
+from experiments.lab.cells.training import cell_of
+from experiments.lab.errors import BadInput
+from experiments.lab.launch import training_grid
+from experiments.lab.results.store import canonical, key_of
+from experiments.lab.training.recipe import OPTIMIZERS, SCHEDULES
 
 ROOT = pathlib.Path(__file__).parents[1]
 relaxed = settings(deadline=None)
@@ -47,7 +51,7 @@ runs = st.builds(
 
 @given(runs)
 def test_a_run_comes_back_from_the_json_of_its_identity(run):
-  found = cell.run_from(json.loads(canonical(run.identity())))
+  found = run_from(json.loads(canonical(run.identity())))
   assert found == run and hash(found) == hash(run)
   assert found.identity() == run.identity()
 
@@ -66,8 +70,42 @@ def test_a_key_depends_on_every_field_and_not_on_their_order(run, order):
 
 def test_two_cells_are_one_exactly_if_their_runs_are_equal():
   one, same, other = Run(steps=5), Run(steps=5), Run(steps=6)
-  assert cell.cell_of('retention', one) == cell.cell_of('retention', same)
-  assert cell.cell_of('retention', one).run != cell.cell_of('retention', other).run
+  one, same, other = (cell_of('retention', resolve(run)) for run in (one, same, other))
+  assert one == same and one.key == same.key
+  assert one.run != other.run and one.key != other.key
+
+
+COPY = 'copy(max_length=3)'
+
+
+@pytest.mark.parametrize(('task', 'layer', 'idle', 'without', 'effective'), [
+  ('recall', 'lstm', {'weight_decay': 0.5}, {'optimizer': 'adam'}, {'optimizer': 'adamw'}),
+  ('recall', 'lstm', {'expansion': 3.0}, {'feedforward': 'none'}, {'feedforward': 'gelu'}),
+  ('recall', 'lstm', {'beam': 3, 'length_penalty': 1.0}, {}, None),
+  ('adding', 'lstm', {'label_smoothing': 0.1}, {}, None),
+  (COPY, 'transformer', {'length_penalty': 1.0}, {'beam': 1}, {'beam': 2}),
+  (COPY, 'transformer', {'beam': 3}, None, {}),
+  (COPY, 'transformer', {'label_smoothing': 0.1}, None, {}),
+])
+def test_a_setting_makes_a_second_cell_exactly_where_it_has_an_effect(
+    task, layer, idle, without, effective):
+  def cells(given):
+    found = [
+      training_grid.resolved(settings, spec.parse(layer, asked.answered_by), asked)
+      for settings in (given, given | idle)]
+    assert all(neutral(one.run, asked) == one.run for one in found)
+    return [cell_of('retention', one) for one in found]
+
+  asked = spec.parse(task, 'task')
+  if without is not None:
+    plain, changed = cells(without)
+    assert plain == changed and plain.key == changed.key
+    defaults = {field.name: field.default for field in dataclasses.fields(Run)}
+    assert all(changed.run[name] == defaults[name] for name in idle)
+  if effective is not None:
+    plain, changed = cells(effective)
+    assert plain.key != changed.key
+    assert all(changed.run[name] == value for name, value in idle.items())
 
 
 BAD = {
@@ -107,7 +145,7 @@ def test_no_other_width_is_nearer_to_the_budget(a, b, c, budget, multiple, start
   def count(width):
     return a * width**2 + b * width + c
 
-  found = build.nearest_width(count, budget, multiple, start)
+  found = nearest_width(count, budget, multiple, start)
   assert found > 0 and found % multiple == 0
 
   def off(width):
@@ -122,23 +160,22 @@ def test_no_other_width_is_nearer_to_the_budget(a, b, c, budget, multiple, start
 
 @functools.cache
 def counted(layer, task, width):
-  run = Run(layer=layer, task=task, width=width, match='none')
-  model = build.model_of(run, build.layer_of(run), build.task_of(run), width)
-  return build.count_parameters(model, build.task_of(run))
+  one = resolve(Run(layer=layer, task=task, width=width, match='none'))
+  return count_parameters(one.unmatched(), one.task)
 
 
 @pytest.mark.parametrize(('layer', 'task'), [
   *((layer, 'recall(vocabulary_size=64)') for layer in LAYERS), ('gru', 'adding'),
 ])
 def test_every_layer_gets_as_many_parameters_as_the_transformer(layer, task):
-  model, match = build.matched(Run(layer=layer, task=task))
-  width, multiple = match['width'], build.layer_of(Run(layer=layer)).width_multiple
+  one = resolve(Run(layer=layer, task=task))
+  match, width, multiple = one.match, one.match['width'], one.layer.width_multiple
   assert width % multiple == 0
-  assert match['budget'] == counted('attention', task, 64)
+  assert match['budget'] == one.budget == counted('attention', task, 64)
   assert match['parameters'] == counted(layer, task, width)
-  assert match['parameters'] == build.count_parameters(model, build.task_of(Run(task=task)))
+  assert match['parameters'] == count_parameters(one.model, one.task)
   off = abs(match['parameters'] - match['budget'])
-  if off > build.TOLERANCE * match['budget']:
+  if off > TOLERANCE * match['budget']:
     for neighbour in (width - multiple, width + multiple):
       assert off <= abs(counted(layer, task, neighbour) - match['budget'])
 
@@ -146,7 +183,7 @@ def test_every_layer_gets_as_many_parameters_as_the_transformer(layer, task):
 @pytest.mark.parametrize('layer', LAYERS)
 def test_unmatched_widths_are_left_as_they_are(layer):
   run = Run(layer=layer, task='adding', width=24, match='none')
-  assert build.matched(run)[1] == {
+  assert resolve(run).match == {
     'width': 24, 'parameters': counted(layer, 'adding', 24), 'budget': None,
   }
 
@@ -154,7 +191,7 @@ def test_unmatched_widths_are_left_as_they_are(layer):
 def model_of(layer, **settings):
   """A small model for real input, with its parameters and an input."""
   run = Run(layer=layer, task='adding', width=16, match='none', **settings)
-  model, x = build.matched(run)[0], jax.random.normal(jax.random.key(0), (2, 5, 2))
+  model, x = resolve(run).model, jax.random.normal(jax.random.key(0), (2, 5, 2))
   return model, jax.jit(model.init)(jax.random.key(1), x)['params'], x
 
 
@@ -190,9 +227,9 @@ def test_the_layers_of_a_hybrid_take_turns_one_a_block(depth, feedforward):
 
 def test_tests_beyond_the_trained_length_ask_one_after_another_and_lie_beyond_it():
   run = Run(task='parity(length=8)', test_lengths=(12, 20))
-  first, second = build.farther(run)
+  first, second = resolve(run).farther
   assert [(task.shortest, task.length) for task in (first, second)] == [(9, 12), (13, 20)]
   with pytest.raises(BadInput, match='beyond the trained 8, not at 8'):
-    build.farther(Run(task='parity(length=8)', test_lengths=(8,)))
+    resolve(Run(task='parity(length=8)', test_lengths=(8,)))
   with pytest.raises(BadInput, match='--test_lengths: length=21: recall needs an even length'):
-    build.farther(Run(task='recall(length=20)', test_lengths=(21,)))
+    resolve(Run(task='recall(length=20)', test_lengths=(21,)))

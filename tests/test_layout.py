@@ -1,7 +1,8 @@
-"""The house: who may import whom, and the map that shows all of it."""
+"""The house: who may import whom, what is loaded when, and the map."""
 
 import ast
 import functools
+import graphlib
 import pathlib
 import re
 import sys
@@ -9,19 +10,33 @@ import sys
 import pytest
 
 from baselines import LAYERS
-from experiments.tasks import TASKS
+from experiments import STUDIES, load
+from experiments.lab.tasks import TASKS
 from transformer.positions import POSITIONS
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGES = ('transformer', 'baselines', 'experiments', 'tests')  # each may import those before it
-ROOMS = (
-  'corpora', 'tasks', 'measure', 'results', 'training', 'launch', 'contests', 'weights', 'ledger',
-)
-LEDGER = ('claims', 'ledger', 'report')  # they read what studies store
-SHARED = ('extra', 'interruption', 'manifest')  # whoever needs it may use it
 LINES = 400
 FILES = sorted(path.relative_to(ROOT) for package in PACKAGES
                for path in (ROOT / package).rglob('*.py'))
+# The rooms of the lab; each may import those before it that are named. Whoever needs them uses
+# `errors`, `extra`, `interruption`, `atomic`, `manifest` and `source`, which are files of the lab.
+ROOMS = {
+  'measure': (),
+  'corpora': (),
+  'tasks': ('corpora',),
+  'training': ('corpora', 'tasks'),
+  'weights': (),
+  'results': (),
+  'evidence': ('results',),
+  'cells': ('corpora', 'measure', 'results', 'tasks', 'training', 'weights'),
+  'launch': ('cells', 'evidence', 'results', 'tasks', 'training'),
+}
+# What stands above the studies; each may import those that are named.
+COMMANDS = {
+  'claims': (), 'catalogue': (), 'convert': (), 'translate': (),
+  'report': ('claims',), 'runs': ('claims',),
+}
 
 
 def name_of(path):
@@ -31,11 +46,7 @@ def name_of(path):
 
 
 MODULES = {name_of(path): path for path in FILES}
-SCRIPTS = [name for name, path in MODULES.items()
-           if re.search(r"__name__ == '__main__'", (ROOT / path).read_text())
-           and path.parts[0] == 'experiments']
-STUDIES = [name for name in MODULES if re.fullmatch(r'experiments\.\w+', name)
-           and name.split('.')[1] not in (*ROOMS, *LEDGER, *SHARED)]
+OURS = [name for name in MODULES if not name.startswith('tests')]
 
 
 @functools.cache
@@ -43,9 +54,9 @@ def tree_of(name):
   return ast.parse((ROOT / MODULES[name]).read_text())
 
 
-def imported(tree):
-  """What the nodes of a tree import; `from a import b` may mean a module a.b or a name in a."""
-  for node in tree:
+def imported(nodes):
+  """What nodes of a tree import; `from a import b` may mean a module a.b or a name in a."""
+  for node in nodes:
     if isinstance(node, ast.Import):
       yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
@@ -55,9 +66,17 @@ def imported(tree):
         yield whole if whole in MODULES else node.module
 
 
+@functools.cache
 def imports(name):
   """All that a module imports, inside its functions too."""
-  return set(imported(ast.walk(tree_of(name))))
+  return frozenset(imported(ast.walk(tree_of(name))))
+
+
+def inside_functions(name):
+  """The nodes of a module that are executed when one of its functions is called."""
+  return [node for function in ast.walk(tree_of(name))
+          if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+          for node in ast.walk(function)]
 
 
 def loaded(name):
@@ -69,11 +88,8 @@ def loaded(name):
       continue
     seen.add(one)
     if one in MODULES:
-      tree = tree_of(one)
-      inside = {id(node) for function in ast.walk(tree)
-                if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
-                for node in ast.walk(function)}
-      waiting += imported(node for node in ast.walk(tree) if id(node) not in inside)
+      later = set(map(id, inside_functions(one)))
+      waiting += imported(node for node in ast.walk(tree_of(one)) if id(node) not in later)
       waiting += ['.'.join(one.split('.')[:n]) for n in range(1, one.count('.') + 1)]
   return seen
 
@@ -83,39 +99,74 @@ def within(name, *places):
   return any(name == place or name.startswith(f'{place}.') for place in places)
 
 
-def room(name):
-  return f'experiments.{name}'
+def room_of(name):
+  """A package, a study, a command, or a room or a file of the lab."""
+  parts = name.split('.')
+  if parts[0] != 'experiments':
+    return parts[0]
+  return '.'.join(parts[:3] if parts[1:2] == ['lab'] else parts[:2])
+
+
+def lab(*rooms):
+  return tuple(f'experiments.lab.{room}' for room in rooms)
+
+
+def may_import(room):
+  """The places that a room may import from besides itself and what is outside this repository."""
+  shared = lab('errors', 'extra', 'interruption', 'atomic', 'manifest', 'source')
+  if room in PACKAGES:
+    return PACKAGES[:PACKAGES.index(room)]
+  if room in lab(*ROOMS):
+    own = room.rpartition('.')[2]
+    below = ('transformer', 'baselines') if own in ('cells', 'training') else ()
+    return (*shared, *lab(*ROOMS[own]), *below)
+  if within(room, 'experiments.lab'):  # a file that is everybody's
+    return shared
+  own = room.rpartition('.')[2]
+  others = tuple(f'experiments.{name}' for name in COMMANDS.get(own, ()))
+  catalogue = ('experiments.__init__',) if own in COMMANDS else ()  # STUDIES, loaded when asked
+  return ('transformer', 'baselines', 'experiments.lab', *others, *catalogue)
 
 
 @pytest.mark.parametrize('name', MODULES)
 def test_imports_go_one_way(name):
-  package = name.split('.')[0]
-  later = PACKAGES[PACKAGES.index(package) + 1:]
-  assert not [other for other in imports(name) if within(other, *later)]
-
-
-@pytest.mark.parametrize('name', MODULES)
-def test_rooms_know_only_the_rooms_that_they_may(name):
-  may = {
-    'corpora': (), 'tasks': ('corpora',), 'measure': (),
-    'results': (), 'launch': (*ROOMS[:-3], 'weights'),
-    'training': ('tasks.task', 'corpora.reserved'),
-    'contests': ROOMS[:-2], 'weights': ('launch.errors', 'results.atomic', 'results.table'),
-  }
-  may['ledger'] = 'results', *(study.split('.')[1] for study in STUDIES)
-  own = name.split('.')[1] if within(name, *map(room, ROOMS)) else None
-  if own is None:
-    return
+  room = room_of(name)
   for other in imports(name):
-    if within(other, 'experiments') and not within(other, room(own), *map(room, SHARED)):
-      assert within(other, *map(room, may[own])), other
+    if other in MODULES and room_of(other) != room:
+      place = 'experiments.__init__' if other == 'experiments' else other
+      assert within(place, *may_import(room)), other
 
 
-def test_only_the_ledger_and_the_report_import_scripts():
-  scripts = {*STUDIES, *SCRIPTS, *map(room, LEDGER)}
-  for name in MODULES:
-    if not within(name, 'tests', *map(room, LEDGER)):
-      assert not imports(name) & (scripts - {name}), name
+def graph(of):
+  """What each module, or each room, imports of the others."""
+  found = {}
+  for name in OURS:
+    own = of(name)
+    found.setdefault(own, set()).update(
+      of(other) for other in imports(name) if other in MODULES and of(other) != own)
+  return found
+
+
+@pytest.mark.parametrize('of', [lambda name: name, room_of], ids=['modules', 'rooms'])
+def test_there_is_no_circle(of):
+  graphlib.TopologicalSorter(graph(of)).prepare()  # raises a CycleError
+
+
+def test_a_circle_is_found():
+  with pytest.raises(graphlib.CycleError):
+    graphlib.TopologicalSorter(graph(room_of) | {
+      'experiments.lab.results': {'experiments.retention'}}).prepare()
+
+
+@pytest.mark.parametrize('name', STUDIES)
+def test_a_study_is_one_value(name):
+  study = load(name)
+  assert study.name == name
+  assert {'smoke', 'quick', 'paper'} <= study.presets.keys()
+  assert {claim.study for claim in (*study.claims, *study.controls)} <= {name}
+  assert study.cells in MODULES
+  assert all(module in MODULES for kind in study.kinds for module in kind.cells)
+  assert all(kind.cells for kind in study.kinds)
 
 
 @pytest.mark.parametrize('made', [*LAYERS.values(), *TASKS.values(), *POSITIONS.values()])
@@ -126,25 +177,27 @@ def test_every_entry_of_a_catalogue_is_documented(made):
 
 
 OWNERS = {
-  'optax': ('experiments.training',),
-  'absl.flags': ('experiments.launch.flags', *SCRIPTS),
-  'matplotlib': ('experiments.results',),
-  'jinja2': ('experiments.results',),
-  'markupsafe': ('experiments.results',),
-  'tabulate': ('experiments.results',),
-  'tqdm': ('experiments.launch',),
-  'torch': ('experiments.contests.pytorch', 'experiments.weights.interop'),
-  'transformers': ('experiments.weights.interop',),
-  'safetensors': ('experiments.weights.safetensors',),
+  'optax': ('experiments.lab.training',),
+  'absl.flags': ('experiments.lab.launch.flags', *(
+    f'experiments.{study}.study' for study in ('complexity', 'compile_tpu', 'parallelism', 'speed')
+  ), *(f'experiments.{name}.__main__' for name in COMMANDS)),
+  'matplotlib': ('experiments.lab.results',),
+  'jinja2': ('experiments.report',),
+  'markupsafe': ('experiments.report',),
+  'tabulate': ('experiments.lab.results',),
+  'tqdm': ('experiments.lab.launch',),
+  'torch': ('experiments.speed.pytorch', 'experiments.convert.interop'),
+  'transformers': ('experiments.convert.interop',),
+  'safetensors': ('experiments.lab.weights.safetensors',),
   'tokenizers': ('experiments.convert',),
-  'libtpu': ('experiments.launch.topologies',),
-  'orbax': ('experiments.training.checkpoints',),
-  'tensorflow_datasets': ('experiments.corpora.sets',),
-  'sentencepiece': ('experiments.corpora.vocabulary',),
-  'num2words': ('experiments.tasks.number_words',),
-  'babel': ('experiments.tasks.dates',),
-  'sacrebleu': ('experiments.results.translations',),
-  'sacremoses': ('experiments.results.translations',),
+  'libtpu': ('experiments.compile_tpu.devices',),
+  'orbax': ('experiments.lab.training.checkpoints',),
+  'tensorflow_datasets': ('experiments.lab.corpora.sets',),
+  'sentencepiece': ('experiments.lab.corpora.vocabulary',),
+  'num2words': ('experiments.lab.tasks.number_words',),
+  'babel': ('experiments.lab.tasks.dates',),
+  'sacrebleu': ('experiments.lab.results.translations',),
+  'sacremoses': ('experiments.lab.results.translations',),
 }
 
 
@@ -181,12 +234,29 @@ def test_a_library_is_used_by_its_owners_only(library):
 
 
 @pytest.mark.parametrize('name', [
-  *SCRIPTS, *(f'experiments.launch.{name}' for name in ('flags', 'run', 'errors')),
-  'experiments.training.recipe',
-  *(name for name in MODULES if within(name, 'experiments.results')),
+  *(study for study in STUDIES.values()),
+  *(name for name in MODULES if name.startswith('experiments.') and name.endswith('.__main__')),
+  *(name for name in MODULES if within(name, *lab('results', 'evidence'))),
+  *lab('launch.flags', 'launch.driver', 'launch.listing', 'cells.run', 'errors', 'source'),
+  'experiments.lab.training.recipe',
 ])
 def test_what_reads_flags_or_records_loads_no_jax(name):
   assert not [other for other in loaded(name) if within(other, 'jax', 'flax', 'optax')]
+
+
+LATER = {  # modules that import something only when it is used, and what
+  'experiments.lab.results.statistics': {'scipy'},  # a second of every command's start
+  'experiments.lab.results.translations': {'scipy'},
+  'experiments.lab.results.table': {'tabulate'},
+  'experiments.variations.study': {'experiments.variations'},  # its tables count with the model
+  'transformer.fused_attention': {'jax.experimental.pallas.ops.tpu.flash_attention'},
+}
+
+
+@pytest.mark.parametrize('name', OURS)
+def test_imports_stand_at_the_top(name):
+  later = {other.removesuffix('.tables') for other in imported(inside_functions(name))}
+  assert later <= LATER.get(name, set())
 
 
 @pytest.mark.parametrize('name', [n for n in MODULES if within(n, 'transformer', 'baselines')])
@@ -230,25 +300,21 @@ def drawn(text):
   return found
 
 
-def test_the_map_shows_every_file_once_with_a_clause_and_nothing_else():
+def test_the_map_shows_what_is_there():
+  """A file that it lacks is no fault: `make map` writes the tree from the files' first lines."""
   found = drawn((ROOT / 'WORKSPACE.md').read_text())
-  assert [path for path, clause in found.items() if not clause] == []
   assert [path for path in found if not (ROOT / path).exists()] == []
-  assert {str(path) for path in FILES} - set(found) == set()
-  data = {str(path.relative_to(ROOT)) for package in PACKAGES
-          for path in (ROOT / package).rglob('*') if path.suffix in ('.json', '.html', '.md')}
-  assert data - set(found) == set()
+  assert [path for path, clause in found.items() if not clause] == []
 
 
 @pytest.mark.parametrize('change', [
   lambda text: text.replace('  layer.py ', '  layers.py ', 1),  # a file that is not there
-  lambda text: re.sub(r'^  block\.py .*\n', '', text, count=1, flags=re.MULTILINE),  # one left out
-  lambda text: re.sub(r'^(    recall\.py) .*$', r'\1', text, flags=re.MULTILINE),  # no clause
-  lambda text: text.replace('    store.py ', '  store.py ', 1),  # in another folder
+  lambda text: re.sub(r'^(      recall\.py) .*$', r'\1', text, flags=re.MULTILINE),  # no clause
+  lambda text: text.replace('      store.py ', '    store.py ', 1),  # in another folder
 ])
 def test_the_map_is_checked(change, monkeypatch):
   text = (ROOT / 'WORKSPACE.md').read_text()
   assert change(text) != text
   monkeypatch.setattr(pathlib.Path, 'read_text', lambda *_: change(text))
   with pytest.raises(AssertionError):
-    test_the_map_shows_every_file_once_with_a_clause_and_nothing_else()
+    test_the_map_shows_what_is_there()

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from experiments.launch import lease
+from experiments.lab.launch import lease
 
 
 @pytest.fixture

@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 
 from baselines import LAYERS
-from experiments import ladder, retention
-from experiments.launch import build, cell, grid, limits, sizes, spec
-from experiments.launch.errors import BadInput
-from experiments.launch.run import Run
-from experiments.launch.spec import CATALOGUES
-from experiments.measure import memory
-from experiments.results.store import Store
-from experiments.training.step import Training
+from experiments.lab.cells import limits, models, sizes, spec, training
+from experiments.lab.cells.experiment import check, resolve
+from experiments.lab.cells.run import Run
+from experiments.lab.cells.spec import CATALOGUES
+from experiments.lab.errors import BadInput
+from experiments.lab.launch import grid
+from experiments.lab.measure import memory
+from experiments.lab.results.store import Store
+from experiments.lab.training.step import Training
+from experiments.ladder import study as ladder
+from experiments.retention import study as retention
 from transformer.presets import TABLE_3
 
 ENTRIES = [(kind, name) for kind, catalogue in CATALOGUES.items() for name in catalogue]
@@ -52,12 +55,12 @@ def test_any_number_in_any_option_is_a_component_or_one_line(kind, name):
       try:
         run = run_of(kind, f'{name}({option}={value})')
         if name not in TABLES:
-          build.check(run)
+          check(resolve(run))
       except BadInput as error:
         assert len(str(error)) <= 1000 and len(str(error).splitlines()) == 1
         continue
       assert value not in NO_NUMBERS or type(field.default) is str
-      if kind in ('layer', 'positions') and (layer := build.layer_of(run)).width_multiple < 1000:
+      if kind in ('layer', 'positions') and (layer := resolve(run).layer).width_multiple < 1000:
         assert trace(layer) == (1, 4, layer.width_multiple)
 
 
@@ -81,7 +84,8 @@ def test_any_number_in_any_option_is_a_component_or_one_line(kind, name):
 def test_an_absurd_size_is_refused_with_what_it_would_take(text, why):
   task = 'recall(length=16, num_pairs=2, vocabulary_size=16)'
   with pytest.raises(BadInput) as caught:
-    build.check(Run(layer=text, task=task, width=8, depth=1, batch_size=8, seeds=(0, 1)))
+    check(resolve(Run(
+      layer=text, task=task, width=8, depth=1, batch_size=8, seeds=(0, 1))))
   assert why in str(caught.value)
 
 
@@ -96,7 +100,7 @@ def test_an_absurd_size_is_refused_with_what_it_would_take(text, why):
 def test_absurd_settings_are_refused(settings):
   usual = {'feedforward': 'gelu', 'task': 'parity(length=64)', 'seeds': (0,)}
   with pytest.raises(ValueError, match=r'at most|at the least'):
-    build.check(Run(**usual | settings))
+    check(resolve(Run(**usual | settings)))
 
 
 GPT2_XL = {'layer': 'attention(num_heads=25, positions=learned(max_length=1024))', 'width': 1600,
@@ -116,15 +120,16 @@ def test_real_models_are_within_the_bounds(name):
   shared = {'match': 'none', 'seeds': (0,), 'batch_size': 16, 'feedforward': 'swiglu',
             'dtype': 'bfloat16', 'task': 'induction_heads(length=8192, vocabulary_size=128256)'}
   task = {'task': 'induction_heads(length=1024, vocabulary_size=50257)'} if 'GPT' in name else {}
-  build.check(Run(**shared | REAL[name] | task))
+  check(resolve(Run(**shared | REAL[name] | task)))
 
 
 def test_the_models_of_2017_are_within_the_bounds():
   task = 'copy(max_length=127, min_length=127, alphabet_size=36997)'
   for row in TABLE_3.values():
     layer = f'transformer(attention(num_heads={row.heads}))'
-    build.check(Run(layer=layer, task=task, width=row.width, depth=row.depth, steps=row.steps,
-                    feedforward='relu', expansion=row.inner / row.width, batch_size=192))
+    check(resolve(Run(
+      layer=layer, task=task, width=row.width, depth=row.depth, steps=row.steps,
+      feedforward='relu', expansion=row.inner / row.width, batch_size=192)))
 
 
 @pytest.mark.slow
@@ -136,7 +141,8 @@ def test_what_studies_ask_is_within_the_bounds(study):
     for distance in question.distances:
       text = spec.describe(task.at(distance), 'task')
       for layer in preset.layers:
-        build.check(Run(**preset.settings | question.settings | {'layer': layer, 'task': text}))
+        settings = preset.settings | question.settings | {'layer': layer, 'task': text}
+        check(resolve(Run(**settings)))
 
 
 @pytest.mark.slow
@@ -144,27 +150,28 @@ def test_what_studies_ask_is_within_the_bounds(study):
 def test_a_vocabulary_that_no_text_fills_is_one_line(name):
   run = run_of('task', f'{name}(vocabulary_size=1000000000)')
   with pytest.raises(BadInput, match='does not suit the text'):
-    build.check(run)
+    check(resolve(run))
 
 
 @pytest.mark.parametrize('name', LAYERS)
 def test_what_is_counted_is_part_of_the_model(name):
   run = Run(layer=name, task='parity(length=4)', depth=2, feedforward='gelu')
-  layer, task = build.layer_of(run), build.task_of(run)
-  width = 8 * layer.width_multiple
-  counted = sizes.of_model(run, layer, task, width).parameters
-  whole = build.count_parameters(build.model_of(run, layer, task, width), task)
+  one = resolve(run)
+  width = 8 * one.layer.width_multiple
+  counted = sizes.of_model(run, one.layer, one.task, width).parameters
+  whole = models.count_parameters(one.unmatched(width=width), one.task)
   assert 0.8 * whole < counted <= whole
 
 
 def test_a_training_step_takes_more_than_is_counted():
   run = Run(task='parity(length=64)', layer='lstm', width=32, batch_size=64, seeds=(0,))
-  task, (model, match) = build.task_of(run), build.matched(run)
-  training = Training(model, task, run)
-  state = jax.eval_shape(training.initialise, *map(jnp.asarray, (0, 1e-3)))
+  one = resolve(run)
+  task, match = one.task, one.match
+  made = Training(one.model, task, run)
+  state = jax.eval_shape(made.initialise, *map(jnp.asarray, (0, 1e-3)))
   batch = jax.eval_shape(lambda: task.batch('train', 0, 64))
-  plan = memory.of_program(jax.jit(training.train_step).lower(state, batch).compile())
-  shape = build.shapes_of(task)
+  plan = memory.of_program(jax.jit(made.train_step).lower(state, batch).compile())
+  shape = models.shapes_of(task)
   counted = sizes.of_training(run, task, shape, match['parameters'], match['width'])
   assert counted < plan.temporary + plan.arguments < 40 * counted
   twice = dataclasses.replace(run, seeds=(0, 1), batch_size=128)
@@ -174,9 +181,9 @@ def test_a_training_step_takes_more_than_is_counted():
 def test_a_run_too_large_for_this_machine_is_a_result(tmp_path, monkeypatch):
   monkeypatch.setattr(memory, 'available', lambda: 1000)
   run = Run(task='parity(length=4)', **SMALL)
-  (record,) = grid.launch(
-    [cell.cell_of('retention', run)], cell.execute('jit', np.inf, str(tmp_path)), Store(tmp_path)
-  )
+  cells = [training.cell_of('retention', resolve(run))]
+  execute = training.execute('jit', np.inf, str(tmp_path))
+  (record,) = grid.launch(cells, execute, Store(tmp_path))
   assert record['status'] == 'out of memory'
   assert 'at the least, and 1000 bytes are here' in record['reason']
 

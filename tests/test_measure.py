@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments.measure import attention, memory
-from experiments.measure.time import MOST_REPEATS, interleaved
+from experiments.lab.measure import attention, memory
+from experiments.lab.measure.time import MOST_REPEATS, interleaved
 from transformer.attention import Attention
 from transformer.block import Block
 from transformer.stack import Stack

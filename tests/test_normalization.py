@@ -12,7 +12,7 @@ from flax import linen as nn
 from reference import rms_norm
 
 from baselines.xlstm import HeadNorm
-from experiments.training.optimizer import decayed
+from experiments.lab.training.optimizer import decayed
 from transformer.attention import Attention
 from transformer.block import Block
 from transformer.feedforward import FeedForward
@@ -25,7 +25,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 NORMS = {
   'BatchNorm', 'GroupNorm', 'InstanceNorm', 'LayerNorm', 'RMSNorm', 'standardize', 'var',
 }
-OTHERS = ('normalization.py', 'contests/decoders.py', 'contests/pytorch.py')  # rivals of speed
+OTHERS = ('normalization.py', 'speed/contests/decoder.py', 'speed/pytorch.py')  # rivals of speed
 
 
 def drawn(mean, deviation=1.0, shape=(2, 5, 64)):

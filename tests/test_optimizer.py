@@ -10,10 +10,10 @@ from flax import linen as nn
 from multiplied import INPUT, Value, follow, weights
 
 from baselines import LAYERS, TRANSLATORS
-from experiments.launch import build
-from experiments.launch.run import Run
-from experiments.training.optimizer import decayed, optimizer
-from experiments.training.recipe import Recipe
+from experiments.lab.cells.experiment import resolve
+from experiments.lab.cells.run import Run
+from experiments.lab.training.optimizer import decayed, optimizer
+from experiments.lab.training.recipe import Recipe
 from transformer.attention import Attention
 from transformer.feedforward import ACTIVATIONS, FeedForward
 from transformer.layer import SequenceLayer
@@ -76,10 +76,9 @@ def test_a_feed_forward_network_decays_what_multiplies_its_input(name):
 def model_of(**settings):
   """A model as studies build it, and inputs for it."""
   run = Run(width=16, depth=1, match='none', batch_size=2, **settings)
-  task = build.task_of(run)
-  arguments, _ = jax.eval_shape(lambda: task.arguments(task.batch('train', 0, 2)))
-  model = build.model_of(run, build.layer_of(run), task, 16)
-  return model, [jnp.zeros(x.shape, x.dtype) for x in arguments]
+  one = resolve(run)
+  arguments, _ = jax.eval_shape(lambda: one.task.arguments(one.task.batch('train', 0, 2)))
+  return one.unmatched(), [jnp.zeros(x.shape, x.dtype) for x in arguments]
 
 
 @pytest.mark.parametrize('name', TRANSLATORS)

@@ -10,7 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 COMMAND = '''
 import sys
-from experiments.launch import flags
+from experiments.lab.launch import flags
 def script():
   for line in range({lines}):
     print('1.5 \u00b1 0.5 \U0001f600', flags.FLAGS.runs, line)

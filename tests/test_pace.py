@@ -7,11 +7,11 @@ import jax
 import pytest
 from test_training import MEMBERS, ensemble_of
 
-from experiments import interruption
-from experiments.interruption import Interrupted
-from experiments.training import pace
-from experiments.training.loop import train
-from experiments.training.recipe import PARALLEL
+from experiments.lab import interruption
+from experiments.lab.interruption import Interrupted
+from experiments.lab.training import pace
+from experiments.lab.training.loop import train
+from experiments.lab.training.recipe import PARALLEL
 
 
 @pytest.mark.parametrize('parallel', PARALLEL)

@@ -9,13 +9,18 @@ import jax
 import pytest
 import records
 
-from experiments import claims, parallelism
-from experiments.launch import timing
-from experiments.launch.errors import BadInput
-from experiments.launch.grid import Cell, Outcome, launch
-from experiments.measure import memory
-from experiments.results import times
-from experiments.results.store import Store
+from experiments.claims import rule
+from experiments.claims.stored import KINDS
+from experiments.lab.cells import timing
+from experiments.lab.cells.cell import Cell, Outcome
+from experiments.lab.errors import BadInput
+from experiments.lab.launch.grid import launch
+from experiments.lab.measure import memory
+from experiments.lab.results import times
+from experiments.lab.results.store import Store
+from experiments.parallelism.cells import check
+from experiments.parallelism.study import STUDY as parallelism
+from experiments.parallelism.tables import VIEWS
 
 ROOT = pathlib.Path(__file__).parents[1]
 ATTENTION, RECURRENT = LAYERS = ('attention(num_heads=2, form=naive)', 'elman')
@@ -38,8 +43,8 @@ RUN = {
 
 def measured(folder, timeout=100.0, **changes):
   """The record of one repetition."""
-  cell = Cell(parallelism.STUDY, RUN | {'seed': 0} | changes, 'repetition')
-  return launch([cell], timing.execute(timeout), Store(folder))[0]
+  cell = Cell(parallelism.name, RUN | {'seed': 0} | changes, 'repetition')
+  return launch([cell], timing.execute(timeout), Store(folder, KINDS))[0]
 
 
 @pytest.fixture(scope='module')
@@ -122,19 +127,17 @@ def repeated(seed, repeat):
 
 def control(store):
   """What the control of steady times comes to."""
-  found = claims.judged(store.records())
+  found = rule.judged(store.records())
   return next(one for one in found if one.claim.name == 'repeat').verdict
 
 
 @pytest.mark.parametrize('repeat', [2.0, 0.4])
 def test_retry_measures_again_what_did_not_repeat_until_the_control_holds(tmp_path, repeat):
-  store = Store(tmp_path)
   noisy, steady = [repeated(0, repeat), repeated(1, repeat)], repeated(2, 1.02)
-  for record in (*noisy, steady):
-    store.write(record)
+  store = records.stored(tmp_path, (*noisy, steady))
   assert [times.settled(record) for record in (*noisy, steady)] == [False, False, True]
   assert control(store) != 'supported'
-  cells = [Cell(parallelism.STUDY, record['run'], '') for record in (*noisy, steady)]
+  cells = [Cell(parallelism.name, record['run'], '') for record in (*noisy, steady)]
   again = []
 
   def measure(cell, report):
@@ -158,7 +161,7 @@ def test_a_cell_that_did_not_finish_or_has_no_times_is_not_asked_whether_they_re
 
 def test_tables_show_a_dash_where_memory_was_short(tight):
   tables, panels = parallelism.report([tight])
-  assert len(tables) == len(panels) == len(parallelism.VIEWS)
+  assert len(tables) == len(panels) == len(VIEWS)
   training, forward, bytes_held, generation = tables
   assert training.columns == ('layer', '4', '256', '256 / 4')
   layer, short, longest, ratio = training.rows[0]
@@ -173,7 +176,7 @@ def test_tables_show_a_dash_where_memory_was_short(tight):
 
 def test_repetitions_are_pooled_and_devices_are_not(roomy, tight):
   tables, _ = parallelism.report([roomy, tight])
-  assert len(tables) == len(parallelism.VIEWS)
+  assert len(tables) == len(VIEWS)
   (_, short, longest, ratio), *_ = tables[0].rows
   assert (short.count, longest.count, ratio.count) == (6, 3, 3)
   pooled = sorted(
@@ -184,7 +187,7 @@ def test_repetitions_are_pooled_and_devices_are_not(roomy, tight):
 
   elsewhere = roomy | {'run': roomy['run'] | {'device': 'another'}}
   tables, panels = parallelism.report([roomy, elsewhere])
-  assert len({table.title for table in tables}) == len(tables) == 2 * len(parallelism.VIEWS)
+  assert len({table.title for table in tables}) == len(tables) == 2 * len(VIEWS)
   assert len({panel.title for panel in panels}) == len(panels)
 
 
@@ -203,7 +206,7 @@ def test_no_records_make_no_tables():
 ])
 def test_sizes_that_make_no_batches_are_refused(changes, message):
   with pytest.raises(BadInput, match=message) as found:
-    parallelism.check(RUN | changes)
+    check(RUN | changes)
   assert '\n' not in str(found.value)
 
 
@@ -237,6 +240,6 @@ def test_the_smoke_preset_is_stored_and_not_measured_again(tmp_path):
   again = command(*arguments)
   assert (again.returncode, again.stdout) == (0, first.stdout)
   assert [cell.stat().st_mtime_ns for cell in cells] == stamps
-  for view in parallelism.VIEWS:
+  for view in VIEWS:
     assert view.title in first.stdout
-  assert len(list((tmp_path / 'parallelism').glob('*.csv'))) == len(parallelism.VIEWS)
+  assert len(list((tmp_path / 'parallelism').glob('*.csv'))) == len(VIEWS)

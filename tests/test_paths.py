@@ -14,10 +14,9 @@ from baselines import LAYERS
 from baselines.convolution import TCN, Convolution
 from baselines.linear_recurrence import MinGRU
 from baselines.recurrent import GRU, LSTM, Elman
-from experiments.launch import counting
-from experiments.measure import depth
-from experiments.measure.evaluate import evaluate
-from experiments.measure.paths import paths
+from experiments.complexity import counting, depth
+from experiments.complexity.evaluate import evaluate
+from experiments.complexity.paths import paths
 from transformer import platform
 from transformer.attention import Attention, SlidingWindow
 from transformer.bidirectional import Bidirectional

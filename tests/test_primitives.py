@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baselines import LAYERS
-from experiments.launch import counting
-from experiments.measure.primitives import (
+from experiments.complexity import counting
+from experiments.lab.measure.primitives import (
   FREE,
   KINDS,
   UnknownPrimitive,

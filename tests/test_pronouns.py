@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.tasks import pronouns
-from experiments.tasks.pronouns import Pronouns
+from experiments.lab.tasks import pronouns
+from experiments.lab.tasks.pronouns import Pronouns
 
 
 def numpy_batch(task, batch_size):

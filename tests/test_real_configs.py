@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from other_models import CHECKPOINTS, GPT2, LLAMA
 from real_configs import REAL
 
-from experiments import weights
-from experiments.launch.errors import BadInput
-from experiments.weights import checkpoint, gpt2, llama
+from experiments.convert import checkpoint, gpt2, llama
+from experiments.convert import converters as weights
+from experiments.lab.errors import BadInput
 from transformer.stretched_rotary import YarnRotary
 
 

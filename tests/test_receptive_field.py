@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import records
 
-from experiments import receptive_field
-from experiments.launch import build, spec
-from experiments.launch import fields as cells
-from experiments.launch.run import Run
-from experiments.measure import jacobian
-from experiments.results import fields
-from experiments.tasks.copy_memory import CopyMemory
-from experiments.training.step import Training
+from experiments.lab.cells import spec
+from experiments.lab.cells.experiment import resolve
+from experiments.lab.cells.run import Run
+from experiments.lab.measure import jacobian
+from experiments.lab.tasks.copy_memory import CopyMemory
+from experiments.lab.training.step import Training
+from experiments.receptive_field import cells, fields
+from experiments.receptive_field import study as receptive_field
+from experiments.receptive_field.tables import inside
 
 LAYER = 'convolution(kernel_size=3)'
 RUN = Run(layer=LAYER, width=4, depth=2, task='copy_memory(delay=2, num_symbols=2)', match='none',
@@ -26,23 +27,18 @@ BEFORE, AFTER = 3.0, 5.0  # effective fields that a test chooses
 
 
 def read(*words):
-  """The cells and the runs that a command asks for."""
-  found = []
-  done = command.run(
-    receptive_field, *words,
-    main=lambda: found.extend((receptive_field.stacks(), receptive_field.grid())),
-  )
-  assert done.code == 0, done.err
-  return found
+  """The cells of stacks, and the experiments, that a command asks for."""
+  return command.asked(receptive_field, *words, of=lambda preset: (
+    cells.stacks('receptive_field', preset), cells.grid(preset)))
 
 
-@pytest.mark.parametrize('distance', receptive_field.around(FIELD))
+@pytest.mark.parametrize('distance', cells.around(FIELD))
 def test_a_field_holds_all_that_is_asked_for_or_nothing(distance):
   task = CopyMemory(num_symbols=min(3, distance - 1)).at(distance)
-  stack = cells.stack_of(RUN)
+  stack = fields.stack_of(resolve(RUN))
   x = jax.random.normal(jax.random.key(0), (1, task.length, 4))
   parameters = jax.jit(stack.init)(jax.random.key(1), x)
-  assert stack.receptive_field == FIELD and receptive_field.around(FIELD) == (2, 4, 5, 8)
+  assert stack.receptive_field == FIELD and cells.around(FIELD) == (2, 4, 5, 8)
 
   @jax.jit
   def sees(time):
@@ -54,16 +50,16 @@ def test_a_field_holds_all_that_is_asked_for_or_nothing(distance):
 
 def test_every_model_is_asked_around_its_own_edge_and_those_without_one_at_them_all():
   layers = ['convolution(kernel_size=7)', 'tcn(levels=1)', 'lstm']
-  stacks, runs = read('--preset=smoke', f'--layers={",".join(layers)}', '--depth=1', '--seeds=1')
+  stacks, trained = read('--preset=smoke', f'--layers={",".join(layers)}', '--depth=1', '--seeds=1')
   assert [cell.run['layer'] for cell in stacks] == layers
   assert {cell.run['depth'] for cell in stacks} == {1}
   assert stacks[0].run['seeds'] == [0]
   asked = {}
-  for run in runs:
-    asked.setdefault(run.layer, []).append(build.task_of(run).distance)
+  for one in trained:
+    asked.setdefault(one.run.layer, []).append(one.task.distance)
   assert asked == dict(zip(layers, ([3, 6, 7, 12], [2, 4, 5, 8], [5, 7]), strict=True))
   own = read('--preset=smoke', '--layers=lstm', '--lengths=7')[1]
-  assert [build.task_of(run).distance for run in own] == [7]
+  assert [one.task.distance for one in own] == [7]
 
 
 @pytest.mark.parametrize('name', receptive_field.PRESETS)
@@ -89,8 +85,8 @@ def test_bad_input_is_one_line(words, message):
 
 def members_of(run):
   """A training, and the states of its members before the first step."""
-  task = build.task_of(run)
-  training = Training(build.model_of(run, build.layer_of(run), task, run.width), task, run)
+  one = resolve(run)
+  training = Training(one.unmatched(), one.task, run)
   initialise = jax.jit(jax.vmap(training.initialise, (0, None)))
   return training, jax.tree.map(np.asarray, initialise(jnp.array(run.seeds), 1e-3))
 
@@ -101,8 +97,8 @@ def members_of(run):
 ])
 def test_what_is_watched_is_each_member_on_embedded_tokens(layer, field):
   training, states = members_of(dataclasses.replace(RUN, layer=layer))
-  model, found = training.model, cells.watch(training, states)
-  source = cells.filled(training)
+  model, found = training.model, fields.watch(training, states)
+  source = fields.filled(training)
   assert len(found['effective']) == len(RUN.seeds)
   assert found['shown'] == [field or source.shape[1]] * 2
   own = jax.tree.map(lambda x: x[1], states.parameters)
@@ -116,7 +112,7 @@ def test_what_is_watched_is_each_member_on_embedded_tokens(layer, field):
 
 def test_sequences_that_are_shorter_than_the_field_have_others_before_them():
   training, _ = members_of(dataclasses.replace(RUN, layer='convolution(kernel_size=6)'))
-  source, task = cells.filled(training), training.task
+  source, task = fields.filled(training), training.task
   assert training.model.receptive_field == 11 > task.length == 6
   assert source.shape[1] == 12
   np.testing.assert_array_equal(source[:, -6:], task.batch('test', 0, 2).source)
@@ -125,7 +121,7 @@ def test_sequences_that_are_shorter_than_the_field_have_others_before_them():
 def trained(layer, distance, score, depth=2, **settings):
   """A trained cell whose two seeds have a score, watched before and after."""
   made = records.trained(layer, 'copy_memory', distance, (score, score), depth=depth,
-                         study=receptive_field.STUDY, **settings)
+                         study='receptive_field', **settings)
   made['run']['task'] = f'copy_memory at {distance}'
   lags = (made['result']['receptive_field'] or distance) + 3
   made['result']['watched'] = [
@@ -142,7 +138,7 @@ def initialised(depth, layer=LAYER, shown=0, declared=0, power=0.5):
   grown = [size * depth**power for size in (2.0, 3.0)]
   run = {'layer': layer, 'depth': depth, 'shell': 'pre', 'seeds': [0, 1]}
   return {
-    'study': receptive_field.STUDY, 'run': run, 'status': 'finished', 'reason': '',
+    'study': 'receptive_field', 'run': run, 'status': 'finished', 'reason': '',
     'result': {'declared': declared, 'length': declared + 3, 'shown': [shown or declared] * 2,
                'effective': grown, 'spread': grown, 'energy': [[1.0], [1.0]]},
   } | records.WHERE
@@ -179,7 +175,7 @@ def test_records_become_tables_and_panels():
   assert [x for x, _ in steps.series[f'2 x {layer}']] == [0, 100]
   assert lags.title == layer and 'depth 2, asked for: 16' in lags.x_label
   assert [x for x, _ in lags.series['after training']] == list(range(17))
-  assert [fields.inside(record) for record in made[4:]] == [True, True, False, True]
+  assert [inside(record) for record in made[4:]] == [True, True, False, True]
 
 
 def test_questions_that_differ_in_more_than_stack_and_distance_stand_apart():

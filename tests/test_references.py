@@ -15,20 +15,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_corpus import ODD, TinyLengths
 
-from experiments import translation
-from experiments.corpora import reader
-from experiments.corpora.reserved import END, PAD, RESERVED
-from experiments.corpora.sets import CorpusError, Sentences, split_of
-from experiments.corpora.vocabulary import UNKNOWN, Vocabulary, spaced
-from experiments.launch import observe
-from experiments.results import translation_tables, translations
-from experiments.results.store import Store
-from experiments.tasks.corpus import Corpus
-from experiments.tasks.dates import Dates
-from experiments.tasks.number_words import NumberWords
-from experiments.tasks.sequence_copying import Reverse
-from experiments.tasks.task import certain
-from experiments.training.recipe import Recipe
+from experiments.lab.cells import observe
+from experiments.lab.corpora import reader
+from experiments.lab.corpora.reserved import END, PAD, RESERVED
+from experiments.lab.corpora.sets import CorpusError, Sentences, split_of
+from experiments.lab.corpora.vocabulary import UNKNOWN, Vocabulary, spaced
+from experiments.lab.results import translation_tables, translations
+from experiments.lab.results.store import Store
+from experiments.lab.tasks.corpus import Corpus
+from experiments.lab.tasks.dates import Dates
+from experiments.lab.tasks.number_words import NumberWords
+from experiments.lab.tasks.sequence_copying import Reverse
+from experiments.lab.tasks.task import certain
+from experiments.lab.training.recipe import Recipe
+from experiments.translation import study as translation
 
 SIZE = 80
 JUDGED = [pair for pair in ODD if all(map(str.strip, pair))]

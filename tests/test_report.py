@@ -12,9 +12,9 @@ import pytest
 import records
 import world
 
-from experiments import report
-from experiments.ledger import CLAIMS
-from experiments.results.store import Store
+from experiments import STUDIES, load
+from experiments.claims.stated import CLAIMS
+from experiments.report import __main__ as report
 
 ROOT = pathlib.Path(__file__).parents[1]
 PNG = b'\x89PNG\r\n\x1a\n'
@@ -53,9 +53,7 @@ class Page(html.parser.HTMLParser):
 
 
 def stored(folder, made):
-  store = Store(folder)
-  for record in made:
-    store.write(record)
+  records.stored(folder, made)
   return folder
 
 
@@ -104,7 +102,7 @@ def test_every_link_leads_somewhere_and_every_place_has_one_name(page):
 
 def test_every_picture_is_in_the_page_and_is_described(page):
   pictures = [attributes for tag, attributes in page.tags if tag == 'img']
-  assert len(pictures) == len(report.STUDIES)
+  assert len(pictures) == len(STUDIES)
   for picture in pictures:
     kind, data = picture['src'].split(',', 1)
     assert kind == 'data:image/png;base64' and base64.b64decode(data).startswith(PNG)
@@ -114,7 +112,7 @@ def test_every_picture_is_in_the_page_and_is_described(page):
 def test_the_verdicts_come_first_then_each_study_then_where_it_comes_from(page):
   first = min(page.at(claim.statement, 'td') for claim in CLAIMS)
   last = max(page.at(claim.statement, 'td') for claim in CLAIMS)
-  headings = [study.__doc__.partition('\n')[0] for study in report.STUDIES.values()]
+  headings = [load(name).question.partition('\n')[0] for name in STUDIES]
   places = [page.at(text, 'h2') for text in [*headings, 'Where these numbers come from']]
   order = [page.at(report.TITLE, 'h1'), first, last, *places]
   assert order == sorted(order)
@@ -138,7 +136,7 @@ def test_every_layer_and_question_of_the_records_is_on_the_page(page):
 
 
 def test_the_page_says_how_to_make_it_again(reported, page):
-  for name in (*report.STUDIES, 'report'):
+  for name in (*STUDIES, 'report'):
     assert f'python -m experiments.{name} --runs={reported[0]}' in page.text
 
 
@@ -205,8 +203,8 @@ def test_a_missing_library_is_one_line_that_says_what_to_install(tmp_path, missi
   code = (
     'import sys\n'
     f'sys.modules[{missing!r}] = None\n'
-    'from experiments import report\n'
-    'from experiments.launch import flags\n'
+    'from experiments.report import __main__ as report\n'
+    'from experiments.lab.launch import flags\n'
     'flags.main(report.main, report.define, report.__doc__)\n'
   )
   done = subprocess.run(

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.results import escape, figures, page, published
-from experiments.results.statistics import Interval
-from experiments.results.table import Table
+from experiments.lab.results import escape, figures, published
+from experiments.lab.results.statistics import Interval
+from experiments.lab.results.table import Table
+from experiments.report import page
 
 values = st.floats(-1e6, 1e6).map(lambda value: round(value, 6))
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.launch.errors import BadInput
-from experiments.weights import files, safetensors
+from experiments.lab.errors import BadInput
+from experiments.lab.weights import files, safetensors
 
 library = pytest.importorskip('safetensors.numpy', reason='the extra `weights` is not installed')
 

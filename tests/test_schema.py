@@ -11,27 +11,57 @@ import world
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from experiments import claims, report
-from experiments.launch.grid import Cell, Outcome, launch
-from experiments.ledger import CLAIMS, CONTROLS
-from experiments.results import crossovers, kinds, schema, statistics, translations
-from experiments.results import store as store_module
-from experiments.results.schema import Choice, Fields, Flag, List, Maybe, Misfit, Number, Whole
-from experiments.results.store import Store, StoreError, key_of
+from experiments import STUDIES, load
+from experiments.claims.rule import judge
+from experiments.claims.stated import CLAIMS, CONTROLS
+from experiments.claims.stored import KINDS
+from experiments.complexity import crossovers
+from experiments.lab.cells.cell import Cell, Outcome
+from experiments.lab.launch.grid import launch
+from experiments.lab.results import kinds, schema, statistics, translations
+from experiments.lab.results import store as store_module
+from experiments.lab.results.schema import (
+  Choice,
+  Fields,
+  Flag,
+  List,
+  Maybe,
+  Misfit,
+  Number,
+  Whole,
+)
+from experiments.lab.results.store import Store, StoreError, key_of
+from experiments.report import sections
 
 DELETED = object()
 SPOILT = (  # what a value is replaced by
   DELETED, None, 'text', True, -1, 0, 1, 0.5, 10**18, 10**30, 1e308, -1e30, 1e-300, math.nan,
   math.inf, '\ud800', [], {}, [[]],
 )
+STORE = Store('nowhere', KINDS)  # nothing is written to it
 
 
 def sealed(record):
   """The name and the bytes of a record's file, with a checksum that is right."""
   body = store_module._encode(record) | {'format': store_module.FORMAT}
   body['checksum'] = store_module._checksum(body)
-  study, run = record.get('study'), record.get('run')
-  return f'{study}-{key_of(study, run)}.json', store_module.canonical(body).encode()
+  study, run, code = (record.get(name) for name in ('study', 'run', 'code'))
+  key = key_of(study, run, code if isinstance(code, dict) else {})
+  return f'{study}-{key}.json', store_module.canonical(body).encode()
+
+
+def today(record):
+  """A record that says that today's code has made it, as far as that can be known of its run."""
+  try:
+    return record | {'code': STORE.code(record.get('study'), record.get('run'))}
+  except TypeError:  # a layer or a task that is no text
+    return record | {'code': {}}
+
+
+def check(record):
+  """Raises a Misfit for what is no record, or none of its kind."""
+  kinds.RECORD.check(record, 'record')
+  kinds.check(record, KINDS)
 
 
 def plain(record):
@@ -63,25 +93,27 @@ def spoil(record, at, value):
 
 def kind_of(record):
   """The study of a record, and the mark of its kind."""
-  marks = [kind.mark for kind in kinds.STUDIES[record['study']] if kind.mark in record['run']]
+  marks = [kind.mark for kind in KINDS[record['study']] if kind.mark in record['run']]
   return record['study'], *marks
 
 
-KINDS = [(study, kind.mark) for study, some in kinds.STUDIES.items() for kind in some]
+MARKS = [(study, kind.mark) for study, some in KINDS.items() for kind in some]
 
 
 @functools.cache
 def made():
   """Good records of every study."""
   clock = records.timed(0, ('lstm', 'gru'), (64, 128), lambda *_: 1.0, study='ladder')
-  return [plain(record) for record in (*world.world(), records.contested(), clock)]
+  return [plain(record | {'code': {}}) for record in (*world.world(), records.contested(), clock)]
 
 
 def test_there_is_a_good_record_of_every_kind_of_every_study():
-  assert {kind_of(record) for record in made()} == set(KINDS)
-  assert set(kinds.STUDIES) == set(report.STUDIES)
-  for record in made():
-    kinds.check(record)
+  assert {kind_of(record) for record in made()} == set(MARKS)
+  assert set(KINDS) == set(STUDIES)
+  for record in map(today, made()):
+    check(record)
+    name, content = sealed(record)
+    assert STORE.is_current(record) and STORE._parse(content, name)[1] == ''
 
 
 @pytest.fixture
@@ -92,7 +124,7 @@ def few_resamples(monkeypatch):
     monkeypatch.setattr(module, '_RESAMPLES', 49)
 
 
-@pytest.mark.parametrize('kind', KINDS, ids='-'.join)
+@pytest.mark.parametrize('kind', MARKS, ids='-'.join)
 @settings(deadline=None, max_examples=25, suppress_health_check=[
   HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much])
 @given(data=st.data())
@@ -102,14 +134,14 @@ def test_what_is_spoilt_is_set_aside_or_can_be_shown_and_judged(few_resamples, k
     at = data.draw(st.sampled_from(list(places(record))))
     record = spoil(record, at, data.draw(st.sampled_from(SPOILT)))
   try:
-    name, content = sealed(record)
+    name, content = sealed(record if record.get('code') != {} else today(record))
   except StoreError:  # a run with NaN has no key, so that no file has its name
     assume(False)
-  read, fault = store_module._parse(content, name)
+  read, fault = STORE._parse(content, name)
   if read is None:
     assert fault and '\n' not in fault
     return
-  if read['study'] not in report.STUDIES:
+  if read['study'] not in STUDIES or not STORE.is_current(read):
     return
   others = [one for one in made() if one['study'] == read['study'] and one['run'] != read['run']]
   show_and_judge([read, *data.draw(st.lists(st.sampled_from(others or [read]), max_size=3))])
@@ -118,11 +150,11 @@ def test_what_is_spoilt_is_set_aside_or_can_be_shown_and_judged(few_resamples, k
 def show_and_judge(some):
   """All tables of a study, and all claims, for some of its records; the last one of each run."""
   some = list({json.dumps(one['run']): one for one in some}.values())
-  for table in report.STUDIES[some[0]['study']].report(some)[0]:
+  for table in load(some[0]['study']).report(some)[0]:
     assert table.text() and table.markdown() and table.latex() and table.csv()
   for claim in (*CLAIMS, *CONTROLS):
-    assert claims.judge(claim, some).error == ''
-  assert report.provenance(some) and report.layers_of(some) is not None
+    assert judge(claim, some).error == ''
+  assert sections.provenance(some) and sections.layers_of(some) is not None
 
 
 def members(**values):
@@ -173,7 +205,7 @@ def test_what_is_odd_but_allowed_can_be_shown_and_judged(few_resamples, name):
   same = [one for one in made() if one['study'] == kind[0]]
   odd = copy.deepcopy(next(one for one in same if kind_of(one) == kind))
   change(odd)
-  kinds.check(odd)
+  check(odd)
   for others in ([], same):
     show_and_judge([*others, odd])  # of two with the same run it is the last one
 
@@ -188,7 +220,7 @@ def changed(record, **changes):
 @functools.cache
 def good():
   """A good record of a cell that trained."""
-  return plain(records.trained('lstm', 'recall', records.NEAR, records.REMEMBERS))
+  return plain(today(records.trained('lstm', 'recall', records.NEAR, records.REMEMBERS)))
 
 
 BAD = {  # what is wrong -> how a good record becomes so, and what is said of it
@@ -209,6 +241,9 @@ BAD = {  # what is wrong -> how a good record becomes so, and what is said of it
     lambda good: changed(good, test_loss=1e308), 'members[0].test_loss: 1e+308 is not between'),
   'a list for an object': (
     lambda good: good | {'run': []}, 'record.run: [] is not an object'),
+  'code that is no fingerprint': (
+    lambda good: good | {'code': {'baselines': 'new'}}, "record.code.baselines: 'new' is not"),
+  'a list for the code': (lambda good: good | {'code': []}, 'record.code: [] is not an object'),
   'no device': (lambda good: good | {'device': None}, 'record.device: None is not text'),
   'a status': (
     lambda good: good | {'status': 'done'}, "record.status: 'done' is none of finished"),
@@ -216,10 +251,11 @@ BAD = {  # what is wrong -> how a good record becomes so, and what is said of it
     lambda good: spoil(good, ('result', 'chance'), good['result']['perfect']),
     'score differently'),
   'seeds of programs, which have none': (
-    lambda good: spoil(plain(world.compiled('s4d', False)), ('run', 'seeds'), None),
+    lambda good: spoil(good | plain(world.compiled('s4d', False)), ('run', 'seeds'), None),
     'record.run.seeds: None is not a list'),
   'another kind': (
-    lambda good: plain(records.timed(0, ['lstm'], (64, 256), lambda *_: 1.0, study='retention')),
+    lambda good: good | plain(
+      records.timed(0, ['lstm'], (64, 256), lambda *_: 1.0, study='retention')),
     'has one of the settings task'),
 }
 
@@ -228,7 +264,9 @@ BAD = {  # what is wrong -> how a good record becomes so, and what is said of it
 def test_wrong_contents_are_set_aside_by_name_and_the_cell_runs_again(tmp_path, name):
   spoiling, fault = BAD[name]
   record, said = spoiling(good()), []
-  store = Store(tmp_path, warn=said.append).prepare()
+  if record['code'] == good()['code']:  # of a run that may be another one
+    record = today(record)
+  store = Store(tmp_path, KINDS, warn=said.append).prepare()
   file, content = sealed(record)
   (store.cells / file).write_bytes(content)
   assert store.records() == []
@@ -236,13 +274,13 @@ def test_wrong_contents_are_set_aside_by_name_and_the_cell_runs_again(tmp_path, 
   assert file in line and fault in line and 'set aside' in line and '\n' not in line
   assert (store.cells / f'{file}.damaged').read_bytes() == content
   asked = []
-  cell = Cell('retention', good()['run'], 'lstm')
+  cell = Cell('retention', good()['run'], 'lstm', code=good()['code'])
   launch([cell], lambda cell, report: asked.append(cell) or Outcome(good()['result']), store)
   assert asked == [cell] and store.read('retention', good()['run'])['result'] == good()['result']
 
 
 def test_what_could_not_be_read_is_not_written(tmp_path):
-  store = Store(tmp_path)
+  store = Store(tmp_path, KINDS)
   with pytest.raises(StoreError, match=r'members.* is not a number'):
     store.write(changed(good(), test='1'))
   assert store.records() == []
@@ -250,15 +288,15 @@ def test_what_could_not_be_read_is_not_written(tmp_path):
 
 @pytest.mark.parametrize('status', ['diverged', 'timeout', 'out of memory', 'failed'])
 def test_a_cell_that_did_not_finish_may_have_no_result(tmp_path, status):
-  store = Store(tmp_path)
+  store = Store(tmp_path, KINDS)
   assert store.write(good() | {'status': status, 'result': {}}) == store.read(
     'retention', good()['run'])
 
 
 def test_a_member_that_diverged_has_no_finite_metric_and_fields_may_be_added():
-  kinds.check(changed(good(), test=math.nan, test_loss=math.inf, status='diverged', later=[1]))
-  kinds.check(good() | {'run': good()['run'] | {'later': 'x'}})
-  kinds.check(good() | {'study': 'another', 'run': {}, 'result': {'anything': 1}})
+  check(changed(good(), test=math.nan, test_loss=math.inf, status='diverged', later=[1]))
+  check(good() | {'run': good()['run'] | {'later': 'x'}})
+  check(good() | {'study': 'another', 'run': {}, 'result': {'anything': 1}})
 
 
 @pytest.mark.parametrize(('shape', 'good', 'bad'), [

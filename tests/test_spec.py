@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.launch import limits, spec
-from experiments.launch.errors import BadInput
-from experiments.launch.spec import CATALOGUES
+from experiments.lab.cells import limits, spec
+from experiments.lab.cells.spec import CATALOGUES
+from experiments.lab.errors import BadInput
 
 ENTRIES = [(kind, name) for kind, catalogue in CATALOGUES.items() for name in catalogue]
 WORDS = ['arjovsky', 'bai', 'auto', 'direct', 'channels_last']  # values of options that are words

@@ -11,14 +11,15 @@ import jax.numpy as jnp
 import pytest
 import records
 
-from experiments import speed
-from experiments.contests import contest, pytorch
-from experiments.contests.computations import CONTESTS
-from experiments.contests.contest import LeftOut, Rival
-from experiments.launch.grid import Cell, launch
-from experiments.measure import memory, peak
-from experiments.results import ratios
-from experiments.results.store import Store
+from experiments.lab.cells.cell import Cell
+from experiments.lab.launch.grid import launch
+from experiments.lab.measure import memory
+from experiments.lab.results.store import Store
+from experiments.speed import contest, peak, pytorch, ratios
+from experiments.speed import study as speed
+from experiments.speed.comparison import title
+from experiments.speed.contest import LeftOut, Rival
+from experiments.speed.contests import CONTESTS
 
 SMOKE = speed.PRESETS['smoke'].comparisons
 EVERY = [(one, preset) for preset in speed.PRESETS for one in speed.PRESETS[preset].comparisons]
@@ -27,7 +28,7 @@ del TRIED['decoder', False]  # costs as much as its loop, which makes the same s
 
 
 def label(one):
-  return speed.title(one.what, one.sizes)
+  return title(one.what, one.sizes)
 
 
 QUICK = ('lstm', 'attention', 'generation')  # the others are tried by `make slow`
@@ -94,8 +95,8 @@ def line(seed, length):
 def measured(folder, contests=None, timeout=100.0, **changes):
   """The record of one cell."""
   execute = contest.execute(contests or {'line': line}, timeout)
-  cell = Cell(speed.STUDY, records.CONTEST | changes, 'line')
-  return launch([cell], execute, Store(folder))[0]
+  cell = Cell('speed', records.CONTEST | changes, 'line')
+  return launch([cell], execute, Store(folder, {'speed': speed.STUDY.kinds}))[0]
 
 
 @pytest.fixture(scope='module')
@@ -163,7 +164,7 @@ def test_without_pytorch_there_are_dashes_and_one_note(tmp_path, monkeypatch):
   words = '--preset=smoke', '--compare=lstm,recurrence', f'--runs={tmp_path}'
   done = command.run(speed, *words)
   assert done.code == 0 and 'cells stored' in done.err.splitlines()[-1]
-  (table,), _ = speed.report(Store(tmp_path).records())
+  (table,), _ = speed.STUDY.report(Store(tmp_path).records())
   assert table.caption.count(pytorch.INSTALL) == 1 and table.title in done.out
   rows = {row[:2]: row[2:] for row in table.rows}
   assert set(rows['LSTM B2 T6 D4', speed.TORCH_LSTM][:5]) == {None}
@@ -212,7 +213,7 @@ def test_ratios_are_of_medians_and_shares_of_the_best_product():
 
 @pytest.mark.parametrize('theirs, kept', [(4.0, 'aim'), (3.0, 'must'), (2.0, 'missed')])
 def test_a_target_is_kept_or_missed_by_the_estimate(theirs, kept):
-  (table,), _ = speed.report([records.contested(ours=(3.0, 3.0), theirs=(theirs, theirs))])
+  (table,), _ = speed.STUDY.report([records.contested(ours=(3.0, 3.0), theirs=(theirs, theirs))])
   (row,) = table.rows
   assert row[4:7] == (1.1, 0.8, kept) and table.columns[4:7] == ('must', 'aim', 'kept')
 
@@ -221,7 +222,7 @@ def test_where_there_is_no_gradient_a_target_is_of_forward():
   record = records.contested(ours=(3.0, 3.0))
   for one in record['result']['contestants']:
     del one['seconds']['gradient']
-  (table,), _ = speed.report([record])
+  (table,), _ = speed.STUDY.report([record])
   (row,) = table.rows
   assert (row[2].mean, *row[3:7]) == (3 / 4, None, 1.1, 0.8, 'aim')
 
@@ -229,22 +230,22 @@ def test_where_there_is_no_gradient_a_target_is_of_forward():
 def test_rows_stand_in_order_and_grids_apart():
   long = records.contested(sizes={'batch': 4, 'length': 2048, 'heads': 4, 'head_width': 32})
   other = records.contested('lstm', sizes={'batch': 8, 'length': 128, 'width': 128})
-  (table,), panels = speed.report([long, other, records.contested()])
+  (table,), panels = speed.STUDY.report([long, other, records.contested()])
   assert [row[0] for row in table.rows] == [
     'LSTM B8 T128 D128', 'causal attention B16 T512 H4 K32', 'causal attention B4 T2048 H4 K32']
   assert [panel.title for panel in panels] == ['causal attention']
   assert [x for x, _ in panels[0].series[speed.TORCH_ATTENTION]] == [512, 2048]
 
   changes = ({}, {'device': 'another'}, {'large_pages': False})
-  tables, _ = speed.report([records.contested(**change) for change in changes])
+  tables, _ = speed.STUDY.report([records.contested(**change) for change in changes])
   assert len({table.title for table in tables}) == 3
   assert ['GLIBC_TUNABLES' in table.caption for table in tables].count(True) == 1
-  assert speed.report([]) == ([], [])
+  assert speed.STUDY.report([]) == ([], [])
 
 
 def test_a_cell_that_failed_whole_is_a_row_of_dashes_with_its_reason():
   failed = records.contested() | {'status': 'out of memory', 'reason': 'too large', 'result': {}}
-  (table,), panels = speed.report([failed])
+  (table,), panels = speed.STUDY.report([failed])
   assert table.rows == (('causal attention B16 T512 H4 K32', *[None] * 9),) and panels == []
   assert 'out of memory, too large' in table.caption
 

@@ -4,8 +4,8 @@ import math
 
 import records
 
-from experiments import state_tracking
-from experiments.results import scores
+from experiments.lab.results import scores
+from experiments.state_tracking.study import STUDY as state_tracking
 
 
 def test_beyond_the_trained_length_stands_in_columns_of_its_own():

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.results import notation, statistics
-from experiments.results.statistics import Interval
+from experiments.lab.results import notation, statistics
+from experiments.lab.results.statistics import Interval
 
 values = st.floats(-1e6, 1e6).map(lambda value: round(value, 6))
 samples = st.lists(values, min_size=2, max_size=8)

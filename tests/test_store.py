@@ -16,16 +16,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from experiments.results import atomic
-from experiments.results import store as store_module
-from experiments.results.schema import MOST
-from experiments.results.store import Store, StoreError, key_of
+from experiments.lab import atomic
+from experiments.lab.results import kinds
+from experiments.lab.results import store as store_module
+from experiments.lab.results.schema import MOST
+from experiments.lab.results.store import Store, StoreError, key_of
 
 ROOT = pathlib.Path(__file__).parents[1]
 keys = st.text(max_size=8).filter(lambda text: not text.startswith('$'))
 reals = st.floats(allow_nan=False, allow_infinity=False)
 settings_values = st.none() | st.booleans() | st.integers(-MOST, MOST) | reals | st.text(max_size=8)
-runs = st.dictionaries(keys, settings_values | st.lists(settings_values, max_size=3), max_size=5)
+settings_names = keys.filter(lambda name: name not in kinds.SHARED)  # whose values have shapes
+runs = st.dictionaries(
+  settings_names, settings_values | st.lists(settings_values, max_size=3), max_size=5)
 results = st.dictionaries(
   keys,
   st.recursive(
@@ -135,6 +138,8 @@ def test_arrays_and_tuples_come_back_as_lists(store):
     {'result': {1: 2}},
     {'result': {'object': object()}},
     {'run': {'rate': math.nan}},
+    {'run': {'seed': None}},
+    {'code': {'module': 'no fingerprint'}},
     {'surprise': 1},
   ],
 )
@@ -170,7 +175,7 @@ def test_no_bit_flip_is_read_as_something_else(store, position, bit):
     ('not valid JSON', lambda data: b'\xff' + data),
     ('not a record', lambda data: b'[]'),
     ('checksum', lambda data: data.replace(b'0.75', b'0.85')),
-    ('format 2', lambda data: data.replace(b'"format":1', b'"format":2')),
+    ('format 3', lambda data: data.replace(b'"format":2', b'"format":3')),
   ],
 )
 def test_damage_is_named_once_and_set_aside(store, warnings_seen, fault, spoil):
@@ -207,7 +212,7 @@ def test_default_warning_goes_to_stderr(tmp_path):
   store = Store(tmp_path)
   store.write(record())
   only_file(store).write_text('')
-  code = 'import sys; from experiments.results.store import Store; Store(sys.argv[1]).records()'
+  code = 'import sys; from experiments.lab.results.store import Store; Store(sys.argv[1]).records()'
   done = subprocess.run(
     [sys.executable, '-c', code, tmp_path], cwd=ROOT, capture_output=True, text=True, check=True
   )
@@ -237,10 +242,23 @@ def test_order_does_not_depend_on_history_and_folders_merge_by_copying(tmp_path)
   assert 'a' in whole and 'c' not in whole
 
 
-def test_rewriting_replaces(store):
+def test_rewriting_replaces_and_keeps_what_was_there(store):
   store.write(record(status='timeout', reason='600 s'))
+  path = only_file(store)
+  first = path.read_bytes()
   last = store.write(record())
   assert store.records() == [last]
+  assert [kept.read_bytes() for kept in store.history.iterdir()] == [first]
+
+
+def test_a_record_of_the_format_before_has_no_code(store, warnings_seen):
+  kept = record() | {'format': store_module.WITHOUT_CODE}
+  kept['checksum'] = store_module._checksum(kept)
+  store.prepare()
+  name = f'test-{key_of("test", kept["run"])}.json'
+  (store.cells / name).write_text(json.dumps(kept))
+  (found,) = store.records()
+  assert found['code'] == {} and found['result'] == kept['result'] and warnings_seen == []
 
 
 def test_reading_makes_nothing(store):
@@ -303,7 +321,7 @@ def test_failed_write_leaves_the_old_record_and_no_litter(store, monkeypatch):
 
 WRITER = """
 import sys
-from experiments.results.store import Store
+from experiments.lab.results.store import Store
 store, count = Store(sys.argv[1]), 0
 while True:
   run = {'n': count % 3}
@@ -343,13 +361,13 @@ def test_reading_a_file_that_is_replaced_meanwhile_keeps_the_new_one(store, monk
   path = only_file(store)
   good = path.read_bytes()
   path.write_bytes(b'damaged')
-  parse = store_module._parse
+  parse = Store._parse
 
-  def parse_then_rewrite(data, name):
+  def parse_then_rewrite(self, data, name):
     path.write_bytes(good)
-    return parse(data, name)
+    return parse(self, data, name)
 
-  monkeypatch.setattr(store_module, '_parse', parse_then_rewrite)
+  monkeypatch.setattr(Store, '_parse', parse_then_rewrite)
   assert store.read('test', record()['run']) is not None
   assert path.read_bytes() == good
 
@@ -357,7 +375,8 @@ def test_reading_a_file_that_is_replaced_meanwhile_keeps_the_new_one(store, monk
 def test_import_is_light():
   code = (
     'import sys\n'
-    'from experiments.results import figures, page, published, statistics, store, table\n'
+    'from experiments.lab.results import figures, published, statistics, store, table\n'
+    'from experiments.report import page\n'
     'heavy = {"jax", "scipy", "matplotlib", "jinja2", "tabulate"} & set(sys.modules)\n'
     'sys.exit(", ".join(heavy) or 0)'
   )

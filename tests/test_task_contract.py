@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from task_laws import LAWS, sample
 
-from experiments.tasks import TASKS
-from experiments.tasks.task import Batch, Space, Task, certain, uniform
+from experiments.lab.tasks import TASKS
+from experiments.lab.tasks.task import Batch, Space, Task, certain, uniform
 
 
 class Example(NamedTuple):
@@ -82,7 +82,9 @@ def test_is_documented_by_two_worked_examples(name):
   task_class = TASKS[name]
   examples = list(worked_examples(task_class))
   assert task_class.family == name
-  assert len({example.task for example in examples}) >= 2
+  assert len({example.task for example in examples}) >= 2, (
+    f'the docstring of {task_class.__name__} is to show two worked examples: a spec, and below it '
+    'a line `source` and a line `target`, as in experiments/lab/tasks/recall.py')
   for variants in (f for f in dataclasses.fields(task_class) if f.name == 'variant'):
     assert {example.task.variant for example in examples} > {variants.default}
 

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.tasks import draws
-from experiments.tasks.adding import Adding
-from experiments.tasks.copy_memory import CopyMemory
-from experiments.tasks.flip_flop import IGNORE, READ, WRITE, FlipFlop
-from experiments.tasks.induction_heads import InductionHeads
-from experiments.tasks.recall import Recall
-from experiments.tasks.selective_copying import SelectiveCopying
-from experiments.tasks.task import SPLITS
-from experiments.tasks.text import SMALLEST_SPLIT, Text, read_corpus, split_of
+from experiments.lab.tasks import draws
+from experiments.lab.tasks.adding import Adding
+from experiments.lab.tasks.copy_memory import CopyMemory
+from experiments.lab.tasks.flip_flop import IGNORE, READ, WRITE, FlipFlop
+from experiments.lab.tasks.induction_heads import InductionHeads
+from experiments.lab.tasks.recall import Recall
+from experiments.lab.tasks.selective_copying import SelectiveCopying
+from experiments.lab.tasks.task import SPLITS
+from experiments.lab.tasks.text import SMALLEST_SPLIT, Text, read_corpus, split_of
 
 few = settings(max_examples=8, deadline=None)  # every example has new shapes to compile
 

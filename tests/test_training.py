@@ -11,16 +11,16 @@ import pytest
 from flax import linen as nn
 
 from baselines.convolution import Convolution
-from experiments.launch.build import model_of
-from experiments.launch.run import Run
-from experiments.tasks.adding import Adding
-from experiments.tasks.recall import Recall
-from experiments.tasks.task import SPLITS, Batch
-from experiments.training.ensemble import Ensemble
-from experiments.training.loop import reaches, train
-from experiments.training.optimizer import schedule
-from experiments.training.recipe import PARALLEL, Recipe
-from experiments.training.step import Training
+from experiments.lab.cells.models import model_of
+from experiments.lab.cells.run import Run
+from experiments.lab.tasks.adding import Adding
+from experiments.lab.tasks.recall import Recall
+from experiments.lab.tasks.task import SPLITS, Batch
+from experiments.lab.training.ensemble import Ensemble
+from experiments.lab.training.loop import reaches, train
+from experiments.lab.training.optimizer import schedule
+from experiments.lab.training.recipe import PARALLEL, Recipe
+from experiments.lab.training.step import Training
 from transformer.attention import Attention
 
 ASKED = []  # the (split, index) of batches that a compiled program has made

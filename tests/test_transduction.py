@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from num2words import num2words
 
-from experiments.corpora.reserved import END, PAD, RESERVED, START
-from experiments.corpora.vocabulary import UNKNOWN, DamagedVocabulary, Vocabulary
-from experiments.tasks import dates, number_words, pairs
-from experiments.tasks.dates import Dates
-from experiments.tasks.number_words import NumberWords
-from experiments.tasks.sequence_copying import Copy, Reverse, Sort
-from experiments.tasks.task import SPLITS, certain
-from experiments.tasks.text import split_of
-from experiments.tasks.transduction import shifted
+from experiments.lab.corpora.reserved import END, PAD, RESERVED, START
+from experiments.lab.corpora.vocabulary import UNKNOWN, DamagedVocabulary, Vocabulary
+from experiments.lab.tasks import dates, number_words, pairs
+from experiments.lab.tasks.dates import Dates
+from experiments.lab.tasks.number_words import NumberWords
+from experiments.lab.tasks.sequence_copying import Copy, Reverse, Sort
+from experiments.lab.tasks.task import SPLITS, certain
+from experiments.lab.tasks.text import split_of
+from experiments.lab.tasks.transduction import shifted
 
 few = settings(max_examples=6, deadline=None)  # every example has new shapes to compile
 LANGUAGES = ('en', 'de', 'fr', 'da', 'nl', 'es')

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments import translate
-from experiments.launch import build, cell
-from experiments.launch.run import Run
-from experiments.weights import files
+from experiments.lab.cells.experiment import resolve
+from experiments.lab.cells.models import shapes_of
+from experiments.lab.cells.run import Run, run_from
+from experiments.lab.weights import files
+from experiments.translate import __main__ as translate
 
 pytest.importorskip('safetensors', reason='the extra `weights` is not installed')
 
@@ -32,9 +33,10 @@ def kept(tmp_path_factory):
 @functools.cache
 def written():
   """What RUN's model has: its parameters, drawn without training, its vocabulary's digest."""
-  task, (model, _) = build.task_of(RUN), build.matched(RUN)
-  arguments, named = jax.eval_shape(task.arguments, build.shapes_of(task))
-  shapes = jax.eval_shape(model.init, jax.random.key(0), *arguments, **named)
+  one = resolve(RUN)
+  task = one.task
+  arguments, named = jax.eval_shape(task.arguments, shapes_of(task))
+  shapes = jax.eval_shape(one.model.init, jax.random.key(0), *arguments, **named)
   generator = np.random.default_rng(0)
   draw = lambda like: generator.normal(0, 0.5, like.shape).astype(np.float32)  # noqa: E731
   return jax.tree.map(draw, shapes), task.digest
@@ -112,12 +114,12 @@ VALUES = st.one_of(
 def test_a_run_is_read_from_values_of_its_types_alone(name, value):
   values = {**RUN.identity(), name: value}
   try:
-    run = cell.run_from(values)
+    run = run_from(values)
   except ValueError as error:
     assert '\n' not in str(error)
   else:
     assert type(getattr(run, name)) in (type(getattr(RUN, name)), int)
-    assert cell.run_from(json.loads(json.dumps(run.identity()))) == run
+    assert run_from(json.loads(json.dumps(run.identity()))) == run
 
 
 def test_weights_that_are_not_the_models_are_refused(tmp_path):

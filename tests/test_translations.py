@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import sacrebleu
 
-from experiments.results import translation_tables, translations
-from experiments.results.figures import HeatMap
+from experiments.lab.results import translation_tables, translations
+from experiments.lab.results.figures import HeatMap
 
 REFERENCE = ['the cat sat on the mat', 'a state-of-the-art model', 'three hundred and sixty-five']
 GOOD = ['the cat sat on the mat', 'a state-of-the-art model', 'three hundred and sixty']

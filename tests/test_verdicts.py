@@ -12,14 +12,16 @@ import world
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments import claims, report, retention
-from experiments.claims import findings, judge
-from experiments.extra import MissingExtra
-from experiments.launch import flags
-from experiments.ledger import CLAIMS, CONTROLS
-from experiments.results import notes
-from experiments.results.page import SIGNS
-from experiments.results.store import Store
+from experiments.claims import __main__ as claims
+from experiments.claims import ledger, rule
+from experiments.claims.rule import findings, judge
+from experiments.claims.stated import CLAIMS, CONTROLS, LOADED
+from experiments.lab.extra import MissingExtra
+from experiments.lab.results import notes
+from experiments.lab.results.store import Store
+from experiments.report import __main__ as report
+from experiments.report import sections
+from experiments.report.page import SIGNS
 
 quick = settings(deadline=None, max_examples=20)
 relations = st.sampled_from(['>', '<'])
@@ -32,9 +34,7 @@ def exact(samples, relation='>', threshold=0.5):
 
 
 def stored(folder, made):
-  store = Store(folder)
-  for record in made:
-    store.write(record)
+  records.stored(folder, made)
   return folder
 
 
@@ -84,14 +84,14 @@ def test_one_seed_leaves_a_control_undecided_which_voids_nothing(as_claimed):
   for record in once:  # a convolution that guesses right with its only seed proves nothing
     if record['run']['layer'] == 'convolution':
       record['result']['members'][0]['test'] = record['result']['perfect']
-  control = next(c for c in claims.judged(once) if c.claim.name == 'blind-pronouns')
+  control = next(c for c in rule.judged(once) if c.claim.name == 'blind-pronouns')
   assert control.verdict == 'inconclusive'
   found = [f for f in findings(once) if f.claim.study == 'pronouns']
   assert 'void' not in {f.verdict for f in found} and found
   assert all('control undecided: blind-pronouns' in f.reason for f in found)
-  for table in (claims.table([control]), claims.table(found)):
+  for table in (ledger.table([control]), ledger.table(found)):
     assert all('inconclusive: one seed; --seeds=3' in row[1] for row in table.rows)
-  (note,) = claims.advice([control], 'runs')
+  (note,) = ledger.advice([control], 'runs')
   assert note.command == 'python -m experiments.pronouns --seeds=3 --runs=runs'
 
 
@@ -105,7 +105,7 @@ def test_with_three_seeds_the_control_of_one_seed_is_settled(as_claimed):
 @pytest.mark.parametrize('folder', ['runs/quick', 'my runs/$HOME', "it's"])
 def test_a_void_claim_says_why_and_what_to_do_in_a_command(as_claimed, folder):
   made = test_claims.broken(of(as_claimed, 'parallelism'), 'repeat')
-  (note,) = claims.advice(claims.judged(made), folder)
+  (note,) = ledger.advice(rule.judged(made), folder)
   assert 'Control repeat failed' in note.text and 'times itself' in note.text
   assert '2 ± 0' in note.text and '< 1.25 is needed' in note.text
   assert shlex.split(note.command) == [
@@ -115,14 +115,14 @@ def test_a_void_claim_says_why_and_what_to_do_in_a_command(as_claimed, folder):
 def test_times_that_are_undecided_are_measured_again(as_claimed):
   made = of(as_claimed, 'parallelism')
   noisy = test_claims.broken(made[:1], 'repeat')
-  (note,) = claims.advice(claims.judged([*noisy, *made[1:]]), 'runs')
+  (note,) = ledger.advice(rule.judged([*noisy, *made[1:]]), 'runs')
   assert 'Control repeat is undecided' in note.text and ' --retry ' in note.command
 
 
 def test_every_control_that_fails_has_a_note_with_a_command(as_claimed):
   for control in CONTROLS:
-    broken = claims.judged(test_claims.broken(of(as_claimed, control.study), control.name))
-    note = next(n for n in claims.advice(broken, 'runs') if f' {control.name} failed' in n.text)
+    broken = rule.judged(test_claims.broken(of(as_claimed, control.study), control.name))
+    note = next(n for n in ledger.advice(broken, 'runs') if f' {control.name} failed' in n.text)
     assert f'experiments.{control.study} ' in note.command
 
 
@@ -137,9 +137,9 @@ def test_a_claim_that_raises_is_an_error_and_the_others_stay(as_claimed):
   assert found[0].verdict == 'error' and 'KeyError' in found[0].reason
   assert 'test_verdicts.py, line' in found[0].reason and '\n' not in found[0].reason
   assert {f.verdict for f in found[1:] if f.claim.study == broken.study} == {'supported'}
-  (note,) = claims.errors([*found, found[0]], 'my runs')
+  (note,) = ledger.errors([*found, found[0]], 'my runs')
   assert f'records of {broken.study}' in note.text and "--runs=my runs'" in note.command
-  assert claims.verdicts(found)[0].verdict in SIGNS
+  assert sections.verdicts(found)[0].verdict in SIGNS
 
 
 def test_a_control_that_raises_is_undecided(as_claimed):
@@ -164,7 +164,8 @@ def test_a_study_that_raises_is_a_note_on_the_page_and_the_others_stay(
   as_claimed, tmp_path, monkeypatch,
 ):
   runs = stored(tmp_path / 'my runs', of(as_claimed, 'retention', 'state_tracking'))
-  monkeypatch.setattr(retention, 'report', raising)
+  broken = dataclasses.replace(LOADED['retention'], report=raising)
+  monkeypatch.setitem(LOADED, 'retention', broken)
   done = command.run(report, f'--runs={runs}')
   (line,) = done.err.splitlines()
   assert done.code == 0 and 'records of retention' in line and 'KeyError' in line
@@ -181,7 +182,7 @@ def test_a_claim_that_raises_is_one_line_of_the_command(as_claimed, tmp_path, mo
   broken = [dataclasses.replace(claim, effect=raising) if claim.study == 'retention' else claim
             for claim in CLAIMS]
   monkeypatch.setattr(findings, '__defaults__', (tuple(broken), CONTROLS))
-  done = command.run(claims, f'--runs={runs}', define=flags.define_store)
+  done = command.run(claims, f'--runs={runs}')
   (line,) = done.err.splitlines()
   assert done.code == 0 and 'records of retention' in line
   own = sum(claim.study == 'retention' for claim in CLAIMS)
@@ -191,7 +192,7 @@ def test_a_claim_that_raises_is_one_line_of_the_command(as_claimed, tmp_path, mo
 def test_the_commands_say_what_to_do_about_a_control_that_failed(as_claimed, tmp_path):
   runs = stored(tmp_path / 'my runs', test_claims.broken(of(as_claimed, 'parallelism'), 'repeat'))
   advised = f"python -m experiments.parallelism --retry '--runs={runs}'"
-  done = command.run(claims, f'--runs={runs}', define=flags.define_store)
+  done = command.run(claims, f'--runs={runs}')
   assert (done.code, done.err) == (0, '') and advised in done.out
   assert command.run(report, f'--runs={runs}').code == 0
   page = (runs / 'report.html').read_text()
@@ -207,8 +208,7 @@ def test_a_folder_without_records_is_one_line_and_nothing_is_made(tmp_path, scri
   if make == 'link':
     runs.symlink_to(tmp_path / 'gone')
   before = list(tmp_path.rglob('*'))
-  define = getattr(script, 'define', flags.define_store)
-  done = command.run(script, f'--runs={runs}', define=define)
+  done = command.run(script, f'--runs={runs}')
   assert (done.code, done.out) == (2, '')
   (line,) = done.err.splitlines()
   said = f'{runs} is a link to {tmp_path / "gone"}' if make == 'link' else f'no results in {runs}'
@@ -233,7 +233,7 @@ def test_a_study_without_a_table_has_a_page_all_the_same(tmp_path):
 def test_a_ledger_that_cannot_be_written_is_printed_and_said_in_one_line(as_claimed, tmp_path):
   stored(tmp_path, as_claimed[:1])
   (tmp_path / 'claims').write_text('a file')
-  done = command.run(claims, f'--runs={tmp_path}', define=flags.define_store)
+  done = command.run(claims, f'--runs={tmp_path}')
   assert done.code == 2 and done.out.count('not run') > len(CLAIMS) / 2
   (line,) = done.err.splitlines()
   assert line == f'cannot use {tmp_path}/claims: it is no folder, and a folder is needed there'

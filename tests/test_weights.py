@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baselines.recurrent import LSTM
-from experiments.launch.errors import BadInput
-from experiments.weights import files
+from experiments.lab.errors import BadInput
+from experiments.lab.weights import files
 from transformer.attention import Attention
 from transformer.block import Block
 from transformer.model import DecoderOnly

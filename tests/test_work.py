@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from baselines.convolution import TCN, Convolution
 from baselines.linear_recurrence import LRU, MinGRU
 from baselines.recurrent import GRU, LSTM, Elman
-from experiments.launch import counting
-from experiments.measure import work
+from experiments.complexity import counting
+from experiments.lab.measure import work
 from transformer.attention import Attention, SlidingWindow
 from transformer.feedforward import FeedForward
 

@@ -8,13 +8,13 @@ import time
 import jax
 import pytest
 
-from experiments import interruption
-from experiments.interruption import Interrupted
-from experiments.launch import grid
-from experiments.launch.errors import BadInput
-from experiments.launch.grid import Cell, Outcome
-from experiments.launch.workers import side_by_side
-from experiments.results.store import Store
+from experiments.lab import interruption
+from experiments.lab.cells.cell import Cell, Outcome
+from experiments.lab.errors import BadInput
+from experiments.lab.interruption import Interrupted
+from experiments.lab.launch import grid
+from experiments.lab.launch.workers import side_by_side
+from experiments.lab.results.store import Store
 
 CELLS = [Cell('workers', {'n': n}, f'cell {n}') for n in range(4)]
 

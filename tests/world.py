@@ -15,18 +15,15 @@ from records import (
   trained,
 )
 
-from experiments import (
-  bottleneck,
-  compile_tpu,
-  complexity,
-  gradient_flow,
-  receptive_field,
-  translation,
-  variations,
-)
-from experiments.launch import counting, fields, flow, spec
-from experiments.launch.run import Run
-from experiments.state_tracking import LINEAR, SIGNED
+from experiments.bottleneck import claims as bottleneck
+from experiments.complexity import counting, table_1
+from experiments.gradient_flow import flow
+from experiments.lab.cells import experiment, spec
+from experiments.lab.cells.run import Run
+from experiments.receptive_field import fields
+from experiments.state_tracking.claims import LINEAR, SIGNED
+from experiments.translation import claims as translation
+from experiments.variations import tables as variations
 from transformer.presets import TABLE_3
 
 FLOW = (0, 1, 2, 4, 8)
@@ -78,7 +75,7 @@ def flowing(layer, falls, beyond=0.0, **settings):
   if field is not None:
     norms = [[n if k < field else beyond for k, n in zip(FLOW, row, strict=False)] for row in norms]
   return {
-    'study': gradient_flow.STUDY, 'run': flow.asked(run, FLOW[-1] + 1), 'status': 'finished',
+    'study': 'gradient_flow', 'run': flow.asked(run, FLOW[-1] + 1), 'status': 'finished',
     'reason': '',
     'result': {'receptive_field': field, 'distances': list(FLOW), 'norms': norms,
                'stretches': norms},
@@ -88,7 +85,7 @@ def flowing(layer, falls, beyond=0.0, **settings):
 
 def flowing_trained(layer, falls, **settings):
   """The same of a cell that trained: nothing falls before its training, and so it does after."""
-  record = trained(layer, 'adding', FLOW[-1] + 1, [0.5] * len(falls), study=gradient_flow.STUDY,
+  record = trained(layer, 'adding', FLOW[-1] + 1, [0.5] * len(falls), study='gradient_flow',
                    **{'shell': 'classic', 'match': 'none'} | settings)
   after = flowing(layer, falls)['result']['norms']
   record['result']['watched'] = [
@@ -119,9 +116,9 @@ def field_stack(depth, effective, spread, layer='convolution(kernel_size=3)', sh
   """A stack of convolutions of these effective fields, by seed, that shows what it declares."""
   declared = 1 + 2 * depth
   run = Run(layer=layer, depth=depth, shell=shell, seeds=tuple(range(len(effective))))
-  run = fields.cell_of(receptive_field.STUDY, run, length=64, sequences=2).run
+  run = fields.cell_of('receptive_field', experiment.resolve(run), length=64, sequences=2).run
   return {
-    'study': receptive_field.STUDY, 'run': run, 'status': 'finished', 'reason': '',
+    'study': 'receptive_field', 'run': run, 'status': 'finished', 'reason': '',
     'result': {'declared': declared, 'length': declared + 3, 'shown': [declared] * len(effective),
                'effective': list(effective), 'spread': list(spread),
                'energy': [[1.0]] * len(effective)},
@@ -132,7 +129,7 @@ def watched_field(distance, scores, before, after):
   """Two trained convolutions whose gradient spreads over so many tokens before and after."""
   made = trained(
     'convolution(kernel_size=9)', 'copy_memory', distance, scores, depth=2,
-    study=receptive_field.STUDY)
+    study='receptive_field')
   made['run']['task'] = f'copy_memory at {distance}'
   many = len(scores)
   made['result']['watched'] = [
@@ -159,7 +156,7 @@ def reaching(opposite):
 def counted(layer, platform='gpu', products=1, depth=0, operations=0, layers=0):
   """The counts of a layer, which grow with these powers of the length."""
   asked = counting.asked(
-    complexity.COUNTED.get(layer, layer), platform, LENGTHS, (8, 16, 32), LENGTHS)
+    table_1.COUNTED.get(layer, layer), platform, LENGTHS, (8, 16, 32), LENGTHS)
   counts = [
     {'phase': phase, 'length': n, 'width': d, 'option': None,
      'products': 4 * n**products * d**2, 'elementwise': n * d, 'bytes': 4 * n * d,
@@ -168,7 +165,7 @@ def counted(layer, platform='gpu', products=1, depth=0, operations=0, layers=0):
   ]
   paths = [{'length': n, 'layers': n**layers, 'operations': 3 * n**operations} for n in LENGTHS]
   return {
-    'study': complexity.STUDY, 'run': asked, 'status': 'finished', 'reason': '',
+    'study': 'complexity', 'run': asked, 'status': 'finished', 'reason': '',
     'result': {'option': None, 'receptive_field': None, 'counts': counts, 'paths': paths},
   } | WHERE
 
@@ -185,7 +182,7 @@ def counts(opposite):
     **{key: {'depth': stays} for key in ('mingru', 'lru', 's5', 'rglru')},
   }
   return [counted(layer, platform, **law) for layer, law in laws.items()
-          for platform in complexity.FORMS]
+          for platform in table_1.FORMS]
 
 
 def compiled(layer, opposite):
@@ -199,7 +196,7 @@ def compiled(layer, opposite):
   ]
   run = Run(layer=layer, task='text(length=128)').identity()
   return {
-    'study': compile_tpu.STUDY, 'run': run | {'topology': 'v5e:2x2', 'parallel': 'jit'},
+    'study': 'compile_tpu', 'run': run | {'topology': 'v5e:2x2', 'parallel': 'jit'},
     'status': 'failed' if opposite else 'finished', 'reason': '',
     'result': {'chips': 4, 'memory': 16 * 2**30, 'programs': programs,
                'operations': {'train': 3, 'prompt': 2, 'token': 1}},
@@ -244,5 +241,5 @@ def world(opposite=False):
   layers = ('attention', 'lstm', 'gru', 'tcn')
   return made + [
     timed(seed, layers, (64, 256), growth, study=study)
-    for study in ('parallelism', complexity.STUDY) for seed in range(SEEDS)
+    for study in ('parallelism', 'complexity') for seed in range(SEEDS)
   ]

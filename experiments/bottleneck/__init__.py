@@ -1,0 +1,1 @@
+"""What does one vector hold? Translation against the source's length."""

@@ -1,0 +1,1 @@
+"""The command that lists layers, tasks and studies with their options."""

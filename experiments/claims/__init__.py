@@ -1,0 +1,1 @@
+"""The command that turns every study's records into verdicts."""

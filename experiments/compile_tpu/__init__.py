@@ -1,0 +1,1 @@
+"""Will it start on a TPU? Programs for chips that are not here."""

@@ -1,0 +1,1 @@
+"""Table 1 counted and measured; who overtakes whom at which length."""

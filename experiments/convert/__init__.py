@@ -1,0 +1,1 @@
+"""The command that takes others' checkpoints over."""

@@ -1,0 +1,1 @@
+"""How far gradients flow, before training and during it."""

@@ -1,0 +1,1 @@
+"""What the studies share; it knows no study."""

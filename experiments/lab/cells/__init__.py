@@ -1,0 +1,1 @@
+"""What a cell is, from its settings to its numbers."""

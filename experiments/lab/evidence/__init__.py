@@ -1,0 +1,1 @@
+"""What a claim is, and the effects that several studies rest theirs on."""

@@ -1,0 +1,88 @@
+"""The word problem of a finite group: the product of all elements so far.
+
+A token is a permutation x[t] of a few things, and the state is how they stand now,
+
+  s[t] = s[t-1] x[t]:  first s[t-1], then x[t].
+
+For a group that is not solvable, such as A5 and S5, the problem is complete for NC1 (Barrington
+1989): networks whose depth does not grow with the length, attention and diagonal recurrences among
+them, are thought unable to solve it, and recurrent networks do it in one layer. Three groups of 60
+elements differ in nothing else: Z60 is commutative, A4 x Z5 solvable, A5 neither.
+
+Liu et al. 2023, "Transformers learn shortcuts to automata"; Merrill, Petty and Sabharwal 2024, "The
+illusion of state in state-space models"; Grazzi et al. 2025, "Unlocking state-tracking in linear
+RNNs through negative eigenvalues".
+"""
+
+import dataclasses
+import functools
+from typing import ClassVar
+
+import numpy as np
+
+from experiments.lab.tasks.automata import Automaton, Machine, transition_monoid
+
+GENERATORS = {  # permutations, each as where it sends 0, 1, ...
+  's5': ((1, 0, 2, 3, 4), (1, 2, 3, 4, 0)),
+  'a5': ((1, 2, 0, 3, 4), (1, 2, 3, 4, 0)),
+  'a4xz5': ((1, 2, 0, 3, 4, 5, 6, 7, 8), (0, 2, 3, 1, 4, 5, 6, 7, 8), (0, 1, 2, 3, 5, 6, 7, 8, 4)),
+  'z60': ((1, 2, 0, 3, 4, 5, 6, 7, 8, 9, 10, 11), (0, 1, 2, 4, 5, 6, 3, 7, 8, 9, 10, 11),
+          (0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 7)),
+}
+ALPHABETS = ('elements', 'generators')
+
+
+@functools.cache
+def tables(group: str, alphabet: str) -> Machine:
+  """The group's elements in lexicographic order, so that 0 is the identity."""
+  elements, generators, product = transition_monoid(np.array(GENERATORS[group]).T)
+  order = np.lexsort(elements.T[::-1])
+  tokens = generators if alphabet == 'generators' else order
+  step = np.argsort(order)[product[order][:, tokens]]
+  return Machine(step, np.arange(len(order)))
+
+
+@dataclasses.dataclass(frozen=True)
+class WordProblem(Automaton):
+  """Products in s5, a5, a4xz5 or z60, whose elements are numbered in lexicographic order.
+
+  With alphabet='elements' every element is a token, under its number. With alphabet='generators'
+  the tokens are two or three elements that make all others; for s5 and a5 token 0 turns the first
+  two or three things round and token 1 turns all five. Two examples (`.` has no weight):
+
+    word_problem(length=12, group='s5', alphabet='generators')
+      source   0 0  1  1  1  1 1  0  1  0  0  1
+      target  24 0 33 64 90 96 0 24 57 51 57 88
+
+    word_problem(length=6, group='a5', answers='last', shortest=3)
+      source  1 2 59 12 4 4
+      target  . .  . 47 . .
+
+  Published: answers='all', alphabet='elements'. Merrill et al.: all lengths from 2 to 25 or so,
+  AdamW at 1e-4 with weight decay 0.01. Grazzi et al.: s5, length 32, tested at 500, batches of 512,
+  AdamW at 1e-4 with weight decay 0.01, gradients clipped at norm 1, 1.6 million sequences for 100
+  epochs.
+  """
+
+  length: int = 32
+  group: str = 's5'
+  alphabet: str = 'elements'
+
+  family: ClassVar[str] = 'word_problem'
+
+  def __post_init__(self):
+    if self.group not in GENERATORS:
+      raise ValueError(f'group={self.group!r}: word_problem knows {", ".join(GENERATORS)}')
+    if self.alphabet not in ALPHABETS:
+      raise ValueError(f'alphabet={self.alphabet!r}: word_problem knows {", ".join(ALPHABETS)}')
+    super().__post_init__()
+
+  @property
+  def title(self) -> str:
+    """Names the group."""
+    return super().title.replace('word problem', f'word problem of {self.group.upper()}')
+
+  @property
+  def machine(self) -> Machine:
+    """The state is the product so far."""
+    return tables(self.group, self.alphabet)

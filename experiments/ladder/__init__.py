@@ -1,0 +1,1 @@
+"""From Elman to attention: score beside state and time."""

@@ -1,0 +1,1 @@
+"""What does length cost? Time and memory against length."""

@@ -1,0 +1,1 @@
+"""What a pronoun refers to, and which head attends to the antecedent."""

@@ -1,0 +1,7 @@
+"""The command: python -m experiments.pronouns."""
+
+from experiments.lab.launch import driver
+from experiments.pronouns.study import STUDY
+
+if __name__ == '__main__':
+  driver.main(STUDY)

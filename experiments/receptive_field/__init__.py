@@ -1,0 +1,1 @@
+"""How far back does a layer see? Fields declared, shown and effective."""

@@ -1,0 +1,1 @@
+"""The command that makes one HTML page of a folder of results."""

@@ -1,0 +1,1 @@
+"""Who remembers? Score against distance."""

@@ -1,0 +1,7 @@
+"""The command: python -m experiments.retention."""
+
+from experiments.lab.launch import driver
+from experiments.retention.study import STUDY
+
+if __name__ == '__main__':
+  driver.main(STUDY)

@@ -1,0 +1,1 @@
+"""The command that looks after folders of results."""

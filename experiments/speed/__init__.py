@@ -1,0 +1,1 @@
+"""Our layers' time over PyTorch's and Flax's."""

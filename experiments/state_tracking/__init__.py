@@ -1,0 +1,1 @@
+"""Trained on short sequences, tested on longer ones."""

@@ -1,0 +1,7 @@
+"""The command: python -m experiments.state_tracking."""
+
+from experiments.lab.launch import driver
+from experiments.state_tracking.study import STUDY
+
+if __name__ == '__main__':
+  driver.main(STUDY)

@@ -1,0 +1,1 @@
+"""The command that translates a sentence with trained weights."""

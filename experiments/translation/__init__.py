@@ -1,0 +1,1 @@
+"""Quality and training FLOPs of all encoder-decoders."""

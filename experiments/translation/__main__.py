@@ -1,0 +1,7 @@
+"""The command: python -m experiments.translation."""
+
+from experiments.lab.launch import driver
+from experiments.translation.study import STUDY
+
+if __name__ == '__main__':
+  driver.main(STUDY)

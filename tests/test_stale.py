@@ -1,0 +1,123 @@
+"""Edit a layer, and its cells run again, and no others; what they said is kept."""
+
+from unittest import mock
+
+import command
+import pytest
+import records
+
+from experiments.claims import __main__ as claims
+from experiments.claims.stored import KINDS
+from experiments.lab import source
+from experiments.lab.cells import experiment, training
+from experiments.lab.cells.cell import Outcome
+from experiments.lab.results.store import Store
+from experiments.report import __main__ as report
+from experiments.retention import study as retention
+
+WORDS = (
+  '--preset=smoke', '--layers=attention(num_heads=2),lstm', '--seeds=1',
+  f'--learning_rates={records.RATE}',
+  '--tasks=adding,copy_memory',
+)
+
+
+def answered(cell, report):
+  """What a cell comes to without training."""
+  one = cell.experiment
+  made = records.trained(one.run.layer, one.task.family, one.task.distance, (0.5,), task=one.task)
+  return Outcome(made['result'] | {'budget': one.budget})
+
+
+@pytest.fixture
+def launch(tmp_path):
+  """Launches a small study on a folder; returns the cells that it made."""
+  def once(*words):
+    with mock.patch.object(training, 'execute', lambda *_: answered):
+      done = command.run(retention, *WORDS, f'--runs={tmp_path}', *words)
+    assert done.code == 0, done.err
+    return [line.partition(': ')[2].partition(':')[0] for line in done.err.splitlines()]
+
+  return once
+
+
+def edited(monkeypatch, *modules):
+  """As if these modules had been edited."""
+  fingerprint = source.fingerprint
+  monkeypatch.setattr(source, 'fingerprint', lambda module: (
+    'f' * 12 if module in modules else fingerprint(module)))
+
+
+def test_the_cells_of_an_edited_layer_run_again_and_no_others(tmp_path, monkeypatch, launch):
+  store = Store(tmp_path, KINDS)
+  assert len(launch()) == 4
+  assert launch() == []
+  before = {path.name: path.read_bytes() for path in (tmp_path / 'cells').iterdir()}
+
+  edited(monkeypatch, 'baselines.recurrent')
+  done = command.run(report, f'--runs={tmp_path}')
+  assert '2 records of retention were made by other code than today' in done.err
+  assert launch() == ['lstm on adding(length=8)', 'lstm on copy_memory(delay=4, num_symbols=2)']
+  assert launch() == []
+  assert {r['run']['layer'] for r in store.records()} == {'attention(num_heads=2)', 'lstm'}
+  assert len(store.records()) == 4 and len(store.everything()) == 6
+  now = {path.name: path.read_bytes() for path in (tmp_path / 'cells').iterdir()}
+  assert before.items() <= now.items(), 'what they said is kept'
+  assert 'other code' not in command.run(report, f'--runs={tmp_path}').err
+
+  monkeypatch.undo()
+  assert launch() == [], 'the old code is that of records that are there'
+
+
+def test_an_edited_task_makes_its_cells_stale(monkeypatch, launch):
+  launch()
+  edited(monkeypatch, 'experiments.lab.tasks.adding')
+  assert sorted(launch()) == [
+    'attention(num_heads=2) on adding(length=8)', 'lstm on adding(length=8)']
+
+
+def test_tables_claims_and_flags_make_nothing_stale(monkeypatch, launch):
+  launch()
+  edited(monkeypatch, *(module for module in source.reached_from('experiments.retention.study')
+                        if module.startswith('experiments')), 'experiments.lab.launch.grid')
+  assert launch() == []
+
+
+def test_another_budget_makes_matched_cells_stale(monkeypatch, launch, tmp_path):
+  """The budget is the reference's, whose code is no part of another layer's."""
+  launch()
+  monkeypatch.setattr(experiment.Experiment, 'budget', 300)
+  assert len(launch()) == 4
+  assert len(list((tmp_path / 'history').iterdir())) == 4, 'what is replaced is kept'
+
+
+def test_rerun_makes_what_it_names_again_and_keeps_what_it_said(tmp_path, launch):
+  launch()
+  assert launch('--rerun=lstm') == [
+    'lstm on adding(length=8)', 'lstm on copy_memory(delay=4, num_symbols=2)']
+  assert launch('--rerun=adding(length=8)') == [
+    'attention(num_heads=2) on adding(length=8)', 'lstm on adding(length=8)']
+  assert len(list((tmp_path / 'history').iterdir())) == 4
+  done = command.run(retention, *WORDS, f'--runs={tmp_path}', '--rerun=lstmm')
+  assert (done.code, done.out) == (2, '') and done.err.count('\n') == 1
+  assert done.err.startswith("no cell of this study with 'lstmm'; did you mean 'lstm'?")
+
+
+def test_a_study_that_nobody_lists_is_named(tmp_path, launch):
+  launch()
+  (record, *_) = Store(tmp_path, KINDS).records()
+  Store(tmp_path, KINDS).write(record | {'study': 'forgotten', 'code': {}})
+  for script in (claims, report):
+    done = command.run(script, f'--runs={tmp_path}')
+    assert done.code == 0
+    assert '1 records are of forgotten, which is not in STUDIES' in done.err
+  assert '1 records are of forgotten' in (tmp_path / 'report.html').read_text()
+
+
+def test_where_all_is_stale_the_command_says_what_to_run(tmp_path, monkeypatch, launch):
+  launch()
+  edited(monkeypatch, 'experiments.lab.training.step')
+  for script in (claims, report):
+    done = command.run(script, f'--runs={tmp_path}')
+    assert (done.code, done.out) == (2, '')
+    assert done.err.startswith(f"all 4 records in {tmp_path} are of other code than today's")
