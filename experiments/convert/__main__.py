@@ -18,14 +18,13 @@ from absl import flags as absl_flags
 
 from experiments.lab.launch import flags
 
-TOKENIZER = 'tokenizer.json'
-
 
 def define() -> None:
   """The script's flags."""
   flags.define_path('checkpoint', None, 'Folder of a checkpoint.')
   flags.define_path('out', None, 'File for its parameters, in safetensors.')
-  absl_flags.DEFINE_string('prompt', None, f'Text to go on from; the checkpoint has a {TOKENIZER}.')
+  absl_flags.DEFINE_string(
+    'prompt', None, 'Text to go on from; the checkpoint has a tokenizer.json.')
   absl_flags.DEFINE_string('prompt_ids', None, 'Tokens to go on from, separated by commas.')
   absl_flags.DEFINE_integer('generate', 20, 'How many tokens to write after a prompt, at most.')
   absl_flags.DEFINE_boolean('check', False, 'Compare with transformers; needs no checkpoint.')

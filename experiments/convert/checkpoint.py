@@ -31,6 +31,7 @@ from transformer.stack import Stack
 
 WHOLE, INDEX = 'model.safetensors', 'model.safetensors.index.json'
 CONFIG, GENERATION = 'config.json', 'generation_config.json'
+TOKENIZER = 'tokenizer.json'
 FLOATS = ('float32', 'bfloat16', 'float16')
 EMPTY = ('', [], {})
 SHOWN = 100  # the most characters of a value that an error repeats

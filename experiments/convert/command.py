@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.convert import converters, interop
-from experiments.convert.__main__ import TOKENIZER
+from experiments.convert.checkpoint import TOKENIZER
 from experiments.lab import extra
 from experiments.lab.errors import BadInput
 from experiments.lab.launch import flags

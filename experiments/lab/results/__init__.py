@@ -1,1 +1,1 @@
-"""Records and what is made of them: the store, statistics, tables, figures, the report."""
+"""Records and what is made of them: the store, statistics, tables, figures."""
