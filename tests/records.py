@@ -1,6 +1,7 @@
 """Records as the studies store them, of numbers that a test chooses."""
 
 from experiments.claims.stored import KINDS
+from experiments.lab import source
 from experiments.lab.cells import models, spec
 from experiments.lab.cells.run import Run
 from experiments.lab.results.store import Store
@@ -22,6 +23,13 @@ def stored(folder, made):
   for record in made:
     store.write(record)
   return store
+
+
+def edited(monkeypatch, *modules):
+  """As if these modules had been edited."""
+  fingerprint = source.fingerprint
+  monkeypatch.setattr(source, 'fingerprint', lambda module: (
+    'f' * 12 if module in modules else fingerprint(module)))
 
 
 def trained(

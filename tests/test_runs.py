@@ -6,7 +6,6 @@ import records
 
 from experiments import runs as package
 from experiments.claims.stored import KINDS
-from experiments.lab import source
 from experiments.lab.results.store import Store
 from experiments.runs import __main__ as runs
 from experiments.runs import names
@@ -27,13 +26,6 @@ def folder(tmp_path):
 
 def run(*words, folder):
   return command.run(runs, *words, f'--runs={folder}')
-
-
-def edited(monkeypatch, *modules):
-  """As if these modules had been edited."""
-  fingerprint = source.fingerprint
-  monkeypatch.setattr(source, 'fingerprint', lambda module: (
-    'f' * 12 if module in modules else fingerprint(module)))
 
 
 def test_a_name_says_study_layer_and_task_and_no_two_are_alike():
@@ -74,7 +66,7 @@ def test_show_says_all_that_a_record_says(folder):
 
 
 def test_stale_records_are_listed_explained_and_removed(folder, monkeypatch):
-  edited(monkeypatch, 'baselines.recurrent')
+  records.edited(monkeypatch, 'baselines.recurrent')
   listed = run('list', '--stale', folder=folder).out.splitlines()
   assert len(listed) == 3 and all('retention/lstm/' in line for line in listed[:-1])
   assert 'stale, by baselines.recurrent\n' in run('show', 'retention/lstm', folder=folder).out
@@ -108,7 +100,7 @@ def test_diff_names_what_differs(folder, tmp_path, monkeypatch):
   assert said.pop('retention/gru/recall-at-20') == 'only in the second'
   assert sum(line == 'only in the first' for line in said.values()) == 2 and len(said) == 3
 
-  edited(monkeypatch, 'baselines.recurrent')
+  records.edited(monkeypatch, 'baselines.recurrent')
   records.stored(other, [records.trained('lstm', 'recall', 20, SCORES)])
   out = command.run(runs, 'diff', str(folder), str(other)).out
   assert 'lstm/recall-at-20: the same numbers; other code: baselines.recurrent\n' in out

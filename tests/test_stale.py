@@ -10,7 +10,9 @@ from experiments.claims import __main__ as claims
 from experiments.claims.stored import KINDS
 from experiments.lab import source
 from experiments.lab.cells import experiment, training
-from experiments.lab.cells.cell import Outcome
+from experiments.lab.cells.cell import Cell, Outcome
+from experiments.lab.errors import BadInput
+from experiments.lab.launch import grid
 from experiments.lab.results.store import Store
 from experiments.report import __main__ as report
 from experiments.retention import study as retention
@@ -41,20 +43,13 @@ def launch(tmp_path):
   return once
 
 
-def edited(monkeypatch, *modules):
-  """As if these modules had been edited."""
-  fingerprint = source.fingerprint
-  monkeypatch.setattr(source, 'fingerprint', lambda module: (
-    'f' * 12 if module in modules else fingerprint(module)))
-
-
 def test_the_cells_of_an_edited_layer_run_again_and_no_others(tmp_path, monkeypatch, launch):
   store = Store(tmp_path, KINDS)
   assert len(launch()) == 4
   assert launch() == []
   before = {path.name: path.read_bytes() for path in (tmp_path / 'cells').iterdir()}
 
-  edited(monkeypatch, 'baselines.recurrent')
+  records.edited(monkeypatch, 'baselines.recurrent')
   done = command.run(report, f'--runs={tmp_path}')
   assert '2 records of retention were made by other code than today' in done.err
   assert launch() == ['lstm on adding(length=8)', 'lstm on copy_memory(delay=4, num_symbols=2)']
@@ -71,15 +66,18 @@ def test_the_cells_of_an_edited_layer_run_again_and_no_others(tmp_path, monkeypa
 
 def test_an_edited_task_makes_its_cells_stale(monkeypatch, launch):
   launch()
-  edited(monkeypatch, 'experiments.lab.tasks.adding')
+  records.edited(monkeypatch, 'experiments.lab.tasks.adding')
   assert sorted(launch()) == [
     'attention(num_heads=2) on adding(length=8)', 'lstm on adding(length=8)']
 
 
 def test_tables_claims_and_flags_make_nothing_stale(monkeypatch, launch):
   launch()
-  edited(monkeypatch, *(module for module in source.reached_from('experiments.retention.study')
-                        if module.startswith('experiments')), 'experiments.lab.launch.grid')
+  modules = source.reached_from('experiments.retention.study')
+  assert {'experiments.retention.claims', 'experiments.retention.study'} <= modules
+  of_the_lab = [f'experiments.lab.{name}' for name in (
+    'launch.grid', 'launch.flags', 'results.store', 'results.scoreboard', 'cells.limits')]
+  records.edited(monkeypatch, *modules, *of_the_lab)
   assert launch() == []
 
 
@@ -116,8 +114,19 @@ def test_a_study_that_nobody_lists_is_named(tmp_path, launch):
 
 def test_where_all_is_stale_the_command_says_what_to_run(tmp_path, monkeypatch, launch):
   launch()
-  edited(monkeypatch, 'experiments.lab.training.step')
+  records.edited(monkeypatch, 'experiments.lab.training.step')
   for script in (claims, report):
     done = command.run(script, f'--runs={tmp_path}')
     assert (done.code, done.out) == (2, '')
     assert done.err.startswith(f"all 4 records in {tmp_path} are of other code than today's")
+
+
+def test_a_worker_that_has_loaded_other_code_makes_nothing(tmp_path, monkeypatch, launch):
+  """Its numbers would be stored under the code that the launch began with."""
+  launch()
+  (record, *_) = Store(tmp_path, KINDS).records()
+  cell = Cell('retention', record['run'], 'a cell', code=record['code'])
+  records.edited(monkeypatch, 'experiments.lab.training.step')
+  with pytest.raises(BadInput, match='the code was edited while this launch ran'):
+    grid._make((cell, None), Store(tmp_path, KINDS), answered, None)
+  assert len(Store(tmp_path, KINDS).everything()) == 4

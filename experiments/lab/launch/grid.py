@@ -13,7 +13,7 @@ import jax
 from experiments.lab import interruption, source
 from experiments.lab.cells import environment, spec
 from experiments.lab.cells.cell import EXHAUSTED, Cell, Outcome
-from experiments.lab.errors import no_such
+from experiments.lab.errors import BadInput, no_such
 from experiments.lab.launch import flags, lease
 from experiments.lab.launch.progress import Progress
 from experiments.lab.launch.study import Study
@@ -144,6 +144,9 @@ def _make(job: tuple[Cell, dict | None], store: Store, execute, report) -> dict 
   with lease.held(_lease_of(cell, store)) as mine:
     if not mine:
       return None
+    if store.code(cell.study, cell.run) != cell.code:  # of a worker, which has just loaded it
+      raise BadInput('the code was edited while this launch ran: what was stored is kept, and the '
+                     'same command goes on with the code as it is now')
     record = store.read(cell.study, cell.run)
     if record is not None and record != before:  # another launch made it in the meantime
       return record

@@ -117,10 +117,6 @@ class Store:
     except (Misfit, TypeError):  # such a run is refused where it is checked
       return {}
 
-  def key(self, study: str, run: dict) -> str:
-    """The key of a cell with today's code."""
-    return key_of(study, run, self.code(study, run))
-
   def read(self, study: str, run: dict) -> dict | None:
     """Record of a cell by today's code, or None where there is none that can be trusted."""
     return self._read(self._path(study, run, self.code(study, run)))
