@@ -139,6 +139,17 @@ def test_what_cannot_be_compiled_is_one_line(word, why):
   assert done.code == 2 and why in done.err and len(done.err.splitlines()) == 1
 
 
+@pytest.mark.parametrize('word', ['--width=128', '--dropout=0.3', '--lengths=32'])
+def test_what_the_papers_models_bring_is_refused_for_them_alone(word):
+  done = grid('--preset=smoke', '--layers=base,big', word)
+  name = word.partition('=')[0]
+  assert (done.code, done.err) == (2, f'{name} changes nothing here: base and big have their own\n')
+  asked = grid('--preset=smoke', '--layers=base,lstm', word)
+  assert len({cell.run['layer'] for cell in asked}) == 2
+  alone, = (cell for cell in grid('--preset=smoke', '--layers=base'))
+  assert alone.run in [cell.run for cell in asked], 'it makes no second cell'
+
+
 @pytest.fixture(scope='module')
 def record(tmp_path_factory):
   """An Elman network and attention for a TPU whose chips are the devices of the tests."""

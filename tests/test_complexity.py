@@ -130,3 +130,10 @@ def test_a_world_of_counts_has_tables_of_both_kinds():
   assert [table.title for table in tables][:1] == ['Table 1, counted']
   assert {'Measured exponents', 'Crossovers'} <= {table.title for table in tables}
   assert len(panels) == 6
+
+
+def test_settings_of_what_is_timed_are_refused_where_nothing_is(tmp_path):
+  done = command.run(
+    complexity, '--preset=smoke', '--nomeasure', '--width=16', f'--runs={tmp_path / "runs"}')
+  assert (done.code, done.out) == (2, '')
+  assert done.err == '--width changes nothing here: it is of what is timed, and --nomeasure\n'

@@ -243,20 +243,21 @@ def test_a_commands_own_values_win_over_its_questions_over_its_presets_over_the_
   assert {run.steps for run in runs} == {200}  # the question's own, not the preset's 600
   assert {run.batch_size for run in runs} == {32} and {run.seeds for run in runs} == {(0, 1, 2)}
   runs = runs_of('--preset=quick', '--tasks=text', '--batch_size=7', '--seeds=2', '--layers=lstm',
-                 '--nostop_when_solved', '--learning_rates=1,1e-2', '--lengths=32,16')
+                 '--clip=0.5', '--learning_rates=1,1e-2', '--lengths=32,16')
   assert runs == [
     Run(layer='lstm', task=f'text(length={length})', steps=200, batch_size=7, validations=15,
-        feedforward='gelu', seeds=(0, 1), learning_rates=(1.0, 1e-2), stop_when_solved=False)
-    for length in (16, 32)
-  ]
+        feedforward='gelu', seeds=(0, 1), learning_rates=(1.0, 1e-2), clip=0.5)
+    for length in (16, 32)]
 
 
 def test_what_changes_nothing_is_at_its_default_and_what_changes_something_as_given():
   for optimizer, decay in (('adam', Run().weight_decay), ('adamw', 0.1)):  # which the preset has
     asked = runs_of('--preset=paper', f'--optimizer={optimizer}', '--tasks=recall')
     assert {run.weight_decay for run in asked} == {decay}
+  asked = runs_of('--preset=quick', '--nostop_when_solved')  # bits a byte have no such bound
+  assert {run.task.partition('(')[0] for run in asked if run.stop_when_solved} == {'text'}
   asked = runs_of('--preset=quick', '--expansion=3')  # only text has a feed-forward network
-  assert {(run.feedforward, run.expansion) for run in asked} == {('none', 2.0), ('gelu', 3.0)}
+  assert {(r.feedforward, r.expansion) for r in asked} == {('none', 2.0), ('gelu', 3.0)}
 
 
 def test_a_task_with_options_is_asked_as_it_says_and_once():

@@ -16,6 +16,9 @@ UNUSED = (
   'seeds', 'learning_rates', 'test_lengths', 'host_devices', 'timeout',
   'beam', 'length_penalty',
 )
+# What the rows of Table 3 bring themselves.
+OF_PAPERS = (
+  'lengths', 'width', 'depth', 'feedforward', 'expansion', 'shell', 'dropout', 'match')
 # 24 576 tokens, which is about what section 5.1 of the paper has in a batch, out of its vocabulary.
 # What is translated moves no shape, and the shapes of a copy are known without a corpus.
 TRANSLATION = {
@@ -62,9 +65,14 @@ def runs(preset: Preset) -> list[Experiment]:
     named = spec.split(flags.FLAGS.layers)
     layers, papers = ([n for n in named if (n in PAPERS) == paper] for paper in (False, True))
   own = flags.settings()
+  if papers and not layers:
+    for name in OF_PAPERS:
+      if flags.given(name):
+        raise BadInput(f'--{name} changes nothing here: {" and ".join(papers)} have their own')
+  of_papers = {name: value for name, value in own.items() if name not in OF_PAPERS}
   settings = [
     preset.settings | own | {'layer': layer, 'task': f'text(length={length})'}
     for length in flags.lengths() or preset.lengths
     for layer in spec.canonical(layers, 'layer')
-  ] + [TRANSLATION | own | {'layer': paper} for paper in papers]
+  ] + [TRANSLATION | of_papers | {'layer': paper} for paper in papers]
   return [programs.resolved(flags.make_run(**values)) for values in settings]

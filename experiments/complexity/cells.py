@@ -17,7 +17,10 @@ def jobs(study: Study, preset: Preset) -> list[Job]:
   given = flags.FLAGS
   workers = environment.one_a_core(given.workers)
   made = [Job(counting_cells(study.name, preset), counting.execute, workers)]
-  if given.measure:
+  if not given.measure:
+    for name in flags.settings():
+      raise BadInput(f'--{name} changes nothing here: it is of what is timed, and --nomeasure')
+  else:
     made.append(Job(timing_cells(study.name, preset), timing.execute(given.timeout)))
   return made
 

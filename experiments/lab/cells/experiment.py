@@ -131,6 +131,8 @@ def without_effect(run: Run, task: Task) -> dict[str, str]:
     found['beam'] = found['length_penalty'] = f'{task.family} is answered without decoding'
   elif run.beam == 1:
     found['length_penalty'] = 'it is that of a beam search, and --beam=1 is greedy'
+  if task.solved is None:
+    found['stop_when_solved'] = f'{task.family} has no score at which it counts as solved'
   if task.outputs.kind == 'reals':
     found['label_smoothing'] = f'{task.family} is answered by a number'
   return found
