@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from baselines import LAYERS
 from experiments.lab.cells import spec
-from experiments.lab.cells.experiment import TOLERANCE, nearest_width, neutral, resolve
+from experiments.lab.cells.checks import neutral
+from experiments.lab.cells.experiment import TOLERANCE, nearest_width, resolve
 from experiments.lab.cells.models import count_parameters
 from experiments.lab.cells.run import DTYPES, FEEDFORWARDS, MATCHES, SHELLS, Run, run_from
 from experiments.lab.cells.training import cell_of

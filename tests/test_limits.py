@@ -9,7 +9,8 @@ import pytest
 
 from baselines import LAYERS
 from experiments.lab.cells import limits, models, sizes, spec, training
-from experiments.lab.cells.experiment import check, resolve
+from experiments.lab.cells.checks import check
+from experiments.lab.cells.experiment import resolve
 from experiments.lab.cells.run import Run
 from experiments.lab.cells.spec import CATALOGUES
 from experiments.lab.errors import BadInput

@@ -4,7 +4,7 @@ from baselines import LAYERS
 from experiments.compile_tpu import programs, topologies
 from experiments.compile_tpu.study import Preset
 from experiments.compile_tpu.tables import PAPERS
-from experiments.lab.cells import environment, experiment, spec
+from experiments.lab.cells import checks, environment, spec
 from experiments.lab.cells.cell import Cell
 from experiments.lab.cells.experiment import Experiment
 from experiments.lab.errors import BadInput
@@ -41,7 +41,7 @@ def grid(study: str, preset: Preset) -> list[Cell]:
   for name in UNUSED:
     if flags.given(name):
       raise BadInput(f'--{name} means nothing here: programs are compiled, and none is run')
-  flags.refuse_unused([experiment.without_effect(one.run, one.task) for one in experiments])
+  flags.refuse_unused([checks.without_effect(one.run, one.task) for one in experiments])
   for topology in where:
     for one in experiments:
       programs.check(one, topology)

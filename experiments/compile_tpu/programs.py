@@ -26,7 +26,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.compile_tpu import collectives, devices, topologies
-from experiments.lab.cells import experiment, spec
+from experiments.lab.cells import checks, experiment, spec
 from experiments.lab.cells.cell import EXHAUSTED, Cell, Outcome
 from experiments.lab.cells.experiment import Experiment
 from experiments.lab.cells.run import Run, run_from
@@ -88,7 +88,7 @@ def resolved(run: Run) -> Experiment:
 def check(one: Experiment, topology: str) -> None:
   """A BadInput for what a run cannot be, such as one with a batch that chips cannot share."""
   if not isinstance(one, PaperModel):
-    experiment.check(one)
+    checks.check(one)
   count = topologies.count(topology)
   if one.run.batch_size % count:
     raise BadInput(

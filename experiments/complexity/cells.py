@@ -4,7 +4,7 @@ from baselines import LAYERS
 from experiments.complexity import counting
 from experiments.complexity.study import Preset
 from experiments.complexity.table_1 import COUNTED, FORMS, PAPER
-from experiments.lab.cells import environment, experiment, spec, timing
+from experiments.lab.cells import checks, environment, spec, timing
 from experiments.lab.cells.cell import Cell
 from experiments.lab.errors import BadInput
 from experiments.lab.launch import flags, timing_grid
@@ -59,5 +59,5 @@ def timing_cells(study: str, preset: Preset) -> list[Cell]:
     run, layers(preset), lengths, ('train', 'generate'), rounds=run.steps, **sizes
   )
   for layer in asked['layers']:
-    experiment.check(timing.resolved(asked, layer, lengths[0]))
+    checks.check(timing.resolved(asked, layer, lengths[0]))
   return [Cell(study, asked | {'seed': seed}, f'repetition {seed}') for seed in run.seeds]

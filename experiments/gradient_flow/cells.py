@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from baselines import LAYERS
 from experiments.gradient_flow import flow
 from experiments.gradient_flow.study import Grid, Preset
-from experiments.lab.cells import experiment, spec
+from experiments.lab.cells import checks, spec
 from experiments.lab.cells.cell import Cell
 from experiments.lab.cells.experiment import Experiment
 from experiments.lab.launch import flags, training_grid
@@ -39,7 +39,7 @@ def starts(study: str, preset: Preset) -> list[Cell]:
       run = flags.make_run(**settings | {'layer': spec.describe(layer, 'layer')})
       cell = flow.cell_of(study, flow.asked(run, length), layer)
       if cell not in cells:
-        experiment.check(cell.experiment)
+        checks.check(cell.experiment)
         cells.append(cell)
   return cells
 

@@ -23,7 +23,7 @@ ROOMS = tuple(f'experiments.lab.{room}' for room in (
   'cells', 'tasks', 'corpora', 'training', 'measure'))
 # Which cells can be, and where they are made: that changes none of their numbers.
 SETTLING = tuple(f'experiments.lab.cells.{name}' for name in (
-  'environment', 'limits', 'run', 'sizes', 'spec'))
+  'checks', 'environment', 'limits', 'run', 'sizes', 'spec'))
 CATALOGUES = {
   'LAYERS': 'baselines', 'TRANSLATORS': 'baselines', 'POSITIONS': 'transformer.positions',
   'TASKS': 'experiments.lab.tasks', 'CONTESTS': 'experiments.speed.contests',

@@ -1,6 +1,6 @@
 """The cells of the study: repetitions of all layers at all lengths, in turns."""
 
-from experiments.lab.cells import experiment, spec, timing
+from experiments.lab.cells import checks, spec, timing
 from experiments.lab.cells.cell import Cell
 from experiments.lab.errors import BadInput
 from experiments.lab.launch import flags, timing_grid
@@ -41,4 +41,4 @@ def check(asked: dict) -> None:
       )
     spec.parse(timing.run_of(asked, asked['layers'][0], length).task, 'task')
   for layer in asked['layers']:
-    experiment.check(timing.resolved(asked, layer, asked['lengths'][0]))
+    checks.check(timing.resolved(asked, layer, asked['lengths'][0]))

@@ -1,6 +1,6 @@
 """The cells of the study: stacks as they are initialised, and models trained around their edge."""
 
-from experiments.lab.cells import experiment, spec
+from experiments.lab.cells import checks, spec
 from experiments.lab.cells.cell import Cell
 from experiments.lab.cells.experiment import Experiment
 from experiments.lab.errors import BadInput
@@ -40,7 +40,7 @@ def stacks(study: str, preset: Preset) -> list[Cell]:
           one = training_grid.resolved(settings | {'match': 'none'}, layer, PLACEHOLDER)
           experiments[one.run] = one
   for one in experiments.values():
-    experiment.check(one)
+    checks.check(one)
   return [
     fields.cell_of(study, one, preset.length, preset.sequences) for one in experiments.values()
   ]

@@ -6,7 +6,7 @@ import json
 import jax
 import jax.numpy as jnp
 
-from experiments.lab.cells import experiment, models
+from experiments.lab.cells import checks, experiment, models
 from experiments.lab.cells.run import run_from
 from experiments.lab.corpora.reserved import END, PAD, START
 from experiments.lab.errors import BadInput
@@ -56,7 +56,7 @@ def load(path: str):
     one = experiment.resolve(run)
     if one.task.answered_by != 'translator':
       raise BadInput(f'{run.layer} on {run.task} is no translation')
-    experiment.check(one)
+    checks.check(one)
     model, task = one.model, one.task
   except ValueError as error:
     raise BadInput(f'{path} cannot translate: {error!s:.300}') from None

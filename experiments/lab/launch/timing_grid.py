@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.lab.cells import experiment, timing
+from experiments.lab.cells import checks, timing
 from experiments.lab.cells.run import Run
 from experiments.lab.errors import BadInput
 from experiments.lab.launch import flags
@@ -23,5 +23,5 @@ def settings(preset: Mapping[str, Any], why: str, unused: tuple[str, ...] = ()) 
     if flags.given(name):
       raise BadInput(f'--{name} means nothing here: {why}')
   run = flags.make_run(**preset | flags.settings())
-  flags.refuse_unused([experiment.without_effect(run, Text())])
-  return experiment.neutral(run, Text())
+  flags.refuse_unused([checks.without_effect(run, Text())])
+  return checks.neutral(run, Text())

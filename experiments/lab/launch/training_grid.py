@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from experiments.lab.cells import experiment, spec, training
+from experiments.lab.cells import checks, experiment, spec, training
 from experiments.lab.cells.experiment import Experiment
 from experiments.lab.errors import BadInput
 from experiments.lab.launch import flags
@@ -42,14 +42,14 @@ def resolved(settings: dict[str, Any], layer: Any, task: Task) -> Experiment:
     other = next(each for each in experiment.REFERENCE if each != kind)
     layer = spec.parse(spec.describe(layer, other), kind)
   names = {'layer': spec.describe(layer, kind), 'task': spec.describe(task, 'task')}
-  run = experiment.neutral(flags.make_run(**settings | names), task)
+  run = checks.neutral(flags.make_run(**settings | names), task)
   return experiment.resolve(run, layer, task)
 
 
 def distinct(experiments: Iterable[Experiment]) -> list[Experiment]:
   """Each run once: a task may be named twice. A BadInput for a flag that changes none of them."""
   found = {one.run: one for one in experiments}.values()
-  flags.refuse_unused([experiment.without_effect(one.run, one.task) for one in found])
+  flags.refuse_unused([checks.without_effect(one.run, one.task) for one in found])
   return list(found)
 
 
@@ -105,7 +105,7 @@ def trained(study: Study, experiments: Iterable[Experiment], watch=None) -> Job:
   """What trains each of the experiments that the store lacks, under `watch`."""
   experiments = list(experiments)
   for one in experiments:
-    experiment.check(one)
+    checks.check(one)
   if any(one.task.answered_by == 'translator' for one in experiments):
     translations.ready()  # scores in words are computed after training, for the tables
   given = flags.FLAGS
