@@ -69,7 +69,7 @@ def test_stale_records_are_listed_explained_and_removed(folder, monkeypatch):
   records.edited(monkeypatch, 'baselines.recurrent')
   listed = run('list', '--stale', folder=folder).out.splitlines()
   assert len(listed) == 3 and all('retention/lstm/' in line for line in listed[:-1])
-  assert 'stale, by baselines.recurrent\n' in run('show', 'retention/lstm', folder=folder).out
+  assert 'code: stale: baselines.recurrent\n' in run('show', 'retention/lstm', folder=folder).out
   done = run('rm', '--stale', folder=folder)
   assert done.out.endswith('2 records removed\n')
   assert {r['run']['layer'] for r in Store(folder, KINDS).everything()} == {'attention'}

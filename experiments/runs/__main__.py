@@ -72,11 +72,10 @@ def show_record(*wanted: str) -> None:
     for name in ('status', 'reason', 'seconds', 'device', 'commit', 'versions'):
       print(f'  {name}: {short(record[name])}')
     print(f'  file: {store.path_of(record)}')
-    now = store.code(record['study'], record['run'])
-    changed = sorted(name for name in now.keys() | record['code'].keys()
-                     if now.get(name) != record['code'].get(name))
-    print(f'  code: {"current" if not changed else "stale, by " + ", ".join(changed)}'
-          if record['code'] or not now else '  code: stale, made before records knew their code')
+    changed = ', '.join(store.changed(record))
+    if changed and not record['code']:
+      changed = 'made before records knew their code'
+    print(f'  code: {"stale: " + changed if changed else "current"}')
     for part in ('run', 'result'):
       for name, value in record[part].items():
         print(f'  {part}.{name}: {short(value)}')

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib
 import pathlib
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -19,8 +20,9 @@ from experiments.lab.launch.progress import Progress
 from experiments.lab.launch.study import Study
 from experiments.lab.launch.workers import side_by_side
 from experiments.lab.results import times
-from experiments.lab.results.store import Store
+from experiments.lab.results.store import Store, canonical
 
+NAMED = 4  # modules that are named of those that have changed
 POLL = 1.0  # seconds between looks at the cells that other launches are making
 Execute = Callable[[Cell, Callable[[float, str], None]], Outcome]
 
@@ -100,6 +102,8 @@ def launch(
   if not missing:  # and the folder may be one that cannot be written to
     return records
   store.prepare()
+  if note := stale(store, [cells[i] for i in missing]):
+    print(note, file=sys.stderr, flush=True)
   before = {i: records[i] for i in missing}
   with Progress(len(cells), len(missing)) as progress:
     while missing:
@@ -117,6 +121,21 @@ def launch(
         progress.waits(left)
         interruption.wait(POLL)
   return records
+
+
+def stale(store: Store, cells: Sequence[Cell]) -> str:
+  """A line on the cells that are stored by other code, and what has changed since; '': none is."""
+  now = {canonical(cell.run): cell.code for cell in cells if cell.code}
+  then = [record for study in {cell.study for cell in cells} for record in store.everything(study)
+          if now.get(canonical(record['run']), record['code']) != record['code']]
+  if not then:
+    return ''
+  count = len({canonical(record['run']) for record in then})
+  changed = {module for record in then for module in store.changed(record)}
+  named = sorted(changed)[:NAMED]
+  more = f' and {len(changed) - NAMED} more' if len(changed) > NAMED else ''
+  return (f'{count} cells are stored by other code, and run again: '
+          f'{", ".join(named)}{more} changed since')
 
 
 def _made(make, jobs: Sequence, workers: int, progress: Progress) -> Iterator[tuple]:

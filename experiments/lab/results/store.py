@@ -137,6 +137,11 @@ class Store:
     known = record['study'] in self._kinds
     return not known or record['code'] == self.code(record['study'], record['run'])
 
+  def changed(self, record: dict) -> list[str]:
+    """The modules of today's code, or of a record's, that are not the same in both."""
+    now, then = self.code(record['study'], record['run']), record['code']
+    return sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))
+
   def path_of(self, record: dict) -> pathlib.Path:
     """The file of a record."""
     return self._path(record['study'], record['run'], record['code'])
