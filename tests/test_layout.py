@@ -1,6 +1,7 @@
 """The house: who may import whom, what is loaded when, and the map."""
 
 import ast
+import configparser
 import functools
 import graphlib
 import pathlib
@@ -16,6 +17,7 @@ from transformer.positions import POSITIONS
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGES = ('transformer', 'baselines', 'experiments', 'tests')  # each may import those before it
+INSTALLED = PACKAGES[:-1]
 LINES = 400
 FILES = sorted(path.relative_to(ROOT) for package in PACKAGES
                for path in (ROOT / package).rglob('*.py'))
@@ -282,6 +284,19 @@ def test_files_are_short_and_say_what_they_are(name):
   assert len(text.splitlines()) <= LINES
   assert ast.get_docstring(tree_of(name))
   assert not re.search('TO' 'DO|FIX' 'ME', text)
+
+
+def test_every_package_and_every_file_of_data_is_installed():
+  settings = configparser.ConfigParser()
+  settings.read(ROOT / 'setup.cfg')
+  data = settings['options.package_data']
+  for package in INSTALLED:
+    for path in (ROOT / package).rglob('*'):
+      if path.suffix in ('.html', '.json'):
+        place = '.'.join(path.parent.relative_to(ROOT).parts)
+        assert f'*{path.suffix}' in data.get(place, '').split(', '), path
+  assert not [path for path in FILES if path.parts[0] in INSTALLED
+              and not (ROOT / path.parent / '__init__.py').exists()]
 
 
 def drawn(text):

@@ -1,4 +1,7 @@
-"""The rule that turns records into verdicts: see the command's own text."""
+"""The rule that turns an effect into a verdict, and a failed control into void claims.
+
+What each verdict means is said in `experiments.claims.__main__`, which --help prints.
+"""
 
 import dataclasses
 import functools
