@@ -137,3 +137,20 @@ def test_records_of_other_code_are_kept_but_not_current(tmp_path, monkeypatch):
   assert len(store.everything()) == 3 and len(store.records()) == 2
   monkeypatch.undo()
   assert store.read('retention', first['run']) == first, 'with its code a record is current again'
+
+
+def test_what_is_imported_is_found_wherever_it_stands(monkeypatch):
+  tree = ast.parse('''
+from baselines.recurrent import LSTM as made
+import experiments.lab.atomic
+
+def later():
+  from baselines.mamba2 import Mamba2 as made
+  from transformer import attention
+  return made, attention
+''')
+  monkeypatch.setattr(source, 'tree_of', lambda module: tree)
+  source.imports_of.cache_clear()
+  assert source.imports_of('made up') == {
+    'baselines.recurrent', 'baselines.mamba2', 'experiments.lab.atomic', 'transformer.attention'}
+  source.imports_of.cache_clear()

@@ -37,6 +37,7 @@ NAMED = {
 OF_FLAX = ('parent', 'name')  # fields of every module
 
 
+@functools.cache
 def path_of(module: str) -> pathlib.Path | None:
   """The file of a module of this repository; None: it has none."""
   place = ROOT.joinpath(*module.split('.'))
@@ -52,27 +53,35 @@ def tree_of(module: str) -> ast.Module:
   return ast.parse(path_of(module).read_bytes())
 
 
-@functools.cache
-def names_of(module: str) -> dict[str, tuple[str, str]]:
-  """What import statements bind, anywhere in a module: name -> its module, and its name there.
+def bound(nodes: Iterable[ast.AST]) -> dict[str, tuple[str, str]]:
+  """What the import statements among some nodes bind: name -> its module, and its name there.
 
   A name that is a module itself has '' for the latter.
   """
   found = {}
-  for node in ast.walk(tree_of(module)):
+  for node in nodes:
     if isinstance(node, ast.Import):
       found |= {alias.asname or alias.name: (alias.name, '') for alias in node.names}
     elif isinstance(node, ast.ImportFrom):
       for alias in node.names:
         whole = f'{node.module}.{alias.name}'
-        bound = (whole, '') if path_of(whole) else (node.module, alias.name)
-        found[alias.asname or alias.name] = bound
+        place = (whole, '') if path_of(whole) else (node.module, alias.name)
+        found[alias.asname or alias.name] = place
   return found
 
 
-def imports_of(module: str) -> set[str]:
-  """The modules of this repository that a module imports."""
-  return {name for name, _ in names_of(module).values() if path_of(name)}
+@functools.cache
+def names_of(module: str) -> dict[str, tuple[str, str]]:
+  """What a module imports at its top: name -> the module that it is from, and its name there."""
+  return bound(tree_of(module).body)
+
+
+@functools.cache
+def imports_of(module: str) -> frozenset[str]:
+  """The modules of this repository that a module imports, inside its functions too."""
+  statements = ([node] for node in ast.walk(tree_of(module)))  # two may bind the same name
+  return frozenset(
+    name for each in statements for name, _ in bound(each).values() if path_of(name))
 
 
 @functools.cache
