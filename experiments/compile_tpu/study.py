@@ -66,7 +66,8 @@ def define(presets) -> None:
   flags.define_workers()
   absl_flags.DEFINE_string(
     'topology', None,
-    "TPUs to compile for, separated by commas, such as v5e:4x4,v6e:2x2. Default: the preset's.",
+    'TPUs to compile for, separated by commas, such as v5e:4x4,v6e:2x2. '
+    f'{flags.of_presets(presets, "topologies")}',
   )
 
 

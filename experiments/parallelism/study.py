@@ -75,7 +75,7 @@ def define(presets) -> None:
     lengths="Sequence lengths, and positions to generate from, instead of the preset's.",
   )
   for name, text in SIZES.items():
-    absl_flags.DEFINE_integer(name, None, f"{text} Default: the preset's.")
+    absl_flags.DEFINE_integer(name, None, f'{text} {flags.of_presets(presets, name)}')
 
 
 # One device, so that all cores of a CPU work for it.

@@ -79,10 +79,10 @@ def define_study(presets: Mapping[str, Any], steps: str, lengths: str) -> None:
   )
   flags.DEFINE_string(
     'layers', None,
-    'Layers to compare, separated by commas: names in baselines/__init__.py, with options if '
-    "need be, such as 'attention(positions=alibi),lstm'.",
+    'Layers to compare, separated by commas: names below, with options if need be, such as '
+    f"'attention(positions=alibi),lstm'. {of_presets(presets, 'layers')}",
   )
-  flags.DEFINE_string('lengths', None, lengths)
+  flags.DEFINE_string('lengths', None, f"{lengths} {of_presets(presets, 'lengths')}".strip())
   texts = {'seeds': 'How many seeds, from 0 on.', 'steps': steps,
            'learning_rates': 'Peak learning rates, separated by commas.'}
   for field in dataclasses.fields(Run):
@@ -124,6 +124,14 @@ def default_of(field: dataclasses.Field, presets: Mapping[str, Any]) -> str:
   return f'[{written(field.default)}{"".join(others)}]'
 
 
+def of_presets(presets: Mapping[str, Any], name: str) -> str:
+  """What the presets have under a name, for --help; '': they have nothing."""
+  values = {key: getattr(preset, name, ()) for key, preset in presets.items()}
+  said = [f'{key} {", ".join(map(str, value)) if isinstance(value, tuple) else value}'
+          for key, value in values.items() if value]
+  return f'[{"; ".join(said)}]' if said else ''
+
+
 def define_workers() -> None:
   """--workers: of studies that need a machine's cores, and no device."""
   flags.DEFINE_integer(
@@ -141,8 +149,8 @@ def define_training() -> None:
   )
   flags.DEFINE_string(
     'tasks', None,
-    "Tasks to ask, separated by commas: names below, with options if "
-    "need be; a task that the preset asks keeps the preset's options and distances.",
+    'Tasks to ask, separated by commas: names below, with options if need be; a task that the '
+    "preset asks keeps the preset's options and distances. Default: all of the preset's, below.",
   )
 
 
@@ -286,7 +294,8 @@ def _help() -> str:
     written = flag.default_unparsed
     default = '' if written in (None, '') else f' [{written}]'
     lines += [f'  --{flag.name}', textwrap.fill(
-      flag.help + default, 96, initial_indent=' ' * 6, subsequent_indent=' ' * 6)]
+      flag.help + default, 96, initial_indent=' ' * 6, subsequent_indent=' ' * 6,
+      break_on_hyphens=False)]
   return '\n'.join(lines)
 
 
