@@ -1,5 +1,8 @@
 """Looking after folders: names that people can read, what is stale, what differs, what may go."""
 
+import shutil
+from unittest import mock
+
 import command
 import pytest
 import records
@@ -96,7 +99,7 @@ def test_diff_names_what_differs(folder, tmp_path, monkeypatch):
   assert last == 'equal in numbers and in code: 1 cells; times are not compared'
   said = dict(line.split(': ', 1) for line in rows)
   copying = said['retention/lstm/copy-memory-at-20']
-  assert 'values differ, accuracy 0.6 ± 0.6, then 0.6 ± 1.1' in copying
+  assert 'values differ, test metric 0.6 ± 0.6, then 0.6 ± 1.1' in copying
   assert said.pop('retention/gru/recall-at-20') == 'only in the second'
   assert sum(line == 'only in the first' for line in said.values()) == 2 and len(said) == 3
 
@@ -130,9 +133,11 @@ def test_merge_copies_what_is_lacking_and_replaces_nothing(folder, tmp_path):
   (('diff', 'one', 'other'), 'no folder one'),
   (('merge',), 'merge takes the folders'),
   (('merge', 'nowhere'), 'no folder nowhere'),
+  (('show', 'retention', '--stale'), '--stale means nothing to show: it is of list and rm'),
+  (('diff', 'a', 'b', '--runs=c'), '--runs means nothing to diff: it takes two folders'),
 ])
 def test_what_cannot_be_done_is_said_in_one_line(folder, words, said):
-  done = run(*words, folder=folder)
+  done = command.run(runs, *words) if words[0] == 'diff' else run(*words, folder=folder)
   assert (done.code, done.out) == (2, '')
   assert done.err.startswith(said) and done.err.count('\n') == 1
 
@@ -141,3 +146,35 @@ def test_an_empty_place_has_no_records(tmp_path):
   assert run('list', folder=tmp_path / 'none').err == f'no folder {tmp_path / "none"}\n'
   assert run('list', folder=tmp_path).out == f'0 records, 0 of them stale, in {tmp_path}\n'
   assert package.__doc__
+
+
+def test_a_sound_record_takes_the_place_of_a_damaged_one(folder, tmp_path):
+  other = tmp_path / 'other'
+  shutil.copytree(folder, other)
+  damaged = sorted((folder / 'cells').iterdir())[0]
+  damaged.write_bytes(damaged.read_bytes().replace(b'0.5', b'0.7'))
+  with mock.patch('absl.logging.warning'):
+    done = run('merge', str(other), folder=folder)
+  assert '1 copied, 3 already there, 0 kept as history' in done.out
+  assert damaged.read_bytes() == (other / 'cells' / damaged.name).read_bytes()
+
+
+@pytest.mark.parametrize(('run_has', 'result'), [
+  ({'what': 3}, {}), ({'task': 3}, {}), ({'at': [1]}, {}), ({'sizes': [1]}, {}),
+  ({'sizes': None}, {}), ({'layer': 'lstm'}, {'members': 5}),
+  ({'layer': 'lstm'}, {'members': [{}], 'learning_rate': 1}), ({'layers': []}, {'members': {}}),
+])
+@pytest.mark.parametrize('study', ['forgotten', 'retention'])
+def test_a_record_of_any_form_is_named_shown_and_removed(folder, study, run_has, result):
+  """Of a study that is not listed, or of older code, whose results had another form."""
+  Store(folder).write({
+    'study': study, 'run': run_has, 'result': result, 'status': 'finished', 'reason': '',
+    'code': {'old': 'f00'} if study == 'retention' else {}, **records.WHERE})
+  listed = run('list', study, folder=folder)
+  assert listed.code == 0
+  (name, *_) = (line.split()[0] for line in listed.out.splitlines()
+                if study == 'forgotten' or ' stale ' in line)
+  assert run('show', name, folder=folder).code == 0
+  assert command.run(runs, 'diff', str(folder), str(folder)).code == 0
+  assert run('rm', name, folder=folder).out == f'removed {name}\n1 records removed\n'
+  assert len(Store(folder).everything()) == 4

@@ -1,17 +1,21 @@
 """The source as data: catalogues, imports, and fingerprints of the code that numbers depend on."""
 
 import ast
+import importlib
+from unittest import mock
 
+import command
 import pytest
 import records
 from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.claims.stated import LOADED
-from experiments.claims.stored import KINDS
+from experiments.claims.stored import KINDS, stored
 from experiments.lab import source
 from experiments.lab.cells import spec
 from experiments.lab.results.store import Store
+from experiments.retention import study as retention
 
 CATALOGUES = {
   'LAYERS': 'layer', 'TRANSLATORS': 'translator', 'POSITIONS': 'positions', 'TASKS': 'task',
@@ -154,3 +158,45 @@ def later():
   assert source.imports_of('made up') == {
     'baselines.recurrent', 'baselines.mamba2', 'experiments.lab.atomic', 'transformer.attention'}
   source.imports_of.cache_clear()
+
+
+def test_what_is_edited_after_a_command_began_is_not_its_code(tmp_path, monkeypatch):
+  file = tmp_path / 'made.py'
+  file.write_text('RATE = 0.5')
+  monkeypatch.setattr(source, 'path_of', lambda module: file)
+  source.text_of.cache_clear()
+  before = source.text_of('made')
+  file.write_text('RATE = 0.25')
+  assert source.text_of('made') == before
+  source.text_of.cache_clear()
+  assert source.text_of('made') != before
+  source.text_of.cache_clear()
+
+
+def test_a_command_keeps_the_sources_before_it_loads_what_makes_numbers():
+  with (
+    mock.patch.object(source, 'keep', side_effect=SystemExit(7)),
+    mock.patch.object(importlib, 'import_module') as loaded,
+  ):
+    assert command.run(retention, '--preset=smoke').code == 7
+  loaded.assert_not_called()
+
+
+@pytest.mark.parametrize('name', source.catalogue('CONTESTS'))
+def test_a_contest_is_made_of_what_it_imports(name):
+  """Its run has no spec; one that it parsed would name modules that are not in its code."""
+  module, _ = source.catalogue('CONTESTS')[name]
+  assert 'experiments.lab.cells.spec' not in source.imports_of(module)
+  for node in ast.walk(source.tree_of(module)):
+    if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'resolve':
+      assert len(node.args) == 3, 'its layer and its task are given'
+
+
+def test_records_that_were_matched_to_different_budgets_are_named(tmp_path):
+  made = [records.trained(layer, 'recall', 20, (0.5, 0.6)) for layer in ('lstm', 'attention')]
+  records.stored(tmp_path, made)
+  assert stored(tmp_path)[1] == []
+  made[1]['result']['budget'] += 1
+  records.stored(tmp_path, made)
+  (note,) = stored(tmp_path)[1]
+  assert 'different budgets of parameters, 1000 and 1001' in note.text

@@ -42,6 +42,7 @@ def launch(tmp_path):
     once.notes = [line for line in done.err.splitlines() if line not in lines]
     return [line.partition(': ')[2].partition(':')[0] for line in lines]
 
+  once.folder = tmp_path
   return once
 
 
@@ -134,3 +135,23 @@ def test_a_worker_that_has_loaded_other_code_makes_nothing(tmp_path, monkeypatch
   with pytest.raises(BadInput, match='the code was edited while this launch ran'):
     grid._make((cell, None), Store(tmp_path, KINDS), answered, None)
   assert len(Store(tmp_path, KINDS).everything()) == 4
+
+
+def test_a_history_that_cannot_be_written_is_noticed_before_anything_is_made(tmp_path, launch):
+  launch()
+  (tmp_path / 'history').write_text('a file')
+  before = {path.name: path.read_bytes() for path in (tmp_path / 'cells').iterdir()}
+  with mock.patch.object(training, 'execute', lambda *_: mock.Mock(side_effect=AssertionError)):
+    done = command.run(retention, *WORDS, f'--runs={tmp_path}', '--rerun=lstm')
+  assert (done.code, done.out) == (2, '') and done.err.count('\n') == 1
+  assert done.err.startswith(f'cannot use the results folder {tmp_path}/history')
+  assert before == {path.name: path.read_bytes() for path in (tmp_path / 'cells').iterdir()}
+
+
+def test_what_is_made_anew_goes_on_from_no_checkpoint(launch):
+  launch()
+  asked = []
+  with mock.patch.object(training, 'execute', lambda *_: lambda cell, report: (
+      asked.append(cell.anew), answered(cell, report))[1]):
+    command.run(retention, *WORDS, f'--runs={launch.folder}', '--rerun=lstm')
+  assert asked == [True, True]

@@ -8,6 +8,8 @@ from experiments.lab.errors import BadInput
 from experiments.lab.results import notes
 from experiments.lab.results.store import Store, broken_link
 
+# What decides the budget of a run besides its reference.
+SIZES = ('task', 'width', 'depth', 'feedforward', 'expansion', 'shell')
 KINDS = {name: study.kinds for name, study in LOADED.items()}
 
 
@@ -23,7 +25,8 @@ def stored(folder: pathlib.Path) -> tuple[list[dict], list[notes.Note]]:
     first = everything[0]['study'] if everything else 'retention'
     raise BadInput(f'{why}: run a study first, such as '
                    f'{notes.command(first, folder, "--preset=quick")}')
-  return current, [*stale(store, everything, folder), *unlisted(current, folder)]
+  left_out = [*stale(store, everything, folder), *unlisted(current, folder)]
+  return current, [*left_out, *unequal(current, folder)]
 
 
 def stale(store: Store, everything: list[dict], folder: pathlib.Path) -> list[notes.Note]:
@@ -40,6 +43,27 @@ def stale(store: Store, everything: list[dict], folder: pathlib.Path) -> list[no
       f'{count} records of {study} were made by other code than today\'s, and are not shown. Run '
       'the study again, with the other flags that it had', notes.command(study, folder))
     for study, count in missed.items()
+  ]
+
+
+def unequal(records: list[dict], folder: pathlib.Path) -> list[notes.Note]:
+  """A note on each study whose runs of the same sizes were matched to different budgets.
+
+  The budget is that of the reference, whose code is no part of other layers' records: where its
+  parameters have changed, records from before and after do not compare.
+  """
+  budgets: dict[tuple, set] = {}
+  for record in records:
+    if record['run'].get('match') == 'params' and record['result'].get('budget'):
+      sizes = record['study'], *(str(record['run'].get(name)) for name in SIZES)
+      budgets.setdefault(sizes, set()).add(record['result']['budget'])
+  several = {key[0]: found for key, found in budgets.items() if len(found) > 1}
+  return [
+    notes.Note(
+      f'Records of {study} at the same sizes have different budgets of parameters, '
+      f'{" and ".join(map(str, sorted(found)))}: the reference has changed in between. Run the '
+      'study again, with the other flags that it had', notes.command(study, folder))
+    for study, found in several.items()
   ]
 
 

@@ -60,4 +60,4 @@ def timing_cells(study: str, preset: Preset) -> list[Cell]:
   )
   for layer in asked['layers']:
     checks.check(timing.resolved(asked, layer, lengths[0]))
-  return [Cell(study, asked | {'seed': seed}, f'repetition {seed}') for seed in run.seeds]
+  return [timing.cell_of(study, asked, seed, f'repetition {seed}') for seed in run.seeds]

@@ -48,9 +48,26 @@ def path_of(module: str) -> pathlib.Path | None:
 
 
 @functools.cache
+def text_of(module: str) -> bytes:
+  """The source of a module as it is when it is first asked for."""
+  return path_of(module).read_bytes()
+
+
+def keep() -> None:
+  """Reads all sources now: fingerprints are then of the code that a command is about to load.
+
+  What is edited while cells are made is not what makes them.
+  """
+  for package in PACKAGES:
+    for path in (ROOT / package).rglob('*.py'):
+      parts = path.relative_to(ROOT).with_suffix('').parts
+      text_of('.'.join(parts).removesuffix('.__init__'))
+
+
+@functools.cache
 def tree_of(module: str) -> ast.Module:
   """The parsed source of a module."""
-  return ast.parse(path_of(module).read_bytes())
+  return ast.parse(text_of(module))
 
 
 def bound(nodes: Iterable[ast.AST]) -> dict[str, tuple[str, str]]:

@@ -28,4 +28,4 @@ def clock(study: str, experiments: list[Experiment]) -> Cell:
     first, dict.fromkeys(one.run.layer for one in experiments), [TIMED_LENGTH], ['train'],
     tokens=first.batch_size * TIMED_LENGTH, rounds=ROUNDS,
   )
-  return Cell(study, asked | {'seed': first.seeds[0]}, 'steps of all layers in turns')
+  return timing.cell_of(study, asked, first.seeds[0], 'steps of all layers in turns')

@@ -26,7 +26,7 @@ def grid(study: str, preset: Preset) -> list[Cell]:
     run, layers, flags.lengths() or preset.lengths, timing.QUANTITIES, rounds=run.steps, **sizes
   )
   check(asked)
-  return [Cell(study, asked | {'seed': seed}, f'repetition {seed}') for seed in run.seeds]
+  return [timing.cell_of(study, asked, seed, f'repetition {seed}') for seed in run.seeds]
 
 
 def check(asked: dict) -> None:

@@ -80,7 +80,7 @@ def show_record(*wanted: str) -> None:
       for name, value in record[part].items():
         print(f'  {part}.{name}: {short(value)}')
     if (score := differences.score(record)) is not None:
-      print(f'  test {record["result"]["metric"]}: {notation.cell(score)}')
+      print(f'  test metric: {notation.cell(score)}')
 
 
 def short(value) -> str:
@@ -97,7 +97,7 @@ def remove(*wanted: str) -> None:
   store = opened(flags.FLAGS.runs)
   records = chosen(store, wanted)
   for record in records:
-    store.path_of(record).unlink()
+    store.path_of(record).unlink(missing_ok=True)
     print(f'removed {names.of_record(record)}')
   print(f'{len(records)} records removed')
 
@@ -118,7 +118,8 @@ def merge(*folders: str) -> None:
   if not folders:
     raise BadInput('merge takes the folders whose records --runs is to have as well')
   sources = [opened(folder) for folder in folders]
-  into = Store(flags.FLAGS.runs, KINDS).prepare()
+  into = Store(flags.FLAGS.runs, KINDS).prepare(replacing=True)
+  into.everything()  # which sets damaged files aside, so that sound ones take their places
   for folder, source in zip(folders, sources, strict=True):
     counts = {'copied': 0, 'already there': 0, 'kept as history': 0}
     for record in source.everything():
@@ -144,6 +145,10 @@ def main(action: str = 'list', *words: str) -> None:
   """Does what the first word says with the others."""
   if action not in ACTIONS:
     raise no_such('action', action, ACTIONS)
+  if flags.given('stale') and action not in ('list', 'rm'):
+    raise BadInput(f'--stale means nothing to {action}: it is of list and rm')
+  if flags.given('runs') and action == 'diff':
+    raise BadInput('--runs means nothing to diff: it takes two folders')
   ACTIONS[action](*words)
 
 

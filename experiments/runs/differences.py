@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from experiments.lab.results import notation, scores
+from experiments.lab.results import notation, notes, scores
 from experiments.lab.results.statistics import mean_interval
 from experiments.lab.results.store import canonical
 from experiments.runs import names
@@ -59,7 +59,7 @@ def between(one: dict, other: dict) -> str:
   if (scored := (score(one), score(other))) and None in scored:
     return ''
   first, second = map(notation.cell, scored)
-  return f', {one["result"]["metric"]} {first}, then {second}'
+  return f', test metric {first}, then {second}'
 
 
 def leaves(one: Any, other: Any, path: str = '') -> Iterator[tuple[str, Any, Any]]:
@@ -83,7 +83,9 @@ def same(one: Any, other: Any) -> bool:
 
 
 def score(record: dict | None):
-  """The test metric of a trained cell, its mean over seeds; None where there is none."""
-  if record is None or not record['result'].get('members'):
-    return None
-  return mean_interval(scores.metrics(record))
+  """The test metric of a trained cell, its mean over seeds; None where there is none.
+
+  A record of other code, or of a study that is not listed, may have results of any form.
+  """
+  value, _ = notes.attempt(lambda: mean_interval(scores.metrics(record)))
+  return value

@@ -21,22 +21,24 @@ def of_record(record: dict) -> str:
   """The name of a record."""
   key = key_of(record['study'], record['run'], record['code'])
   parts = (subject(record['run']), circumstances(record['run']))
-  return '/'.join((record['study'], *filter(None, map(slug, filter(None, parts))), key[:KEY]))
+  return '/'.join((record['study'], *(slug(part) for part in parts if part), key[:KEY]))
 
 
 def subject(run: dict) -> str:
   """Whose numbers a run's are: its layer, its layers, or what it compares."""
-  layers = run.get('layers', ())
+  layers = run.get('layers', ())  # which the schema of all records has as texts
   several = '-'.join(layers) if len(layers) <= FEW else f'{len(layers)} layers'
-  return run.get('layer') or run.get('what') or several
+  return str(run.get('layer') or run.get('what') or several)
 
 
 def circumstances(run: dict) -> str:
   """What tells a run from others of the same layers: its task, or where and at what it was made."""
-  said = [run[name] for name in ('task', 'at', 'platform', 'topology') if name in run]
+  said = [f'{run[name]}' for name in ('task', 'at', 'platform', 'topology') if name in run]
   if 'task' not in run:
     said += [f'{name} {run[name]}' for name in ('shell', 'depth', 'length', 'seed') if name in run]
-  said += [f'{name} {size}' for name, size in run.get('sizes', {}).items()]
+  sizes = run.get('sizes')
+  if isinstance(sizes, dict):
+    said += [f'{name} {size}' for name, size in sizes.items()]
   return ' '.join(said)
 
 

@@ -27,8 +27,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from experiments.lab.cells.cell import EXHAUSTED, Cell, Outcome
 from experiments.lab.measure import memory
 from experiments.lab.measure.time import interleaved
-from experiments.speed import peak
-from experiments.speed.records import OURS
+from experiments.speed import OURS, peak
 
 AXIS = 'device'
 PREPARING = 0.5  # of a cell's progress

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from experiments.lab.results.statistics import Interval, ratio_interval
-from experiments.speed.records import OURS
+from experiments.speed import OURS
 
 
 def contestant(record: dict, name: str) -> dict:

@@ -15,7 +15,6 @@ from experiments.lab.results.schema import (
   Whole,
 )
 
-OURS = 'ours'  # the name of the first contestant
 CONTESTANT = Fields({
   'name': Text(), 'status': Choice((*STATUSES, 'left out')), 'reason': Text(),
   'bytes': Maybe(Whole()), 'seconds': Table(List(POSITIVE)),

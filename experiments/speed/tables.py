@@ -5,9 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from experiments.lab.results.figures import Panel
 from experiments.lab.results.store import canonical
 from experiments.lab.results.table import Table
-from experiments.speed import ratios
+from experiments.speed import OURS, ratios
 from experiments.speed.comparison import TITLES, Comparison, Target, title
-from experiments.speed.records import OURS
 
 MEBI, GIGA = 2**20, 1e9
 ORDER = ('steps', 'length', 'batch', 'width')  # of the rows of one kind

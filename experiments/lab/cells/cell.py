@@ -30,6 +30,7 @@ class Cell:
     experiment: the run with its specs parsed, where the cell is executed in this process.
     code: the fingerprints of the code that makes its numbers; the launch fills them in.
     expected: what a stored result must say to be this cell's, such as the budget of parameters.
+    anew: whether it is made again though it is stored, so that no checkpoint counts.
 
   """
 
@@ -39,6 +40,7 @@ class Cell:
   experiment: Any = dataclasses.field(default=None, repr=False, compare=False)
   code: Mapping[str, str] = dataclasses.field(default_factory=dict)
   expected: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  anew: bool = False
 
   @property
   def key(self) -> str:

@@ -105,6 +105,12 @@ def resolved(values: dict, layer: str, length: int) -> Experiment:
   return _resolved(run_of(values, layer, length))
 
 
+def cell_of(study: str, values: dict, seed: int, label: str) -> Cell:
+  """The cell of a repetition of what `asked` identifies."""
+  budget = resolved(values, values['layers'][0], min(values['lengths'])).budget
+  return Cell(study, values | {'seed': seed}, label, expected={'budget': budget})
+
+
 def execute(timeout: float):
   """What measures a cell, for `grid.launch`."""
   return functools.partial(_measure, timeout)
@@ -138,7 +144,9 @@ def _measure(timeout: float, cell: Cell, report) -> Outcome:
   )
   for i, seconds in times.items():
     points[i].seconds, points[i].status = seconds, 'finished' if seconds else 'timeout'
+  first = bench.experiments[run['layers'][0]]
   result = {
+    'budget': first.budget,
     'layers': {layer: one.match for layer, one in bench.experiments.items()},
     'points': [dataclasses.asdict(point) for point in points],
   }

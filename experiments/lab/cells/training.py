@@ -9,6 +9,7 @@ import functools
 import itertools
 import math
 import pathlib
+import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -70,7 +71,10 @@ def _train(
   made, trains = Ensemble, train
   if task.streams:
     identity = run.identity() | {'digest': task.digest}
-    checkpoints = Checkpoints(folder / 'checkpoints' / cell.key, identity)
+    place = folder / 'checkpoints' / cell.key
+    if cell.anew:
+      shutil.rmtree(place, ignore_errors=True)
+    checkpoints = Checkpoints(place, identity)
     made, trains = Streamed, functools.partial(streaming.train, checkpoints=checkpoints)
   elif watch:
     trains = functools.partial(train, watch=lambda step, states: seen.setdefault(

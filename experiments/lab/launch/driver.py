@@ -6,6 +6,7 @@ Flags are read, and --help is printed, before JAX is loaded; what makes cells is
 import functools
 import importlib
 
+from experiments.lab import source
 from experiments.lab.launch import flags, listing
 from experiments.lab.launch.study import Study
 from experiments.lab.results import publish
@@ -21,5 +22,6 @@ def main(study: Study) -> None:
 def launch(study: Study) -> None:
   """Makes the cells that the store lacks, prints the tables, and leaves them with the figure."""
   preset = flags.preset(study.presets)
+  source.keep()  # before anything is loaded that makes numbers
   records = importlib.import_module('experiments.lab.launch.grid').records(study, preset)
   publish.study(study.name, *study.report(records), flags.FLAGS.runs)

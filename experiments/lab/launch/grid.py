@@ -93,15 +93,18 @@ def launch(
     again: which cells run again although they are stored.
 
   """
-  cells = [dataclasses.replace(cell, code=store.code(cell.study, cell.run)) for cell in cells]
+  cells = [
+    dataclasses.replace(cell, code=store.code(cell.study, cell.run), anew=again(cell))
+    for cell in cells
+  ]
   records = [store.read(cell.study, cell.run) for cell in cells]
   missing = [
     i for i, (cell, record) in enumerate(zip(cells, records, strict=True))
-    if not cell.answered_by(record) or again(cell) or (retry and not times.settled(record))
+    if not cell.answered_by(record) or cell.anew or (retry and not times.settled(record))
   ]
   if not missing:  # and the folder may be one that cannot be written to
     return records
-  store.prepare()
+  store.prepare(replacing=any(records[i] is not None for i in missing))
   if note := stale(store, [cells[i] for i in missing]):
     print(note, file=sys.stderr, flush=True)
   before = {i: records[i] for i in missing}

@@ -23,13 +23,21 @@ def jobs(study: Study, preset: Preset) -> list[Job]:
 
 def grid(preset: Preset) -> list[Experiment]:
   """The experiments that the flags ask for."""
-  asked_of = flags.FLAGS.layers if flags.given('layers') else preset.layers
-  layers = spec.parse_all(asked_of, preset.kind)
+  tasks = tasks_of(preset)
+  layers = asked_layers(preset, {task.answered_by for _, task in tasks})
   return distinct(
     resolved(preset.settings | question.settings | flags.settings(), layer, task)
-    for question, task in tasks_of(preset)
+    for question, task in tasks
     for layer in layers
   )
+
+
+def asked_layers(preset: Preset, kinds: set[str]) -> list[Any]:
+  """The preset's layers, or those of --layers, of the kind that answers all tasks if one does."""
+  if not flags.given('layers'):
+    return spec.parse_all(preset.layers, preset.kind)
+  (kind,) = kinds if len(kinds) == 1 else (preset.kind,)
+  return spec.parse_all(flags.FLAGS.layers, kind)
 
 
 def resolved(settings: dict[str, Any], layer: Any, task: Task) -> Experiment:

@@ -74,13 +74,17 @@ class Store:
     self._kinds = dict(kinds)
     self._warn = warn
 
-  def prepare(self) -> 'Store':
-    """Make the folder and prove it writable, so that a launch fails before it trains."""
-    probe = self.cells / '.probe'
-    self._write_bytes(probe, b'')
-    with contextlib.suppress(OSError):
-      probe.unlink()
-    atomic.clean(self.cells)
+  def prepare(self, replacing: bool = False) -> 'Store':
+    """Make the folder and prove it writable, so that a launch fails before it trains.
+
+    With `replacing` the history, too.
+    """
+    for folder in (self.cells, *([self.history] if replacing else ())):
+      probe = folder / '.probe'
+      self._write_bytes(probe, b'')
+      with contextlib.suppress(OSError):
+        probe.unlink()
+      atomic.clean(folder)
     return self
 
   def write(self, record: dict) -> dict:
@@ -202,7 +206,8 @@ class Store:
       return record, ''
     except Misfit as misfit:
       return None, str(misfit)
-    except (ValueError, TypeError, KeyError, RecursionError):  # bad UTF-8 is a ValueError
+    # Bad UTF-8 is a ValueError, too large a number an OverflowError.
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
       return None, 'not valid JSON'
 
   def _set_aside(self, path: pathlib.Path, fault: str) -> None:

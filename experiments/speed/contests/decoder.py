@@ -19,11 +19,14 @@ from experiments.lab.cells.experiment import resolve
 from experiments.lab.cells.run import Run
 from experiments.lab.measure import memory
 from experiments.lab.tasks.task import Batch
+from experiments.lab.tasks.text import Text
 from experiments.lab.training.ensemble import AXIS, compile_over
 from experiments.lab.training.optimizer import optimizer
 from experiments.lab.training.step import Training, TrainState
 from experiments.speed import pytorch
 from experiments.speed.contest import OURS, Contest, Contestant
+from transformer.attention import Attention
+from transformer.positions import POSITIONS
 
 RATE, DECAY = 1e-3, 0.1
 EXPANSION = 4
@@ -61,11 +64,13 @@ def decoder(
   """One training step on a batch that lies ready, or several in one loop that makes its batches."""
   run = Run(
     layer=f'attention(num_heads={heads}, positions=none)', task=f'text(length={length})',
-    width=width, depth=depth, feedforward='gelu', expansion=EXPANSION, match='none',
-    batch_size=batch, steps=steps, validations=1, schedule='constant', warmup=0.0, clip=0.0,
-    weight_decay=DECAY, learning_rates=(RATE,),
+    width=width, depth=depth, feedforward='gelu', expansion=EXPANSION, match='none', shell='pre',
+    dropout=0.0, dtype='float32', optimizer='adamw', label_smoothing=0.0, batch_size=batch,
+    steps=steps, validations=1, schedule='constant', warmup=0.0, clip=0.0, weight_decay=DECAY,
+    learning_rates=(RATE,),
   )
-  experiment = resolve(run)
+  # Given, not parsed: the fingerprints of a contest are of what its module imports.
+  experiment = resolve(run, Attention(heads, POSITIONS['none']()), Text(length))
   task, training = experiment.task, Training(experiment.model, experiment.task, run)
   draw = jax.jit(functools.partial(task.batch, 'train', batch_size=batch))
   problem = Problem(
