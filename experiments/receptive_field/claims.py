@@ -3,15 +3,15 @@
 from experiments.lab.evidence.claim import Claim, calibrated
 from experiments.lab.evidence.effects import Effect, Records
 from experiments.lab.results.scores import scores
-from experiments.receptive_field import tables as fields
+from experiments.receptive_field import tables
 
 LUO = 'Luo et al. 2016'
 
 
 def shown_as_declared(records: Records) -> list[float] | None:
   """1 for each stack whose Jacobian shows the field that it declares, 0 for each other."""
-  stacks, _ = fields.split(records)
-  return [float(fields.agrees(stack)) for stack in stacks] or None
+  stacks, _ = tables.split(records)
+  return [float(tables.agrees(stack)) for stack in stacks] or None
 
 
 def effective_part(lost: bool) -> Effect:
@@ -20,10 +20,10 @@ def effective_part(lost: bool) -> Effect:
   Less than that of the shallowest stacks of the same layers.
   """
   def effect(records: Records) -> list[float] | None:
-    groups = fields.by_depth(fields.split(records)[0]).values()
+    groups = tables.by_depth(tables.split(records)[0]).values()
     found = [
       (first - last if lost else last) for group in groups
-      for first, last in zip(fields.shares(group[0]), fields.shares(group[-1]), strict=True)
+      for first, last in zip(tables.shares(group[0]), tables.shares(group[-1]), strict=True)
     ]
     return found or None
 
@@ -33,10 +33,10 @@ def effective_part(lost: bool) -> Effect:
 def spread_exponent(shell: str) -> Effect:
   """With what power of the depth the gradient spreads in a shell, by layer and seed."""
   def effect(records: Records) -> list[float] | None:
-    groups = fields.by_depth(fields.split(records)[0]).values()
+    groups = tables.by_depth(tables.split(records)[0]).values()
     return [
       power for group in groups if group[0]['run']['shell'] == shell
-      for power in fields.exponents(group, 'spread')
+      for power in tables.exponents(group, 'spread')
     ] or None
 
   return effect
@@ -46,9 +46,9 @@ def around_edge(beyond: bool) -> Effect:
   """Scores, by seed, of all models that have an edge, at the distances inside or beyond it."""
   def effect(records: Records) -> list[float] | None:
     return [
-      score for record in fields.split(records)[1]
+      score for record in tables.split(records)[1]
       if record['status'] == 'finished' and record['result']['receptive_field']
-      and fields.inside(record) != beyond
+      and tables.inside(record) != beyond
       for score in scores(record).values()
     ] or None
 
@@ -58,8 +58,8 @@ def around_edge(beyond: bool) -> Effect:
 def widening(records: Records) -> list[float] | None:
   """The spread of the gradient after training over that before, right inside of each field."""
   return [
-    after / before for record in fields.just_inside(fields.split(records)[1])
-    for before, after in zip(*(fields.watched(record, 'spread', look) for look in (0, -1)),
+    after / before for record in tables.just_inside(tables.split(records)[1])
+    for before, after in zip(*(tables.watched(record, 'spread', look) for look in (0, -1)),
                              strict=True) if before
   ] or None
 
