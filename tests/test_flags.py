@@ -195,7 +195,7 @@ def test_help_names_every_flag_and_loads_no_jax(script):
   done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
   loaded = set(re.findall(r'\| +(\S+)$', done.stderr, re.MULTILINE))
   assert 'absl.flags' in loaded
-  assert not loaded & {'jax', 'flax', 'optax', 'scipy', 'matplotlib', 'jinja2'}
+  assert not loaded & {'jax', 'flax', 'numpy', 'scipy', 'matplotlib', 'jinja2'}
   assert not [line for line in done.stderr.splitlines() if not line.startswith('import time:')]
   study = getattr(SCRIPTS[script], 'STUDY', None)
   text = (study.question if study else SCRIPTS[script].__doc__).strip()

@@ -221,7 +221,7 @@ def mentions(name, library):
         for a in node.names):
       return True
     called = node.func if isinstance(node, ast.Call) else None
-    if isinstance(called, ast.Attribute) and called.attr in ('load', 'import_module'):
+    if isinstance(called, ast.Attribute) and called.attr in ('load', 'later', 'import_module'):
       said = node.args[0].value if node.args and isinstance(node.args[0], ast.Constant) else ''
       if isinstance(said, str) and said.split('.')[: len(parts)] == parts:
         return True
@@ -247,9 +247,6 @@ def test_what_reads_flags_or_records_loads_no_jax(name):
 
 
 LATER = {  # modules that import something only when it is used, and what
-  'experiments.lab.results.statistics': {'scipy'},  # a second of every command's start
-  'experiments.lab.results.translations': {'scipy'},
-  'experiments.lab.results.table': {'tabulate'},
   'experiments.variations.study': {'experiments.variations'},  # its tables count with the model
   'transformer.fused_attention': {'jax.experimental.pallas.ops.tpu.flash_attention'},
 }

@@ -16,13 +16,13 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-
+from experiments.lab import extra
 from experiments.lab.results import notation, times
 from experiments.lab.results.figures import HeatMap
 from experiments.lab.results.statistics import CONFIDENCE, Interval
 from experiments.lab.results.table import Table
 
+np = extra.later('numpy')
 PHRASES = {
   times.STEP: 'in a training step',
   times.MEMORY: 'in memory',
@@ -104,7 +104,7 @@ def _pair(names, lengths, ratios, drawn, counts, exact) -> list[Crossover]:
   return made
 
 
-def _crossings(lengths: np.ndarray, ratios: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _crossings(lengths: 'np.ndarray', ratios: 'np.ndarray') -> 'tuple[np.ndarray, np.ndarray]':
   """Logs of the lengths at which log-ratios [..., lengths] change sign, and the signs thereafter.
 
   There is one place for each two neighbours [..., lengths - 1]; its sign is 0 if nothing changes.
@@ -119,7 +119,7 @@ def _crossings(lengths: np.ndarray, ratios: np.ndarray) -> tuple[np.ndarray, np.
   return grid[:-1] + part * np.diff(grid), np.where(changed, signs[..., 1:], 0.0)
 
 
-def _resampled(rounds: np.ndarray) -> np.ndarray:
+def _resampled(rounds: 'np.ndarray') -> 'np.ndarray':
   """Medians of resampled rounds: [rounds, layers, lengths] -> [resamples, layers, lengths]."""
   count = len(rounds)
   picks = np.random.default_rng(_SEED).integers(count, size=(count, _RESAMPLES))
@@ -127,7 +127,7 @@ def _resampled(rounds: np.ndarray) -> np.ndarray:
   return np.stack([times.medians(rounds[picks, layer]) for layer in layers], axis=1)
 
 
-def _interval(estimate: float, drawn: np.ndarray, count: int) -> Interval:
+def _interval(estimate: float, drawn: 'np.ndarray', count: int) -> Interval:
   """What the log of an estimate stands for, with percentiles of its resamples."""
   known = drawn[~np.isnan(drawn)]
   if count < 2 or not len(known):

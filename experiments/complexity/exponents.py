@@ -13,12 +13,12 @@ room for, the tokens that are generated included.
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
+from experiments.lab import extra
 from experiments.lab.results import times
 from experiments.lab.results.statistics import Interval, growth_exponent
 from experiments.lab.results.table import Table
 
+np = extra.later('numpy')
 MEASURES = (times.STEP, times.MEMORY, times.TOKEN, times.STATE)
 
 
@@ -63,7 +63,7 @@ def table(
 
 
 def exponent(
-  lengths: Sequence[float], rounds: np.ndarray, whole: bool = False
+  lengths: Sequence[float], rounds: 'np.ndarray', whole: bool = False
 ) -> Interval | None:
   """Exponent p of values ~ length^p from values [rounds, lengths]; NaN: not measured.
 

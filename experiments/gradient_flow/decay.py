@@ -29,22 +29,22 @@ recurrent neural networks".
 import math
 from typing import NamedTuple
 
-import numpy as np
-
+from experiments.lab import extra
 from experiments.lab.results.scores import chosen
 from experiments.lab.results.statistics import Interval, mean_interval
 
+np = extra.later('numpy')
 REACH = 1e-30  # entries of rows are larger than float32's smallest, 1e-38, by far
 FEWEST = 3  # distances that a fit needs
 HALF = math.log(2)
-FORMS = {'exponential': lambda k: k, 'power': np.log}  # what log norm is linear in
+FORMS = {'exponential': lambda k: k, 'power': lambda k: np.log(k)}  # what log norm is linear in
 
 
 class Curves(NamedTuple):
   """Norms by distance, of every seed, and the field beyond which they are exactly 0, if any."""
 
-  distances: np.ndarray  # [N]
-  norms: np.ndarray  # [seeds, N]
+  distances: 'np.ndarray'  # [N]
+  norms: 'np.ndarray'  # [seeds, N]
   receptive_field: int | None = None
 
   def at(self, distance: int) -> Interval | str | None:
@@ -86,9 +86,9 @@ class Curves(NamedTuple):
 class Fit(NamedTuple):
   """Least squares in the logarithm, by seed."""
 
-  slopes: np.ndarray  # [seeds] of log norm in k, or in log k
+  slopes: 'np.ndarray'  # [seeds] of log norm in k, or in log k
   residual: float  # root of the mean square over all seeds and distances
-  change: np.ndarray  # [seeds] of log norm, from the first distance to the last
+  change: 'np.ndarray'  # [seeds] of log norm, from the first distance to the last
 
 
 class Decay(NamedTuple):

@@ -1,4 +1,8 @@
-"""Libraries that only some things need, and what to install when they are missing."""
+"""Libraries that only some things need: loaded when they are used, with what to install.
+
+Records are read, flags parsed and --help printed without most of them, so that those which take
+long to load are declared with `later` instead of being imported.
+"""
 
 import importlib
 import types
@@ -17,6 +21,20 @@ def load(module: str, purpose: str, extra: str) -> types.ModuleType:
     if (error.name or '').partition('.')[0] != module.partition('.')[0]:
       raise
     raise MissingExtra(f'{purpose} need the extra: {install(extra)}', name=error.name) from None
+
+
+class Later(types.ModuleType):
+  """A module that is loaded when something of it is first used."""
+
+  def __getattr__(self, name: str):
+    module = importlib.import_module(self.__name__)
+    self.__dict__.update(vars(module))
+    return getattr(module, name)
+
+
+def later(module: str) -> Later:
+  """A library of the core, loaded when it is first used; annotations that name it are texts."""
+  return Later(module)
 
 
 def install(extra: str) -> str:

@@ -15,8 +15,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import numpy as np
+from experiments.lab import extra
 
+np = extra.later('numpy')
+special, stats = extra.later('scipy.special'), extra.later('scipy.stats')
 CONFIDENCE = 0.95
 _RESAMPLES = 4999
 _SEED = 20170612  # fixed: the same records give the same report
@@ -47,8 +49,6 @@ class Interval(NamedTuple):
 
 def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
   """Mean over seeds with Student's t interval."""
-  from scipy import special  # here, so that reading records does not load scipy
-
   sample = _sample(values)
   mean = math.fsum(sample) / len(sample) if _finite(sample) else math.nan
   if math.isnan(mean) or len(sample) < 2:
@@ -59,7 +59,7 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> In
 
 
 def bootstrap_interval(
-  statistic: Callable[..., np.ndarray],
+  statistic: 'Callable[..., np.ndarray]',
   *samples: Sequence[float],
   confidence: float = CONFIDENCE,
   paired: bool = False,
@@ -69,8 +69,6 @@ def bootstrap_interval(
   Samples are resampled independently, or together where `paired`. The count is the smallest
   sample's. The resampling is the same on every call, so equal samples give equal intervals.
   """
-  from scipy import stats
-
   arrays = [_sample(values) for values in samples]
   count = min(map(len, arrays))
   estimate = float(statistic(*arrays, axis=-1)) if all(map(_finite, arrays)) else math.nan
@@ -146,13 +144,13 @@ def growth_exponent(
   return bootstrap_interval(slope, *rounds.T, confidence=confidence, paired=True)
 
 
-def _sample(values: Sequence[float]) -> np.ndarray:
+def _sample(values: Sequence[float]) -> 'np.ndarray':
   sample = np.asarray(values, np.float64)
   if sample.ndim != 1:
     raise ValueError(f'a sample is a list of numbers, not an array of shape {sample.shape}')
   return sample
 
 
-def _finite(sample: np.ndarray) -> bool:
+def _finite(sample: 'np.ndarray') -> bool:
   """Whether there are values, and numbers all of them."""
   return len(sample) > 0 and bool(np.all(np.isfinite(sample)))

@@ -14,10 +14,11 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from experiments.lab import atomic
+from experiments.lab import atomic, extra
 from experiments.lab.results import escape, notation
 from experiments.lab.results.statistics import Interval
 
+tabulate = extra.later('tabulate')
 DIRECTIONS = ('higher', 'lower')
 _WIDEST_COLUMN = 44
 _GAP, _HEADER_PADDING = 2, 2  # blanks that tabulate puts between columns and beside a header
@@ -91,13 +92,11 @@ class Table:
 
   def markdown(self) -> str:
     """For a README: a pipe table, the best in bold."""
-    from tabulate import tabulate
-
     rows = [
       [f'**{escape.markdown(c.text)}**' if c.best else escape.markdown(c.text) for c in row]
       for row in self.shown()
     ]
-    grid = tabulate(
+    grid = tabulate.tabulate(
       rows,
       [escape.markdown(name) for name in self.columns],
       tablefmt='pipe',
@@ -214,10 +213,8 @@ def _blocks(columns: list[list[str]], width: int) -> Iterator[list[int]]:
 
 
 def _grid(columns: list[list[str]], numeric: Sequence[bool], chosen: list[int]) -> str:
-  from tabulate import tabulate
-
   header, *rows = zip(*(columns[i] for i in chosen), strict=True)
-  return tabulate(
+  return tabulate.tabulate(
     rows,
     header,
     tablefmt='simple',

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import NamedTuple
 
-import numpy as np
-
+from experiments.lab import extra
 from experiments.lab.results.statistics import Interval, median_interval
 from experiments.lab.results.store import canonical
 
+np = extra.later('numpy')
 MICRO = 1e6
 STEADY = 1.25  # how many times as long the same step may take when it is measured again
 
@@ -127,7 +127,7 @@ def microseconds(
   return median_interval(pooled) if pooled else None
 
 
-def samples(records: Sequence[dict], measure: Measure) -> np.ndarray:
+def samples(records: Sequence[dict], measure: Measure) -> 'np.ndarray':
   """All that one grid's records know of a measure: [rounds, layers, lengths], NaN: nothing.
 
   Seconds a token of all rounds of all repetitions, or the one round of bytes; no bytes at all count
@@ -149,7 +149,7 @@ def samples(records: Sequence[dict], measure: Measure) -> np.ndarray:
   return np.concatenate(pooled)
 
 
-def medians(rounds: np.ndarray) -> np.ndarray:
+def medians(rounds: 'np.ndarray') -> 'np.ndarray':
   """Median over the rounds that are known [rounds, ...] -> [...]; NaN where none is."""
   ordered = np.sort(rounds, axis=0)  # NaN comes last
   known = np.sum(~np.isnan(ordered), axis=0, keepdims=True)

@@ -19,12 +19,12 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-import numpy as np
-
 from experiments.lab import extra
 from experiments.lab.results import scores
 from experiments.lab.results.statistics import CONFIDENCE, Interval, mean_interval
 
+np = extra.later('numpy')
+optimize = extra.later('scipy.optimize')
 EXTRA = ('BLEU scores', 'translation')
 RESAMPLES = 1000
 SEED = 20170612  # fixed: the same answers get the same interval
@@ -35,7 +35,7 @@ def answers(written: dict) -> dict[str, list[str]]:
   return written['answers']
 
 
-def exact(written: dict) -> dict[str, np.ndarray]:
+def exact(written: dict) -> 'dict[str, np.ndarray]':
   """Seed -> whether each answer is the reference but for white space."""
   references = [text.split() for text in written['reference']]
   return {
@@ -104,7 +104,7 @@ def _scored(name: str, written: dict, prepare: Callable[[str], str], **options) 
     return Interval.bare(math.nan)
   counts = np.array(metric._extract_corpus_statistics(hypotheses, [references]), np.int64)
 
-  def score(sums: np.ndarray) -> float:
+  def score(sums: 'np.ndarray') -> float:
     return float(metric._compute_score_from_stats(sums.tolist()).score)
 
   estimate, count = score(counts.sum(0)), len(counts)
@@ -162,10 +162,8 @@ def half_length(record: dict) -> Interval | str | None:
   return mean_interval([float(np.clip(n, shortest, longest)) for n in found])
 
 
-def crossing(lengths: np.ndarray, right: np.ndarray) -> float:
+def crossing(lengths: 'np.ndarray', right: 'np.ndarray') -> float:
   """Where a logistic curve fitted to right or wrong at lengths falls through a half."""
-  from scipy import optimize
-
   if right.all():
     return math.inf
   if not right.any():
