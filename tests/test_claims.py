@@ -206,7 +206,7 @@ def broken(world, control):
       if result.get('distance') == FIELD:
         for member in result['members']:
           member['test'] = result['perfect']
-    elif control == 'silent-members' and record['study'] == 'compile_tpu':
+    elif control == 'independent-members' and record['study'] == 'compile_tpu':
       result['programs'][0]['collectives'] = {'all-reduce': [2, 8]}
     elif control == 'hand-count' and 'counts' in result:
       for point in result['counts']:

@@ -9,8 +9,8 @@ def compiles(records: Records) -> list[float] | None:
   return [float(record['status'] == 'finished') for record in records] or None
 
 
-def spoken(records: Records) -> list[float] | None:
-  """How often chips speak to each other in programs of members that have nothing to say."""
+def collective_operations(records: Records) -> list[float] | None:
+  """How many collective operations each program that trains independent members contains."""
   return [
     float(sum(count for count, _ in program['collectives'].values()))
     for record in records for program in record['result'].get('programs', ())
@@ -20,8 +20,9 @@ def spoken(records: Records) -> list[float] | None:
 
 CONTROLS = (
   Claim(
-    'silent-members', 'Chips that each train a member of their own have nothing to say', 'control',
-    'compile_tpu', spoken, 'exchanges', '<', 0.5, exact=True,
+    'independent-members',
+    'A program that trains one independent member a chip contains no collective operation',
+    'control', 'compile_tpu', collective_operations, 'collective operations', '<', 0.5, exact=True,
   ),
 )
 CLAIMS = (

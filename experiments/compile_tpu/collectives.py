@@ -1,4 +1,4 @@
-"""What chips say to each other in a compiled program: read from its HLO, which names it all.
+"""The collective operations of a compiled program, such as all-reduce, read from its HLO.
 
   %all-reduce.1 = (f32[64,2]{1,0}, f32[1]{0}) all-reduce(%a, %b), replica_groups=...
 

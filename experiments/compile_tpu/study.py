@@ -5,9 +5,9 @@
 A launch on a pod or in a Colab is first of all a compilation: this is where it fails, for want of
 memory or of an operation. The compiler needs no chip. So any machine can try: training with batches
 that chips share and with a member a chip, reading a prompt, writing a token; of every layer, and of
-the 2017 paper's base and big (experiments/compile_tpu/programs.py). Shown are what the compiler
-plans to hold on a chip, what chips say to each other, and how many operations a step has, which we
-count.
+the 2017 paper's base and big (experiments/compile_tpu/programs.py). The tables show
+the memory that the compiler plans to use on a chip, the collective operations of each program, and
+the operations of a step, which we count.
 """
 
 import dataclasses

@@ -82,7 +82,7 @@ def held(program: dict) -> float | None:
 
 
 def exchanged(program: dict) -> str | None:
-  """What chips say to each other: how often, and how much each has in the end."""
+  """The collective operations of a program: how many of each kind, and the bytes of a chip."""
   if program.get('temporary') is None:
     return None
   said = (f'{count} {kind}, {size / KIBI:.1f} KiB'

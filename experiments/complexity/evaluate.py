@@ -1,4 +1,4 @@
-"""What an equation makes of numbers, without compiling it where NumPy has the same.
+"""Evaluates one equation of a jaxpr on arrays: by NumPy if it has the operation, else by JAX.
 
 A program that is run once, equation by equation, would spend its time on compiling each of them.
 What NumPy lacks, JAX computes.

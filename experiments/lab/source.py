@@ -75,16 +75,16 @@ def bound(nodes: Iterable[ast.AST]) -> dict[str, tuple[str, str]]:
 
   A name that is a module itself has '' for the latter.
   """
-  found = {}
+  names = {}
   for node in nodes:
     if isinstance(node, ast.Import):
-      found |= {alias.asname or alias.name: (alias.name, '') for alias in node.names}
+      names |= {alias.asname or alias.name: (alias.name, '') for alias in node.names}
     elif isinstance(node, ast.ImportFrom):
       for alias in node.names:
         whole = f'{node.module}.{alias.name}'
         place = (whole, '') if path_of(whole) else (node.module, alias.name)
-        found[alias.asname or alias.name] = place
-  return found
+        names[alias.asname or alias.name] = place
+  return names
 
 
 @functools.cache
@@ -130,27 +130,27 @@ def fields_of(module: str, name: str) -> dict[str, str]:
   """The fields of a dataclass, those of its bases first; '' for one without a default."""
   if path_of(module) is None or (made := class_of(module, name)) is None:
     return {}
-  found = {}
+  fields = {}
   for base in reversed(made.bases):
     if isinstance(base, ast.Name):
-      found |= fields_of(*names_of(module).get(base.id, (module, base.id)))
+      fields |= fields_of(*names_of(module).get(base.id, (module, base.id)))
   for node in made.body:
     if isinstance(node, ast.AnnAssign) and 'ClassVar' not in ast.unparse(node.annotation):
-      found[node.target.id] = written(module, node.value) if node.value else ''
-  return found
+      fields[node.target.id] = written(module, node.value) if node.value else ''
+  return fields
 
 
 @functools.cache
 def constants_of(module: str) -> dict[str, ast.expr]:
   """What a module assigns to names: name -> the expression."""
-  found = {}
+  constants = {}
   for node in tree_of(module).body:
     if isinstance(node, ast.Assign):
       (to,) = node.targets
       pairs = zip(to.elts, node.value.elts, strict=True) if isinstance(to, ast.Tuple) else (
         [(to, node.value)])
-      found |= {each.id: value for each, value in pairs if isinstance(each, ast.Name)}
-  return found
+      constants |= {each.id: value for each, value in pairs if isinstance(each, ast.Name)}
+  return constants
 
 
 def written(module: str, value: ast.expr) -> str:
@@ -178,14 +178,14 @@ def summary(module: str, name: str) -> str:
 
 def named_by(run: dict) -> set[str]:
   """The modules of the layers, tasks and contests that the settings of a run name."""
-  found = set()
+  modules = set()
   for setting, catalogues in NAMED.items():
     value = run.get(setting, ())
     for text in (value,) if isinstance(value, str) else value:
       words = set(re.findall(r'\w+', text))
-      found |= {
+      modules |= {
         catalogue(each)[word][0] for each in catalogues for word in words & catalogue(each).keys()}
-  return found
+  return modules
 
 
 def decides(module: str) -> bool:

@@ -57,7 +57,7 @@ def grid(preset: Preset) -> list[Experiment]:
          for layer in spec.parse_all((text,), 'layer')}
   models = [
     (layer, depth) for layer in asked(preset) or own for depth in own.get(layer, (DEPTH,))]
-  found = []
+  experiments = []
   for question, task in training_grid.wanted(preset):
     edges = {
       model: fields.stack_of(trained(preset, question, *model, task)).receptive_field
@@ -68,9 +68,9 @@ def grid(preset: Preset) -> list[Experiment]:
       raise BadInput('none of these layers has a field with an edge: --lengths says where to ask')
     for model, field in edges.items():
       distances = flags.lengths() or (around(field) if field else outside)
-      found += [trained(preset, question, *model, training_grid.at(task, distance))
+      experiments += [trained(preset, question, *model, training_grid.at(task, distance))
                 for distance in distances]
-  return training_grid.distinct(found)
+  return training_grid.distinct(experiments)
 
 
 def trained(preset: Preset, question: Question, layer, depth: int, task) -> Experiment:

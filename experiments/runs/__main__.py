@@ -51,9 +51,9 @@ def show_list(*wanted: str) -> None:
   """Prints a line for each record."""
   store = opened(flags.FLAGS.runs)
   records = chosen(store, wanted)
-  found = [names.of_record(record) for record in records]
-  widest, stale = max(map(len, found), default=0), 0
-  for name, record in zip(found, records, strict=True):
+  labels = [names.of_record(record) for record in records]
+  widest, stale = max(map(len, labels), default=0), 0
+  for name, record in zip(labels, records, strict=True):
     current = store.is_current(record)
     stale += not current
     metric = differences.score(record)

@@ -13,20 +13,20 @@ from experiments.lab.tasks.task import Task
 
 def without_effect(run: Run, task: Task) -> dict[str, str]:
   """The settings that change nothing in a run -> why."""
-  found = {}
+  reasons = {}
   if run.optimizer != 'adamw':
-    found['weight_decay'] = f'{run.optimizer} decays no weights, --optimizer=adamw does'
+    reasons['weight_decay'] = f'{run.optimizer} decays no weights, --optimizer=adamw does'
   if run.feedforward == 'none':
-    found['expansion'] = 'it is the width of a feed-forward network, and --feedforward=none'
+    reasons['expansion'] = 'it is the width of a feed-forward network, and --feedforward=none'
   if task.answered_by != 'translator':
-    found['beam'] = found['length_penalty'] = f'{task.family} is answered without decoding'
+    reasons['beam'] = reasons['length_penalty'] = f'{task.family} is answered without decoding'
   elif run.beam == 1:
-    found['length_penalty'] = 'it is that of a beam search, and --beam=1 is greedy'
+    reasons['length_penalty'] = 'it is that of a beam search, and --beam=1 is greedy'
   if task.solved is None:
-    found['stop_when_solved'] = f'{task.family} has no score at which it counts as solved'
+    reasons['stop_when_solved'] = f'{task.family} has no score at which it counts as solved'
   if task.outputs.kind == 'reals':
-    found['label_smoothing'] = f'{task.family} is answered by a number'
-  return found
+    reasons['label_smoothing'] = f'{task.family} is answered by a number'
+  return reasons
 
 
 def neutral(run: Run, task: Task) -> Run:

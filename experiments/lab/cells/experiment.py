@@ -106,17 +106,17 @@ def farther(run: Run, task: Task) -> tuple[Task, ...]:
 
   They lie beyond the trained one; but a transduction can be asked from the shortest on.
   """
-  found = []
+  tasks = []
   for length in run.test_lengths:
-    longer = found or length > task.distance
+    longer = tasks or length > task.distance
     if not longer and task.answered_by == 'layer':
       raise BadInput(f'--test_lengths lie beyond the trained {task.distance}, not at {length}')
     try:
       task = task.beyond(length) if longer else task.at(length)
     except ValueError as error:
       raise BadInput(f'--test_lengths: {error}') from None
-    found.append(task)
-  return tuple(found)
+    tasks.append(task)
+  return tuple(tasks)
 
 
 def nearest_width(count, budget: int, multiple: int, start: int) -> int:

@@ -63,11 +63,11 @@ def wanted_again(text: str | None, cells: Sequence[Cell]) -> Callable[[Cell], bo
 
 def names_of(cell: Cell) -> set[str]:
   """What a cell's layers, task or comparison are called: as they are written, and in short."""
-  found = set()
+  names = set()
   for setting in source.NAMED:
     value = cell.run.get(setting, ())
-    found |= {value} if isinstance(value, str) else set(value)
-  return found | {text.partition('(')[0] for text in found}
+    names |= {value} if isinstance(value, str) else set(value)
+  return names | {text.partition('(')[0] for text in names}
 
 
 def launch(

@@ -56,9 +56,9 @@ def resolved(settings: dict[str, Any], layer: Any, task: Task) -> Experiment:
 
 def distinct(experiments: Iterable[Experiment]) -> list[Experiment]:
   """Each run once: a task may be named twice. A BadInput for a flag that changes none of them."""
-  found = {one.run: one for one in experiments}.values()
-  flags.refuse_unused([checks.without_effect(one.run, one.task) for one in found])
-  return list(found)
+  unique = {one.run: one for one in experiments}.values()
+  flags.refuse_unused([checks.without_effect(one.run, one.task) for one in unique])
+  return list(unique)
 
 
 def tasks_of(preset) -> list[tuple[Question, Task]]:

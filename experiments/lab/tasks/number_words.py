@@ -42,7 +42,7 @@ def speller(language: str) -> Callable[[int], str]:
   def spell(number: int) -> str:
     try:
       return converter.to_cardinal(number).lower()
-    except (NotImplementedError, OverflowError, TypeError):
+    except (RuntimeError, OverflowError, TypeError):  # what num2words raises, by language
       raise ValueError(f'num2words cannot write {number} in {language!r}') from None
 
   return spell
