@@ -1,0 +1,1 @@
+"""Laws first, then the rest; the folders are those of what is tested."""

@@ -1,0 +1,1 @@
+"""Tests of the baseline layers and translators against their papers' equations."""

@@ -1,0 +1,186 @@
+"""Convolutional layers against their papers' equations, one step at a time in float64."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from baselines.convolution import FORMS, TCN, Convolution, ShortConvolution, dilated_convolution
+from baselines.deep_convolution import ByteNet, ConvS2S, GatedConvolution
+from tests.support.reference import causal_depthwise, close, drawn, in_float64, logistic
+
+
+def convolved(x, past, kernel, bias, dilation):
+  """y_t = b + sum_j W_j x_{t - j d}; the kernel stands as W_{k-1}, ..., W_0."""
+  read, size = np.concatenate([past, x], 1), len(kernel)
+  y = np.zeros((*x.shape[:2], kernel.shape[2]))
+  for b, t in np.ndindex(*x.shape[:2]):
+    y[b, t] = bias
+    for j in range(size):
+      y[b, t] += read[b, past.shape[1] + t - j * dilation] @ kernel[size - 1 - j]
+  return y
+
+
+def normalised(part):
+  """A weight-normalised kernel: scale times direction, for each output (Salimans, Kingma 2016)."""
+  kernel = np.zeros(part['kernel'].shape)
+  for f in range(kernel.shape[2]):
+    direction = part['kernel'][..., f]
+    kernel[..., f] = part['scale'][..., f].item() * direction / np.sqrt(np.sum(direction**2))
+  return kernel
+
+
+def read(layer, **options):
+  """The output of a layer, and what a reference needs: its parameters, input and state."""
+  parameters, x, state = drawn(layer, **options)
+  y, after = jax.jit(layer.apply)(parameters, x, state)
+  return y, after, *in_float64(parameters['params'], x, state)
+
+
+@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('weight_norm', [False, True])
+def test_a_convolution_is_its_sum(form, weight_norm):
+  layer = Convolution(3, dilation=2, weight_norm=weight_norm, form=form)
+  y, after, part, x, state = read(layer)
+  kernel = normalised(part) if weight_norm else part['kernel']
+  close(y, convolved(x, state, kernel, part['bias'], 2))
+  close(after, x[:, -4:])
+
+
+@pytest.mark.parametrize('use_bias', [True, False])
+def test_a_short_convolution_is_a_sum_in_each_channel(use_bias):
+  y, after, part, x, state = read(ShortConvolution(3, use_bias))
+  whole = causal_depthwise(np.concatenate([state, x], 1), part['kernel'], part.get('bias', 0.0))
+  close(y, whole[:, 2:])
+  close(after, x[:, -2:])
+
+
+def test_a_tcn_is_its_residual_blocks():
+  y, _, parts, expected, state = read(TCN(2, levels=3))
+  for level in range(3):
+    residual = expected
+    for which in range(2):
+      part, past = parts[f'level_{level}_convolution_{which}'], state[2 * level + which]
+      expected = convolved(expected, past, normalised(part), part['bias'], 2**level)
+      expected = np.maximum(expected, 0)
+    expected = np.maximum(residual + expected, 0)
+  close(y, expected)
+  assert (expected > 0).mean() > 0.2  # not all of it cut off
+
+
+def test_bytenet_is_its_residual_blocks():
+  y, _, parts, x, state = read(ByteNet(2, levels=3, max_dilation=2), width=6)
+
+  def activated(x, name):
+    mean = x.mean(-1, keepdims=True)
+    x = (x - mean) / np.sqrt(np.mean((x - mean) ** 2, -1, keepdims=True) + 1e-6)
+    return np.maximum(x * parts[name]['scale'] + parts[name]['bias'], 0)
+
+  def dense(x, name):
+    return x @ parts[name]['kernel'] + parts[name]['bias']
+
+  for level, dilation in enumerate([1, 2, 1]):
+    norms = [f'LayerNorm_{3 * level + i}' for i in range(3)]
+    part = parts[f'level_{level}_convolution_0']
+    inner = activated(dense(activated(x, norms[0]), f'Dense_{2 * level}'), norms[1])
+    inner = convolved(inner, state[level], part['kernel'], part['bias'], dilation)
+    assert inner.shape[2] == 3
+    x = x + dense(activated(inner, norms[2]), f'Dense_{2 * level + 1}')
+  close(y, x)
+
+
+def test_convs2s_is_its_gated_residual_blocks():
+  y, _, parts, x, state = read(ConvS2S(2, levels=3))
+  for level in range(3):
+    part = parts[f'level_{level}_convolution_0']
+    a, b = np.split(convolved(x, state[level], normalised(part), part['bias'], 1), 2, -1)
+    x = np.sqrt(0.5) * (x + a * logistic(b))
+  close(y, x)
+
+
+def test_a_gated_convolution_starts_with_twice_the_weights_that_a_plain_one_has():
+  x = jnp.zeros((1, 1, 64))
+  for layer, deviation in ((Convolution(3), 1), (GatedConvolution(3), 2)):  # section 3.5
+    kernel = jax.jit(layer.init)(jax.random.key(0), x)['params']['kernel']
+    np.testing.assert_allclose(jnp.std(kernel), deviation / np.sqrt(3 * 64), rtol=0.05)
+
+
+@settings(deadline=None, max_examples=8)
+@given(size=st.integers(1, 5), dilation=st.integers(1, 4), extra=st.integers(1, 6))
+@example(size=1, dilation=3, extra=1)
+@example(size=3, dilation=4, extra=1)
+def test_both_forms_of_a_convolution_are_equal_in_value_and_gradient(size, dilation, extra):
+  generator = np.random.default_rng(size)
+  x = generator.normal(size=(2, (size - 1) * dilation + extra, 3)).astype(np.float32)
+  kernel = generator.normal(size=(size, 3, 2)).astype(np.float32)
+  weight = generator.normal(size=(2, extra, 2)).astype(np.float32)
+
+  @functools.partial(jax.jit, static_argnums=2)
+  def both(x, kernel, form):
+    def loss(x, kernel):
+      y = dilated_convolution(x, kernel, dilation, form)
+      return jnp.sum(weight * jnp.sin(y)), y
+
+    return jax.grad(loss, (0, 1), has_aux=True)(x, kernel)
+
+  pairs = zip(*(jax.tree.leaves(both(x, kernel, form)) for form in FORMS[1:]), strict=True)
+  for direct, channels_last in pairs:
+    np.testing.assert_allclose(direct, channels_last, atol=1e-5)
+  assert direct.shape == (2, extra, 2)
+
+
+@pytest.mark.parametrize(
+  ('kernel_size', 'levels', 'field'), [(8, 8, 3571), (6, 9, 5111), (2, 1, 3), (1, 5, 1)]
+)
+def test_the_receptive_field_of_a_tcn_is_the_published_one(kernel_size, levels, field):
+  assert TCN(kernel_size, levels).receptive_field == field
+
+
+def test_the_receptive_fields_of_the_translators_are_the_published_ones():
+  assert ByteNet(3, levels=30).receptive_field == 1 + 6 * 2 * (1 + 2 + 4 + 8 + 16)  # six sets
+  assert ConvS2S(5, levels=6).receptive_field == 25  # Gehring et al. 2017, section 3.2
+
+
+def test_weight_normalisation_parts_a_kernel_into_direction_and_length():
+  plain, layer = Convolution(3), Convolution(3, weight_norm=True)
+  _, x, state = drawn(plain)
+  apply = jax.jit(layer.apply)
+  parameters = jax.jit(layer.init)(jax.random.key(0), x)['params']
+
+  def read(**changed):
+    return np.asarray(apply({'params': {**parameters, **changed}}, x, state)[0])
+
+  y = read()
+  unnormalised = {'params': {name: parameters[name] for name in ('kernel', 'bias')}}
+  at_the_start, _ = jax.jit(plain.apply)(unnormalised, x, state)
+  np.testing.assert_allclose(y, at_the_start, atol=1e-6)
+  np.testing.assert_allclose(read(kernel=7 * parameters['kernel']), y, atol=1e-5)
+  np.testing.assert_allclose(read(scale=7 * parameters['scale']), 7 * y, atol=1e-4)
+  assert not parameters['bias'].any()
+
+  zero = parameters | {'kernel': 0 * parameters['kernel']}  # a direction that there is not
+  gradient = jax.grad(lambda p: jnp.sum(layer.apply({'params': p}, x, state)[0]))(zero)
+  assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize(
+  ('make', 'named'),
+  [
+    (lambda: Convolution(0), 'kernel_size >= 1, not 0'),
+    (lambda: Convolution(3, dilation=0), 'dilation >= 1, not 0'),
+    (lambda: ShortConvolution(0), 'kernel_size >= 1, not 0'),
+    (lambda: TCN(3, levels=0), 'levels >= 1, not 0'),
+    (lambda: TCN(3, form='folded'), 'folded.*auto, direct, channels_last'),
+    (lambda: ConvS2S(levels=0), 'levels >= 1, not 0'),
+    (lambda: ByteNet(max_dilation=0), 'power of 2 as max_dilation, not 0'),
+    (lambda: ByteNet(max_dilation=12), 'power of 2 as max_dilation, not 12'),
+    (lambda: ByteNet().initial_state(1, 1, 7), 'width of 7.*multiples of 2'),
+  ],
+)
+def test_what_is_no_convolution_is_refused_by_name(make, named):
+  with pytest.raises(ValueError, match=named):
+    make()

@@ -1,0 +1,163 @@
+"""Both forms of a recurrence with a matrix state against its definition in float64, and equal."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from baselines.matrix_scans import FORMS, cut_into_chunks, join_chunks, outer_product_scan
+from tests.support.reference import close
+from transformer import platform
+
+BATCH, HEADS, KEY, VALUE = 2, 3, 5, 4
+DECAYS = ('none', 'head', 'time', 'channel')
+
+
+def drawn(length, decay, centre=-1.0, spread=1.0, heads=HEADS, state=1.0):
+  """Queries, keys, values, logarithms of decays around -exp(centre), and a state."""
+  generator = np.random.default_rng(length)
+  shape = {'head': (HEADS,), 'time': (BATCH, length, HEADS)}.get(
+    decay, (BATCH, length, HEADS, KEY)
+  )
+  log_decay = -np.exp(generator.normal(centre, spread, shape))
+  arrays = (
+    generator.normal(size=(BATCH, length, heads, KEY)),
+    generator.normal(size=(BATCH, length, heads, KEY)),
+    generator.normal(size=(BATCH, length, HEADS, VALUE)),
+    None if decay == 'none' else log_decay,
+    generator.normal(0, state, (BATCH, HEADS, KEY, VALUE)),
+  )
+  return jax.tree.map(lambda a: a.astype(np.float32), arrays)
+
+
+def platforms(decay):
+  """Platforms that have forms of their own, by what decays."""
+  return ('cpu', 'tpu') if decay == 'channel' else ('cpu',)
+
+
+def signs(length, decay, negative):
+  """Where decays are negative, or None."""
+  if not negative:
+    return None
+  shape = (BATCH, length, HEADS) if decay == 'time' else (BATCH, length, HEADS, KEY)
+  return np.random.default_rng(1).random(shape) < 0.5
+
+
+def defined(query, key, value, log_decay, state, negative=None):
+  """S_t = a_t S_{t-1} + k_t v_t^T and y_t = S_t^T q_t, one number after another."""
+  y, state = np.zeros(value.shape), np.array(state, np.float64)
+  for b, t, h in np.ndindex(*value.shape[:3]):
+    a = 1.0 if log_decay is None else np.exp(np.float64(
+      log_decay[h] if log_decay.ndim == 1 else log_decay[b, t, h]
+    ))
+    if negative is not None:
+      a = np.where(negative[b, t, h], -a, a)
+    q, k = (x[b, t, h if x.shape[2] > 1 else 0].astype(np.float64) for x in (query, key))
+    state[b, h] = np.broadcast_to(a, KEY)[:, None] * state[b, h] + np.outer(k, value[b, t, h])
+    y[b, t, h] = state[b, h].T @ q
+  return y, state
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def scanned(arrays, negative, form='auto', chunk_size=0):
+  """The readings and the last state, and the gradients of something that depends on all."""
+  def loss(arrays):
+    found = outer_product_scan(*arrays, negative=negative, form=form, chunk_size=chunk_size)
+    weights = (jnp.cos(jnp.arange(float(x.size))).reshape(x.shape) for x in found)
+    return sum(jnp.sum(w * x) for w, x in zip(weights, found, strict=True)), found
+
+  gradients, found = jax.grad(loss, has_aux=True)(arrays)
+  return found, gradients
+
+
+@pytest.mark.parametrize(
+  ('decay', 'heads', 'negative'),
+  [
+    ('none', HEADS, False), ('head', 1, False), ('time', HEADS, False), ('time', 1, True),
+    ('channel', HEADS, False), ('channel', 1, True),
+  ],
+)
+def test_each_form_is_the_definition(decay, heads, negative):
+  length = 7
+  arrays, sign = drawn(length, decay, heads=heads), signs(length, decay, negative)
+  expected = defined(*arrays, sign)
+  forms = [('recurrent', 0, 'cpu'), *(('chunked', 4, name) for name in platforms(decay))]
+  for form, chunk_size, name in forms:
+    with platform.assumed(name):
+      found, _ = scanned(arrays, sign, form, chunk_size)
+    for f, e in zip(found, expected, strict=True):
+      close(f, e)
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=5)
+@given(
+  length=st.sampled_from([1, 37]),
+  chunk_size=st.sampled_from([1, 16]),
+  decay=st.sampled_from(DECAYS),
+  centre=st.floats(-12, 4),
+  spread=st.floats(0, 4),
+  state=st.sampled_from([0.0, 1.0, 1e4]),
+  negative=st.booleans(),
+)
+@example(37, 16, 'time', 3.0, 3.0, 1.0, False)
+@example(37, 16, 'channel', 3.0, 3.0, 1.0, False)
+@example(200, 64, 'time', -9.0, 0.5, 1.0, True)
+@example(200, 16, 'channel', 0.0, 4.0, 1e4, False)
+def test_the_forms_are_equal_in_value_and_gradient(
+  length, chunk_size, decay, centre, spread, state, negative
+):
+  arrays = drawn(length, decay, centre, spread, state=state)
+  sign = signs(length, decay, negative and decay in ('time', 'channel'))
+  expected = scanned(arrays, sign, 'recurrent')
+  for name in platforms(decay):
+    with platform.assumed(name):
+      found = scanned(arrays, sign, 'chunked', chunk_size)
+    for f, e in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+      assert np.isfinite(f).all()
+      close(f, np.asarray(e))
+
+
+@pytest.mark.parametrize(
+  ('decay', 'name'), [('time', 'cpu'), ('channel', 'cpu'), ('channel', 'tpu')]
+)
+def test_a_decay_of_zero_forgets_all_that_was_before(decay, name):
+  query, key, value, log_decay, state = drawn(9, decay)
+  log_decay[:, 5] = -np.inf
+  arrays = query, key, value, log_decay, state
+  with platform.assumed(name):
+    (y, after), gradients = scanned(arrays, None, 'chunked', 8)
+  late = (*(a[:, 5:] for a in arrays[:4]), np.zeros_like(state))
+  for found, expected in zip((y[:, 5:], after), defined(*late), strict=True):
+    close(found, expected)
+  assert all(np.isfinite(g).all() for g in gradients)
+  assert not np.asarray(gradients[3])[:, 5].any()
+
+
+@pytest.mark.parametrize('length', [1, 4, 10])
+def test_chunks_join_to_what_was_cut(length):
+  x = np.random.default_rng(0).normal(size=(BATCH, length, HEADS, KEY)).astype(np.float32)
+  chunks = cut_into_chunks(jnp.array(x), 4)
+  assert chunks.shape == (-(-length // 4), BATCH, HEADS, 4, KEY)
+  np.testing.assert_array_equal(join_chunks(chunks, length), x)
+  for n, b, h, c in np.ndindex(*chunks.shape[:4]):
+    time = 4 * n + c
+    expected = x[b, time, h] if time < length else np.zeros(KEY)
+    np.testing.assert_array_equal(chunks[n, b, h, c], expected)
+
+
+@pytest.mark.parametrize(
+  ('options', 'named'),
+  [
+    ({'form': 'parallel'}, f"'parallel'.*{', '.join(FORMS)}"),
+    ({'chunk_size': 12}, 'power of two.*not 12'),
+    ({'chunk_size': -2}, 'power of two.*not -2'),
+  ],
+)
+def test_what_is_no_form_is_refused_by_name(options, named):
+  with pytest.raises(ValueError, match=named):
+    outer_product_scan(*drawn(3, 'time'), **options)

@@ -1,0 +1,1 @@
+"""Tests of the studies, the commands and the lab."""

@@ -1,0 +1,1 @@
+"""What tests of several folders share: commands, records, and the equations in NumPy."""

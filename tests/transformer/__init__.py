@@ -1,0 +1,1 @@
+"""Tests of the layer interface, attention, whole models and decoding."""
