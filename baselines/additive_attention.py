@@ -83,7 +83,7 @@ class AdditiveAttention(SequenceLayer):
       raise ValueError(f'additive attention stands inside a cell such as GRU or LSTM, not {kind}')
 
   @property
-  def bridge(self):
+  def source_projection(self):
     """The projection of the source, and the cell's first state."""
     return Annotate(self.layer.num_states, parent=None)
 
@@ -112,24 +112,25 @@ class AdditiveAttention(SequenceLayer):
     annotations, hidden = state
     # A loop over time, so that the time comes first.
     x = masked(x, mask).swapaxes(0, 1)
-    driven = nn.Dense(gates * width, bias_init=self.layer.bias, dtype=x.dtype, name='input')(x)
-    driven = driven.astype(jnp.float32).reshape(length, batch_size, gates, width)
+    project = nn.Dense(gates * width, bias_init=self.layer.bias, dtype=x.dtype, name='input')
+    input_projection = project(x).astype(jnp.float32).reshape(length, batch_size, gates, width)
     query, context, recurrent = self._kernels(width, x.dtype)
     score = self.param('score_kernel', nn.initializers.normal(width**-0.5), (width,))
     bias = self.layer.product_bias(self, width)
     valid = jnp.ones((length, batch_size, 1), bool) if mask is None else mask.T[..., None]
 
     def step(hidden, now):
-      driven, valid = now
+      input_projection, valid = now
       weight, read = look(annotations, multiply(hidden[0], query), score)
-      driven += multiply(read, context).reshape(driven.shape)
+      input_projection += multiply(read, context).reshape(input_projection.shape)
       product = multiply(hidden[0], recurrent)
       product = product if bias is None else product + bias[None]
-      after, _ = self.layer.cell.step(driven, product.reshape(driven.shape), hidden)
+      product = product.reshape(input_projection.shape)
+      after, _ = self.layer.cell.step(input_projection, product, hidden)
       hidden = tuple(jnp.where(valid, *pair) for pair in zip(after, hidden, strict=True))
       return hidden, (hidden[0], weight)
 
-    hidden, (y, weight) = jax.lax.scan(step, hidden, (driven, valid))
+    hidden, (y, weight) = jax.lax.scan(step, hidden, (input_projection, valid))
     if self.is_mutable_collection('intermediates') and not self.is_initializing():
       self.sow('intermediates', 'weights', weight.swapaxes(0, 1)[:, None])
     return y.swapaxes(0, 1).astype(x.dtype), (annotations, hidden)

@@ -28,7 +28,7 @@ from transformer.normalization import RMSNorm
 from transformer.options import at_least, one_of, suits
 
 
-def unit(x: jax.Array) -> jax.Array:
+def l2_normalize(x: jax.Array) -> jax.Array:
   """The last axis at length 1; zeros stay zeros, with a finite gradient."""
   return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), -1, keepdims=True) + 1e-6)
 
@@ -101,7 +101,8 @@ class DeltaNet(SequenceLayer):
     beta = largest * jax.nn.sigmoid(beta.astype(jnp.float32))
     beta, log_decay = masked(beta, mask), masked(self.log_decay(x), mask)
     y, memory = delta_scan(
-      unit(query), unit(key), value, beta, log_decay, state.memory, chunk_size=self.chunk_size
+      l2_normalize(query), l2_normalize(key), value, beta, log_decay, state.memory,
+      chunk_size=self.chunk_size,
     )
     y = self.gated(RMSNorm(dtype=x.dtype, name='norm')(y), x)
     y = nn.DenseGeneral(width, (-2, -1), use_bias=False, dtype=x.dtype, name='output')(y)

@@ -23,42 +23,42 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from baselines.deep_convolution import ConvS2S
-from transformer.attention import attend, observe
-from transformer.cross_attention import Memory
-from transformer.dot_product import Visible
+from transformer.attention import attend, sow_weights
+from transformer.cross_attention import ProjectedSource
+from transformer.dot_product import AttentionMask
 from transformer.layer import SequenceLayer, masked
 from transformer.options import one_of
 
 SCORES = ('general', 'dot')
 
 
-class Recall(nn.Module):
+class ScoreKeys(nn.Module):
   """What an encoder read, as one head's values, and as its keys by themselves or projected."""
 
   score: str = 'dot'
 
   @nn.compact
-  def __call__(self, memory, mask=None) -> Memory:  # [B, S, D], [B, S]
+  def __call__(self, memory, mask=None) -> ProjectedSource:  # [B, S, D], [B, S]
     key = memory = masked(memory, mask)
     if self.score == 'general':
       key = nn.Dense(key.shape[2], use_bias=False, dtype=key.dtype, name='key')(key)
     valid = jnp.ones(memory.shape[:2], bool) if mask is None else mask
-    return Memory(*(each.swapaxes(1, 2)[:, None] for each in (key, memory)), valid)
+    return ProjectedSource(*(each.swapaxes(1, 2)[:, None] for each in (key, memory)), valid)
 
 
-def unread(batch_size: int, capacity: int, width: int, dtype) -> Memory:
+def unread(batch_size: int, capacity: int, width: int, dtype) -> ProjectedSource:
   """A source that nobody has read."""
   places = jnp.zeros((batch_size, 1, width, capacity), dtype)
-  return Memory(places, places, jnp.zeros((batch_size, capacity), bool))
+  return ProjectedSource(places, places, jnp.zeros((batch_size, capacity), bool))
 
 
-def read(module: nn.Module, query, memory: Memory):
+def read(module: nn.Module, query, memory: ProjectedSource):
   """What queries [B, T, D], divided by sqrt(D), read of a source; 0 where there is none."""
-  dtype, visible = query.dtype, Visible(valid=memory.valid, causal=False)
+  dtype, attention_mask = query.dtype, AttentionMask(valid=memory.valid, causal=False)
   query = query[:, None, None]
   key, value = memory.key.astype(dtype), memory.value.astype(dtype)
-  observe(module, query, key, visible)
-  return attend(query, key, value, visible)[:, 0, 0]
+  sow_weights(module, query, key, attention_mask)
+  return attend(query, key, value, attention_mask)[:, 0, 0]
 
 
 class GlobalAttention(SequenceLayer):
@@ -76,9 +76,9 @@ class GlobalAttention(SequenceLayer):
     return 1
 
   @property
-  def bridge(self):
+  def source_projection(self):
     """Keys and values."""
-    return Recall(self.score, parent=None)
+    return ScoreKeys(self.score, parent=None)
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
     """A source that nobody has read."""
@@ -99,7 +99,7 @@ class AttentiveConvS2S(ConvS2S):
   """
 
   @property
-  def bridge(self):
+  def source_projection(self):
     """The source, and convolutions that have read nothing."""
     return Beginning(self.clone(parent=None), parent=None)
 
@@ -134,4 +134,4 @@ class Beginning(nn.Module):
   def __call__(self, memory, mask=None):  # [B, S, D], [B, S]
     batch_size, _, width = memory.shape
     past, _ = self.layer.initial_state(batch_size, 0, width, memory.dtype)
-    return past, Recall()(memory, mask)
+    return past, ScoreKeys()(memory, mask)

@@ -18,19 +18,19 @@ from typing import ClassVar
 import jax.numpy as jnp
 from flax import linen as nn
 
-from baselines.unroll import Cell, split, squash, unroll
+from baselines.unroll import RecurrentCell, gate_activations, split, unroll
 from transformer.layer import SequenceLayer, masked
 from transformer.options import at_least, finite, one_of
 
 RECURRENT_INITS = ('orthogonal', 'normal')
 
 
-class ElmanCell(Cell):
+class ElmanCell(RecurrentCell):
   """h' = tanh(z)."""
 
   @staticmethod
-  def step(driven, product, state):
-    return (jnp.tanh(driven + product)[..., 0, :],), ()
+  def step(input_projection, product, state):
+    return (jnp.tanh(input_projection + product)[..., 0, :],), ()
 
   @staticmethod
   def slopes(gates, before, after):
@@ -41,13 +41,13 @@ class ElmanCell(Cell):
     return slopes * gradient[0][..., None, :], (0,)
 
 
-class LSTMCell(Cell):
+class LSTMCell(RecurrentCell):
   """c' = f c + i g,  h' = o tanh(c'); the gates are in the order i, f, g, o."""
 
   @staticmethod
-  def step(driven, product, state):
+  def step(input_projection, product, state):
     _, c = state
-    gates = squash(driven + product, (0.5, 0.5, 1, 0.5))
+    gates = gate_activations(input_projection + product, (0.5, 0.5, 1, 0.5))
     i, f, g, o = split(gates)
     c = f * c + i * g
     return (o * jnp.tanh(c), c), gates
@@ -67,15 +67,15 @@ class LSTMCell(Cell):
     return gates, (0, c * kept)
 
 
-class GRUCell(Cell):
+class GRUCell(RecurrentCell):
   """h' = (1 - u) n + u h; the gates are in the order r, u, n."""
 
   @staticmethod
-  def step(driven, product, state):
+  def step(input_projection, product, state):
     (h,) = state
-    gates = squash(driven[..., :2, :] + product[..., :2, :], (0.5, 0.5))
+    gates = gate_activations(input_projection[..., :2, :] + product[..., :2, :], (0.5, 0.5))
     r, u = split(gates)
-    n = jnp.tanh(driven[..., 2, :] + r * product[..., 2, :])
+    n = jnp.tanh(input_projection[..., 2, :] + r * product[..., 2, :])
     return ((1 - u) * n + u * h,), (gates, n, product[..., 2, :])
 
   @staticmethod
@@ -108,7 +108,7 @@ class Recurrent(SequenceLayer):
   recurrent_init: str = 'orthogonal'
   recurrent_gain: float = 1.0
 
-  cell: ClassVar[type[Cell]]
+  cell: ClassVar[type[RecurrentCell]]
   gates: ClassVar[int]  # G, how many products with x, and with h, the cell reads
   num_states: ClassVar[int] = 1
 
@@ -144,19 +144,19 @@ class Recurrent(SequenceLayer):
       state = self.initial_state(batch_size, length, width)
     # The loop runs over time; time and batch as one axis make the gradient for W one plain product.
     x = masked(x, mask).swapaxes(0, 1).reshape(length * batch_size, width)
-    driven = nn.Dense(gates * width, bias_init=self.bias, dtype=x.dtype, name='input')(x)
-    driven = driven.astype(jnp.float32).reshape(length, batch_size, gates, width)
+    project = nn.Dense(gates * width, bias_init=self.bias, dtype=x.dtype, name='input')
+    input_projection = project(x).astype(jnp.float32).reshape(length, batch_size, gates, width)
     kernel = self.param('recurrent_kernel', self.kernel, (width, gates * width))
     valid = None if mask is None else mask.T[..., None]
     bias = self.product_bias(self, width)
-    hidden, state = unroll(self.cell, kernel.astype(x.dtype), driven, state, valid, bias)
+    hidden, state = unroll(self.cell, kernel.astype(x.dtype), input_projection, state, valid, bias)
     return hidden.swapaxes(0, 1).astype(x.dtype), state
 
 
 class Elman(Recurrent):
   """The simple recurrent network."""
 
-  cell: ClassVar[type[Cell]] = ElmanCell
+  cell: ClassVar[type[RecurrentCell]] = ElmanCell
   gates: ClassVar[int] = 1
 
 
@@ -165,7 +165,7 @@ class LSTM(Recurrent):
 
   forget_bias: float = 1.0  # an open forget gate at the start (Jozefowicz et al. 2015)
 
-  cell: ClassVar[type[Cell]] = LSTMCell
+  cell: ClassVar[type[RecurrentCell]] = LSTMCell
   gates: ClassVar[int] = 4
   num_states: ClassVar[int] = 2
 
@@ -188,7 +188,7 @@ class GRU(Recurrent):
 
   recurrent_bias: bool = False
 
-  cell: ClassVar[type[Cell]] = GRUCell
+  cell: ClassVar[type[RecurrentCell]] = GRUCell
   gates: ClassVar[int] = 3
 
   def product_bias(self, module, width):

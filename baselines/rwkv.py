@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from baselines.delta_rule import initial_memory, unit
+from baselines.delta_rule import initial_memory, l2_normalize
 from baselines.delta_scans import generalised_delta_scan
 from baselines.matrix_scans import check_form
 from transformer.layer import SequenceLayer, masked
@@ -115,7 +115,7 @@ class RWKV7(SequenceLayer):
     log_decay = -math.exp(-0.5) * jax.nn.sigmoid(decay)
     rate = heads(self._low_rank(x_a, 'rate', lambda z: z, nn.initializers.zeros))
     rate = jax.nn.sigmoid(rate)
-    removal = unit(key * scale('removal', 0.85))
+    removal = l2_normalize(key * scale('removal', 0.85))
     key *= 1 + scale('replacement', 1.0) * (rate - 1)
 
     log_decay, rate, key = (masked(z, mask) for z in (log_decay, rate, key))

@@ -210,7 +210,7 @@ class Unfold(SequenceLayer):
     return 1
 
   @property
-  def bridge(self):
+  def source_projection(self):
     """The source as it is."""
     return Lay(parent=None)
 

@@ -279,11 +279,11 @@ class Mamba(SequenceLayer):
     skip = self.param('skip', nn.initializers.ones, (inner,))
 
     def expand(now):
-      step, driven, b, _ = now
+      step, input_projection, b, _ = now
       decay = jnp.exp(step[:, None] * a[None])
       if self.eigenvalues == '[-1,1]':
         decay = 2 * decay - 1
-      return decay, jnp.einsum('BN,BD->BND', b, driven)
+      return decay, jnp.einsum('BN,BD->BND', b, input_projection)
 
     def read(h, now):
       return jnp.einsum('BND,BN->BD', h, now[3])

@@ -24,11 +24,11 @@ import jax
 import jax.numpy as jnp
 
 
-class Cell:
+class RecurrentCell:
   """What `unroll` asks of a cell. The gates G stand side by side, [..., G, H]."""
 
   @staticmethod
-  def step(driven, product, state):
+  def step(input_projection, product, state):
     """From [..., G, H] twice and a tuple of [..., H]: the tuple after it, what slopes need."""
     raise TypeError('a cell says what its equation is')
 
@@ -52,7 +52,7 @@ class Cell:
     return gradient
 
 
-def squash(z: jax.Array, scale: tuple[float, ...]) -> jax.Array:
+def gate_activations(z: jax.Array, scale: tuple[float, ...]) -> jax.Array:
   """The gates z [..., G, H] through a sigmoid where scale is 1/2, through tanh where it is 1.
 
   sigmoid(z) = 1/2 + 1/2 tanh(z / 2), so that all gates are one tanh, which vectorises inside a
@@ -80,13 +80,13 @@ def _hold(valid, new, old):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def unroll(cell: type[Cell], kernel, driven, state, valid=None, bias=None):
+def unroll(cell: type[RecurrentCell], kernel, input_projection, state, valid=None, bias=None):
   """Runs a cell over time.
 
   Args:
     cell: the cell.
     kernel: U [H, G * H]; its dtype is that of the products, which are summed in float32.
-    driven: W x + b [T, B, G, H].
+    input_projection: W x + b [T, B, G, H].
     state: a tuple of arrays [B, H], h first.
     valid: [T, B, 1] false where the state is held, or None.
     bias: [G * H] added to the product U h in float32, or None.
@@ -95,19 +95,19 @@ def unroll(cell: type[Cell], kernel, driven, state, valid=None, bias=None):
     h at every time [T, B, H], and the state after the last.
 
   """
-  return _forward(cell, kernel, driven, state, valid, bias)[0]
+  return _forward(cell, kernel, input_projection, state, valid, bias)[0]
 
 
-def _forward(cell, kernel, driven, state, valid, bias):
+def _forward(cell, kernel, input_projection, state, valid, bias):
   def step(state, now):
-    driven, valid = now
+    input_projection, valid = now
     product = _multiply(state[0], kernel)
     product = product if bias is None else product + bias[None]
-    after, gates = cell.step(driven, product.reshape(driven.shape), state)
+    after, gates = cell.step(input_projection, product.reshape(input_projection.shape), state)
     after = _hold(valid, after, state)
     return after, (after, gates)
 
-  last, (states, gates) = jax.lax.scan(step, state, (driven, valid))
+  last, (states, gates) = jax.lax.scan(step, state, (input_projection, valid))
   return (states[0], last), (kernel, state, states, gates, valid, bias)
 
 

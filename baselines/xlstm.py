@@ -31,7 +31,7 @@ from flax import linen as nn
 from baselines.convolution import ShortConvolution
 from baselines.linear_attention import log_sigmoid
 from baselines.matrix_scans import check_form, normalised, outer_product_scan
-from baselines.unroll import Cell, split, squash, unroll
+from baselines.unroll import RecurrentCell, gate_activations, split, unroll
 from transformer.layer import SequenceLayer, masked
 from transformer.normalization import LayerNorm
 from transformer.options import at_least, one_of, suits
@@ -81,15 +81,15 @@ def open_forget_gates(size: int) -> jax.Array:
   return jnp.linspace(3.0, 6.0, size)
 
 
-class SLSTMCell(Cell):
+class SLSTMCell(RecurrentCell):
   """The stabilised equations; the gates are in the order i, f, z, o, the state is h, c, n, m."""
 
   @staticmethod
-  def step(driven, product, state):
+  def step(input_projection, product, state):
     _, c, n, m = state
-    gates = driven + product
+    gates = input_projection + product
     log_i, remembered = gates[..., 0, :], log_sigmoid(gates[..., 1, :]) + m
-    f, z, o = split(squash(gates[..., 1:, :], (0.5, 1, 0.5)))
+    f, z, o = split(gate_activations(gates[..., 1:, :], (0.5, 1, 0.5)))
     m = jnp.maximum(remembered, log_i)
     written, kept = jnp.exp(log_i - m), jnp.exp(remembered - m)
     c, n = kept * c + written * z, kept * n + written
@@ -166,11 +166,11 @@ class SLSTM(SequenceLayer):
       for name, read in (('i_f', local), ('z_o', x))
     ]
     bias = self.param('bias', self._bias, (4, width))
-    driven = jnp.concatenate(gates, -2) + bias[None, None]  # [T, B, 4, D]
+    input_projection = jnp.concatenate(gates, -2) + bias[None, None]  # [T, B, 4, D]
     kernel = self.param('recurrent_kernel', nn.initializers.zeros, (*heads, 4, heads[1]))
     kernel = block_diagonal(kernel.astype(x.dtype))
     valid = None if mask is None else mask.T[..., None]
-    hidden, memory = unroll(SLSTMCell, kernel, driven, memory, valid)
+    hidden, memory = unroll(SLSTMCell, kernel, input_projection, memory, valid)
     y = hidden.swapaxes(0, 1).reshape(batch_size, length, *heads)
     return HeadNorm(name='norm')(y, x.dtype), (past, memory)
 

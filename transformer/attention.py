@@ -24,8 +24,8 @@ from flax import linen as nn
 from transformer import platform
 from transformer.banded_attention import banded
 from transformer.blocked_attention import blocked
-from transformer.dot_product import Visible, facing, naive, strips, weights
-from transformer.fused_attention import fused, hindrance
+from transformer.dot_product import AttentionMask, facing, naive, strips, weights
+from transformer.fused_attention import fused, unsupported_reason
 from transformer.layer import SequenceLayer, masked
 from transformer.normalization import RMSNorm
 from transformer.options import at_least, one_of, suits
@@ -38,14 +38,16 @@ WINDOWS = 4  # ... so many windows
 NOTHING = Relative()
 
 
-def attend(query, key, value, visible: Visible, relative=NOTHING, soft_cap=0.0, form='auto'):
+def attend(
+  query, key, value, attention_mask: AttentionMask, relative=NOTHING, soft_cap=0.0, form='auto'
+):
   """Softmax attention in the form that is fastest here, or in the one that is named.
 
   Args:
     query: [B, H, R, T, K], R queries for each of H keys.
     key: [B, H, K, S].
     value: [B, H, V, S].
-    visible: where each query may look; one that may look nowhere answers 0.
+    attention_mask: where each query may look; one that may look nowhere answers 0.
     relative: what is added by distance.
     soft_cap: c; 0: none.
     form: 'naive' (all scores at once), 'blocked' (memory linear in the length), 'banded' (all
@@ -59,14 +61,14 @@ def attend(query, key, value, visible: Visible, relative=NOTHING, soft_cap=0.0, 
   if 0 in (query.shape[3], key.shape[3]):  # no query, or nothing to look at
     return jnp.zeros((*query.shape[:4], value.shape[2]), value.dtype)
   if form in ('auto', 'fused'):
-    reason = hindrance(query, key, value, visible, relative, soft_cap)
+    reason = unsupported_reason(query, key, value, attention_mask, relative, soft_cap)
     if reason is None:
-      return fused(query, key, value, visible)
+      return fused(query, key, value, attention_mask)
     if form == 'fused':
       raise ValueError(f'no fused attention here: {reason}')
-    form = fastest(query.shape[3], visible.window)
+    form = fastest(query.shape[3], attention_mask.window)
   compute = {'naive': naive, 'blocked': blocked, 'banded': banded}[form]
-  return compute(query, key, value, visible, relative, soft_cap)
+  return compute(query, key, value, attention_mask, relative, soft_cap)
 
 
 def fastest(length: int, window: int) -> str:
@@ -77,16 +79,18 @@ def fastest(length: int, window: int) -> str:
   return 'naive' if length < many else 'blocked'
 
 
-def observe(module: nn.Module, query, key, visible: Visible, relative=NOTHING, soft_cap=0.0):
+def sow_weights(
+  module: nn.Module, query, key, attention_mask: AttentionMask, relative=NOTHING, soft_cap=0.0
+):
   """Leaves the weights [B, heads, T, S] where `intermediates` are asked for; else does nothing."""
   if module.is_mutable_collection('intermediates') and not module.is_initializing():
     length, size = query.shape[3], key.shape[3]
-    near = facing(strips(relative, length, size), visible.offset, length, size)
-    weight = weights(query, key, visible, near, soft_cap)
+    near = facing(strips(relative, length, size), attention_mask.offset, length, size)
+    weight = weights(query, key, attention_mask, near, soft_cap)
     module.sow('intermediates', 'weights', weight.reshape(len(weight), -1, length, size))
 
 
-class KeyValue(NamedTuple):
+class KVCache(NamedTuple):
   """Attention's memory of S tokens: all that there is room for, or the latest."""
 
   key: jax.Array  # [B, H, K, S], for H heads of keys: S last makes the products fast
@@ -99,24 +103,24 @@ class KeyValue(NamedTuple):
     """S."""
     return self.valid.shape[-1]
 
-  def append(self, new: 'KeyValue') -> 'KeyValue':
+  def append(self, new: 'KVCache') -> 'KVCache':
     """What is new written behind what was read; the size stays."""
     def put(old, new):
       start = (0,) * (old.ndim - 1) + (self.index,)
       return jax.lax.dynamic_update_slice(old, new.astype(old.dtype), start)
 
-    return KeyValue(*map(put, self[:3], new[:3]), self.index + new.size)
+    return KVCache(*map(put, self[:3], new[:3]), self.index + new.size)
 
-  def join(self, new: 'KeyValue') -> 'KeyValue':
+  def join(self, new: 'KVCache') -> 'KVCache':
     """What is new after all of this memory; the size grows."""
     def put(old, new):
       return jnp.concatenate([old, new.astype(old.dtype)], -1)
 
-    return KeyValue(*map(put, self[:3], new[:3]), self.index + new.size)
+    return KVCache(*map(put, self[:3], new[:3]), self.index + new.size)
 
-  def latest(self, size: int) -> 'KeyValue':
+  def latest(self, size: int) -> 'KVCache':
     """The last so many tokens."""
-    return KeyValue(*(a[..., self.size - size :] for a in self[:3]), self.index)
+    return KVCache(*(a[..., self.size - size :] for a in self[:3]), self.index)
 
 
 class Attention(SequenceLayer):
@@ -157,9 +161,9 @@ class Attention(SequenceLayer):
       raise ValueError(f'{heads} heads cannot share {shared} keys equally: a divisor is needed')
 
   @property
-  def prelude(self):
+  def input_layer(self):
     """What the positions add to the embeddings, if they are absolute."""
-    return self.positions.prelude
+    return self.positions.input_layer
 
   @property
   def bidirectional(self):
@@ -200,7 +204,7 @@ class Attention(SequenceLayer):
       jnp.zeros((batch_size, self.key_heads, channels, size), dtype)
       for channels in self.head_widths(width)
     )
-    return KeyValue(
+    return KVCache(
       key=key,
       value=value,
       valid=jnp.zeros((batch_size, size), bool),
@@ -228,7 +232,7 @@ class Attention(SequenceLayer):
       key = RMSNorm(self.query_key_epsilon, dtype=x.dtype, name='key_norm')(key)
     return self.positions.rotate(query, index), self.positions.rotate(key, index), value
 
-  def remember(self, state, new: KeyValue):
+  def update_cache(self, state, new: KVCache):
     """What can be seen, where in it the first new token stands, and the next state."""
     if state is None:
       return new, 0, new.latest(self.memory_size(new.size))
@@ -244,18 +248,19 @@ class Attention(SequenceLayer):
     index = jnp.arange(length) if state is None else state.index + jnp.arange(length)
     query, key, value = self.project(masked(x, mask), index)
     valid = jnp.ones((batch_size, length), bool) if mask is None else mask
-    new = KeyValue(key.swapaxes(2, 3), value.swapaxes(2, 3), valid, jnp.int32(length))
-    seen, offset, after = self.remember(state, new)
+    new = KVCache(key.swapaxes(2, 3), value.swapaxes(2, 3), valid, jnp.int32(length))
+    seen, offset, after = self.update_cache(state, new)
 
     all_valid = state is None and mask is None
-    visible = Visible(offset, self.window, None if all_valid else seen.valid, self.causal)
+    valid = None if all_valid else seen.valid
+    attention_mask = AttentionMask(offset, self.window, valid, self.causal)
     distances = min(self.window, seen.size) if self.window else seen.size
     relative = self.positions.relative(distances, self.num_heads, query.shape[-1])
     shared = self.num_heads // self.key_heads
     query = query.reshape(batch_size, self.key_heads, shared, *query.shape[2:])
     key, value = seen.key.astype(x.dtype), seen.value.astype(x.dtype)
-    observe(self, query, key, visible, relative, self.soft_cap)
-    y = attend(query, key, value, visible, relative, self.soft_cap, self.form)
+    sow_weights(self, query, key, attention_mask, relative, self.soft_cap)
+    y = attend(query, key, value, attention_mask, relative, self.soft_cap, self.form)
     y = y.reshape(batch_size, self.num_heads, length, y.shape[-1])
     # More tokens than there is room for: the answer is NaN, never silently wrong.
     if not self.window or after.size < self.window - 1:

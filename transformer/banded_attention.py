@@ -14,29 +14,31 @@ import jax
 import jax.numpy as jnp
 
 from transformer.blocked_attention import split
-from transformer.dot_product import FLOOR, Visible, facing, mixture, naive, scores, strips
+from transformer.dot_product import FLOOR, AttentionMask, facing, mixture, naive, scores, strips
 from transformer.positions import Relative
 
 
-def banded(query, key, value, visible: Visible, relative: Relative, soft_cap=0.0, block=128):
+def banded(
+  query, key, value, attention_mask: AttentionMask, relative: Relative, soft_cap=0.0, block=128
+):
   """As `dot_product.naive`, to rounding, in blocks of the window's size or a smaller one.
 
   Raises a ValueError where there is no window.
   """
   *heads, length, _ = query.shape
-  offset, window, valid, causal = visible
+  offset, window, valid, causal = attention_mask
   if not (window and causal):
     raise ValueError('no banded attention here: it needs a window')
   block = min(block, window)
   if length <= block:  # one block: there is nothing to save
-    return naive(query, key, value, visible, relative, soft_cap)
+    return naive(query, key, value, attention_mask, relative, soft_cap)
   valid = jnp.ones((1, key.shape[3]), bool) if valid is None else valid
   near = facing(strips(relative, block, window + block), window, block, window + block)
   queries = split(query, 3, block)
   bands = (band(x, offset, window, block, len(queries)) for x in (key, value, valid))
 
   def meet(query, key, value, valid):
-    score = Visible(window, window, valid).hide(scores(query, key, near, soft_cap))
+    score = AttentionMask(window, window, valid).hide(scores(query, key, near, soft_cap))
     top = jnp.maximum(jax.lax.stop_gradient(score.max(-1, keepdims=True)), FLOOR)
     weight = jnp.exp(score - top)
     total = weight.sum(-1, keepdims=True)  # 1 or more; 0 where nothing is seen

@@ -32,9 +32,9 @@ class Wrapped(SequenceLayer):
   layer: SequenceLayer
 
   @property
-  def prelude(self):
+  def input_layer(self):
     """The layer's."""
-    return self.layer.prelude
+    return self.layer.input_layer
 
   @property
   def width_multiple(self):

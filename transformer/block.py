@@ -44,14 +44,14 @@ class Block(SequenceLayer):
     return self.layer.padding_takes_time
 
   @property
-  def prelude(self):
+  def input_layer(self):
     """The layer's."""
-    return self.layer.prelude
+    return self.layer.input_layer
 
   @property
-  def bridge(self):
+  def source_projection(self):
     """The layer's."""
-    return self.layer.bridge
+    return self.layer.source_projection
 
   @property
   def bidirectional(self):

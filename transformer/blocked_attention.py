@@ -20,14 +20,16 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from transformer.dot_product import FLOOR, TINY, Visible, facing, mixture, scores, strips
+from transformer.dot_product import FLOOR, TINY, AttentionMask, facing, mixture, scores, strips
 from transformer.positions import Relative
 
 
-def blocked(query, key, value, visible: Visible, relative: Relative, soft_cap=0.0, block=128):
+def blocked(
+  query, key, value, attention_mask: AttentionMask, relative: Relative, soft_cap=0.0, block=128
+):
   """As `dot_product.naive`, to rounding, in blocks of so many queries and keys."""
   *heads, length, _ = query.shape
-  offset, window, valid, causal = visible
+  offset, window, valid, causal = attention_mask
   block = min(block, length)
   if not causal and valid is None and key.shape[3] % block:  # what fills the last block up
     valid = jnp.ones((key.shape[0], key.shape[3]), bool)
@@ -88,8 +90,8 @@ def forward(query, key, value, relative, valid, offset, settings):
   def step(carry, i, j):
     base = offset + (i - j) * block
     near = facing(relative, base, block, block)
-    visible = Visible(base, window, pick(valid, j), causal)
-    score = visible.hide(scores(pick(query, i), pick(key, j), near, soft_cap))
+    attention_mask = AttentionMask(base, window, pick(valid, j), causal)
+    score = attention_mask.hide(scores(pick(query, i), pick(key, j), near, soft_cap))
     y, top, total = pick(carry, i)
     higher = jnp.maximum(top, score.max(-1, keepdims=True))
     weight, shrink = jnp.exp(score - higher), jnp.exp(top - higher)
@@ -114,12 +116,12 @@ def backward(settings, kept, dy):
 
   def step(carry, i, j):
     base = offset + (i - j) * block
-    visible = Visible(base, window, pick(valid, j), causal)
+    attention_mask = AttentionMask(base, window, pick(valid, j), causal)
     near, from_near = jax.vjp(lambda r: facing(r, base, block, block), relative)
     score, from_score = jax.vjp(
       lambda *a: scores(*a, soft_cap), pick(query, i), pick(key, j), near
     )
-    weight = jnp.exp(visible.hide(score) - pick(log_total, i))
+    weight = jnp.exp(attention_mask.hide(score) - pick(log_total, i))
     _, from_mixture = jax.vjp(mixture, weight, pick(value, j), near)
     dweight, dvalue, dnear = from_mixture(pick(dy, i))
     dquery, dkey, dnear_too = from_score(weight * (dweight - pick(inner, i)))

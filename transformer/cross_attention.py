@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from transformer.attention import FORMS, attend, observe
-from transformer.dot_product import Visible
+from transformer.attention import FORMS, attend, sow_weights
+from transformer.dot_product import AttentionMask
 from transformer.layer import SequenceLayer, masked
 from transformer.options import at_least, one_of, suits
 
 
-class Memory(NamedTuple):
+class ProjectedSource(NamedTuple):
   """A source of S tokens, as one layer looks at it."""
 
   key: jax.Array  # [B, H, K, S]
@@ -27,7 +27,7 @@ class Memory(NamedTuple):
   valid: jax.Array  # [B, S]
 
 
-class Remember(nn.Module):
+class ProjectSource(nn.Module):
   """Keys and values of what an encoder read."""
 
   num_heads: int
@@ -36,7 +36,7 @@ class Remember(nn.Module):
   use_bias: bool = False
 
   @nn.compact
-  def __call__(self, memory, mask=None) -> Memory:  # [B, S, D], [B, S]
+  def __call__(self, memory, mask=None) -> ProjectedSource:  # [B, S, D], [B, S]
     share = memory.shape[2] // self.num_heads
 
     def project(channels, name):
@@ -45,7 +45,8 @@ class Remember(nn.Module):
       return nn.DenseGeneral(heads, **options)(masked(memory, mask)).transpose(0, 2, 3, 1)
 
     valid = jnp.ones(memory.shape[:2], bool) if mask is None else mask
-    return Memory(project(self.key_width, 'key'), project(self.value_width, 'value'), valid)
+    key, value = project(self.key_width, 'key'), project(self.value_width, 'value')
+    return ProjectedSource(key, value, valid)
 
 
 class CrossAttention(SequenceLayer):
@@ -71,10 +72,10 @@ class CrossAttention(SequenceLayer):
     return self.num_heads
 
   @property
-  def bridge(self):
+  def source_projection(self):
     """The projections of keys and values."""
     widths = self.key_width, self.value_width
-    return Remember(self.num_heads, *widths, self.use_bias, parent=None)
+    return ProjectSource(self.num_heads, *widths, self.use_bias, parent=None)
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
     """A source that nobody has read."""
@@ -84,7 +85,7 @@ class CrossAttention(SequenceLayer):
       jnp.zeros((batch_size, self.num_heads, channels or share, capacity), dtype)
       for channels in (self.key_width, self.value_width)
     )
-    return Memory(key, value, jnp.zeros((batch_size, capacity), bool))
+    return ProjectedSource(key, value, jnp.zeros((batch_size, capacity), bool))
 
   @nn.compact
   def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]
@@ -95,7 +96,7 @@ class CrossAttention(SequenceLayer):
     options = {'use_bias': self.use_bias, 'dtype': x.dtype}
     query = nn.DenseGeneral(heads, name='query', **options)(x).swapaxes(1, 2)[:, :, None]
     key, value = memory.key.astype(x.dtype), memory.value.astype(x.dtype)
-    visible = Visible(valid=memory.valid, causal=False)
-    observe(self, query, key, visible)
-    y = attend(query, key, value, visible, form=self.form)[:, :, 0]
+    attention_mask = AttentionMask(valid=memory.valid, causal=False)
+    sow_weights(self, query, key, attention_mask)
+    y = attend(query, key, value, attention_mask, form=self.form)[:, :, 0]
     return nn.DenseGeneral(width, (1, 3), name='output', **options)(y), memory

@@ -22,7 +22,7 @@ FLOOR = HIDDEN / 2  # no maximum is below it, so that what is hidden weighs exac
 TINY = float(jnp.finfo(jnp.float32).tiny)
 
 
-class Visible(NamedTuple):
+class AttentionMask(NamedTuple):
   """Which keys a query may look at: those not after it, the latest `window`, no padding."""
 
   offset: int | jax.Array = 0  # where the first query stands among the keys
@@ -118,32 +118,34 @@ def mixture(weight, value, relative: Relative) -> jax.Array:
   return y
 
 
-def weights(query, key, visible: Visible, relative: Relative, soft_cap: float = 0.0):
+def weights(query, key, attention_mask: AttentionMask, relative: Relative, soft_cap: float = 0.0):
   """Where each query looks: a softmax over the keys [B, H, R, T, S], or 0 if it may look nowhere.
 
   Args:
     query: [B, H, R, T, K].
     key: [B, H, K, S].
-    visible: where each query may look.
+    attention_mask: where each query may look.
     relative: what distances add, `facing`.
     soft_cap: c; 0: none.
 
   """
-  score = visible.hide(scores(query, key, relative, soft_cap))
+  score = attention_mask.hide(scores(query, key, relative, soft_cap))
   top = jnp.maximum(jax.lax.stop_gradient(score.max(-1, keepdims=True)), FLOOR)
   weight = jnp.exp(score - top)
   total = weight.sum(-1, keepdims=True)  # 1 or more; 0 where nothing is seen
   return weight / jnp.maximum(total, 0.5)  # of which the gradient is finite as well
 
 
-def naive(query, key, value, visible: Visible, relative: Relative, soft_cap: float = 0.0):
+def naive(
+  query, key, value, attention_mask: AttentionMask, relative: Relative, soft_cap: float = 0.0
+):
   """All scores at once. A query that may look nowhere answers 0.
 
   Args:
     query: [B, H, R, T, K].
     key: [B, H, K, S].
     value: [B, H, V, S], of any width V.
-    visible: where each query may look.
+    attention_mask: where each query may look.
     relative: what distances add.
     soft_cap: c; 0: none.
 
@@ -152,6 +154,6 @@ def naive(query, key, value, visible: Visible, relative: Relative, soft_cap: flo
 
   """
   length, size = query.shape[3], key.shape[3]
-  relative = facing(strips(relative, length, size), visible.offset, length, size)
-  weight = weights(query, key, visible, relative, soft_cap)
+  relative = facing(strips(relative, length, size), attention_mask.offset, length, size)
+  weight = weights(query, key, attention_mask, relative, soft_cap)
   return mixture(weight, value, relative).astype(value.dtype)

@@ -59,12 +59,12 @@ class SequenceLayer(nn.Module):
     return False
 
   @property
-  def prelude(self) -> 'SequenceLayer | None':
+  def input_layer(self) -> 'SequenceLayer | None':
     """What this layer asks its model to apply once to the embeddings, below the first block."""
     return None
 
   @property
-  def bridge(self) -> nn.Module | None:
+  def source_projection(self) -> nn.Module | None:
     """What this layer asks its model to apply to what an encoder read: its state to start from.
 
     bridge(memory [B, S, D], mask [B, S] or None) -> state; None: it does not look at a source.

@@ -42,7 +42,7 @@ class DecoderOnly(nn.Module):
 
   def initial_state(self, batch_size: int, capacity: int, width: int):
     """The prelude's state and the stack's."""
-    parts = (self.stack.prelude, self.stack)
+    parts = (self.stack.input_layer, self.stack)
     return tuple(
       () if part is None else part.initial_state(batch_size, capacity, width, self.dtype)
       for part in parts
@@ -53,9 +53,9 @@ class DecoderOnly(nn.Module):
     below, above = (None, None) if state is None else state
     x = self.embedding(masked(source, mask)).astype(self.dtype)  # [B, T, D]
     after = ()
-    if self.stack.prelude is not None:
-      prelude = self.stack.prelude.copy(name='prelude')
-      x, after = prelude(x, below, mask=mask, train=train)
+    if self.stack.input_layer is not None:
+      input_layer = self.stack.input_layer.copy(name='prelude')
+      x, after = input_layer(x, below, mask=mask, train=train)
     x, above = self.stack(x, above, mask=mask, train=train)
     if self.normalization is not None:
       x = self.normalization.copy(dtype=x.dtype, name='last_norm')(x)
@@ -93,11 +93,12 @@ class EncoderDecoder(nn.Module):
 
   def setup(self):
     self.preludes = tuple(
-      None if stack.prelude is None else stack.prelude.copy()
+      None if stack.input_layer is None else stack.input_layer.copy()
       for stack in (self.encoder, self.decoder)
     )
     self.bridges = tuple(
-      None if level.bridge is None else level.bridge.copy() for level in self.decoder.levels
+      None if level.source_projection is None else level.source_projection.copy()
+      for level in self.decoder.levels
     )
     heard = any(bridge is not None for bridge in self.bridges)  # else nobody reads the output
     self.norms = tuple(
@@ -113,8 +114,8 @@ class EncoderDecoder(nn.Module):
 
   def initial_state(self, batch_size: int, capacity: int, width: int):
     """What a decoder's state is like for a source and a target of `capacity` tokens each."""
-    prelude = self.decoder.prelude
-    below = None if prelude is None else prelude.initial_state(batch_size, capacity, width)
+    input_layer = self.decoder.input_layer
+    below = None if input_layer is None else input_layer.initial_state(batch_size, capacity, width)
     return below, self.decoder.initial_state(batch_size, capacity, width, self.dtype)
 
   def encode(self, source, *, mask=None, capacity=0, train=False):  # [B, S]
@@ -144,9 +145,9 @@ class EncoderDecoder(nn.Module):
       states = list(self.decoder.initial_state(batch_size, capacity, x.shape[2], self.dtype))
     if self.carry_state:
       states = self._carried(after, states)
-    for level, bridge in enumerate(self.bridges):
-      if bridge is not None:
-        states[level] = bridge(x, mask)
+    for level, source_projection in enumerate(self.bridges):
+      if source_projection is not None:
+        states[level] = source_projection(x, mask)
     below = None
     if capacity and self.preludes[1] is not None:
       below = self.preludes[1].initial_state(batch_size, capacity, x.shape[2], self.dtype)
@@ -179,7 +180,7 @@ class EncoderDecoder(nn.Module):
 
   def _carried(self, encoded, states):
     """The decoder's states, those of its layers that look at no source taken from the encoder."""
-    looks = [bridge is not None for bridge in self.bridges]
+    looks = [source_projection is not None for source_projection in self.bridges]
     own = [i for i, state in enumerate(states) if jax.tree.leaves(state) and not looks[i]]
     given = [state for state in encoded if jax.tree.leaves(state)]
     shapes = [jax.tree.map(jnp.shape, states[i]) for i in own]

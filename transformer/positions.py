@@ -35,7 +35,7 @@ class Positions(nn.Module):
   """No positions, and the interface of those that there are: each overrides what it needs."""
 
   @property
-  def prelude(self) -> SequenceLayer | None:
+  def input_layer(self) -> SequenceLayer | None:
     """The layer that adds positions to the embeddings, for absolute encodings."""
     return None
 
@@ -116,7 +116,7 @@ class Sinusoidal(Positions):
     above(self, 0, 'base')
 
   @property
-  def prelude(self):
+  def input_layer(self):
     """Adds them."""
     return AddSinusoid(base=self.base, parent=None)
 
@@ -131,7 +131,7 @@ class Learned(Positions):
     at_least(self, 1, 'max_length')
 
   @property
-  def prelude(self):
+  def input_layer(self):
     """Adds them."""
     return AddLearned(max_length=self.max_length, parent=None)
 

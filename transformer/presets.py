@@ -27,7 +27,7 @@ VOCABULARY = 37000  # tokens shared by English and German (section 5.1)
 
 
 @dataclasses.dataclass(frozen=True)
-class Preset:
+class TransformerPreset:
   """A row of Table 3; the defaults are those of base."""
 
   depth: int = 6  # N
@@ -69,11 +69,11 @@ class Preset:
     norm = 2 * self.width
     attention = 2 * self.width * self.heads * (self.key_width + self.value_width) + norm
     network = 2 * self.width * self.inner + self.inner + self.width + norm
-    prelude = POSITIONS[self.positions]().prelude
-    places = 2 * self.width * getattr(prelude, 'max_length', 0)  # learned ones, of both sides
+    input_layer = POSITIONS[self.positions]().input_layer
+    places = 2 * self.width * getattr(input_layer, 'max_length', 0)  # learned ones, of both sides
     return self.depth * (3 * attention + 2 * network) + vocabulary_size * self.width + places
 
-  def scaled(self, depth: int, width: int) -> 'Preset':
+  def scaled(self, depth: int, width: int) -> 'TransformerPreset':
     """The row with its proportions kept, where base has this depth and width; heads stay."""
     ratio = width / BASE.width
     sizes = ('width', 'inner', 'key_width', 'value_width')
@@ -84,15 +84,15 @@ class Preset:
     )
 
 
-BASE = Preset()
+BASE = TransformerPreset()
 
 
-def changed(**values) -> Preset:
+def changed(**values) -> TransformerPreset:
   """Base with some values changed."""
   return dataclasses.replace(BASE, **values)
 
 
-def divided(heads: int) -> Preset:
+def divided(heads: int) -> TransformerPreset:
   """Base with another number of heads that share its width."""
   return changed(heads=heads, key_width=BASE.width // heads, value_width=BASE.width // heads)
 
@@ -121,6 +121,6 @@ TABLE_3 = {
 }
 
 
-def implied_vocabulary(preset: Preset, count: int) -> int:
+def implied_vocabulary(preset: TransformerPreset, count: int) -> int:
   """The tokens with which a preset would have so many parameters."""
   return round((count - preset.parameters(0)) / preset.width)

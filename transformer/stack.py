@@ -32,9 +32,9 @@ class Stack(SequenceLayer):
     return any(layer.padding_takes_time for layer in self.layers)
 
   @property
-  def prelude(self):
+  def input_layer(self):
     """The first that one of the layers asks for."""
-    return next((layer.prelude for layer in self.layers if layer.prelude is not None), None)
+    return next((layer.input_layer for layer in self.layers if layer.input_layer is not None), None)
 
   @property
   def bidirectional(self):

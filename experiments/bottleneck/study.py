@@ -17,7 +17,7 @@ the few tokens that it last saw must fail beyond them; it is the study's control
 """
 
 from experiments.bottleneck.claims import ATTENTIVE, CLAIMS, CONTROL, CONTROLS, FIXED
-from experiments.lab.launch.study import SMOKE, Preset, Question, Study
+from experiments.lab.launch.study import SMOKE, Preset, Study, TaskGrid
 from experiments.lab.results import scoreboard, translation_tables
 
 KIND = 'translator'
@@ -28,8 +28,8 @@ PRESETS = {
   # Every line that `paper` goes through, in the least time.
   'smoke': Preset(
     layers=('fixed_vector', 'transformer'),
-    questions=(
-      Question('copy(max_length=4, alphabet_size=4)', (4,), {'test_lengths': (2, 4, 6)}),
+    task_grids=(
+      TaskGrid('copy(max_length=4, alphabet_size=4)', (4,), {'test_lengths': (2, 4, 6)}),
     ),
     settings=SMOKE,
     kind=KIND,
@@ -37,9 +37,9 @@ PRESETS = {
   # For two CPU cores: under fifteen minutes.
   'quick': Preset(
     layers=(*FIXED, *ATTENTIVE, CONTROL),
-    questions=(
-      Question('copy', (20,), {'test_lengths': LENGTHS}),
-      Question('number_words(source=de, target=en)', (9,)),
+    task_grids=(
+      TaskGrid('copy', (20,), {'test_lengths': LENGTHS}),
+      TaskGrid('number_words(source=de, target=en)', (9,)),
     ),
     settings={
       'width': 64, 'depth': 1, 'steps': 1000, 'batch_size': 32, 'validations': 10,
@@ -53,12 +53,12 @@ PRESETS = {
       *FIXED, 'fixed_vector(gru)', *ATTENTIVE, 'convs2s', 'bytenet', 'transformer(lstm)',
       'transformer(mamba)', CONTROL,
     ),
-    questions=(
-      Question('copy(max_length=50)', (50,), {'test_lengths': FARTHER}),
-      Question('reverse(max_length=50)', (50,), {'test_lengths': FARTHER}),
-      Question('number_words(source=de, target=en)', (12,)),
-      Question('number_words(source=da, target=en)', (12,)),
-      Question('number_words(source=en, target=fr)', (12,)),
+    task_grids=(
+      TaskGrid('copy(max_length=50)', (50,), {'test_lengths': FARTHER}),
+      TaskGrid('reverse(max_length=50)', (50,), {'test_lengths': FARTHER}),
+      TaskGrid('number_words(source=de, target=en)', (12,)),
+      TaskGrid('number_words(source=da, target=en)', (12,)),
+      TaskGrid('number_words(source=en, target=fr)', (12,)),
     ),
     settings={
       'width': 256, 'depth': 2, 'feedforward': 'relu', 'expansion': 4.0, 'dropout': 0.1,

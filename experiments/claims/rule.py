@@ -8,13 +8,13 @@ import functools
 from collections.abc import Sequence
 
 from experiments.claims.stated import CLAIMS, CONTROLS
-from experiments.lab import extra
+from experiments.lab import optional
 from experiments.lab.evidence.claim import RELATIONS, Claim
 from experiments.lab.evidence.effects import Records
 from experiments.lab.results import notes
 from experiments.lab.results.statistics import bootstrap_interval
 
-np = extra.later('numpy')
+np = optional.later('numpy')
 SETTLING = '--seeds=3'
 ROUNDING = 1e-12  # of float64, in sums of as many values as an effect has
 

@@ -9,7 +9,7 @@ from experiments.lab.results import notes
 from experiments.lab.results.store import Store, broken_link
 
 # What decides the budget of a run besides its reference.
-SIZES = ('task', 'width', 'depth', 'feedforward', 'expansion', 'shell')
+SIZES = ('task', 'width', 'depth', 'feedforward', 'expansion', 'block')
 KINDS = {name: study.kinds for name, study in LOADED.items()}
 
 

@@ -2,7 +2,7 @@
 
 from baselines import LAYERS
 from experiments.compile_tpu import programs, topologies
-from experiments.compile_tpu.study import Preset
+from experiments.compile_tpu.study import CompilationPreset
 from experiments.compile_tpu.tables import PAPERS
 from experiments.lab.cells import checks, environment, spec
 from experiments.lab.cells.cell import Cell
@@ -18,7 +18,7 @@ UNUSED = (
 )
 # What the rows of Table 3 bring themselves.
 OF_PAPERS = (
-  'lengths', 'width', 'depth', 'feedforward', 'expansion', 'shell', 'dropout', 'match')
+  'lengths', 'width', 'depth', 'feedforward', 'expansion', 'block', 'dropout', 'match')
 # 24 576 tokens, which is about what section 5.1 of the paper has in a batch, out of its vocabulary.
 # What is translated moves no shape, and the shapes of a copy are known without a corpus.
 TRANSLATION = {
@@ -28,13 +28,13 @@ TRANSLATION = {
 }
 
 
-def jobs(study: Study, preset: Preset) -> list[Job]:
+def jobs(study: Study, preset: CompilationPreset) -> list[Job]:
   """The cells that the flags ask for."""
   workers = environment.one_a_core(flags.FLAGS.workers)
-  return [Job(grid(study.name, preset), programs.execute, workers)]
+  return [Job(grid(study.name, preset), programs.compile_cell, workers)]
 
 
-def grid(study: str, preset: Preset) -> list[Cell]:
+def grid(study: str, preset: CompilationPreset) -> list[Cell]:
   """The cells that the flags ask for: every model on every topology."""
   cells = []
   where, experiments = asked_topologies(preset), runs(preset)
@@ -50,7 +50,7 @@ def grid(study: str, preset: Preset) -> list[Cell]:
   return cells
 
 
-def asked_topologies(preset: Preset) -> list[str]:
+def asked_topologies(preset: CompilationPreset) -> list[str]:
   """The topologies that the flags ask for, each once, and each known."""
   asked = flags.FLAGS.topology.split(',') if flags.given('topology') else preset.topologies
   for name in asked:
@@ -58,7 +58,7 @@ def asked_topologies(preset: Preset) -> list[str]:
   return list(dict.fromkeys(asked))
 
 
-def runs(preset: Preset) -> list[Experiment]:
+def runs(preset: CompilationPreset) -> list[Experiment]:
   """An experiment for each layer at each length, and one for each of the paper's models."""
   layers, papers = preset.layers or tuple(LAYERS), preset.papers
   if flags.given('layers'):

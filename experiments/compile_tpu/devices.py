@@ -6,7 +6,7 @@ import jax
 from jax.experimental import topologies as topology_descriptions
 
 from experiments.compile_tpu import topologies
-from experiments.lab import extra
+from experiments.lab import optional
 
 
 @functools.cache
@@ -16,7 +16,7 @@ def chips(name: str) -> tuple:
   Raises a MissingExtra where libtpu is missing, or is not the one that this JAX goes with.
   """
   generation = topologies.check(name)
-  extra.load('libtpu', 'programs for a TPU', 'tpu-aot')
+  optional.load('libtpu', 'programs for a TPU', 'tpu-aot')
   options = {'chip_config_name': generation.core} if generation.core else {}
   if topologies.count(name) == 1:  # else a host has four
     options['chips_per_host_bounds'] = [1, 1, 1]
@@ -24,8 +24,8 @@ def chips(name: str) -> tuple:
     found = topology_descriptions.get_topology_desc(platform='tpu', topology_name=name, **options)
   except RuntimeError as error:
     reason = str(error).partition('\n')[0]
-    raise extra.MissingExtra(
+    raise optional.MissingExtra(
       f'the libtpu that is installed does not go with jax {jax.__version__} ({reason}): '
-      f'{extra.install("tpu-aot")}'
+      f'{optional.install("tpu-aot")}'
     ) from None
   return tuple(found.devices)

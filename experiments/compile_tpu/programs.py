@@ -97,7 +97,7 @@ def check(one: Experiment, topology: str) -> None:
     )
 
 
-def execute(cell: Cell, report) -> Outcome:
+def compile_cell(cell: Cell, report) -> Outcome:
   """Compiles a cell's programs; for `grid.launch`."""
   values = dict(cell.run)
   topology, parallel = values.pop('topology'), values.pop('parallel')

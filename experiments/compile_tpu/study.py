@@ -23,7 +23,7 @@ from experiments.lab.launch.study import Study
 
 
 @dataclasses.dataclass(frozen=True)
-class Preset:
+class CompilationPreset:
   """Topologies, lengths of sequences, the layers' settings; the layers, of which none means all."""
 
   topologies: tuple[str, ...]
@@ -35,18 +35,18 @@ class Preset:
 
 PRESETS = {
   # Every line that `paper` goes through, in the least time; 128 is what a Pallas kernel takes.
-  'smoke': Preset(
+  'smoke': CompilationPreset(
     topologies=('v5e:2x2',), lengths=(128,), layers=('attention(num_heads=2)', 'lstm'),
     settings={'width': 16, 'depth': 1, 'batch_size': 4, 'steps': 2},
   ),
   # All of the catalogue, at sizes for two CPU cores: less than four minutes a topology.
-  'quick': Preset(
+  'quick': CompilationPreset(
     topologies=('v5e:4x4', 'v6e:4x4'), lengths=(128,),
     settings={'width': 64, 'depth': 1, 'batch_size': 16, 'match': 'none'},
   ),
   # The sizes of the other studies' paper presets, and the paper's own models, of which each takes
   # minutes a topology.
-  'paper': Preset(
+  'paper': CompilationPreset(
     topologies=('v5e:4x4', 'v6e:4x4', 'v5p:2x2x4'), lengths=(1024,), papers=PAPERS,
     settings={
       'width': 256, 'depth': 4, 'feedforward': 'gelu', 'expansion': 4.0, 'batch_size': 64,

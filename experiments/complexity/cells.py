@@ -2,7 +2,7 @@
 
 from baselines import LAYERS
 from experiments.complexity import counting
-from experiments.complexity.study import Preset
+from experiments.complexity.study import ComplexityPreset
 from experiments.complexity.table_1 import COUNTED, FORMS, PAPER
 from experiments.lab.cells import checks, environment, spec, timing
 from experiments.lab.cells.cell import Cell
@@ -12,27 +12,27 @@ from experiments.lab.launch.grid import Job
 from experiments.lab.launch.study import Study
 
 
-def jobs(study: Study, preset: Preset) -> list[Job]:
+def jobs(study: Study, preset: ComplexityPreset) -> list[Job]:
   """The cells that the flags ask for."""
   given = flags.FLAGS
   workers = environment.one_a_core(given.workers)
-  made = [Job(counting_cells(study.name, preset), counting.execute, workers)]
+  made = [Job(counting_cells(study.name, preset), counting.count_cell, workers)]
   if not given.measure:
     for name in flags.settings():
       raise BadInput(f'--{name} changes nothing here: it is of what is timed, and --nomeasure')
   else:
-    made.append(Job(timing_cells(study.name, preset), timing.execute(given.timeout)))
+    made.append(Job(timing_cells(study.name, preset), timing.time_cell(given.timeout)))
   return made
 
 
-def layers(preset: Preset) -> list[str]:
+def layers(preset: ComplexityPreset) -> list[str]:
   """The layers that are asked for, in the paper's order and then the catalogue's."""
   if flags.given('layers'):
     return spec.canonical(flags.FLAGS.layers, 'layer')
   return spec.canonical(preset.layers or tuple(PAPER | LAYERS), 'layer')
 
 
-def counting_cells(study: str, preset: Preset) -> list[Cell]:
+def counting_cells(study: str, preset: ComplexityPreset) -> list[Cell]:
   """A cell for each layer in each of the forms."""
   cells = []
   for layer in layers(preset):
@@ -47,7 +47,7 @@ def counting_cells(study: str, preset: Preset) -> list[Cell]:
   return cells
 
 
-def timing_cells(study: str, preset: Preset) -> list[Cell]:
+def timing_cells(study: str, preset: ComplexityPreset) -> list[Cell]:
   """A cell for each repetition of all layers at all lengths."""
   run = timing_grid.settings(preset.settings, 'nothing is trained', ('learning_rates',))
   sizes = {name: getattr(preset, name) for name in ('tokens', 'sequences', 'generated')}

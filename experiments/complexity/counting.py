@@ -52,7 +52,7 @@ def check(run: dict) -> None:
                      f'it takes multiples of {layer.width_multiple}')
 
 
-def execute(cell: Cell, report) -> Outcome:
+def count_cell(cell: Cell, report) -> Outcome:
   """Counts a cell, for `grid.launch`; a BadInput for a layer that cannot be counted."""
   try:
     return _count(cell.run, report)

@@ -16,13 +16,13 @@ import itertools
 import math
 from collections.abc import Iterable, Sequence
 
-from experiments.lab import extra
+from experiments.lab import optional
 from experiments.lab.results import notation, times
 from experiments.lab.results.figures import HeatMap
 from experiments.lab.results.statistics import CONFIDENCE, Interval
 from experiments.lab.results.table import Table
 
-np = extra.later('numpy')
+np = optional.later('numpy')
 PHRASES = {
   times.STEP: 'in a training step',
   times.MEMORY: 'in memory',

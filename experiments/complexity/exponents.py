@@ -13,12 +13,12 @@ room for, the tokens that are generated included.
 
 from collections.abc import Mapping, Sequence
 
-from experiments.lab import extra
+from experiments.lab import optional
 from experiments.lab.results import times
 from experiments.lab.results.statistics import Interval, growth_exponent
 from experiments.lab.results.table import Table
 
-np = extra.later('numpy')
+np = optional.later('numpy')
 MEASURES = (times.STEP, times.MEMORY, times.TOKEN, times.STATE)
 
 

@@ -26,7 +26,7 @@ from experiments.lab.results.measured import GENERATING
 
 
 @dataclasses.dataclass(frozen=True)
-class Preset:
+class ComplexityPreset:
   """Sizes to count at, and to measure at; no layers: the whole catalogue, the paper's first."""
 
   counted_lengths: tuple[int, ...]
@@ -46,20 +46,20 @@ PATHS = (64, 128, 256, 512)
 
 PRESETS = {
   # Every line that `paper` goes through, in the least time.
-  'smoke': Preset(
+  'smoke': ComplexityPreset(
     layers=('attention', 'lstm', 'convolution'), counted_lengths=(8, 16, 32, 64),
     widths=(8, 16, 32), path_lengths=(4, 8, 16), lengths=(8, 12), tokens=48, sequences=2,
     generated=8,
     settings={'width': 8, 'depth': 1, 'steps': 2, 'seeds': (0, 1), 'match': 'none'},
   ),
   # For two CPU cores.
-  'quick': Preset(
+  'quick': ComplexityPreset(
     counted_lengths=LENGTHS, widths=WIDTHS, path_lengths=PATHS, lengths=(64, 256, 1024, 4096),
     tokens=4096, sequences=4, generated=32,
     settings={'width': 64, 'depth': 1, 'steps': 7, 'seeds': (0,), 'match': 'none'},
   ),
   # Sizes that fill a GPU or a TPU.
-  'paper': Preset(
+  'paper': ComplexityPreset(
     counted_lengths=LENGTHS, widths=WIDTHS, path_lengths=PATHS,
     lengths=(128, 256, 512, 1024, 2048, 4096, 8192, 16384), tokens=65536, sequences=16,
     generated=64,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from experiments.convert import converters, interop
 from experiments.convert.checkpoint import TOKENIZER
-from experiments.lab import extra
+from experiments.lab import optional
 from experiments.lab.errors import BadInput
 from experiments.lab.launch import flags
 from experiments.lab.measure import memory
@@ -92,7 +92,7 @@ def _check_lengths(model, prompt: list[int], count: int) -> None:
     raise BadInput(f'a prompt is one token or more, each from 0 to {size - 1}')
   if not 1 <= count <= MOST_TOKENS:
     raise BadInput(f'--generate is at least 1 and at most {MOST_TOKENS}, not {count}')
-  longest = getattr(model.stack.prelude, 'max_length', math.inf)
+  longest = getattr(model.stack.input_layer, 'max_length', math.inf)
   if (capacity := len(prompt) - 1 + count) > longest:
     raise BadInput(f'{len(prompt)} tokens and {count} more need {capacity} positions; '
                    f'this model has {longest}')
@@ -115,7 +115,7 @@ def _numbers(text: str | None) -> list[int] | None:
 
 def _tokenizer(folder: pathlib.Path):
   """What makes tokens of text for a checkpoint, and text of tokens."""
-  library = extra.load('tokenizers', 'prompts in words', 'weights')
+  library = optional.load('tokenizers', 'prompts in words', 'weights')
   path = folder / TOKENIZER
   if not path.exists():
     raise BadInput(f'{folder} has no {TOKENIZER}: give the tokens themselves with --prompt_ids')

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from experiments.convert import converters as weights
-from experiments.lab import extra
+from experiments.lab import optional
 from experiments.lab.results.table import Table
 
 BATCH, LENGTH, VOCABULARY, WIDTH, DEPTH = 2, 24, 97, 32, 3
@@ -70,8 +70,8 @@ class Agreement(NamedTuple):
 
 def random_model(name: str) -> Any:
   """A small model of theirs whose every parameter was drawn."""
-  torch = extra.load('torch', 'comparisons with transformers', 'interop')
-  theirs = extra.load('transformers', 'comparisons with transformers', 'interop')
+  torch = optional.load('torch', 'comparisons with transformers', 'interop')
+  theirs = optional.load('transformers', 'comparisons with transformers', 'interop')
   kind, options = CONFIGURATIONS[name]
   theirs.utils.logging.disable_progress_bar()
   ends = {'bos_token_id': None, 'eos_token_id': None}  # none of the few tokens is one
@@ -88,7 +88,7 @@ def random_model(name: str) -> Any:
 
 def agreement(name: str) -> Agreement:
   """One kind of model, saved and loaded in a folder that is gone afterwards."""
-  torch = extra.load('torch', 'comparisons with transformers', 'interop')
+  torch = optional.load('torch', 'comparisons with transformers', 'interop')
   theirs = random_model(name)
   with tempfile.TemporaryDirectory() as folder:
     theirs.save_pretrained(folder)
@@ -113,7 +113,7 @@ def agreement(name: str) -> Agreement:
 
 def _stepped(theirs: Any, tokens: Any) -> np.ndarray:
   """Their logits, one token after another with a cache."""
-  library = extra.load('transformers', 'comparisons with transformers', 'interop')
+  library = optional.load('transformers', 'comparisons with transformers', 'interop')
   known = inspect.signature(theirs.forward).parameters  # the argument has two names in version 5
   cache = {'cache' if 'cache' in known else 'past_key_values': library.DynamicCache()}
   return np.concatenate([theirs(column, use_cache=True, **cache).logits.numpy()

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from baselines import LAYERS
 from experiments.gradient_flow import flow
-from experiments.gradient_flow.study import Grid, Preset
+from experiments.gradient_flow.study import GradientPreset, Grid
 from experiments.lab.cells import checks, spec
 from experiments.lab.cells.cell import Cell
 from experiments.lab.cells.experiment import Experiment
@@ -14,10 +14,10 @@ from experiments.lab.launch.grid import Job
 from experiments.lab.launch.study import Study
 
 
-def jobs(study: Study, preset: Preset) -> list[Job]:
+def jobs(study: Study, preset: GradientPreset) -> list[Job]:
   """The cells that the flags ask for."""
   cells = starts(study.name, preset)
-  return [training_grid.trained(study, grid(preset), flow.watch), Job(cells, flow.execute)]
+  return [training_grid.trained(study, grid(preset), flow.watch), Job(cells, flow.measure_cell)]
 
 
 def expand(grids: Iterable[Grid]):
@@ -29,12 +29,12 @@ def expand(grids: Iterable[Grid]):
         yield layer, dict(zip(one.varied, values, strict=True))
 
 
-def starts(study: str, preset: Preset) -> list[Cell]:
+def starts(study: str, preset: GradientPreset) -> list[Cell]:
   """The cells before training: a layer by itself unless a grid says otherwise."""
   cells = []
   for length in flags.lengths() or (preset.length,):
     for layer, varied in expand(preset.start):
-      alone = {'shell': 'classic', 'depth': len(layer.pattern)}
+      alone = {'block': 'plain', 'depth': len(layer.pattern)}
       settings = preset.settings | alone | varied | flags.settings()
       run = flags.make_run(**settings | {'layer': spec.describe(layer, 'layer')})
       cell = flow.cell_of(study, flow.asked(run, length), layer)
@@ -44,7 +44,7 @@ def starts(study: str, preset: Preset) -> list[Cell]:
   return cells
 
 
-def grid(preset: Preset) -> list[Experiment]:
+def grid(preset: GradientPreset) -> list[Experiment]:
   """What is trained."""
   return training_grid.distinct(
     training_grid.resolved(

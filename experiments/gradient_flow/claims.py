@@ -20,7 +20,7 @@ class Flow(NamedTuple):
 
 def start(layer: str, **settings) -> Flow:
   """A layer's gradient at initialisation, by itself unless the settings say otherwise."""
-  return Flow(layer, {'shell': 'classic', 'depth': 1} | settings)
+  return Flow(layer, {'block': 'plain', 'depth': 1} | settings)
 
 
 def falls(records: Records, flow: Flow) -> list[float]:
@@ -103,13 +103,13 @@ CLAIMS = (
     'residual-across-time',
     'Residual connections from block to block do not carry gradients back in time',
     'Pascanu et al. 2013; He et al. 2016', 'gradient_flow',
-    gradient_fall(start('elman', depth=4), less=start('elman', depth=4, shell='none')),
+    gradient_fall(start('elman', depth=4), less=start('elman', depth=4, block='no_norm')),
     'powers of ten kept', '<', 3.0,
   ),
   Claim(
     'clipping-no-cure', 'Clipping does not keep gradients from vanishing in training',
     'Pascanu et al. 2013', 'gradient_flow',
-    gradient_fall(Flow('elman', {'shell': 'classic', 'clip': 1.0}, trained=True)),
+    gradient_fall(Flow('elman', {'block': 'plain', 'clip': 1.0}, trained=True)),
     'powers of ten', '>', 3.0,
   ),
 )

@@ -29,11 +29,11 @@ recurrent neural networks".
 import math
 from typing import NamedTuple
 
-from experiments.lab import extra
+from experiments.lab import optional
 from experiments.lab.results.scores import chosen
 from experiments.lab.results.statistics import Interval, mean_interval
 
-np = extra.later('numpy')
+np = optional.later('numpy')
 REACH = 1e-30  # entries of rows are larger than float32's smallest, 1e-38, by far
 FEWEST = 3  # distances that a fit needs
 HALF = math.log(2)

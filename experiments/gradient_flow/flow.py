@@ -30,7 +30,7 @@ from transformer.model import DecoderOnly
 
 SEQUENCES = 8  # that a norm is a mean over
 START = 'initialisation'  # what such a cell's run is `at`
-BUILT = ('layer', 'width', 'depth', 'feedforward', 'expansion', 'shell', 'seeds')
+BUILT = ('layer', 'width', 'depth', 'feedforward', 'expansion', 'block', 'seeds')
 
 
 def distances(length: int) -> list[int]:
@@ -70,13 +70,13 @@ _task = functools.cache(functools.partial(spec.parse, kind='task'))
 
 
 def cell_of(study: str, values: dict, layer: SequenceLayer | None = None) -> Cell:
-  """The cell that `execute` measures; its layer is parsed unless it is known."""
-  label = f'{values["layer"]}, {values["shell"]}, at {START}'
+  """The cell that `measure_cell` measures; its layer is parsed unless it is known."""
+  label = f'{values["layer"]}, {values["block"]}, at {START}'
   run = run_of(values)
   return Cell(study, values, label, resolve(run, layer, _task(run.task)))
 
 
-def execute(cell: Cell, report: Callable[[float, str], None]) -> Outcome:
+def measure_cell(cell: Cell, report: Callable[[float, str], None]) -> Outcome:
   """The norms of every seed, [seeds][N]."""
   del report
   run, stack = cell.experiment.run, cell.experiment.unmatched().stack
@@ -106,7 +106,7 @@ def in_training(model: DecoderOnly, task: Task, parameters):
 
 
 def watch(training: Training, states) -> dict:
-  """What a record keeps of the members' states; see `cell.execute`."""
+  """What a record keeps of the members' states; see `train_cell`."""
   found = in_training(training.model, training.task, states.parameters['params'])
   return kept(shapes_of(training.task).source.shape[1], found)
 

@@ -18,7 +18,7 @@ def flows(kept: dict, members: int) -> bool:
 START = Kind(
   'at',
   Fields({
-    'at': Text(), 'layer': Text(), 'length': SIZE, 'width': SIZE, 'depth': SIZE, 'shell': Text(),
+    'at': Text(), 'layer': Text(), 'length': SIZE, 'width': SIZE, 'depth': SIZE, 'block': Text(),
     'seeds': List(Whole(), 1, distinct=True),
   }),
   Fields({'receptive_field': FIELD, **FLOW}),

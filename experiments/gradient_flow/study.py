@@ -24,9 +24,9 @@ from experiments.gradient_flow.claims import CLAIMS, CONTROL, CONTROLS
 from experiments.gradient_flow.records import START, WATCHED_FLOW
 from experiments.gradient_flow.tables import report
 from experiments.lab.launch import flags
-from experiments.lab.launch.study import SMOKE, Question, Study
+from experiments.lab.launch.study import SMOKE, Study, TaskGrid
 
-SHELLS = ('classic', 'none', 'pre', 'post')
+BLOCKS = ('plain', 'no_norm', 'pre_norm', 'post_norm')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,13 +38,13 @@ class Grid:
 
 
 @dataclasses.dataclass(frozen=True)
-class Preset:
+class GradientPreset:
   """What is looked at before training, on sequences of a length, and what is trained."""
 
   start: tuple[Grid, ...]
   length: int
   trained: tuple[Grid, ...]
-  questions: tuple[Question, ...]
+  task_grids: tuple[TaskGrid, ...]
   settings: dict[str, Any]
 
 
@@ -53,42 +53,42 @@ RECURRENT_WEIGHTS = ('elman(recurrent_init=normal)', 'elman(recurrent_gain=2.0)'
 
 PRESETS = {
   # Every line that `paper` goes through, in the least time.
-  'smoke': Preset(
-    start=(Grid(('elman', CONTROL)), Grid(('elman',), {'shell': ('classic', 'pre')})),
+  'smoke': GradientPreset(
+    start=(Grid(('elman', CONTROL)), Grid(('elman',), {'block': ('plain', 'pre_norm')})),
     length=12,
     trained=(Grid(('elman',), {'clip': (1.0, 0.0)}),),
-    questions=(Question('adding', (8,)),),
+    task_grids=(TaskGrid('adding', (8,)),),
     settings=SMOKE | {'match': 'none'},
   ),
   # For two CPU cores: about five minutes.
-  'quick': Preset(
+  'quick': GradientPreset(
     start=(
       Grid(),
       Grid(('elman', 'lstm', 'attention'), {'depth': (2, 4)}),
-      Grid(('elman', 'lstm', 'attention'), {'depth': (4,), 'shell': SHELLS}),
+      Grid(('elman', 'lstm', 'attention'), {'depth': (4,), 'block': BLOCKS}),
       Grid((*BIASES, *RECURRENT_WEIGHTS)),
     ),
     length=128,
     trained=(
       Grid(('elman', RECURRENT_WEIGHTS[1], 'lstm'), {'clip': (1.0, 0.0)}),
-      Grid(('elman', 'lstm'), {'shell': ('pre', 'post')}),
-      Grid(('attention',), {'shell': ('pre',)}),
+      Grid(('elman', 'lstm'), {'block': ('pre_norm', 'post_norm')}),
+      Grid(('attention',), {'block': ('pre_norm',)}),
       Grid(('gru', *BIASES, RECURRENT_WEIGHTS[0])),
     ),
-    questions=(Question('adding', (64,)),),
+    task_grids=(TaskGrid('adding', (64,)),),
     settings={
-      'width': 32, 'depth': 1, 'shell': 'classic', 'match': 'none', 'steps': 300,
+      'width': 32, 'depth': 1, 'block': 'plain', 'match': 'none', 'steps': 300,
       'batch_size': 32, 'validations': 6, 'learning_rates': (3e-3, 1e-2),
       'seeds': (0, 1, 2, 3, 4), 'stop_when_solved': False,
     },
   ),
   # Sizes for a GPU.
-  'paper': Preset(
+  'paper': GradientPreset(
     start=(
       Grid(),
       Grid(
         ('elman', 'lstm', 'gru', 'attention', 'mamba', 'lru', 'gated_deltanet', 'tcn'),
-        {'depth': (1, 2, 4, 8), 'shell': SHELLS},
+        {'depth': (1, 2, 4, 8), 'block': BLOCKS},
       ),
       Grid((
         *BIASES, 'lstm(forget_bias=6.0)', *RECURRENT_WEIGHTS, 'lstm(recurrent_init=normal)',
@@ -99,13 +99,13 @@ PRESETS = {
     trained=(
       Grid(
         ('elman', RECURRENT_WEIGHTS[1], 'lstm', 'gru', 'attention', 'mamba'),
-        {'clip': (1.0, 0.0), 'shell': SHELLS},
+        {'clip': (1.0, 0.0), 'block': BLOCKS},
       ),
       Grid((*BIASES, RECURRENT_WEIGHTS[0])),
     ),
-    questions=(Question('adding', (200,)), Question('copy_memory', (110,))),
+    task_grids=(TaskGrid('adding', (200,)), TaskGrid('copy_memory', (110,))),
     settings={
-      'width': 128, 'depth': 2, 'shell': 'classic', 'match': 'none', 'steps': 20000,
+      'width': 128, 'depth': 2, 'block': 'plain', 'match': 'none', 'steps': 20000,
       'batch_size': 64, 'seeds': (0, 1, 2, 3, 4), 'learning_rates': (3e-4, 1e-3, 3e-3),
       'validation_batches': 16, 'test_batches': 64, 'stop_when_solved': False,
     },

@@ -35,7 +35,7 @@ def report(records: list[dict]):
 def bare(records: Sequence[dict]) -> list[dict]:
   """Of each layer the cell with least around it, and as shallow as there is."""
   found = {}
-  for record in sorted(records, key=lambda r: (r['run']['shell'] != 'classic', r['run']['depth'])):
+  for record in sorted(records, key=lambda r: (r['run']['block'] != 'plain', r['run']['depth'])):
     run = record['run']
     found.setdefault((run['layer'], run['length'], run['width']), record)
   return list(found.values())
@@ -54,13 +54,13 @@ def start_table(title: str, records: Sequence[dict]):
     run, curves = record['run'], decay.at_start(record)
     found = decay.decay(curves)
     rows.append((
-      run['layer'], run['shell'], run['depth'], run['length'],
+      run['layer'], run['block'], run['depth'], run['length'],
       *(curves.at(k) for k in (*SHOWN, int(curves.distances[-1]))),
       found.better, found.half_life, found.verdict,
     ))
   return Table(
     title,
-    ('layer', 'shell', 'depth', 'length T', *(f'k = {k}' for k in SHOWN), 'k = T - 1',
+    ('layer', 'block', 'depth', 'length T', *(f'k = {k}' for k in SHOWN), 'k = T - 1',
      'better fit', 'half-life', 'verdict'),
     rows,
     'Log10 of the norm of d y_T / d x_(T - k), 0 for the identity, minus infinity where there is '
@@ -100,7 +100,7 @@ def training_table(records: Sequence[dict]):
     looks = list(decay.in_training(record).values())
     before, halfway, after = (decay.decay(looks[i]) for i in (0, len(looks) // 2, -1))
     rows.append((
-      f'{result["title"]} {result["distance"]}', run['layer'], run['shell'], run['clip'],
+      f'{result["title"]} {result["distance"]}', run['layer'], run['block'], run['clip'],
       before.half_life, halfway.half_life, after.half_life,
       *(look.at(int(look.distances[-1])) for look in (looks[0], looks[-1])),
       before.verdict, after.verdict, scores.metric_interval(record),
@@ -108,7 +108,7 @@ def training_table(records: Sequence[dict]):
   metrics = ', '.join(dict.fromkeys(record['result']['metric'] for record in records))
   return Table(
     'Gradient flow during training',
-    ('question', 'layer', 'shell', 'clip', 'half-life before', 'halfway', 'after',
+    ('question', 'layer', 'block', 'clip', 'half-life before', 'halfway', 'after',
      'farthest before', 'farthest after', 'verdict before', 'verdict after', 'score'),
     rows,
     'Half-lives in tokens, and log10 of the norm at the greatest distance, on test sequences. '
@@ -138,7 +138,7 @@ def start_panels(records: Sequence[dict]):
     own = [record for record in several if record['run']['layer'] == layer]
     depth = max(record['run']['depth'] for record in own)
     panels.append(panel(f'{layer}, shells at a depth of {depth}', {
-      record['run']['shell']: decay.at_start(record)
+      record['run']['block']: decay.at_start(record)
       for record in own if record['run']['depth'] == depth
     }))
   return [one for one in panels if any(one.series.values())]
@@ -149,7 +149,7 @@ def training_panels(records: Sequence[dict]):
   panels = []
   for title in dict.fromkeys(record['result']['title'] for record in records):
     own = {}
-    for record in sorted(records, key=lambda r: r['run']['shell']):
+    for record in sorted(records, key=lambda r: r['run']['block']):
       if record['result']['title'] == title and record['run']['clip']:
         own.setdefault(record['run']['layer'], list(decay.in_training(record).values()))
     for when, place in (('before', 0), ('after', -1)):

@@ -14,7 +14,7 @@ ROUNDS = 7  # of timed steps
 def jobs(study: Study, preset: Preset) -> list[Job]:
   """The cells that the flags ask for."""
   experiments = training_grid.grid(preset)
-  execute = timing.execute(flags.FLAGS.timeout)
+  execute = timing.time_cell(flags.FLAGS.timeout)
   return [
     training_grid.trained(study, experiments),
     Job([clock(study.name, experiments)], execute),

@@ -16,7 +16,7 @@ stand the bytes of its state and the time of a training step, all layers' steps 
 A convolution that sees a few tokens stands below: what lies beyond them it must fail.
 """
 
-from experiments.lab.launch.study import SMOKE, Preset, Question, Study
+from experiments.lab.launch.study import SMOKE, Preset, Study, TaskGrid
 from experiments.lab.results import scoreboard
 from experiments.lab.results.measured import TIMING
 from experiments.lab.results.trained import TRAINING
@@ -32,21 +32,21 @@ PRESETS = {
   # Every line that `paper` goes through, in the least time.
   'smoke': Preset(
     layers=('elman', 'attention(num_heads=2)'),
-    questions=(
-      Question('recall(length=16, num_pairs=2, vocabulary_size=16)', (16,)),
-      Question('parity(length=8)', (8,)),
+    task_grids=(
+      TaskGrid('recall(length=16, num_pairs=2, vocabulary_size=16)', (16,)),
+      TaskGrid('parity(length=8)', (8,)),
     ),
     settings=SMOKE,
   ),
   # For two CPU cores: under twenty minutes.
   'quick': Preset(
     layers=(*LADDER, CONTROL),
-    questions=(
-      Question('recall(length=32, num_pairs=4, vocabulary_size=64)', (32,)),
-      Question('copy_memory', (30,)),
-      Question('adding', (50,)),
-      Question('parity', (40,)),
-      Question('selective_copying(length=32, num_tokens=4)', (32,)),
+    task_grids=(
+      TaskGrid('recall(length=32, num_pairs=4, vocabulary_size=64)', (32,)),
+      TaskGrid('copy_memory', (30,)),
+      TaskGrid('adding', (50,)),
+      TaskGrid('parity', (40,)),
+      TaskGrid('selective_copying(length=32, num_tokens=4)', (32,)),
     ),
     settings={
       'steps': 300, 'batch_size': 32, 'validations': 10, 'learning_rates': (3e-3, 1e-2),
@@ -59,12 +59,12 @@ PRESETS = {
       *LADDER[7:9], 'mlstm', 'slstm', *LADDER[9:11], 'rwkv7', 'hyena', 'sliding_window',
       'interleave', 'attention', CONTROL,
     ),
-    questions=(
-      Question('recall(length=128, num_pairs=8)', (128,), {'weight_decay': 0.1}),
-      Question('copy_memory', (110,)),
-      Question('adding', (200,)),
-      Question('parity', (40,)),
-      Question('selective_copying(length=256)', (256,)),
+    task_grids=(
+      TaskGrid('recall(length=128, num_pairs=8)', (128,), {'weight_decay': 0.1}),
+      TaskGrid('copy_memory', (110,)),
+      TaskGrid('adding', (200,)),
+      TaskGrid('parity', (40,)),
+      TaskGrid('selective_copying(length=256)', (256,)),
     ),
     settings={
       'batch_size': 128, 'steps': 12500, 'seeds': (0, 1, 2, 3, 4),

@@ -6,15 +6,15 @@ from experiments.lab.errors import BadInput
 from experiments.lab.launch import flags, timing_grid
 from experiments.lab.launch.grid import Job
 from experiments.lab.launch.study import Study
-from experiments.parallelism.study import SIZES, Preset
+from experiments.parallelism.study import SIZES, ParallelismPreset
 
 
-def jobs(study: Study, preset: Preset) -> list[Job]:
+def jobs(study: Study, preset: ParallelismPreset) -> list[Job]:
   """The cells that the flags ask for."""
-  return [Job(grid(study.name, preset), timing.execute(flags.FLAGS.timeout))]
+  return [Job(grid(study.name, preset), timing.time_cell(flags.FLAGS.timeout))]
 
 
-def grid(study: str, preset: Preset) -> list[Cell]:
+def grid(study: str, preset: ParallelismPreset) -> list[Cell]:
   """The cells that the flags ask for, one a repetition."""
   run = timing_grid.settings(
     preset.settings, 'one device is timed, at --tokens and --lengths')

@@ -32,7 +32,7 @@ SIZES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Preset:
+class ParallelismPreset:
   """Layers, lengths, the sizes above, and the settings of the shell."""
 
   layers: tuple[str, ...]
@@ -45,17 +45,17 @@ class Preset:
 
 PRESETS = {
   # Every line that `paper` goes through, in the least time.
-  'smoke': Preset(
+  'smoke': ParallelismPreset(
     layers=('attention(num_heads=2)', 'lstm'), lengths=(8, 12), tokens=48, sequences=2,
     generated=8, settings={'width': 8, 'depth': 1, 'steps': 2, 'seeds': (0, 1)},
   ),
   # The whole story at sizes for two CPU cores: about a minute.
-  'quick': Preset(
+  'quick': ParallelismPreset(
     layers=('attention', 'lstm', 'gru', 'tcn'), lengths=(64, 256, 1024), tokens=4096,
     sequences=8, generated=32, settings={'steps': 7},
   ),
   # Sizes that fill a GPU or a TPU.
-  'paper': Preset(
+  'paper': ParallelismPreset(
     layers=('attention', 'elman', 'lstm', 'gru', 'convolution', 'tcn'),
     lengths=(128, 256, 512, 1024, 2048, 4096, 8192, 16384), tokens=65536,
     sequences=16, generated=64,

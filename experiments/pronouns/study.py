@@ -10,7 +10,7 @@ tokens alike would put one part in as many as there are. A convolution that sees
 knows an animal from a place, but must guess which; at the longest distance it is the control.
 """
 
-from experiments.lab.launch.study import SMOKE, Preset, Question, Study
+from experiments.lab.launch.study import SMOKE, Preset, Study, TaskGrid
 from experiments.lab.results import scoreboard
 from experiments.pronouns import tables
 from experiments.pronouns.claims import CLAIMS, CONTROL, CONTROLS
@@ -19,13 +19,13 @@ PRESETS = {
   # Every line that `paper` goes through, in the least time.
   'smoke': Preset(
     layers=('attention(num_heads=2)', 'lstm'),
-    questions=(Question('pronouns', (8,)),),
+    task_grids=(TaskGrid('pronouns', (8,)),),
     settings=SMOKE,
   ),
   # For two CPU cores.
   'quick': Preset(
     layers=('attention', 'lstm', CONTROL),
-    questions=(Question('pronouns', (8, 16, 32, 64)),),
+    task_grids=(TaskGrid('pronouns', (8, 16, 32, 64)),),
     settings={
       'steps': 400, 'batch_size': 32, 'validations': 10, 'learning_rates': (3e-3, 1e-2),
       'feedforward': 'relu',
@@ -34,7 +34,7 @@ PRESETS = {
   # Sizes for a GPU or a TPU.
   'paper': Preset(
     layers=('attention', 'attention(positions=sinusoidal)', 'lstm', 'gru', 'mamba', CONTROL),
-    questions=(Question('pronouns', (16, 32, 64, 128, 256)),),
+    task_grids=(TaskGrid('pronouns', (16, 32, 64, 128, 256)),),
     settings={
       'width': 256, 'depth': 4, 'feedforward': 'relu', 'expansion': 4.0, 'batch_size': 128,
       'steps': 10000, 'seeds': (0, 1, 2, 3, 4), 'learning_rates': (3e-4, 1e-3, 3e-3),

@@ -30,12 +30,12 @@ def effective_part(lost: bool) -> Effect:
   return effect
 
 
-def spread_exponent(shell: str) -> Effect:
+def spread_exponent(block: str) -> Effect:
   """With what power of the depth the gradient spreads in a shell, by layer and seed."""
   def effect(records: Records) -> list[float] | None:
     groups = tables.by_depth(tables.split(records)[0]).values()
     return [
-      power for group in groups if group[0]['run']['shell'] == shell
+      power for group in groups if group[0]['run']['block'] == block
       for power in tables.exponents(group, 'spread')
     ] or None
 
@@ -91,7 +91,7 @@ CLAIMS = (
   ),
   Claim(
     'effective-root', 'Without residuals the gradient spreads with the root of the depth', LUO,
-    'receptive_field', spread_exponent('classic'), 'power of the depth', '<', 0.6,
+    'receptive_field', spread_exponent('plain'), 'power of the depth', '<', 0.6,
   ),
   Claim(
     'training-widens', 'Training widens the effective field to where the answer is', LUO,

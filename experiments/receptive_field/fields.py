@@ -18,7 +18,7 @@ from experiments.lab.training.step import Training
 from experiments.receptive_field import field
 from transformer.layer import SequenceLayer
 
-SETTINGS = ('layer', 'width', 'depth', 'feedforward', 'expansion', 'shell', 'seeds')
+SETTINGS = ('layer', 'width', 'depth', 'feedforward', 'expansion', 'block', 'seeds')
 BEYOND = 3  # tokens before those that are declared to be seen
 WATCHED = 8  # sequences of the test split that a model in training reads
 
@@ -31,7 +31,7 @@ def cell_of(study: str, experiment: Experiment, length: int, sequences: int) -> 
   return Cell(study, settings | sizes, f'{run.depth} x {run.layer}', experiment)
 
 
-def execute(cell: Cell, report) -> Outcome:
+def measure_cell(cell: Cell, report) -> Outcome:
   """What measures a cell, for `grid.launch`."""
   stack = stack_of(cell.experiment)
   declared = stack.receptive_field

@@ -18,7 +18,7 @@ def seen(kept: dict, members: int) -> bool:
 STACK = Kind(
   'sequences',
   Fields({
-    'layer': Text(), 'depth': SIZE, 'shell': Text(), 'sequences': SIZE,
+    'layer': Text(), 'depth': SIZE, 'block': Text(), 'sequences': SIZE,
     'seeds': List(Whole(), 1, distinct=True),
   }),
   Fields({'declared': FIELD, 'length': SIZE, **SEEN}),

@@ -15,7 +15,7 @@ possible; those whose field has no edge are asked the same. Their effective fiel
 import dataclasses
 from typing import Any
 
-from experiments.lab.launch.study import SMOKE, Question, Study
+from experiments.lab.launch.study import SMOKE, Study, TaskGrid
 from experiments.receptive_field.claims import CLAIMS, CONTROLS
 from experiments.receptive_field.records import STACK, WATCHED_FIELD
 from experiments.receptive_field.tables import report
@@ -33,11 +33,11 @@ class Sweep:
 
   layers: tuple[str, ...]
   depths: tuple[int, ...]
-  shells: tuple[str, ...] = ('pre',)
+  blocks: tuple[str, ...] = ('pre_norm',)
 
 
 @dataclasses.dataclass(frozen=True)
-class Preset:
+class FieldPreset:
   """What is initialised and how, and which layers learn what, at which depths."""
 
   sweeps: tuple[Sweep, ...]
@@ -45,26 +45,26 @@ class Preset:
   length: int  # that stacks without a bound read
   sequences: int
   trained: dict[str, tuple[int, ...]]  # layer -> depths
-  questions: tuple[Question, ...]  # their distances follow from the fields
+  task_grids: tuple[TaskGrid, ...]  # their distances follow from the fields
   settings: dict[str, Any]
 
 
 PRESETS = {
   # Every line that `paper` goes through, in the least time.
-  'smoke': Preset(
+  'smoke': FieldPreset(
     sweeps=(Sweep(('convolution',), (1, 2, 3)), Sweep(('attention',), (1,))),
     initialised={'width': 8, 'seeds': (0, 1)},
     length=8,
     sequences=2,
     trained={'convolution(kernel_size=5)': (1,), 'attention(num_heads=2)': (1,)},
-    questions=(Question('copy_memory(delay=2, num_symbols=1)', ()),),
+    task_grids=(TaskGrid('copy_memory(delay=2, num_symbols=1)', ()),),
     settings=SMOKE,
   ),
   # For two CPU cores: about six minutes.
-  'quick': Preset(
+  'quick': FieldPreset(
     sweeps=(
       Sweep((*KERNELS, *DILATIONS), (1, 2, 4)),
-      Sweep(('convolution(kernel_size=3)',), (1, 2, 4, 8), ('pre', 'classic')),
+      Sweep(('convolution(kernel_size=3)',), (1, 2, 4, 8), ('pre_norm', 'plain')),
       Sweep((*STACKS, 'sliding_window', HYBRID), (1, 2)),
       Sweep(UNBOUNDED, (1,)),
     ),
@@ -75,19 +75,19 @@ PRESETS = {
       'convolution(kernel_size=9)': (2,), 'convolution(kernel_size=5)': (4,),
       'convolution(kernel_size=9, dilation=2)': (2,), 'attention': (2,), 'lstm': (2,),
     },
-    questions=(Question('copy_memory(num_symbols=2)', ()),),
+    task_grids=(TaskGrid('copy_memory(num_symbols=2)', ()),),
     settings={
       'width': 32, 'steps': 500, 'batch_size': 32, 'validations': 10,
       'learning_rates': (3e-3, 1e-2),
     },
   ),
   # Sizes for a GPU or a TPU.
-  'paper': Preset(
+  'paper': FieldPreset(
     sweeps=(
       Sweep(
         tuple(f'convolution(kernel_size={size}, dilation={step})'
               for size in (2, 3, 5, 9) for step in (1, 2, 4)),
-        (1, 2, 4, 8, 16, 32), ('pre', 'classic'),
+        (1, 2, 4, 8, 16, 32), ('pre_norm', 'plain'),
       ),
       Sweep(
         ('tcn', *STACKS, 'bytenet', 'sliding_window', 'sliding_window(window=64)', HYBRID),
@@ -103,7 +103,7 @@ PRESETS = {
       'convolution(kernel_size=9, dilation=4)': (2,), 'tcn': (1, 2), 'bytenet': (1, 2),
       'convs2s': (2, 4), 'sliding_window': (2, 4), 'attention': (2,), 'lstm': (2,), 'mamba': (2,),
     },
-    questions=(Question('copy_memory(num_symbols=2)', ()),),
+    task_grids=(TaskGrid('copy_memory(num_symbols=2)', ()),),
     settings={
       'width': 64, 'steps': 10000, 'batch_size': 128, 'seeds': (0, 1, 2, 3, 4),
       'learning_rates': (3e-4, 1e-3, 3e-3, 1e-2), 'validation_batches': 16, 'test_batches': 64,

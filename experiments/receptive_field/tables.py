@@ -56,7 +56,7 @@ def questions(trained: Sequence[dict]) -> dict[str, list[dict]]:
 def layer_of(record: dict) -> str:
   """The layer, with its shell where that is not the usual one."""
   run = record['run']
-  return run['layer'] + ('' if run['shell'] == 'pre' else f', {run["shell"]} shell')
+  return run['layer'] + ('' if run['block'] == 'pre_norm' else f', {run["block"]} block')
 
 
 def name_of(record: dict) -> str:

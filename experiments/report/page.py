@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from experiments.lab import atomic, extra
+from experiments.lab import atomic, optional
 from experiments.lab.results import escape, notation
 from experiments.lab.results.notes import Note
 from experiments.lab.results.statistics import Interval
@@ -87,7 +87,7 @@ def render(
     notes: what is wrong with records or controls, and what to do about it.
 
   """
-  jinja2 = extra.load('jinja2', 'report pages', 'report')
+  jinja2 = optional.load('jinja2', 'report pages', 'report')
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
     autoescape=True,
@@ -134,7 +134,7 @@ def _plain(value: object) -> str:
 
 def _prose(text: str):
   """Paragraphs of escaped text, with code between backticks."""
-  markup = extra.load('markupsafe', 'report pages', 'report')
+  markup = optional.load('markupsafe', 'report pages', 'report')
   paragraphs = (str(markup.escape(part.strip())) for part in re.split(r'\n\s*\n', text))
   coded = (re.sub(r'`([^`]+)`', r'<code>\1</code>', part) for part in paragraphs if part)
   return markup.Markup('\n'.join(f'<p>{part}</p>' for part in coded))

@@ -8,7 +8,7 @@ layer is trained anew at each distance with every seed and learning rate; the ra
 validation, the score is from the test split. Finished cells are stored, and skipped next time.
 """
 
-from experiments.lab.launch.study import SMOKE, Preset, Question, Study
+from experiments.lab.launch.study import SMOKE, Preset, Study, TaskGrid
 from experiments.lab.results import scoreboard
 from experiments.retention.claims import CLAIMS, CONTROLS
 
@@ -19,22 +19,22 @@ PRESETS = {
   # Every line that `paper` goes through, in the least time.
   'smoke': Preset(
     layers=('attention(num_heads=2)', 'lstm'),
-    questions=(
-      Question('recall(length=16, num_pairs=2, vocabulary_size=16)', (16,)),
-      Question('copy_memory(delay=4, num_symbols=2)', (6,)),
-      Question('adding(length=8)', (8,)),
-      Question('text(length=16)', (16,)),
+    task_grids=(
+      TaskGrid('recall(length=16, num_pairs=2, vocabulary_size=16)', (16,)),
+      TaskGrid('copy_memory(delay=4, num_symbols=2)', (6,)),
+      TaskGrid('adding(length=8)', (8,)),
+      TaskGrid('text(length=16)', (16,)),
     ),
     settings=SMOKE,
   ),
   # The whole story at sizes for two CPU cores: about ten minutes.
   'quick': Preset(
     layers=('attention', 'lstm', 'gru', 'tcn'),
-    questions=(
-      Question('recall(length=32, num_pairs=4, vocabulary_size=64)', (16, 32, 48)),
-      Question('copy_memory', (30, 60)),  # a TCN of this preset sees 57 tokens
-      Question('adding', (50,), {'steps': 200}),
-      Question('text', (64,), {'steps': 200, 'feedforward': 'gelu'}),
+    task_grids=(
+      TaskGrid('recall(length=32, num_pairs=4, vocabulary_size=64)', (16, 32, 48)),
+      TaskGrid('copy_memory', (30, 60)),  # a TCN of this preset sees 57 tokens
+      TaskGrid('adding', (50,), {'steps': 200}),
+      TaskGrid('text', (64,), {'steps': 200, 'feedforward': 'gelu'}),
     ),
     settings={
       'steps': 600, 'batch_size': 32, 'validations': 15, 'learning_rates': (3e-3, 1e-2),
@@ -45,20 +45,20 @@ PRESETS = {
     layers=(
       'attention', 'elman', 'lstm', 'gru', 'convolution', 'tcn', 'tcn(kernel_size=8, levels=8)'
     ),
-    questions=(
-      Question(
+    task_grids=(
+      TaskGrid(
         'recall(length=64, num_pairs=4)', (64, 128, 256),
         {'steps': 12500, 'batch_size': 512, 'weight_decay': 0.1},
       ),
-      Question(
+      TaskGrid(
         'recall(length=512, num_pairs=64)', (512,),
         {'steps': 50000, 'batch_size': 128, 'weight_decay': 0.1},
       ),
-      Question('copy_memory', (30, 110, 210, 310, 510, 1010), PUBLISHED),
-      Question('copy_memory(variant=bai)', (510, 1010), PUBLISHED),
-      Question('adding', (200, 400, 600), PUBLISHED),
-      Question('adding(variant=bai)', (200, 400, 600), PUBLISHED),
-      Question(
+      TaskGrid('copy_memory', (30, 110, 210, 310, 510, 1010), PUBLISHED),
+      TaskGrid('copy_memory(variant=bai)', (510, 1010), PUBLISHED),
+      TaskGrid('adding', (200, 400, 600), PUBLISHED),
+      TaskGrid('adding(variant=bai)', (200, 400, 600), PUBLISHED),
+      TaskGrid(
         'text(length=64)', (64, 256, 1024, 4096),
         {'steps': 20000, 'width': 256, 'depth': 4, 'feedforward': 'gelu', 'expansion': 4.0},
       ),

@@ -130,7 +130,7 @@ def merge(*folders: str) -> None:
       elif place.read_bytes() == data:
         counts['already there'] += 1
       else:
-        into.remember(place.name, data)
+        into.keep_history(place.name, data)
         counts['kept as history'] += 1
     said = ', '.join(f'{count} {what}' for what, count in counts.items())
     print(f'{folder}: {said}')

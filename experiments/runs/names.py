@@ -35,7 +35,7 @@ def circumstances(run: dict) -> str:
   """What tells a run from others of the same layers: its task, or where and at what it was made."""
   said = [f'{run[name]}' for name in ('task', 'at', 'platform', 'topology') if name in run]
   if 'task' not in run:
-    said += [f'{name} {run[name]}' for name in ('shell', 'depth', 'length', 'seed') if name in run]
+    said += [f'{name} {run[name]}' for name in ('block', 'depth', 'length', 'seed') if name in run]
   sizes = run.get('sizes')
   if isinstance(sizes, dict):
     said += [f'{name} {size}' for name, size in sizes.items()]

@@ -15,16 +15,16 @@ from experiments.lab.launch.study import Study
 from experiments.speed import contest, pytorch
 from experiments.speed.comparison import TITLES, title
 from experiments.speed.contests import CONTESTS
-from experiments.speed.study import Preset
+from experiments.speed.study import SpeedPreset
 from experiments.speed.tables import LARGE_PAGES
 
 
-def jobs(study: Study, preset: Preset) -> list[Job]:
+def jobs(study: Study, preset: SpeedPreset) -> list[Job]:
   """The cells that the flags ask for."""
-  return [Job(grid(study.name, preset), contest.execute(CONTESTS, flags.FLAGS.timeout))]
+  return [Job(grid(study.name, preset), contest.time_cell(CONTESTS, flags.FLAGS.timeout))]
 
 
-def grid(study: str, preset: Preset) -> list[Cell]:
+def grid(study: str, preset: SpeedPreset) -> list[Cell]:
   """The cells that the flags ask for, one a repetition of a comparison."""
   recipe = {field.name for field in dataclasses.fields(Run)} - {'steps', 'seeds'}
   for name in sorted({'layers', 'lengths', 'parallel', *recipe}):

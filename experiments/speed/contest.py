@@ -47,7 +47,7 @@ class Contestant(NamedTuple):
 
   calls: Mapping[str, Callable[[], Any]]  # 'forward', 'gradient'
   results: Callable[[], Any]  # a tree of arrays, in our layout
-  plan: memory.Memory | None = None  # of its largest program, where there is one
+  plan: memory.MemoryUse | None = None  # of its largest program, where there is one
 
 
 class Contest(NamedTuple):
@@ -209,7 +209,7 @@ class Entry:
     return True
 
 
-def execute(contests: Mapping[str, Callable[..., Contest]], timeout: float):
+def time_cell(contests: Mapping[str, Callable[..., Contest]], timeout: float):
   """What measures a cell, for `grid.launch`; `contests` are what a cell can name."""
   return functools.partial(_measure, contests, timeout)
 

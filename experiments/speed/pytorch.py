@@ -13,11 +13,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.lab import extra
+from experiments.lab import optional
 from experiments.lab.cells import environment
 from experiments.speed.contest import RATE, Contestant, LeftOut
 
-INSTALL = extra.install('bench')
+INSTALL = optional.install('bench')
 
 
 def version() -> str:

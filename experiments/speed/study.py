@@ -28,7 +28,7 @@ from experiments.speed.records import CONTEST
 
 
 @dataclasses.dataclass(frozen=True)
-class Preset:
+class SpeedPreset:
   """Comparisons, the sizes of the products that show the peak, rounds (`steps`) and seeds."""
 
   comparisons: tuple[Comparison, ...]
@@ -59,7 +59,7 @@ DECODER = tokens(32, 256, width=128, depth=2, heads=4)
 
 PRESETS = {
   # Every line that `paper` goes through, in the least time.
-  'smoke': Preset(
+  'smoke': SpeedPreset(
     comparisons=(
       Comparison('lstm', tokens(2, 6, width=4), {FLAX_LSTM: Target(1.0, 0.7)}),
       Comparison('gru', tokens(2, 6, width=4)),
@@ -79,7 +79,7 @@ PRESETS = {
     settings={'steps': 2, 'seeds': (0,)},
   ),
   # The whole story at sizes for two CPU cores: about three minutes.
-  'quick': Preset(
+  'quick': SpeedPreset(
     comparisons=(
       *(
         Comparison('lstm', tokens(batch, 128, width=128), {
@@ -115,7 +115,7 @@ PRESETS = {
     settings={'steps': 7, 'seeds': (0,)},
   ),
   # Sizes that fill a GPU.
-  'paper': Preset(
+  'paper': SpeedPreset(
     comparisons=(
       *(
         Comparison(what, tokens(batch, 512, width=1024))

@@ -9,7 +9,7 @@ sequences can be learnt by heart; only tests beyond the trained length tell who 
 Each of them asks what lies beyond the one before: of tests at 64 and 128 the second from 65 on.
 """
 
-from experiments.lab.launch.study import SMOKE, Preset, Question, Study
+from experiments.lab.launch.study import SMOKE, Preset, Study, TaskGrid
 from experiments.lab.results import scoreboard
 from experiments.state_tracking.claims import CLAIMS, CONTROLS, LINEAR, SIGNED
 
@@ -17,13 +17,13 @@ PRESETS = {
   # Every line that `paper` goes through, in the least time.
   'smoke': Preset(
     layers=('lstm', 'mamba'),
-    questions=(Question('parity(length=8)', (8,)),),
+    task_grids=(TaskGrid('parity(length=8)', (8,)),),
     settings=SMOKE | {'test_lengths': (12, 16)},
   ),
   # The shortest automaton, for two CPU cores: about eight minutes.
   'quick': Preset(
     layers=('attention', 'convolution', 'lstm', 'slstm', *LINEAR, *SIGNED),
-    questions=(Question('parity', (40,)),),
+    task_grids=(TaskGrid('parity', (40,)),),
     settings={
       'steps': 600, 'batch_size': 32, 'validations': 10, 'learning_rates': (3e-3, 1e-2),
       'test_lengths': (64, 128, 256), 'test_batches': 4, 'stop_when_solved': False,
@@ -36,15 +36,15 @@ PRESETS = {
       'elman', 'lstm', 'gru', 'slstm', 'mlstm', 'mingru', 'lru', 's5', 'retnet', 'gla', 'rwkv7',
       'mamba2', *LINEAR, *SIGNED,
     ),
-    questions=(
-      *(Question(task, (40,)) for task in (
+    task_grids=(
+      *(TaskGrid(task, (40,)) for task in (
         'parity', 'even_pairs', 'modular_arithmetic', 'cycle_navigation',
       )),
-      Question('word_problem(group=s5)', (20,), {'test_lengths': (40, 80, 160)}),
-      Question('word_problem(group=a5)', (20,), {'test_lengths': (40, 80, 160)}),
-      Question('flip_flop', (512,), {'test_lengths': ()}),
-      Question('selective_copying(length=256)', (256,), {'test_lengths': (512, 1024)}),
-      Question('induction_heads', (256,), {'test_lengths': (512, 1024, 2048, 4096)}),
+      TaskGrid('word_problem(group=s5)', (20,), {'test_lengths': (40, 80, 160)}),
+      TaskGrid('word_problem(group=a5)', (20,), {'test_lengths': (40, 80, 160)}),
+      TaskGrid('flip_flop', (512,), {'test_lengths': ()}),
+      TaskGrid('selective_copying(length=256)', (256,), {'test_lengths': (512, 1024)}),
+      TaskGrid('induction_heads', (256,), {'test_lengths': (512, 1024, 2048, 4096)}),
     ),
     settings={
       'width': 128, 'batch_size': 128, 'steps': 20000, 'seeds': (0, 1, 2, 3, 4),
@@ -59,11 +59,11 @@ def report(records: list[dict]):
   """The study's tables and panels."""
   columns, layers = scoreboard.columns_of(records), scoreboard.layers_of(records)
   tables = [
-    scoreboard.farther_table('State tracking: beyond the trained length', columns, layers),
+    scoreboard.extrapolation_table('State tracking: beyond the trained length', columns, layers),
     scoreboard.budget_table('State tracking: budgets', columns, layers),
     *scoreboard.published_tables(records),
   ]
-  return tables, scoreboard.farther_panels(records)
+  return tables, scoreboard.extrapolation_panels(records)
 
 
 STUDY = Study('state_tracking', __doc__, PRESETS, report, CLAIMS, CONTROLS)

@@ -83,7 +83,7 @@ def translations(model, parameters, task, source: list[int]):
   """Scores and texts of what a beam finds, the best first."""
   given, length = flags.FLAGS, len(source) + LONGER
   for stack in (model.encoder, model.decoder):
-    most = getattr(stack.prelude, 'max_length', None)
+    most = getattr(stack.input_layer, 'max_length', None)
     if most is not None and length > most:
       raise BadInput(f'{len(source)} tokens and {LONGER} more need {length} positions; '
                      f'this model has {most}')

@@ -10,7 +10,7 @@ base model (Vaswani et al. 2017, sections 5 and 6.1). Quality is sacreBLEU, the 
 compounds split that the paper reports, chrF and exact match; cost is counted, not estimated.
 """
 
-from experiments.lab.launch.study import SMOKE, Preset, Question, Study
+from experiments.lab.launch.study import SMOKE, Preset, Study, TaskGrid
 from experiments.lab.results import published, scoreboard, translation_tables
 from experiments.translation.claims import CLAIMS, CONTROLS, TRANSLATORS
 
@@ -20,14 +20,14 @@ PRESETS = {
   # Every line that `paper` goes through but its corpus, in the least time.
   'smoke': Preset(
     layers=('fixed_vector', 'convs2s', 'transformer'),
-    questions=(Question('number_words(pairs=500)', (2,)),),
+    task_grids=(TaskGrid('number_words(pairs=500)', (2,)),),
     settings=SMOKE | {'beam': 2, 'average': 2, 'label_smoothing': 0.1},
     kind=KIND,
   ),
   # For two CPU cores.
   'quick': Preset(
     layers=(*TRANSLATORS, 'transformer(mamba)'),
-    questions=(Question('number_words(source=de, target=en)', (6,)),),
+    task_grids=(TaskGrid('number_words(source=de, target=en)', (6,)),),
     settings={
       'width': 64, 'depth': 1, 'steps': 800, 'batch_size': 32, 'validations': 8,
       'test_batches': 8, 'learning_rates': (1e-3, 3e-3), 'feedforward': 'relu',
@@ -37,12 +37,12 @@ PRESETS = {
   # The paper's base model, recipe and corpus, for eight accelerators.
   'paper': Preset(
     layers=TRANSLATORS,
-    questions=(
-      Question('corpus', (256,)),
-      Question('number_words(source=de, target=en)', (12,), {'batch_size': 512}),
+    task_grids=(
+      TaskGrid('corpus', (256,)),
+      TaskGrid('number_words(source=de, target=en)', (12,), {'batch_size': 512}),
     ),
     settings={
-      'width': 512, 'depth': 6, 'feedforward': 'relu', 'expansion': 4.0, 'shell': 'post',
+      'width': 512, 'depth': 6, 'feedforward': 'relu', 'expansion': 4.0, 'block': 'post_norm',
       'dropout': 0.1, 'label_smoothing': 0.1, 'optimizer': 'adam', 'beta2': 0.98, 'epsilon': 1e-9,
       'schedule': 'inverse_sqrt', 'warmup': 0.04, 'clip': 0.0, 'steps': 100_000,
       'learning_rates': (6.99e-4,), 'validations': 100, 'average': 5, 'beam': 4,

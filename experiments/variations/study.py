@@ -9,7 +9,7 @@ paper's, post-norm, with its recipe. Beside our columns stand the paper's, and t
 the paper's own sizes come to, with the vocabulary that its printed counts imply.
 """
 
-from experiments.lab.launch.study import Preset, Question, Study
+from experiments.lab.launch.study import Preset, Study, TaskGrid
 
 ROWS = (
   'base', 'A: 1 head', 'A: 4 heads', 'A: 16 heads', 'A: 32 heads', 'B: d_k 16', 'B: d_k 32',
@@ -18,14 +18,14 @@ ROWS = (
   'D: label smoothing 0.2', 'E: learned positions',
 )
 PAPER = {  # the recipe, sections 5.3 and 5.4
-  'feedforward': 'relu', 'shell': 'post', 'optimizer': 'adam', 'beta2': 0.98, 'epsilon': 1e-9,
+  'feedforward': 'relu', 'block': 'post_norm', 'optimizer': 'adam', 'beta2': 0.98, 'epsilon': 1e-9,
   'schedule': 'inverse_sqrt', 'clip': 0.0, 'match': 'none', 'stop_when_solved': False,
 }
 PRESETS = {
   # Every line that `paper` goes through but its corpus, in the least time.
   'smoke': Preset(
     layers=('base', 'B: d_k 16', 'E: learned positions'),
-    questions=(Question('number_words(pairs=500)', (2,)),),
+    task_grids=(TaskGrid('number_words(pairs=500)', (2,)),),
     settings=PAPER | {
       'width': 64, 'depth': 1, 'steps': 4, 'batch_size': 8, 'validations': 2,
       'validation_batches': 1, 'test_batches': 1, 'seeds': (0, 1), 'learning_rates': (1e-3,),
@@ -34,7 +34,7 @@ PRESETS = {
   # For two CPU cores: under twenty minutes.
   'quick': Preset(
     layers=ROWS,
-    questions=(Question('number_words(source=de, target=en)', (6,)),),
+    task_grids=(TaskGrid('number_words(source=de, target=en)', (6,)),),
     settings=PAPER | {
       'width': 64, 'depth': 3, 'steps': 500, 'warmup': 0.2, 'batch_size': 32, 'validations': 5,
       'test_batches': 8, 'learning_rates': (3e-3,),
@@ -43,7 +43,7 @@ PRESETS = {
   # The table itself; without averaging, as the paper says.
   'paper': Preset(
     layers=(*ROWS, 'big'),
-    questions=(Question('corpus', (256,)),),
+    task_grids=(TaskGrid('corpus', (256,)),),
     settings=PAPER | {
       'width': 512, 'depth': 6, 'steps': 100_000, 'warmup': 0.04, 'validations': 100, 'beam': 4,
       'learning_rates': (6.99e-4,), 'seeds': (0,),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from baselines.delta_rule import DeltaNet, GatedDeltaNet, unit
+from baselines.delta_rule import DeltaNet, GatedDeltaNet, l2_normalize
 from baselines.delta_scans import delta_scan, generalised_delta_scan
 from baselines.rwkv import RWKV7
 from tests.support.reference import (
@@ -165,8 +165,8 @@ def test_the_eigenvalues_of_a_step_are_in_their_range(largest_beta, lowest):
 
 def test_what_has_no_length_gets_none_and_its_gradient_is_finite():
   x = jnp.array([[0.0, 0.0], [3.0, 4.0]])
-  np.testing.assert_allclose(unit(x), [[0, 0], [0.6, 0.8]], atol=1e-6)
-  assert np.isfinite(jax.grad(lambda x: jnp.sum(jnp.sin(unit(x))))(x)).all()
+  np.testing.assert_allclose(l2_normalize(x), [[0, 0], [0.6, 0.8]], atol=1e-6)
+  assert np.isfinite(jax.grad(lambda x: jnp.sum(jnp.sin(l2_normalize(x))))(x)).all()
 
 
 def heads(z, num_heads):

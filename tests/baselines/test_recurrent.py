@@ -1,6 +1,7 @@
 """Recurrent layers against their papers' equations, and the loop's gradient against JAX's own."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from baselines.recurrent import GRU, LSTM, Elman
-from baselines.unroll import squash, unroll
+from baselines.unroll import gate_activations, unroll
 from baselines.xlstm import SLSTMCell
 from tests.support.reference import BATCH, LENGTH, WIDTH, drawn, in_float64, logistic
 
@@ -94,7 +95,7 @@ def test_options_that_a_recurrent_layer_cannot_take_are_said(options, said):
 
 def test_gates_are_squashed_by_the_logistic_function_or_tanh_at_their_ends_too():
   z = np.array([-1e4, -90, -3, 0, 0.5, 90, 1e4], np.float32)
-  sigmoid, tanh = squash(jnp.array([z, z]), (0.5, 1))
+  sigmoid, tanh = gate_activations(jnp.array([z, z]), (0.5, 1))
   np.testing.assert_allclose(sigmoid, [0, 0, logistic(-3), 0.5, logistic(0.5), 1, 1], atol=1e-7)
   np.testing.assert_allclose(tanh, np.tanh(z), atol=1e-6)
 
@@ -107,24 +108,24 @@ CELLS = {  # the cell, its gates, its states, and how many of them are more than
 }
 
 
-def plain(cell, kernel, driven, state, valid, bias):
+def plain(cell, kernel, input_projection, state, valid, bias):
   """The loop as it is defined; its gradient is JAX's."""
   def step(state, now):
-    driven, valid = now
-    product = (state[0] @ kernel + bias[None]).reshape(driven.shape)
-    after, _ = cell.step(driven, product, state)
+    input_projection, valid = now
+    product = (state[0] @ kernel + bias[None]).reshape(input_projection.shape)
+    after, _ = cell.step(input_projection, product, state)
     after = tuple(jnp.where(valid, new, old) for new, old in zip(after, state, strict=True))
     return after, after[0]
 
-  state, hidden = jax.lax.scan(step, state, (driven, valid))
+  state, hidden = jax.lax.scan(step, state, (input_projection, valid))
   return hidden, state
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def judged(loop, cell, compared, arguments, valid):
   """What the loop returns, and the gradients of a scalar that depends on all of it."""
-  def loss(kernel, bias, driven, kept, rest):
-    hidden, state = loop(cell, kernel, driven, (*kept, *rest), valid, bias)
+  def loss(kernel, bias, input_projection, kept, rest):
+    hidden, state = loop(cell, kernel, input_projection, (*kept, *rest), valid, bias)
     leaves = (hidden, *state[:compared])
     weights = [jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape) for leaf in leaves]
     return sum(jnp.sum(w * leaf) for w, leaf in zip(weights, leaves, strict=True)), (hidden, state)
@@ -159,10 +160,11 @@ def test_the_gradient_by_hand_is_the_gradient_of_the_loop(name, seed, held):
 
 def test_without_a_mask_all_is_valid():
   cell, gates, *_ = CELLS['lstm']
-  driven = jnp.sin(jnp.arange(LENGTH * BATCH * gates * WIDTH)).reshape(LENGTH, BATCH, gates, WIDTH)
+  shape = LENGTH, BATCH, gates, WIDTH
+  input_projection = jnp.sin(jnp.arange(math.prod(shape))).reshape(shape)
   kernel, state = jnp.ones((WIDTH, gates * WIDTH)), (jnp.ones((BATCH, WIDTH)),) * 2
   everywhere = jnp.ones((LENGTH, BATCH, 1), bool)
-  arguments = kernel, jnp.zeros(gates * WIDTH), driven, state, ()
+  arguments = kernel, jnp.zeros(gates * WIDTH), input_projection, state, ()
   found, expected = (judged(unroll, cell, 2, arguments, valid) for valid in (None, everywhere))
   for a, e in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
     np.testing.assert_allclose(a, e, atol=1e-6)

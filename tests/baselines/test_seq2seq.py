@@ -33,12 +33,12 @@ def encoded(layer, size=4, width=3):
   generator = np.random.default_rng(1)
   memory = jnp.array(generator.normal(size=(2, size, width)), jnp.float32)
   mask = np.array([[1] * size, [1] * (size - 1) + [0]], bool)
-  bridge, (parameters, x, _) = layer.bridge, drawn(layer, width=width)
+  source_projection, (parameters, x, _) = layer.source_projection, drawn(layer, width=width)
   made = jax.tree.map(
     lambda p: jnp.array(generator.normal(0, 0.7, p.shape), jnp.float32),
-    bridge.init(jax.random.key(0), memory, mask),
+    source_projection.init(jax.random.key(0), memory, mask),
   )
-  state = bridge.apply(made, memory, mask)
+  state = source_projection.apply(made, memory, mask)
   return parameters, x, memory, mask, made.get('params', {}), state
 
 
@@ -67,22 +67,22 @@ def lstm_step(z, product, h):
   (Elman(), elman_step), (GRU(), gru_step), (LSTM(), lstm_step)], ids=['elman', 'gru', 'lstm'])
 def test_additive_attention_is_that_of_bahdanau(cell, step):
   layer = AdditiveAttention(cell)
-  parameters, x, memory, mask, bridge, state = encoded(layer)
+  parameters, x, memory, mask, source_projection, state = encoded(layer)
   y, observed = layer.apply(parameters, x, state, mutable='intermediates')
-  p, x, memory, bridge = in_float64(parameters['params'], x, memory, bridge)
+  p, x, memory, source_projection = in_float64(parameters['params'], x, memory, source_projection)
   gates, width = cell.gates, x.shape[2]
   for row in range(len(x)):
     read = memory[row][mask[row]]
-    keys = read @ bridge['key']['kernel']
-    h = np.split(np.tanh(read[0] @ bridge['start']['kernel']), cell.num_states)
+    keys = read @ source_projection['key']['kernel']
+    h = np.split(np.tanh(read[0] @ source_projection['start']['kernel']), cell.num_states)
     for t in range(x.shape[1]):
       energy = [p['score_kernel'] @ np.tanh(h[0] @ p['query_kernel'] + key) for key in keys]
       weight = softmax(np.array(energy))
-      driven = x[row, t] @ p['input']['kernel'] + p['input']['bias']
-      driven = driven + weight @ read @ p['context_kernel']
+      input_projection = x[row, t] @ p['input']['kernel'] + p['input']['bias']
+      input_projection = input_projection + weight @ read @ p['context_kernel']
       h = step(
         *(a.reshape(gates, width).squeeze(0) if gates == 1 else a.reshape(gates, width)
-          for a in (driven, h[0] @ p['recurrent_kernel'])), h)
+          for a in (input_projection, h[0] @ p['recurrent_kernel'])), h)
       close(y[0][row, t], h[0])
       seen = observed['intermediates']['weights'][0][row, 0, t]
       close(seen[mask[row]], weight)
@@ -103,12 +103,12 @@ def test_additive_attention_without_a_source_is_its_layer(recurrent_bias):
 @pytest.mark.parametrize('score', SCORES)
 def test_global_attention_is_that_of_luong(score):
   layer = GlobalAttention(score)
-  parameters, x, memory, mask, bridge, state = encoded(layer)
+  parameters, x, memory, mask, source_projection, state = encoded(layer)
   y, observed = layer.apply(parameters, x, state, mutable='intermediates')
-  p, x, memory, bridge = in_float64(parameters['params'], x, memory, bridge)
+  p, x, memory, source_projection = in_float64(parameters['params'], x, memory, source_projection)
   for row in range(len(x)):
     read = memory[row][mask[row]]
-    keys = read @ bridge['key']['kernel'] if score == 'general' else read
+    keys = read @ source_projection['key']['kernel'] if score == 'general' else read
     for t in range(x.shape[1]):
       weight = softmax(keys @ x[row, t])
       completed = np.concatenate([weight @ read, x[row, t]])
@@ -284,7 +284,7 @@ def test_bytenet_sees_as_much_of_the_source_as_its_field_reaches_back_to():
   @jax.jit
   @jax.jacrev
   def moved(memory):
-    state = (unfold.bridge.apply({}, memory), layer.initial_state(1, 8, 8))
+    state = (unfold.source_projection.apply({}, memory), layer.initial_state(1, 8, 8))
     return jnp.sin(stack.apply(parameters, x, state)[0]).sum((0, 2))
 
   t, s = np.arange(8)[:, None], np.arange(6)

@@ -44,11 +44,14 @@ def slstm(part, x, kernel_size):
   local = x
   if kernel_size:
     local = silu(causal_depthwise(x, part['convolution']['kernel'], part['convolution']['bias']))
-  driven = blockwise(local, part['i_f']['kernel']) + blockwise(x, part['z_o']['kernel'])
+  input_projection = blockwise(local, part['i_f']['kernel']) + blockwise(x, part['z_o']['kernel'])
   h, c, n, y = (np.zeros_like(x[:, 0]), np.zeros_like(x[:, 0]), 0, np.zeros_like(x))
   for t in range(x.shape[1]):
     recurrent = blockwise(h, part['recurrent_kernel'])
-    i, f, z, o = (w[:, t] + u + b for w, u, b in zip(driven, recurrent, part['bias'], strict=True))
+    i, f, z, o = (
+      w[:, t] + u + b
+      for w, u, b in zip(input_projection, recurrent, part['bias'], strict=True)
+    )
     c = logistic(f) * c + np.exp(i) * np.tanh(z)
     n = logistic(f) * n + np.exp(i)
     h = y[:, t] = logistic(o) * c / n

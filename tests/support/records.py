@@ -33,20 +33,21 @@ def edited(monkeypatch, *modules):
 
 
 def trained(
-  layer, family, distance, scores, controls=None, task=None, study='retention', farther=(),
+  layer, family, distance, scores, controls=None, task=None, study='retention', extrapolation=(),
   **settings,
 ):
   """A finished cell of a study, whose seeds have these scores on the common scale.
 
-  `farther` are their scores at other distances, by distance, or those at twice their own.
+  `extrapolation` are their scores at other distances, by distance, or those at twice their own.
   """
-  farther = farther if isinstance(farther, dict) else {2 * distance: farther} if farther else {}
+  if not isinstance(extrapolation, dict):
+    extrapolation = {2 * distance: extrapolation} if extrapolation else {}
   task = (task or TASKS[family]()).at(distance)
   run = Run(
     layer=layer, task=f'{family} at {distance}', seeds=tuple(range(len(scores))),
     learning_rates=(RATE,), **settings,
   )
-  wrote = written(distance, farther, len(scores)) if task.answered_by == 'translator' else {}
+  wrote = written(distance, extrapolation, len(scores)) if task.answered_by == 'translator' else {}
   model = models.model_of(run, spec.parse(layer, task.answered_by), task, run.width)
   span = task.metric.perfect - task.chance
   return {
@@ -68,7 +69,7 @@ def trained(
       'receptive_field': model.receptive_field,
       'state_bytes': 1024,
       **wrote,
-      'farther': [{'distance': there, 'chance': task.chance} for there in farther],
+      'extrapolation': [{'distance': there, 'chance': task.chance} for there in extrapolation],
       'width': run.width,
       'parameters': 1000,
       'budget': 1000,
@@ -77,10 +78,10 @@ def trained(
         {
           'seed': seed, 'learning_rate': RATE, 'status': 'finished', 'steps': run.steps,
           'validation_loss': 1 - score,
-          'farther_loss': [1 - there[seed] for there in farther.values()],
+          'extrapolation_loss': [1 - there[seed] for there in extrapolation.values()],
           'validation': task.chance + span * score, 'test': task.chance + span * score,
           'test_loss': 1 - score, 'curve': [[run.steps, 1 - score, score]],
-          'farther': [task.chance + span * there[seed] for there in farther.values()],
+          'extrapolation': [task.chance + span * there[seed] for there in extrapolation.values()],
         }
         for seed, score in enumerate(scores)
       ],
@@ -89,7 +90,7 @@ def trained(
   }
 
 
-def written(distance, farther, seeds):
+def written(distance, extrapolation, seeds):
   """What a translator's record has besides: a sentence of each length that is right, one wrong."""
   parts = [
     {
@@ -97,7 +98,7 @@ def written(distance, farther, seeds):
       'reference': ['a b c d e', 'e d c b a'], 'blind_loss': 2.0, 'tokens': 5.0,
       'answers': {str(seed): ['a b c d e', 'a b c d e'] for seed in range(seeds)},
     }
-    for length in (distance, *farther)
+    for length in (distance, *extrapolation)
   ]
   return {'written': parts, 'alignments': [], 'step_flops': 1000}
 

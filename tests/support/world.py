@@ -34,7 +34,8 @@ def translated(kept, lost, seen, unseen):
   """Records of the studies of translation: what attention keeps, what one vector loses."""
   def copied(layer, there):
     return trained(
-      layer, 'copy', NEAR, there, study='bottleneck', farther={NEAR // 4: REMEMBERS, NEAR: there}
+      layer, 'copy', NEAR, there, study='bottleneck',
+      extrapolation={NEAR // 4: REMEMBERS, NEAR: there},
     )
 
   def numbers(study, layer, scores):
@@ -68,7 +69,7 @@ def flowing(layer, falls, beyond=0.0, **settings):
   Of a layer with a receptive field it ends there, but for `beyond`.
   """
   run = Run(layer=layer, width=8, match='none', seeds=tuple(range(len(falls))),
-            **{'shell': 'classic', 'depth': 1} | settings)
+            **{'block': 'plain', 'depth': 1} | settings)
   field = spec.parse(layer, 'layer').receptive_field
   norms = [[10 ** (-fall * max(0, k - 1) / (FLOW[-1] - 1)) for k in FLOW] for fall in falls]
   if field is not None:
@@ -85,7 +86,7 @@ def flowing(layer, falls, beyond=0.0, **settings):
 def flowing_trained(layer, falls, **settings):
   """The same of a cell that trained: nothing falls before its training, and so it does after."""
   record = trained(layer, 'adding', FLOW[-1] + 1, [0.5] * len(falls), study='gradient_flow',
-                   **{'shell': 'classic', 'match': 'none'} | settings)
+                   **{'block': 'plain', 'match': 'none'} | settings)
   after = flowing(layer, falls)['result']['norms']
   record['result']['watched'] = [
     {'step': step, 'distances': list(FLOW), 'norms': norms, 'stretches': norms}
@@ -105,16 +106,16 @@ def gradients(opposite):
     *(flowing(layer, steep) for layer in lose), flowing(keep, flat), flowing('attention', flat),
     flowing('elman(recurrent_gain=2.0)', rising), flowing('convolution', flat, 1e-3 * opposite),
     flowing('elman', [5 * opposite + 1, 5.1 * opposite + 1, 5.2 * opposite + 1], depth=4),
-    flowing('elman', (1.0, 1.1, 1.2), depth=4, shell='none'),
+    flowing('elman', (1.0, 1.1, 1.2), depth=4, block='no_norm'),
     flowing_trained('elman', steep, clip=1.0), flowing_trained('gru', steep),
     flowing_trained('lstm', steep),
   ]
 
 
-def field_stack(depth, effective, spread, layer='convolution(kernel_size=3)', shell='classic'):
+def field_stack(depth, effective, spread, layer='convolution(kernel_size=3)', block='plain'):
   """A stack of convolutions of these effective fields, by seed, that shows what it declares."""
   declared = 1 + 2 * depth
-  run = Run(layer=layer, depth=depth, shell=shell, seeds=tuple(range(len(effective))))
+  run = Run(layer=layer, depth=depth, block=block, seeds=tuple(range(len(effective))))
   run = fields.cell_of('receptive_field', experiment.resolve(run), length=64, sequences=2).run
   return {
     'study': 'receptive_field', 'run': run, 'status': 'finished', 'reason': '',
@@ -227,7 +228,7 @@ def world(opposite=False):
   keep, lose = ('lstm', *SIGNED), ('attention', 'convolution', *LINEAR)
   for layers, there in ((keep, seen_beyond), (lose, unseen)):
     made += [
-      trained(layer, 'parity', NEAR, REMEMBERS, study='state_tracking', farther=there)
+      trained(layer, 'parity', NEAR, REMEMBERS, study='state_tracking', extrapolation=there)
       for layer in layers
     ]
 

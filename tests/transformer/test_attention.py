@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.support.reference import rms_norm
 from transformer.attention import FORMS, Attention, SlidingWindow, attend
-from transformer.dot_product import Visible, naive
+from transformer.dot_product import AttentionMask, naive
 from transformer.positions import (
   POSITIONS,
   AddLearned,
@@ -112,7 +112,7 @@ def reference_layer(layer, name, x, parameters, mask):
 def subject(name, num_heads=HEADS, **options):
   """Attention with these positions, its parameters, what applies both (and the prelude)."""
   positions = POSITIONS[name](**SETTINGS.get(name, {}))
-  layer, prelude = Attention(num_heads, positions, **options), positions.prelude
+  layer, input_layer = Attention(num_heads, positions, **options), positions.input_layer
   generator = np.random.default_rng(0)
 
   def drawn(like):  # large enough for positions to matter
@@ -120,12 +120,12 @@ def subject(name, num_heads=HEADS, **options):
 
   x = np.asarray(drawn(np.empty((2, LENGTH, WIDTH))))
   shapes = jax.eval_shape(layer.init, jax.random.key(0), x)
-  below = {} if prelude is None else jax.eval_shape(prelude.init, jax.random.key(0), x)
+  below = {} if input_layer is None else jax.eval_shape(input_layer.init, jax.random.key(0), x)
   parameters, below = jax.tree.map(drawn, (shapes, below))
 
   @jax.jit
   def read(x, mask):
-    x = x if prelude is None else prelude.apply(below, x)[0]
+    x = x if input_layer is None else input_layer.apply(below, x)[0]
     return layer.apply(parameters, x, mask=mask)[0]
 
   def whole(x, mask=None):
@@ -146,7 +146,7 @@ def test_dot_product_attention_is_equation_1():
   visible = (distance >= 0) & valid[:, None]
   blocks = query.transpose(0, 2, 1, 3)[:, :, None], *np.transpose([key, value], (0, 1, 3, 4, 2))
   for relative, added in ((Relative(score=bias), bias), (Relative(), 0 * bias)):
-    y = naive(*blocks, Visible(2, 0, valid), relative)[:, :, 0].transpose(0, 2, 1, 3)
+    y = naive(*blocks, AttentionMask(2, 0, valid), relative)[:, :, 0].transpose(0, 2, 1, 3)
     added = added[np.maximum(distance, 0)].transpose(2, 0, 1)
     expected = reference_attention(query, key, value, visible, added)
     np.testing.assert_allclose(y, expected, atol=1e-5)
@@ -336,7 +336,7 @@ def test_what_is_no_attention_is_refused_by_name(options, named):
 @pytest.mark.parametrize('form', FORMS[1:3])
 def test_a_query_that_may_look_nowhere_answers_0_and_no_step_of_its_gradient_is_nan(form):
   query, key = jnp.ones((1, 1, 1, 2, 3)), jnp.ones((1, 1, 3, 2))
-  nowhere = Visible(valid=jnp.zeros((1, 2), bool))
+  nowhere = AttentionMask(valid=jnp.zeros((1, 2), bool))
 
   def read(query, key, value):
     y = attend(query, key, value, nowhere, form=form)
@@ -350,8 +350,8 @@ def test_a_query_that_may_look_nowhere_answers_0_and_no_step_of_its_gradient_is_
 @pytest.mark.parametrize('form', FORMS)
 def test_no_queries_and_no_keys_are_attention_too(form):
   query, key = jnp.ones((1, 1, 1, 2, 3)), jnp.ones((1, 1, 3, 2))
-  assert attend(query[..., :0, :], key, key, Visible(), form=form).shape == (1, 1, 1, 0, 3)
-  y = attend(query, key[..., :0], key[..., :0], Visible(causal=False), form=form)
+  assert attend(query[..., :0, :], key, key, AttentionMask(), form=form).shape == (1, 1, 1, 0, 3)
+  y = attend(query, key[..., :0], key[..., :0], AttentionMask(causal=False), form=form)
   np.testing.assert_array_equal(y, jnp.zeros_like(query))
 
 

@@ -14,7 +14,7 @@ from tests.support.reference import close
 from transformer import platform
 from transformer.attention import Attention, SlidingWindow, attend, fastest
 from transformer.banded_attention import band, banded
-from transformer.dot_product import Visible, naive
+from transformer.dot_product import AttentionMask, naive
 from transformer.positions import POSITIONS, Relative
 
 WIDTH = 4
@@ -27,7 +27,7 @@ def drawn(*shape):
 def judged(inputs, offset, form, window, valid, soft_cap, scale=3, **options):
   """A number that depends on every answer in its own way, and the answers."""
   (query, key, value), relative = inputs
-  y = form(query, key, value, Visible(offset, window, valid), relative, soft_cap, **options)
+  y = form(query, key, value, AttentionMask(offset, window, valid), relative, soft_cap, **options)
   return jnp.sum(jnp.sin(y.astype(jnp.float32)) * scale * drawn(*query.shape)), y
 
 
@@ -112,7 +112,7 @@ def shapes(length, heads=2, width=8):
 def gradient(window, form='banded'):
   """The function of queries, keys and values that training computes."""
   def loss(query, key, value):
-    return jnp.sum(jnp.sin(attend(query, key, value, Visible(0, window), form=form)))
+    return jnp.sum(jnp.sin(attend(query, key, value, AttentionMask(0, window), form=form)))
 
   return jax.grad(loss, (0, 1, 2))
 
@@ -122,7 +122,7 @@ def test_the_work_is_that_of_the_tokens_in_sight_for_each_of_n(window, block):
   """Two products of n queries with w + C keys; their gradients are four."""
   for length in (1024, 2048):
     product = 2 * 2 * 8 * length * (window + block)  # in 2 heads of 8 channels
-    forward = flops(lambda *a: attend(*a, Visible(0, window), form='banded'), *shapes(length))
+    forward = flops(lambda *a: attend(*a, AttentionMask(0, window), form='banded'), *shapes(length))
     assert forward == 2 * product
     assert flops(gradient(window), *shapes(length)) == 6 * product
 

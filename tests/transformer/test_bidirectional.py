@@ -91,7 +91,7 @@ def test_every_layer_has_its_form():
   for name, layer in CATALOGUE.items():
     form = bidirectional_of(layer)
     assert form.width_multiple == layer.width_multiple, name
-    assert form.prelude == layer.prelude, name
+    assert form.input_layer == layer.input_layer, name
     assert bidirectional_of(form) == form or name == 'interleave', name
 
 

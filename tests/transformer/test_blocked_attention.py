@@ -11,7 +11,7 @@ from tests.support.reference import close
 from transformer import attention, fused_attention
 from transformer.attention import Attention, attend
 from transformer.blocked_attention import blocked, meeting
-from transformer.dot_product import Visible, across, along, naive
+from transformer.dot_product import AttentionMask, across, along, naive
 from transformer.positions import Relative
 
 WIDTH = 4
@@ -31,7 +31,8 @@ def both(length, size, shared, kinds, soft_cap, window, valid, offset, dtype=jnp
 
   def judged(inputs, offset, compute, **options):
     (query, key, value), relative = inputs
-    y = compute(query, key, value, Visible(offset, window, valid), relative, soft_cap, **options)
+    attention_mask = AttentionMask(offset, window, valid)
+    y = compute(query, key, value, attention_mask, relative, soft_cap, **options)
     return jnp.sum(jnp.sin(y.astype(jnp.float32)) * weight), y
 
   def run(compute, offset, **options):
@@ -104,7 +105,7 @@ def test_the_memory_of_the_blocked_form_grows_with_the_length_and_not_its_square
     key = jax.ShapeDtypeStruct((1, 4, 32, length), jnp.float32)
 
     def loss(query, key, value):
-      return jnp.sum(jnp.sin(blocked(query, key, value, Visible(), Relative())))
+      return jnp.sum(jnp.sin(blocked(query, key, value, AttentionMask(), Relative())))
 
     compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(query, key, key).compile()
     return compiled.memory_analysis().temp_size_in_bytes
@@ -143,24 +144,24 @@ SCORE = Relative(score=jnp.zeros((128, 2)))
 @pytest.mark.parametrize(
   ('backend', 'inputs', 'visible', 'options', 'form'),
   [
-    ('cpu', whole(63), Visible(), {}, 'naive'),
-    ('cpu', whole(64), Visible(), {}, 'blocked'),
-    ('gpu', whole(128), Visible(), {}, 'fused'),
-    ('gpu', whole(128), Visible(0, 16), {}, 'fused'),
-    ('gpu', whole(128, shared=2), Visible(), {}, 'fused'),
-    ('gpu', whole(128, dtype=jnp.float32), Visible(), {}, 'naive'),
-    ('gpu', whole(1024, dtype=jnp.float32), Visible(), {}, 'blocked'),
-    ('gpu', whole(128, width=12), Visible(), {}, 'naive'),
-    ('gpu', whole(128), Visible(3), {}, 'naive'),
-    ('gpu', whole(128), Visible(jnp.int32(0)), {}, 'naive'),
-    ('gpu', whole(128), Visible(valid=jnp.ones((1, 128), bool)), {}, 'naive'),
-    ('gpu', whole(128), Visible(), {'soft_cap': 1.0}, 'naive'),
-    ('gpu', whole(128), Visible(), {'relative': SCORE}, 'naive'),
-    ('tpu', whole(256, dtype=jnp.float32), Visible(), {}, 'fused'),
-    ('tpu', whole(200), Visible(), {}, 'naive'),
-    ('tpu', whole(256, shared=2), Visible(), {}, 'naive'),
-    ('tpu', whole(1024), Visible(0, 16), {}, 'banded'),
-    ('metal', whole(128), Visible(), {}, 'naive'),
+    ('cpu', whole(63), AttentionMask(), {}, 'naive'),
+    ('cpu', whole(64), AttentionMask(), {}, 'blocked'),
+    ('gpu', whole(128), AttentionMask(), {}, 'fused'),
+    ('gpu', whole(128), AttentionMask(0, 16), {}, 'fused'),
+    ('gpu', whole(128, shared=2), AttentionMask(), {}, 'fused'),
+    ('gpu', whole(128, dtype=jnp.float32), AttentionMask(), {}, 'naive'),
+    ('gpu', whole(1024, dtype=jnp.float32), AttentionMask(), {}, 'blocked'),
+    ('gpu', whole(128, width=12), AttentionMask(), {}, 'naive'),
+    ('gpu', whole(128), AttentionMask(3), {}, 'naive'),
+    ('gpu', whole(128), AttentionMask(jnp.int32(0)), {}, 'naive'),
+    ('gpu', whole(128), AttentionMask(valid=jnp.ones((1, 128), bool)), {}, 'naive'),
+    ('gpu', whole(128), AttentionMask(), {'soft_cap': 1.0}, 'naive'),
+    ('gpu', whole(128), AttentionMask(), {'relative': SCORE}, 'naive'),
+    ('tpu', whole(256, dtype=jnp.float32), AttentionMask(), {}, 'fused'),
+    ('tpu', whole(200), AttentionMask(), {}, 'naive'),
+    ('tpu', whole(256, shared=2), AttentionMask(), {}, 'naive'),
+    ('tpu', whole(1024), AttentionMask(0, 16), {}, 'banded'),
+    ('metal', whole(128), AttentionMask(), {}, 'naive'),
   ],
 )
 def test_each_platform_takes_the_form_that_suits_it(on, backend, inputs, visible, options, form):
@@ -186,8 +187,8 @@ def test_what_cudnn_is_asked_is_the_same_attention(monkeypatch, window):
     jax.nn, 'dot_product_attention', lambda *a, implementation, **options: plain(*a, **options)
   )
   query, key, value = drawn(2, 2, 2, 7, WIDTH), *drawn(2, 2, 2, WIDTH, 7)
-  expected = naive(query, key, value, Visible(0, window), Relative())
-  close(fused_attention.fused(query, key, value, Visible(0, window)), expected)
+  expected = naive(query, key, value, AttentionMask(0, window), Relative())
+  close(fused_attention.fused(query, key, value, AttentionMask(0, window)), expected)
 
 
 @pytest.mark.parametrize('form', ['naive', 'blocked'])

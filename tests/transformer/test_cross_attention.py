@@ -80,12 +80,12 @@ def test_attention_that_looks_both_ways_is_equation_1_without_order(widths, form
 def test_cross_attention_is_equation_1_over_the_source(widths, form):
   layer = CrossAttention(HEADS, form=form, **widths)
   x, memory, valid = inputs()
-  below = parameters_of(layer.bridge, memory)
-  parameters = parameters_of(layer, x, layer.bridge.apply(below, memory, valid))
+  below = parameters_of(layer.source_projection, memory)
+  parameters = parameters_of(layer, x, layer.source_projection.apply(below, memory, valid))
 
   @jax.jit
   def read(x, memory):
-    return layer.apply(parameters, x, layer.bridge.apply(below, memory, valid))[0]
+    return layer.apply(parameters, x, layer.source_projection.apply(below, memory, valid))[0]
 
   own, there = (jax.tree.map(lambda p: np.asarray(p, np.float64), tree['params'])
                 for tree in (parameters, below))
@@ -122,8 +122,8 @@ def test_without_a_source_there_is_nothing_to_look_at():
 def test_weights_are_left_where_they_are_asked_for_and_give_the_output():
   x, memory, valid = inputs()
   layer = CrossAttention(HEADS)
-  below = parameters_of(layer.bridge, memory)
-  state = layer.bridge.apply(below, memory, valid)
+  below = parameters_of(layer.source_projection, memory)
+  state = layer.source_projection.apply(below, memory, valid)
   parameters = parameters_of(layer, x, state)
   (y, _), left = layer.apply(parameters, x, state, mutable='intermediates')
   (weights,) = left['intermediates']['weights']

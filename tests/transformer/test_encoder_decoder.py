@@ -156,11 +156,12 @@ def test_embeddings_are_scaled_and_tied_to_the_output():
   matrix = tree['params']['embedding']['embedding']
   own = {'params': tree['params']['encoder']}
   stack = jax.jit(functools.partial(model.encoder.apply, own))
-  place, _ = model.encoder.prelude.apply({}, jnp.zeros((1, SOURCE, WIDTH)))
+  place, _ = model.encoder.input_layer.apply({}, jnp.zeros((1, SOURCE, WIDTH)))
   memory, _ = stack(matrix[source] * WIDTH**0.5 + place, mask=mask)
   state = model.apply(tree, source, mask=mask, method='encode')
-  bridge, own = model.decoder.levels[1].bridge, {'params': tree['params']['bridges_1']}
-  there = bridge.apply(own, memory, mask)
+  source_projection = model.decoder.levels[1].source_projection
+  own = {'params': tree['params']['bridges_1']}
+  there = source_projection.apply(own, memory, mask)
   jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), state[1][1], there)
   doubled = jax.tree.map(lambda x: x, tree)
   doubled['params']['decoder']['level_5']['norm']['scale'] *= 2  # post-norm: the last thing done
@@ -206,7 +207,7 @@ def test_base_and_big_are_63_and_214_millions_as_counted_at_37_thousand_tokens()
 def test_the_study_of_variations_trains_the_presets_own_model(name):
   row = TABLE_3[name]
   own = variation(row, width=64, depth=3, steps=10)
-  run = Run(task='copy', feedforward='relu', shell='post', match='none', **own)
+  run = Run(task='copy', feedforward='relu', block='post_norm', match='none', **own)
   task = TASKS['copy']()
   model = resolve(run).model
   preset = row.scaled(3, 64).model(task.inputs.size)

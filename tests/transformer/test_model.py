@@ -110,11 +110,11 @@ def test_a_row_with_padding_in_front_answers_as_the_row_alone(name):
 def test_a_model_is_its_parts_one_after_another():
   """Embedding, positions once, the levels, a norm, the head."""
   model, parameters, source, _ = subject('sinusoidal')
-  prelude, (block,) = model.stack.prelude, model.stack.layers
+  input_layer, (block,) = model.stack.input_layer, model.stack.layers
 
   @jax.jit
   def by_hand(parts):
-    x, _ = prelude.apply({}, parts['embedding']['embedding'][source])
+    x, _ = input_layer.apply({}, parts['embedding']['embedding'][source])
     for level in range(2):
       x, _ = block.apply({'params': parts['stack'][f'level_{level}']}, x)
     x = nn.LayerNorm().apply({'params': parts['last_norm']}, x)

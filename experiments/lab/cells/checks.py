@@ -39,7 +39,7 @@ def check(experiment: Experiment) -> None:
   """A BadInput for what a run cannot be: widths or lengths that do not suit, absurd sizes."""
   run, task, layer = experiment.run, experiment.task, experiment.layer
   try:
-    for each in (task, *experiment.farther):
+    for each in (task, *experiment.extrapolation_tasks):
       fits(run, layer, each)
     own = experiment.width_multiple  # what is matched is at least as wide
     suited = {layer: own if run.match == 'params' else run.width}

@@ -33,7 +33,7 @@ class Experiment:
   run: Run
   task: Task
   layer: nn.Module
-  farther: tuple[Task, ...] = ()
+  extrapolation_tasks: tuple[Task, ...] = ()
 
   @property
   def width_multiple(self) -> int:
@@ -98,10 +98,10 @@ def resolve(run: Run, layer: nn.Module | None = None, task: Task | None = None) 
   """The experiment of a run; its layer and its task are parsed unless they are known."""
   task = spec.parse(run.task, 'task') if task is None else task
   layer = spec.parse(run.layer, task.answered_by) if layer is None else layer
-  return Experiment(run, task, layer, farther(run, task))
+  return Experiment(run, task, layer, extrapolation_tasks(run, task))
 
 
-def farther(run: Run, task: Task) -> tuple[Task, ...]:
+def extrapolation_tasks(run: Run, task: Task) -> tuple[Task, ...]:
   """A task at a run's test lengths, each asking only what lies beyond the one before.
 
   They lie beyond the trained one; but a transduction can be asked from the shortest on.
@@ -127,8 +127,8 @@ def nearest_width(count, budget: int, multiple: int, start: int) -> int:
     low, high = high, 2 * high
   while high - low > 1:
     # About quadratic in the width: its root is a better guess than the middle.
-    guess = round((high * multiple) * (budget / count(high * multiple)) ** 0.5 / multiple)
-    middle = min(max(guess, low + 1), high - 1)
+    baseline = round((high * multiple) * (budget / count(high * multiple)) ** 0.5 / multiple)
+    middle = min(max(baseline, low + 1), high - 1)
     if count(middle * multiple) < budget:
       low = middle
     else:

@@ -16,9 +16,11 @@ from transformer.model import DecoderOnly, EncoderDecoder, tied_embedding
 from transformer.normalization import LayerNorm
 from transformer.stack import Stack
 
-SHELLS = {
-  **{norm: functools.partial(Block, norm=norm) for norm in ('pre', 'post', 'none')},
-  'classic': functools.partial(Block, norm='none', residual=False),
+BLOCKS = {
+  'pre_norm': functools.partial(Block, norm='pre'),
+  'post_norm': functools.partial(Block, norm='post'),
+  'no_norm': functools.partial(Block, norm='none'),
+  'plain': functools.partial(Block, norm='none', residual=False),
 }
 # Unit variance, which is what the paper's factor sqrt(D) on its embeddings comes to.
 EMBEDDINGS = {
@@ -35,11 +37,14 @@ def model_of(run: Run, layer, task: Task, width: int) -> nn.Module:
 
 
 def stack_of(run: Run, blocks, depth: int = 1) -> Stack:
-  """Blocks, each a tuple of layers: every layer in the run's shell, a feed-forward after each."""
-  shell, after = functools.partial(SHELLS[run.shell], dropout=run.dropout), ()
+  """A stack of blocks, each a tuple of layers that are wrapped in the run's kind of block.
+
+  If the run has a feed-forward network, each tuple of layers is followed by one.
+  """
+  wrap, feedforward = functools.partial(BLOCKS[run.block], dropout=run.dropout), ()
   if run.feedforward != 'none':
-    after = (FeedForward(run.feedforward, run.expansion),)
-  return Stack(tuple(shell(part) for block in blocks for part in (*block, *after)), depth)
+    feedforward = (FeedForward(run.feedforward, run.expansion),)
+  return Stack(tuple(wrap(layer) for layers in blocks for layer in (*layers, *feedforward)), depth)
 
 
 def decoder_only(run: Run, layer: SequenceLayer, task: Task, width: int) -> DecoderOnly:
@@ -55,7 +60,7 @@ def decoder_only(run: Run, layer: SequenceLayer, task: Task, width: int) -> Deco
     embedding=EMBEDDINGS[task.inputs.kind](task.inputs.size, width),
     stack=stack_of(run, [(part,) for part in pattern], run.depth // len(pattern)),
     head=nn.Dense(task.outputs.size),
-    normalization=LayerNorm() if run.shell == 'pre' else None,
+    normalization=LayerNorm() if run.block == 'pre_norm' else None,
     dtype=jnp.dtype(run.dtype),
   )
 
@@ -65,13 +70,13 @@ def encoder_decoder(run: Run, translator, task: Task, width: int) -> EncoderDeco
   encoder, decoder = (
     stack_of(run, blocks(run.depth)) for blocks in (translator.encoder, translator.decoder)
   )
-  if run.feedforward != 'none' and not any(level.bridge for level in decoder.levels):
+  if run.feedforward != 'none' and not any(level.source_projection for level in decoder.levels):
     encoder = Stack(encoder.layers[:-1])  # its states are handed on; nobody reads its output
   return EncoderDecoder(
     embedding=tied_embedding(task.inputs.size, width),
     encoder=encoder,
     decoder=decoder,
-    normalization=LayerNorm() if run.shell == 'pre' else None,
+    normalization=LayerNorm() if run.block == 'pre_norm' else None,
     dropout=run.dropout,
     carry_state=translator.carry_state,
     reverse_source=translator.reverse_source,
@@ -82,8 +87,10 @@ def encoder_decoder(run: Run, translator, task: Task, width: int) -> EncoderDeco
 def entering(model: DecoderOnly, parameters, source: jax.Array) -> jax.Array:
   """What a model's first block reads: a source's embeddings, with what the layers want added."""
   x = model.embedding.apply({'params': parameters['embedding']}, source)
-  prelude = model.stack.prelude
-  return x if prelude is None else prelude.apply({'params': parameters.get('prelude', {})}, x)[0]
+  input_layer = model.stack.input_layer
+  if input_layer is None:
+    return x
+  return input_layer.apply({'params': parameters.get('prelude', {})}, x)[0]
 
 
 def width_multiple(run: Run, layer, task: Task) -> int:

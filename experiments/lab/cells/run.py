@@ -14,7 +14,7 @@ from experiments.lab.training.recipe import Recipe, check_choice, check_positive
 
 MATCHES = ('params', 'none')
 DTYPES = ('float32', 'bfloat16')
-SHELLS = ('pre', 'post', 'none', 'classic')
+BLOCKS = ('pre_norm', 'post_norm', 'no_norm', 'plain')
 FEEDFORWARDS = ('none', 'relu', 'gelu', 'gelu_exact', 'swiglu')
 
 
@@ -30,10 +30,11 @@ class Run(Recipe):
     'none', f'The position-wise network after each layer: {", ".join(FEEDFORWARDS)}.'
   )
   expansion: float = setting(2.0, 'Its width, in multiples of the width.')
-  shell: str = setting(
-    'pre',
-    'What stands around each layer: a residual with the layer norm before (pre) or after (post), '
-    'or without one (none); or nothing, as recurrent layers were stacked at first (classic).',
+  block: str = setting(
+    'pre_norm',
+    'The residual block around each layer: layer norm before the layer (pre_norm), after the sum '
+    '(post_norm) or nowhere (no_norm); plain: neither norm nor residual connection, as recurrent '
+    'layers were first stacked.',
   )
   dropout: float = setting(0.0, "Dropout of each block's output.")
   dtype: str = setting('float32', f'What activations are computed in: {", ".join(DTYPES)}.')
@@ -58,10 +59,12 @@ class Run(Recipe):
       raise ValueError(f'dropout is at least 0 and below 1, not {self.dropout}')
     check_choice('match', self.match, MATCHES)
     check_choice('dtype', self.dtype, DTYPES)
-    check_choice('shell', self.shell, SHELLS)
+    check_choice('block', self.block, BLOCKS)
     check_choice('feedforward', self.feedforward, FEEDFORWARDS)
-    if self.shell == 'classic' and self.feedforward != 'none':
-      raise ValueError(f'the classic shell has no feedforward, not {self.feedforward!r} either')
+    if self.block == 'plain' and self.feedforward != 'none':
+      raise ValueError(
+        f'--block=plain has no feed-forward network: --feedforward=none, not {self.feedforward!r}'
+      )
     if (0, *self.test_lengths) != tuple(sorted({0, *self.test_lengths})):
       raise ValueError(f'test_lengths are positive and ascending, not {self.test_lengths}')
     for length in self.test_lengths:

@@ -52,8 +52,8 @@ def of_model(run: Run, layer: SequenceLayer, task: Task, width: int) -> Sizes:
   """The numbers of a run's model at a width, of an encoder-decoder those of one side."""
   turns = itertools.islice(itertools.cycle(layer.pattern), run.depth)
   counts = collections.Counter(turns)
-  if layer.prelude is not None:
-    counts[layer.prelude] += 1
+  if layer.input_layer is not None:
+    counts[layer.input_layer] += 1
   parts = [(of_layer(part, width), count) for part, count in counts.items()]
   ends = width * (task.inputs.size + (task.outputs.size if task.answered_by == 'layer' else 0))
   inner = 0 if run.feedforward == 'none' else round(run.expansion * width)

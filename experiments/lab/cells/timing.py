@@ -111,7 +111,7 @@ def cell_of(study: str, values: dict, seed: int, label: str) -> Cell:
   return Cell(study, values | {'seed': seed}, label, expected={'budget': budget})
 
 
-def execute(timeout: float):
+def time_cell(timeout: float):
   """What measures a cell, for `grid.launch`."""
   return functools.partial(_measure, timeout)
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from experiments.lab.cells import models, observe, sizes
+from experiments.lab.cells import artifacts, models, sizes
 from experiments.lab.cells.cell import Cell, Outcome
 from experiments.lab.cells.experiment import Experiment
 from experiments.lab.tasks.task import Task
@@ -38,7 +38,7 @@ def cell_of(study: str, experiment: Experiment) -> Cell:
   return Cell(study, run.identity(), label, experiment, expected=expected)
 
 
-def execute(
+def train_cell(
   parallel: str, timeout: float, folder: str, save_weights: bool = False,
   watch: Callable[[Training, Any], dict] | None = None,
 ):
@@ -66,7 +66,7 @@ def _train(
   run, task, model, match = experiment.run, experiment.task, experiment.model, experiment.match
   sizes.require(run, task, models.shapes_of(task), match['parameters'], match['width'])
   members = list(itertools.product(run.seeds, run.learning_rates))
-  beyond = experiment.farther
+  beyond = experiment.extrapolation_tasks
   translates, seen = task.answered_by == 'translator', {}
   made, trains = Ensemble, train
   if task.streams:
@@ -88,10 +88,10 @@ def _train(
     best = choose(task, trained)
     active = np.array([m.learning_rate == best and m.status != 'diverged' for m in trained])
     if active.any():
-      seen.update(observe.observe(ensemble, (task, *beyond), trained, states, active))
+      seen.update(artifacts.collect(ensemble, (task, *beyond), trained, states, active))
     if save_weights:
       path = folder / 'weights' / cell.key
-      observe.save(path, ensemble, task, cell.run, trained, states, active)
+      artifacts.save(path, ensemble, task, cell.run, trained, states, active)
 
   trained = trains(ensemble, task, run, timeout, report, others, after)
   result = {
@@ -107,7 +107,7 @@ def _train(
     'controls': {} if task.streams else calibrate(task, run.batch_size, run.test_batches),
     'receptive_field': model.receptive_field,
     'state_bytes': state_bytes(model, task, match['width']),
-    'farther': [{'distance': one.distance, 'chance': one.chance} for one in beyond],
+    'extrapolation': [{'distance': one.distance, 'chance': one.chance} for one in beyond],
     **seen,
     **match,
     'learning_rate': choose(task, trained),
@@ -130,7 +130,7 @@ def calibrate(task: Task, batch_size: int, batches: int) -> dict[str, float]:
   def sums(indices):
     def measured(index):
       batch = task.batch('test', index, batch_size)
-      answers = {'oracle': task.oracle, 'guess': task.guess}
+      answers = {'oracle': task.oracle, 'guess': task.baseline}
       return {name: task.measure(to(batch.source), batch) for name, to in answers.items()}
 
     return jax.tree.map(jnp.sum, jax.lax.map(measured, indices))

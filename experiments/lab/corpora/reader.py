@@ -33,7 +33,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
-from experiments.lab import manifest
+from experiments.lab import sealed_folder
 from experiments.lab.corpora import sets
 from experiments.lab.corpora.reserved import END, PAD, SPLITS
 from experiments.lab.corpora.sets import CorpusError
@@ -92,11 +92,11 @@ def _read(data: pathlib.Path, name: str, source: str, target: str, size: int) ->
       with _alone(own, name):
         if not folder.exists():  # another process may just have made it
           _prepare(folder, builder, (source, target), size)
-    except manifest.DataError:
+    except sealed_folder.DataError:
       raise
     except OSError as error:  # no room, no right to write
       raise CorpusError(f'{name} cannot be prepared in {data}: {error}') from None
-  wrong = manifest.damage(folder)
+  wrong = sealed_folder.damage(folder)
   if not wrong and not (folder / SENTENCES).exists():
     wrong = 'was prepared by an earlier version of this program'
   if wrong:
@@ -104,7 +104,7 @@ def _read(data: pathlib.Path, name: str, source: str, target: str, size: int) ->
   splits = {split: _pairs(folder, split, size) for split in SPLITS}
   with open(folder / SENTENCES, encoding='utf-8') as file:
     sentences = [tuple(json.loads(line)) for line in file]
-  return Data(Vocabulary.load(folder / MODEL), splits, sentences, manifest.digest(folder))
+  return Data(Vocabulary.load(folder / MODEL), splits, sentences, sealed_folder.digest(folder))
 
 
 def _pairs(folder: pathlib.Path, split: str, size: int) -> Pairs:
@@ -151,7 +151,7 @@ def _prepare(folder: pathlib.Path, builder, languages: tuple[str, str], size: in
       pairs = _copied(draft / SENTENCES, pairs)
     if not _encode(draft, split, pairs, vocabulary, _kind(size)):
       raise CorpusError(f'{builder.info.full_name} has no pairs for {split}')
-  manifest.seal(draft)
+  sealed_folder.seal(draft)
   draft.rename(folder)
 
 

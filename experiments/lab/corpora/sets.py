@@ -20,7 +20,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from experiments.lab import extra, manifest
+from experiments.lab import optional, sealed_folder
 from experiments.lab.corpora.network import unreachable
 from experiments.lab.corpora.reserved import SPLITS
 from experiments.lab.corpora.vocabulary import spaced
@@ -30,7 +30,7 @@ EXTRA = ('translation sets', 'translation')
 DEALT = {0: 'validation', 1: 'test'}  # by the hash of a pair modulo 100; the rest: train
 
 
-class CorpusError(manifest.DataError):
+class CorpusError(sealed_folder.DataError):
   """A corpus that cannot be had or read; the message is one line, for users."""
 
 
@@ -99,9 +99,9 @@ def _text(sentence: bytes | str) -> str:
 
 def _builder(data: pathlib.Path, name: str):
   """What knows a set by its name."""
-  tfds = extra.load('tensorflow_datasets', *EXTRA)
-  extra.load('tensorflow_datasets.translate', *EXTRA)  # which makes their names known
-  extra.load('array_record.python.array_record_data_source', *EXTRA)
+  tfds = optional.load('tensorflow_datasets', *EXTRA)
+  optional.load('tensorflow_datasets.translate', *EXTRA)  # which makes their names known
+  optional.load('array_record.python.array_record_data_source', *EXTRA)
   base, _, config = name.partition(':')[0].partition('/')
   try:
     configs = tfds.builder_cls(base).builder_configs
@@ -128,7 +128,7 @@ def _make(builder) -> None:
   for left in place.parent.glob(f'incomplete.*_{place.name}'):  # by a process that was killed
     shutil.rmtree(left, ignore_errors=True)
   if not sys.stderr.isatty():
-    extra.load('tensorflow_datasets', *EXTRA).disable_progress_bar()
+    optional.load('tensorflow_datasets', *EXTRA).disable_progress_bar()
   try:
     with contextlib.redirect_stdout(sys.stderr):
       builder.download_and_prepare()

@@ -24,7 +24,7 @@ import pathlib
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
-from experiments.lab import extra
+from experiments.lab import optional
 from experiments.lab.corpora.reserved import END, PAD, RESERVED, START
 
 UNKNOWN = RESERVED  # a character that the training text does not have
@@ -42,7 +42,7 @@ class DamagedVocabulary(ValueError):
 
 def library():
   """SentencePiece, of the extra `translation`."""
-  return extra.load('sentencepiece', 'subword vocabularies', 'translation')
+  return optional.load('sentencepiece', 'subword vocabularies', 'translation')
 
 
 @dataclasses.dataclass(frozen=True)

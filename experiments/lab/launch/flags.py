@@ -19,8 +19,8 @@ from experiments.lab import interruption
 from experiments.lab.cells import limits
 from experiments.lab.cells.run import Run
 from experiments.lab.errors import BadInput, brief, no_such, worded
-from experiments.lab.extra import MissingExtra
 from experiments.lab.launch import output
+from experiments.lab.optional import MissingExtra
 from experiments.lab.results.store import StoreError
 from experiments.lab.training.recipe import PARALLEL
 

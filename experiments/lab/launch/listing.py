@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.lab import source
-from experiments.lab.launch.study import Question, Study
+from experiments.lab.launch.study import Study, TaskGrid
 
 PLACED = ('layer', 'layers')  # options whose values stand without their name
 WIDTH = 96
@@ -55,7 +55,7 @@ def of_preset(name: str, preset: Any) -> str:
 
 def worded(value: Any) -> str:
   """A value of a preset in a few words."""
-  if isinstance(value, Question):
+  if isinstance(value, TaskGrid):
     at = f' at {", ".join(map(str, value.distances))}' if value.distances else ''
     own = f' ({worded(value.settings)})' if value.settings else ''
     return f'{value.task}{at}{own}'

@@ -24,7 +24,7 @@ SMOKE = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
+class TaskGrid:
   """A task, the distances to ask it at, and what its runs need to be otherwise."""
 
   task: str
@@ -37,7 +37,7 @@ class Preset:
   """Layers (or translators), questions, and the settings of all their runs."""
 
   layers: tuple[str, ...]
-  questions: tuple[Question, ...]
+  task_grids: tuple[TaskGrid, ...]
   settings: dict[str, Any]
   kind: str = 'layer'  # what answers: see `Task.answered_by`
 

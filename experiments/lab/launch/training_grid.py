@@ -9,7 +9,7 @@ from experiments.lab.cells.experiment import Experiment
 from experiments.lab.errors import BadInput
 from experiments.lab.launch import flags
 from experiments.lab.launch.grid import Job
-from experiments.lab.launch.study import Preset, Question, Study
+from experiments.lab.launch.study import Preset, Study, TaskGrid
 from experiments.lab.results import translations
 from experiments.lab.tasks.task import Task
 
@@ -61,7 +61,7 @@ def distinct(experiments: Iterable[Experiment]) -> list[Experiment]:
   return list(unique)
 
 
-def tasks_of(preset) -> list[tuple[Question, Task]]:
+def tasks_of(preset) -> list[tuple[TaskGrid, Task]]:
   """The preset's questions, or those of --tasks, each with its task at every distance."""
   return [
     (question, at(task, distance)) for question, task in wanted(preset)
@@ -69,23 +69,23 @@ def tasks_of(preset) -> list[tuple[Question, Task]]:
   ]
 
 
-def wanted(preset) -> list[tuple[Question, Task]]:
+def wanted(preset) -> list[tuple[TaskGrid, Task]]:
   """The preset's questions, or those of --tasks, each with its task."""
   if not flags.given('tasks'):
-    return [(question, spec.parse(question.task, 'task')) for question in preset.questions]
+    return [(question, spec.parse(question.task, 'task')) for question in preset.task_grids]
   return [
-    found for text in spec.split(flags.FLAGS.tasks) for found in asked(text, preset.questions)]
+    found for text in spec.split(flags.FLAGS.tasks) for found in asked(text, preset.task_grids)]
 
 
-def asked(text: str, questions: Sequence[Question]) -> list[tuple[Question, Task]]:
+def asked(text: str, task_grids: Sequence[TaskGrid]) -> list[tuple[TaskGrid, Task]]:
   """The questions of a task: the preset's if it is only named, else as the spec says."""
-  families = [(question.task.partition('(')[0], question) for question in questions]
+  families = [(question.task.partition('(')[0], question) for question in task_grids]
   same = [question for family, question in families if family == text]
   if same:
     return [(question, spec.parse(question.task, 'task')) for question in same]
   task = spec.parse(text, 'task')
   settings = next((q.settings for family, q in families if family == task.family), {})
-  return [(Question(text, (task.distance,), settings), task)]
+  return [(TaskGrid(text, (task.distance,), settings), task)]
 
 
 def at(task: Task, distance: int) -> Task:
@@ -117,6 +117,6 @@ def trained(study: Study, experiments: Iterable[Experiment], watch=None) -> Job:
   if any(one.task.answered_by == 'translator' for one in experiments):
     translations.ready()  # scores in words are computed after training, for the tables
   given = flags.FLAGS
-  execute = training.execute(
+  execute = training.train_cell(
     given.parallel, given.timeout, given.runs, given.save_weights, watch)
   return Job([training.cell_of(study.name, one) for one in experiments], execute)

@@ -19,7 +19,7 @@ MEBIBYTE = 2**20
 _LIMITS = ('memory.max', 'memory/memory.limit_in_bytes')  # of a container: cgroup versions 2 and 1
 
 
-class Memory(NamedTuple):
+class MemoryUse(NamedTuple):
   """Bytes of a compiled program."""
 
   temporary: int
@@ -27,12 +27,12 @@ class Memory(NamedTuple):
   results: int  # without those that take an argument's place
 
 
-def of_program(compiled: Any) -> Memory | None:
+def of_program(compiled: Any) -> MemoryUse | None:
   """What was planned for a compiled program; None where the platform does not tell."""
   plan = compiled.memory_analysis()
   if plan is None:
     return None
-  return Memory(
+  return MemoryUse(
     plan.temp_size_in_bytes,
     plan.argument_size_in_bytes,
     plan.output_size_in_bytes - plan.alias_size_in_bytes,
@@ -60,7 +60,7 @@ def available() -> int:
   return min(found)
 
 
-def require(memory: Memory | None) -> None:
+def require(memory: MemoryUse | None) -> None:
   """A MemoryError if a program is about to run on a CPU with less memory than it needs."""
   if memory is None or jax.default_backend() != 'cpu':
     return

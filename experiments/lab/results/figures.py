@@ -14,7 +14,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments.lab import atomic, extra
+from experiments.lab import atomic, optional
 from experiments.lab.results.statistics import Interval
 
 # Okabe and Ito (2008), black softened and yellow left out: it is too faint on white paper.
@@ -187,9 +187,9 @@ def _size(panel: Panel | HeatMap) -> tuple[float, float]:
 
 
 def _matplotlib():
-  extra.load('matplotlib.figure', 'figures', 'report')
-  extra.load('matplotlib.lines', 'figures', 'report')
-  return extra.load('matplotlib', 'figures', 'report')
+  optional.load('matplotlib.figure', 'figures', 'report')
+  optional.load('matplotlib.lines', 'figures', 'report')
+  return optional.load('matplotlib', 'figures', 'report')
 
 
 def _handle(matplotlib, style: Style):

@@ -15,10 +15,10 @@ DASH = '–'
 _PLAIN = (1e-3, 1e6)  # sizes written without an exponent
 _NARROW = 1e-12  # an interval this much smaller than its estimate is rounding noise
 
-Cell = str | int | float | Interval | None
+TableCell = str | int | float | Interval | None
 
 
-def cell(value: Cell) -> str:
+def cell(value: TableCell) -> str:
   """Text of a table's cell; a missing one is a dash."""
   if value is None:
     return DASH

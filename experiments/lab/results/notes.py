@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from experiments.lab.extra import MissingExtra
+from experiments.lab.optional import MissingExtra
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,7 @@ import pathlib
 import shutil
 from collections.abc import Sequence
 
-from experiments.lab import atomic, extra
+from experiments.lab import atomic, optional
 from experiments.lab.results import escape, figures
 from experiments.lab.results.figures import Panel
 from experiments.lab.results.table import Table
@@ -46,6 +46,6 @@ def study(
   try:
     if panels:
       figures.save(figures.draw(panels, order=order), place / 'figure')
-  except extra.MissingExtra as missing:
+  except optional.MissingExtra as missing:
     print(missing)
   print(f'tables and figures: {place}')

@@ -69,7 +69,7 @@ def score_table(title: str, columns, layers) -> Table:
   )
 
 
-def farther_table(title: str, columns, layers) -> Table:
+def extrapolation_table(title: str, columns, layers) -> Table:
   """Metrics at the trained distance, then at each beyond it: a row a layer."""
   finished = {name: [r for r in g if r['status'] == 'finished'] for name, g in columns.items()}
   names, cells, chances = [], {}, {}
@@ -78,7 +78,7 @@ def farther_table(title: str, columns, layers) -> Table:
     for record in group:
       result, layer = record['result'], record['run']['layer']
       cells[layer, name], chances[name] = scores.metric_interval(record), result['chance']
-      known = zip(result['farther'], scores.farther(record).values(), strict=True)
+      known = zip(result['extrapolation'], scores.extrapolation(record).values(), strict=True)
       for there, value in known:
         column = f'{name} at {there["distance"]}'
         cells[layer, column], chances[column] = value, there['chance']
@@ -165,14 +165,14 @@ def panels(records) -> list[Panel]:
   return drawn
 
 
-def farther_panels(records) -> list[Panel]:
+def extrapolation_panels(records) -> list[Panel]:
   """Metric against distance, from the trained one on, a panel a question."""
   drawn = []
   for name, group in columns_of([r for r in records if r['status'] == 'finished']).items():
     result = group[0]['result']
     series = {
       record['run']['layer']: [
-        (result['distance'], scores.metric_interval(record)), *scores.farther(record).items()
+        (result['distance'], scores.metric_interval(record)), *scores.extrapolation(record).items()
       ]
       for record in group
     }

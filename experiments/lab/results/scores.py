@@ -31,14 +31,14 @@ def metric_interval(record: dict) -> Interval:
   return mean_interval(metrics(record))
 
 
-def farther(record: dict) -> dict[int, Interval]:
+def extrapolation(record: dict) -> dict[int, Interval]:
   """Distance beyond the trained one -> the mean test metric over seeds there."""
   members = chosen(record)
   return {
     there['distance']: mean_interval([
-      member['farther'][i] if member['farther'] else math.nan for member in members
+      member['extrapolation'][i] if member['extrapolation'] else math.nan for member in members
     ])
-    for i, there in enumerate(record['result']['farther'])
+    for i, there in enumerate(record['result']['extrapolation'])
   }
 
 
@@ -50,10 +50,10 @@ def scores(record: dict) -> dict[int, float]:
 
 def farthest_scores(record: dict) -> dict[int, float]:
   """Seed -> score at the greatest distance beyond the trained one; empty: there is none."""
-  if not record['result']['farther']:
+  if not record['result']['extrapolation']:
     return {}
-  last = record['result']['farther'][-1]
-  metrics = {member['seed']: [math.nan, *member['farther']][-1] for member in chosen(record)}
+  last = record['result']['extrapolation'][-1]
+  metrics = {member['seed']: [math.nan, *member['extrapolation']][-1] for member in chosen(record)}
   return _scaled(metrics, record['result']['perfect'], last['chance'])
 
 
@@ -62,10 +62,10 @@ def elsewhere_scores(record: dict) -> dict[int, dict[int, float]]:
   result, members = record['result'], chosen(record)
   return {
     there['distance']: _scaled(
-      {m['seed']: m['farther'][i] if m['farther'] else math.nan for m in members},
+      {m['seed']: m['extrapolation'][i] if m['extrapolation'] else math.nan for m in members},
       result['perfect'], there['chance'],
     )
-    for i, there in enumerate(result['farther'])
+    for i, there in enumerate(result['extrapolation'])
   }
 
 

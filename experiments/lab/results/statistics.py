@@ -15,10 +15,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from experiments.lab import extra
+from experiments.lab import optional
 
-np = extra.later('numpy')
-special, stats = extra.later('scipy.special'), extra.later('scipy.stats')
+np = optional.later('numpy')
+special, stats = optional.later('scipy.special'), optional.later('scipy.stats')
 CONFIDENCE = 0.95
 _RESAMPLES = 4999
 _SEED = 20170612  # fixed: the same records give the same report

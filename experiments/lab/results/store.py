@@ -109,7 +109,7 @@ class Store:
     except Misfit as misfit:
       raise StoreError(f'{path.name} would not be a record: {misfit}') from None
     if path.exists():
-      self.remember(path.name, self._bytes_of(path))
+      self.keep_history(path.name, self._bytes_of(path))
     self._write_bytes(path, (text + '\n').encode())
     return written
 
@@ -226,7 +226,7 @@ class Store:
     else:
       self._warn(f'{path}: {fault}; set aside as {place.name}, its cell counts as not run')
 
-  def remember(self, name: str, data: bytes) -> None:
+  def keep_history(self, name: str, data: bytes) -> None:
     """Keep a record's file in the history, unless it is there already."""
     try:
       self.history.mkdir(exist_ok=True)

@@ -14,11 +14,11 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from experiments.lab import atomic, extra
+from experiments.lab import atomic, optional
 from experiments.lab.results import escape, notation
 from experiments.lab.results.statistics import Interval
 
-tabulate = extra.later('tabulate')
+tabulate = optional.later('tabulate')
 DIRECTIONS = ('higher', 'lower')
 _WIDEST_COLUMN = 44
 _GAP, _HEADER_PADDING = 2, 2  # blanks that tabulate puts between columns and beside a header
@@ -41,7 +41,7 @@ class Table:
 
   title: str
   columns: Sequence[str]
-  rows: Sequence[Sequence[notation.Cell]]
+  rows: Sequence[Sequence[notation.TableCell]]
   caption: str = ''
   best: Mapping[str, str] = dataclasses.field(default_factory=dict)
   references: int = 0
@@ -169,11 +169,11 @@ class Table:
     return ['right' if numeric else 'left' for numeric in self.numeric]
 
 
-def _numeric(value: notation.Cell) -> bool:
+def _numeric(value: notation.TableCell) -> bool:
   return value is not None and not isinstance(value, str | bool)
 
 
-def _best(values: Sequence[notation.Cell], direction: str) -> set[str]:
+def _best(values: Sequence[notation.TableCell], direction: str) -> set[str]:
   """Texts of the best number of a column."""
   estimates = {
     value: float(value.mean if isinstance(value, Interval) else value)
@@ -185,7 +185,7 @@ def _best(values: Sequence[notation.Cell], direction: str) -> set[str]:
   return {notation.cell(value) for value, estimate in estimates.items() if estimate == winner}
 
 
-def _raw(value: notation.Cell, split: bool) -> list:
+def _raw(value: notation.TableCell, split: bool) -> list:
   """Cell as CSV fields; a plain number among intervals stands under their means."""
   if isinstance(value, Interval):
     return list(value)

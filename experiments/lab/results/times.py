@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import NamedTuple
 
-from experiments.lab import extra
+from experiments.lab import optional
 from experiments.lab.results.statistics import Interval, median_interval
 from experiments.lab.results.store import canonical
 
-np = extra.later('numpy')
+np = optional.later('numpy')
 MICRO = 1e6
 STEADY = 1.25  # how many times as long the same step may take when it is measured again
 
@@ -70,10 +70,10 @@ def title(text: str, records: Sequence[dict], alone: bool) -> str:
 
 def setting(run: dict, work: str) -> str:
   """Where, of what and in which shell a grid was measured."""
-  shell = run['settings']
+  block = run['settings']
   return (
-    f'{run["device"]}; {work}; width {shell["width"]}, depth {shell["depth"]},'
-    f' match {shell["match"]}, {shell["dtype"]}'
+    f'{run["device"]}; {work}; width {block["width"]}, depth {block["depth"]},'
+    f' match {block["match"]}, {block["dtype"]}'
   )
 
 

@@ -38,12 +38,12 @@ def shaped(rows: list[list], height: int, width: int | None = None) -> bool:
   return len(rows) == height and (widths == {width} if width is not None else len(widths) == 1)
 
 
-# Training: cells/training.py, cells/observe.py, training/loop.py.
+# Training: cells/training.py, cells/artifacts.py, training/loop.py.
 MEMBER = Fields({
   'seed': Whole(), 'learning_rate': RATE, 'steps': Whole(),
   'status': Choice(('finished', 'solved', 'diverged', 'timeout')),
-  'test': MEASURED, 'test_loss': MEASURED, 'farther': List(MEASURED),
-}, {'farther_loss': List(MEASURED), 'validation': MEASURED, 'validation_loss': MEASURED})
+  'test': MEASURED, 'test_loss': MEASURED, 'extrapolation': List(MEASURED),
+}, {'extrapolation_loss': List(MEASURED), 'validation': MEASURED, 'validation_loss': MEASURED})
 WRITTEN = Fields({
   'distance': SIZE, 'source_length': List(SIZE, 1), 'source': List(Text()),
   'reference': List(Text()), 'answers': Table(List(Text())), 'blind_loss': Number(),
@@ -63,8 +63,8 @@ def each_once(run: dict, result: dict) -> bool:
 def tested_everywhere(run: dict, result: dict) -> bool:
   """Whether each member has a metric for every other distance, or none at all."""
   counts = {len(member.get(name, ())) for member in result['members']
-            for name in ('farther', 'farther_loss')}
-  return counts <= {0, len(result['farther'])}
+            for name in ('extrapolation', 'extrapolation_loss')}
+  return counts <= {0, len(result['extrapolation'])}
 
 
 def answered(run: dict, result: dict) -> bool:
@@ -72,7 +72,7 @@ def answered(run: dict, result: dict) -> bool:
   parts = result.get('written', ())
   if not parts:
     return True
-  return len(parts) == 1 + len(result['farther']) and all(
+  return len(parts) == 1 + len(result['extrapolation']) and all(
     {len(part[name]) for name in ('source', 'reference')} == {len(part['source_length'])}
     and set(part['answers']) == set(parts[0]['answers'])
     and all(len(texts) == len(part['source']) for texts in part['answers'].values())
@@ -93,13 +93,13 @@ TRAINING = Kind(
   Fields({
     'layer': Text(), 'task': Text(), 'seeds': List(Whole(), 1, distinct=True),
     'learning_rates': List(RATE, 1, distinct=True), 'steps': SIZE, 'width': SIZE,
-    'depth': SIZE, 'shell': Text(), 'clip': SETTING,
+    'depth': SIZE, 'block': Text(), 'clip': SETTING,
   }),
   Fields({
     'family': Text(), 'title': Text(), 'axis': Text(), 'distance': SIZE, 'metric': Text(),
     'perfect': Number(), 'chance': Number(), 'settings': Fields({}, {'target': Text()}),
     'controls': Table(MEASURED), 'receptive_field': FIELD, 'state_bytes': Whole(),
-    'farther': List(Fields({'distance': SIZE, 'chance': Number()})), 'width': SIZE,
+    'extrapolation': List(Fields({'distance': SIZE, 'chance': Number()})), 'width': SIZE,
     'parameters': SIZE, 'budget': FIELD, 'learning_rate': RATE, 'members': List(MEMBER, 1),
   }, {
     'written': List(WRITTEN), 'alignments': List(ALIGNMENT), 'step_flops': Whole(),
@@ -108,14 +108,14 @@ TRAINING = Kind(
   (
     Law('the oracle and chance score differently', lambda run, result: all(
       chance != result['perfect']
-      for chance in (result['chance'], *(there['chance'] for there in result['farther'])))),
+      for chance in (result['chance'], *(there['chance'] for there in result['extrapolation'])))),
     Law('there is one member for each seed at each learning rate', each_once),
     Law('a member is tested at every distance or at none but its own', tested_everywhere),
     Law('every seed answers every source', answered),
     Law('an alignment has a weight for each pair of tokens', aligned),
     Law('what was written comes with the work of a step and with losses', lambda run, result: (
       not result.get('written') or ('step_flops' in result and all(
-        'farther_loss' in member for member in result['members'])))),
+        'extrapolation_loss' in member for member in result['members'])))),
   ),
   cells=('experiments.lab.cells.training',),
 )

@@ -19,12 +19,12 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from experiments.lab import extra
+from experiments.lab import optional
 from experiments.lab.results import scores
 from experiments.lab.results.statistics import CONFIDENCE, Interval, mean_interval
 
-np = extra.later('numpy')
-optimize = extra.later('scipy.optimize')
+np = optional.later('numpy')
+optimize = optional.later('scipy.optimize')
 EXTRA = ('BLEU scores', 'translation')
 RESAMPLES = 1000
 SEED = 20170612  # fixed: the same answers get the same interval
@@ -78,13 +78,13 @@ def compounds_split(tokens: str) -> str:
 def ready() -> None:
   """MissingExtra if a library that scores answers is not there, before anything is trained."""
   for library in ('sacrebleu.metrics', 'sacremoses'):
-    extra.load(library, *EXTRA)
+    optional.load(library, *EXTRA)
 
 
 @functools.cache
 def moses(language: str) -> Callable[[str], str]:
   """Moses' tokenizer of a language."""
-  library = extra.load('sacremoses', *EXTRA)
+  library = optional.load('sacremoses', *EXTRA)
   tokenizer = library.MosesTokenizer(lang=language)
   return lambda text: tokenizer.tokenize(text, return_str=True, escape=False)
 
@@ -96,7 +96,7 @@ def _scored(name: str, written: dict, prepare: Callable[[str], str], **options) 
   their counts summed, and a score made of each sum. One sentence has no interval. (sacreBLEU's own
   bootstrap of chrF raises a TypeError where a sample scores exactly 0.)
   """
-  metric = getattr(extra.load('sacrebleu.metrics', *EXTRA), name)(**options)
+  metric = getattr(optional.load('sacrebleu.metrics', *EXTRA), name)(**options)
   systems = list(answers(written).values())
   hypotheses = [prepare(text) for own in systems for text in own]
   references = [prepare(text) for text in written['reference']] * len(systems)
@@ -190,9 +190,9 @@ def bits_held(record: dict) -> tuple[Interval, int] | None:
   """
   result, members = record['result'], scores.chosen(record)
   held = []
-  for i, there in enumerate(result['farther']):
+  for i, there in enumerate(result['extrapolation']):
     part = result['written'][1 + i]
-    losses = [m['farther_loss'][i] if m['farther_loss'] else math.nan for m in members]
+    losses = [m['extrapolation_loss'][i] if m['extrapolation_loss'] else math.nan for m in members]
     bits = [(part['blind_loss'] - loss) * part['tokens'] / math.log(2) for loss in losses]
     held.append((mean_interval(bits), there['distance']))
   known = [one for one in held if math.isfinite(one[0].mean)]

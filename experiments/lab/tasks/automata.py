@@ -182,7 +182,7 @@ class Automaton(Task):
     """Reads the source as the automaton does."""
     return certain(self.machine.run(source), self.outputs.size)
 
-  def guess(self, source: jax.Array) -> jax.Array:
+  def baseline(self, source: jax.Array) -> jax.Array:
     """The answers' probabilities at each position, over all sequences."""
     logits = np.maximum(np.log(np.maximum(distributions(self), 1e-300)), -SURE)
     return jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (*source.shape, self.outputs.size))

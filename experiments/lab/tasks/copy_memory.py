@@ -120,7 +120,7 @@ class CopyMemory(Task):
     blank = jnp.full_like(source[:, self.num_symbols :], BLANK)
     return certain(jnp.concatenate([blank, symbols], 1), self.outputs.size)
 
-  def guess(self, source: jax.Array) -> jax.Array:
+  def baseline(self, source: jax.Array) -> jax.Array:
     """Blanks, then any symbol: all eight equally likely."""
     token = jnp.arange(self.outputs.size)[None, :]
     recalls = jnp.arange(self.length) >= self.distance

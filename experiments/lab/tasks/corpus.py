@@ -151,7 +151,7 @@ class Corpus(Transduction):
     """There is none."""
     raise TypeError(f'{self.title}: nobody knows the translation from the source alone')
 
-  def guess(self, source: jax.Array) -> jax.Array:
+  def baseline(self, source: jax.Array) -> jax.Array:
     """The empty sentence, which is as good as any."""
     return certain(jnp.full(source.shape, END), self.vocabulary_size)
 

@@ -13,7 +13,7 @@ import random
 from collections.abc import Iterator
 from typing import ClassVar
 
-from experiments.lab import extra
+from experiments.lab import optional
 from experiments.lab.tasks.pairs import Pair, Pairs
 
 FORMATS = ('short', 'medium', 'long', 'full', 'iso')
@@ -24,7 +24,7 @@ TEXTBOOK = 3000  # dates that the vocabulary is learnt from
 
 def check_locale(name: str) -> None:
   """ValueError in one line for a locale that babel does not have."""
-  core = extra.load('babel.core', 'dates', 'translation')
+  core = optional.load('babel.core', 'dates', 'translation')
   try:
     core.Locale.parse(name)
   except (core.UnknownLocaleError, ValueError):
@@ -133,4 +133,4 @@ def written(date: datetime.date, locale: str, form: str) -> str:
   """A day in a format of a locale."""
   if form == 'iso':
     return date.isoformat()
-  return extra.load('babel.dates', 'dates', 'translation').format_date(date, form, locale)
+  return optional.load('babel.dates', 'dates', 'translation').format_date(date, form, locale)

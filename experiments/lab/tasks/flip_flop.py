@@ -116,7 +116,7 @@ class FlipFlop(Task):
     answers = last_written(source)
     return certain(self._woven(answers, answers), self.outputs.size)
 
-  def guess(self, source: jax.Array) -> jax.Array:
+  def baseline(self, source: jax.Array) -> jax.Array:
     """Either bit."""
     possible = jnp.arange(self.outputs.size) < WRITE
     return jnp.broadcast_to(uniform(possible), (*source.shape, self.outputs.size))

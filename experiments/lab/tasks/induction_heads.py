@@ -95,7 +95,7 @@ class InductionHeads(Task):
     answer = jnp.take_along_axis(source, place + 1, 1)
     return certain(jnp.broadcast_to(answer, source.shape), self.outputs.size)
 
-  def guess(self, source: jax.Array) -> jax.Array:
+  def baseline(self, source: jax.Array) -> jax.Array:
     """Any token but the trigger, all equally likely."""
     possible = jnp.arange(self.outputs.size) != TRIGGER
     return jnp.broadcast_to(uniform(possible), (*source.shape, self.outputs.size))

@@ -20,7 +20,7 @@ import random
 from collections.abc import Callable, Iterator
 from typing import ClassVar
 
-from experiments.lab import extra
+from experiments.lab import optional
 from experiments.lab.tasks.pairs import Pair, Pairs
 
 MOST_DIGITS = 12
@@ -30,7 +30,7 @@ TEXTBOOK = 3000  # numbers that the vocabulary is learnt from
 @functools.cache
 def speller(language: str) -> Callable[[int], str]:
   """What writes numbers of up to MOST_DIGITS digits; ValueError for an unknown language."""
-  known = extra.load('num2words', 'number words', 'translation').CONVERTER_CLASSES
+  known = optional.load('num2words', 'number words', 'translation').CONVERTER_CLASSES
   if language not in known:
     raise ValueError(f'no number words in {language!r}; there are {", ".join(sorted(known))}')
   converter = copy.copy(known[language])

@@ -136,7 +136,7 @@ class Pairs(Transduction):
     row = jnp.searchsorted(jnp.asarray(table.hashes), hashed(source, table.multipliers))
     return certain(jnp.asarray(table.target)[row], self.vocabulary_size)
 
-  def guess(self, source: jax.Array) -> jax.Array:
+  def baseline(self, source: jax.Array) -> jax.Array:
     """How frequent tokens are at each place of the training split's targets."""
     logits = jnp.asarray(np.log(frequencies(self)), jnp.float32)
     return jnp.broadcast_to(logits, (len(source), *logits.shape))

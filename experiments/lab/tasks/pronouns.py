@@ -153,7 +153,7 @@ class Pronouns(Task):
     answer = pick(source, self.places(source)['antecedent'])
     return certain(jnp.broadcast_to(answer[:, None], source.shape), self.outputs.size)
 
-  def guess(self, source: jax.Array) -> jax.Array:
+  def baseline(self, source: jax.Array) -> jax.Array:
     """Any noun, all equally likely."""
     token = jnp.arange(self.outputs.size)
     possible = (token >= NOUN) & (token < VERB)

@@ -121,7 +121,7 @@ class Recall(Task):
     match = source[:, :, None] == pairs[:, None, ::2]  # [B, T, K]
     return certain(jnp.sum(match * pairs[:, None, 1::2], -1), self.vocabulary_size)
 
-  def guess(self, source: jax.Array) -> jax.Array:
+  def baseline(self, source: jax.Array) -> jax.Array:
     """Any value, all equally likely."""
     is_value = jnp.arange(self.vocabulary_size) >= self.first_value
     return jnp.broadcast_to(uniform(is_value), (*source.shape, self.vocabulary_size))

@@ -102,7 +102,7 @@ class SelectiveCopying(Task):
     symbols = jnp.take_along_axis(context, places, 1)
     return certain(jnp.concatenate([jnp.full_like(context, BLANK), symbols], 1), self.outputs.size)
 
-  def guess(self, source: jax.Array) -> jax.Array:
+  def baseline(self, source: jax.Array) -> jax.Array:
     """Any symbol, all equally likely."""
     token = jnp.arange(self.outputs.size)
     possible = (token != BLANK) & (token != self.marker)

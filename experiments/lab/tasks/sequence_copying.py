@@ -121,7 +121,7 @@ class SequenceCopying(Transduction):
     """Puts the source in order."""
     return certain(self.answer(source), self.vocabulary_size)
 
-  def guess(self, source: jax.Array) -> jax.Array:
+  def baseline(self, source: jax.Array) -> jax.Array:
     """The likeliest target, whatever the source."""
     symbols = RESERVED + jnp.array(self.likeliest)
     row = jnp.full((self.target_length,), PAD).at[: symbols.size + 1].set(jnp.append(symbols, END))

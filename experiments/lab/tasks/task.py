@@ -119,7 +119,7 @@ class Task(abc.ABC):
     """Outputs of a model that solves the task, computed from the source alone."""
 
   @abc.abstractmethod
-  def guess(self, source: jax.Array) -> jax.Array:
+  def baseline(self, source: jax.Array) -> jax.Array:
     """Outputs of the best model that does not look at the source's content."""
 
   def places(self, source: jax.Array) -> dict[str, jax.Array]:

@@ -144,7 +144,7 @@ class Text(Task):
     """The source, one byte ahead; the last prediction is void, as its weight says."""
     return certain(jnp.roll(source, -1, axis=1), NUM_BYTES)
 
-  def guess(self, source: jax.Array) -> jax.Array:
+  def baseline(self, source: jax.Array) -> jax.Array:
     """Byte frequencies of the training split."""
     frequencies = jnp.asarray(unigram(sysconfig.get_path('stdlib')), jnp.float32)
     return jnp.broadcast_to(frequencies, (*source.shape, NUM_BYTES))

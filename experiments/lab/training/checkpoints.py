@@ -19,12 +19,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from experiments.lab import manifest
+from experiments.lab import sealed_folder
 
 NOTES, ARRAYS = 'notes.json', 'arrays'
 
 
-class CheckpointError(manifest.DataError):
+class CheckpointError(sealed_folder.DataError):
   """Checkpoints that are not this run's; the message is one line, for users."""
 
 
@@ -60,7 +60,7 @@ class Checkpoints:
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as orbax:  # waits for it, then closes
       orbax.save(place.absolute() / ARRAYS, args=ocp.args.PyTreeSave(_named(state)))
     (place / NOTES).write_text(json.dumps({'identity': self.identity, 'notes': notes}))
-    manifest.seal(place)
+    sealed_folder.seal(place)
     # What lies beyond this step was passed over, or it would have been gone on from.
     for old in [other for other in self._places() if int(other.name) <= step][self.keep:]:
       _remove(old)
@@ -112,7 +112,7 @@ class Checkpoints:
 
 def _wrong(place: pathlib.Path) -> str:
   """Why a folder is no checkpoint, in a few words; '' if it is one."""
-  return 'is a link' if place.is_symlink() else manifest.damage(place)
+  return 'is a link' if place.is_symlink() else sealed_folder.damage(place)
 
 
 def _named(tree: Any) -> dict[str, np.ndarray]:

@@ -32,8 +32,8 @@ class Member:
   validation_loss: float = math.nan
   test: float = math.nan
   test_loss: float = math.nan
-  farther: list[float] = dataclasses.field(default_factory=list)  # metrics at other distances
-  farther_loss: list[float] = dataclasses.field(default_factory=list)
+  extrapolation: list[float] = dataclasses.field(default_factory=list)  # metrics at other distances
+  extrapolation_loss: list[float] = dataclasses.field(default_factory=list)
   curve: list = dataclasses.field(default_factory=list)  # [step, training loss, validation metric]
 
   def diverge(self) -> None:
@@ -54,7 +54,7 @@ def train(
   recipe,
   timeout: float = math.inf,
   progress: Callable = print,
-  farther: Sequence[Ensemble] = (),
+  extrapolation: Sequence[Ensemble] = (),
   after: Callable = lambda members, states: None,
   watch: Callable = lambda step, states: None,
 ) -> list[Member]:
@@ -66,7 +66,7 @@ def train(
     recipe: how.
     timeout: seconds after which members stop as they are.
     progress: gets the part that is done and a line about it.
-    farther: the same members with the tasks that they are tested on besides their own.
+    extrapolation: the same members with the tasks that they are tested on besides their own.
     after: is shown the members and their states when all are tested.
     watch: is shown the states before the first step, and at each look at the validation split.
 
@@ -91,7 +91,7 @@ def train(
       expire(members)
     progress(done / recipe.steps, summary(task, members))
 
-  conclude(ensemble, states, members, farther, after)
+  conclude(ensemble, states, members, extrapolation, after)
   return members
 
 
@@ -101,7 +101,7 @@ def expire(members: list[Member]) -> None:
     member.status = 'timeout' if member.status == 'running' else member.status
 
 
-def conclude(ensemble: Ensemble, states, members: list[Member], farther, after) -> None:
+def conclude(ensemble: Ensemble, states, members: list[Member], extrapolation, after) -> None:
   """Tests the members, on their own task and on others, and lets go of their states."""
   examined = np.array([member.status != 'diverged' for member in members])
   report = ensemble.gather(ensemble.examine(states, 'test', examined))
@@ -110,12 +110,12 @@ def conclude(ensemble: Ensemble, states, members: list[Member], farther, after) 
     if not math.isfinite(members[i].test_loss):  # the metric of NaN may be a finite number
       members[i].diverge()
       examined[i] = False
-  for other in farther:
+  for other in extrapolation:
     report = ensemble.gather(other.examine(states, 'test', examined))
     for i in np.flatnonzero(examined):
       metric, loss = float(report.metric[i]), float(report.loss[i])
-      members[i].farther.append(metric if math.isfinite(loss) else math.nan)
-      members[i].farther_loss.append(loss)
+      members[i].extrapolation.append(metric if math.isfinite(loss) else math.nan)
+      members[i].extrapolation_loss.append(loss)
   after(members, states)
   jax.tree.map(lambda x: x.delete(), states)
 

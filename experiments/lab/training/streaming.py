@@ -122,7 +122,7 @@ def train(
   recipe,
   timeout: float = math.inf,
   progress: Callable = print,
-  farther: Sequence[Streamed] = (),
+  extrapolation: Sequence[Streamed] = (),
   after: Callable = lambda members, states: None,
   checkpoints: Checkpoints | None = None,
 ) -> list[Member]:
@@ -156,7 +156,7 @@ def train(
         active = _running(members)
         if not active.any():
           break
-  conclude(ensemble, states, members, farther, after)
+  conclude(ensemble, states, members, extrapolation, after)
   return members
 
 

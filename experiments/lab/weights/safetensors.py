@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from experiments.lab import atomic, extra
+from experiments.lab import atomic, optional
 from experiments.lab.errors import BadInput
 
 CHECKSUMS = 'sha256'
@@ -37,7 +37,7 @@ def write(
   path: str | os.PathLike, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
   """Writes tensors and what is said of them, with checksums; BadInput where no file can be."""
-  library = extra.load('safetensors.numpy', 'safetensors files', 'weights')
+  library = optional.load('safetensors.numpy', 'safetensors files', 'weights')
   tensors = {name: np.asarray(tensors[name], order='C') for name in sorted(tensors)}
   if not all(isinstance(text, str) for text in metadata.values()) or CHECKSUMS in metadata:
     raise ValueError(f'metadata are texts, under other names than {CHECKSUMS!r}')
@@ -51,14 +51,14 @@ def write(
 
 def ready() -> None:
   """MissingExtra if the library is not there, before there is anything to lose."""
-  extra.load('safetensors.numpy', 'safetensors files', 'weights')
+  optional.load('safetensors.numpy', 'safetensors files', 'weights')
 
 
 class Archive:
   """A file that is open for reading; BadInput where it cannot be, or not be trusted."""
 
   def __init__(self, path: str | os.PathLike, *, of_others: bool = False):
-    library = extra.load('safetensors', 'safetensors files', 'weights')
+    library = optional.load('safetensors', 'safetensors files', 'weights')
     self.path = pathlib.Path(path)
     try:
       if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for its writer

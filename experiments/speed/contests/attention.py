@@ -8,7 +8,7 @@ from experiments.speed import pytorch
 from experiments.speed.contest import Contest, Rival, contest
 from experiments.speed.contests.numbers import normal
 from transformer.attention import attend
-from transformer.dot_product import Visible
+from transformer.dot_product import AttentionMask
 
 
 def attention(seed: int, batch: int, length: int, heads: int, head_width: int) -> Contest:
@@ -23,7 +23,7 @@ def attention(seed: int, batch: int, length: int, heads: int, head_width: int) -
     return tuple(x.swapaxes(1, 2) for x in heads_first(query, key, value))
 
   return contest(
-    lambda query, key, value: attend(query, key, value, Visible()),
+    lambda query, key, value: attend(query, key, value, AttentionMask()),
     (query[:, :, None], key.swapaxes(2, 3), value.swapaxes(2, 3)),
     (0, 0, 0, 0),
     {

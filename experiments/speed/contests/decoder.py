@@ -64,7 +64,8 @@ def decoder(
   """One training step on a batch that lies ready, or several in one loop that makes its batches."""
   run = Run(
     layer=f'attention(num_heads={heads}, positions=none)', task=f'text(length={length})',
-    width=width, depth=depth, feedforward='gelu', expansion=EXPANSION, match='none', shell='pre',
+    width=width, depth=depth, feedforward='gelu', expansion=EXPANSION, match='none',
+    block='pre_norm',
     dropout=0.0, dtype='float32', optimizer='adamw', label_smoothing=0.0, batch_size=batch,
     steps=steps, validations=1, schedule='constant', warmup=0.0, clip=0.0, weight_decay=DECAY,
     learning_rates=(RATE,),

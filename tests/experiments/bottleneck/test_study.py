@@ -36,7 +36,7 @@ def trained(layer, **settings):
   """A cell, as the store has it."""
   run = Run(layer=layer, **SMALL | settings)
   made = cell.cell_of('bottleneck', resolve(run))
-  outcome = cell.execute('jit', math.inf, 'nowhere')(made, lambda *_: None)
+  outcome = cell.train_cell('jit', math.inf, 'nowhere')(made, lambda *_: None)
   return json.loads(json.dumps({
     'study': 'bottleneck', 'run': made.run, 'status': outcome.status, 'result': outcome.result,
     **records.WHERE,
@@ -62,7 +62,7 @@ def test_greedy_answers_are_right_exactly_where_the_likeliest_tokens_after_the_t
   if record['run']['beam'] == 1:  # a beam may find what is likelier as a whole
     for i, member in enumerate(members):
       right = [float(translations.exact(part)[str(i)].mean()) for part in result['written']]
-      np.testing.assert_allclose(right, [member['test'], *member['farther']], atol=1e-6)
+      np.testing.assert_allclose(right, [member['test'], *member['extrapolation']], atol=1e-6)
   for part, lengths in zip(elsewhere, ((1, 2), (3,), (4, 5)), strict=True):
     assert {n - 1 for n in part['source_length']} == set(lengths)  # but for END
     assert part['source'] == part['reference'] and len(part['source']) == 64

@@ -212,7 +212,7 @@ def broken(world, control):
     elif asked == BLIND.get(control) and result['distance'] >= (result['receptive_field'] or 0):
       for member in result['members']:
         member['test'] = result['chance'] + 0.9 * (result['perfect'] - result['chance'])
-        member['farther'] = [member['test']] * max(1, len(result['farther']))
+        member['extrapolation'] = [member['test']] * max(1, len(result['extrapolation']))
     elif answer == 'repeat' and record['study'] == (study or 'parallelism'):
       for point in result.get('points', ()):
         if point['quantity'] == 'repeat':  # as often faster as slower: no mean of ratios sees it
@@ -336,12 +336,12 @@ def test_a_preset_asks_for_all_that_every_claim_needs(name):
   made = [
     records.trained(
       layer, task.family, distance, (0.5, 0.6), task=task, study=study.name,
-      farther=dict.fromkeys(chosen.get('test_lengths', ()), (0.5, 0.6)),
+      extrapolation=dict.fromkeys(chosen.get('test_lengths', ()), (0.5, 0.6)),
       **{k: v for k, v in chosen.items() if k not in ('seeds', 'learning_rates')},
     )
     for study in map(load, (
       'retention', 'ladder', 'state_tracking', 'bottleneck', 'translation', 'pronouns'))
-    for question in study.presets[name].questions
+    for question in study.presets[name].task_grids
     for task in [spec.parse(question.task, 'task')]
     if not task.streams  # that is on a disk, or not
     for chosen in [study.presets[name].settings | question.settings]
@@ -364,12 +364,12 @@ def programs(name):
     return command.asked(module, f'--preset={name}', of=lambda preset: of(study, preset))
 
   starts = [cell.run for cell in asked('gradient_flow', gradient_flow.starts)]
-  made = [world.flowing(r['layer'], (1.0, 1.1), shell=r['shell'], depth=r['depth']) for r in starts]
+  made = [world.flowing(r['layer'], (1.0, 1.1), block=r['block'], depth=r['depth']) for r in starts]
   flows = [one.run for one in asked('gradient_flow', lambda _, preset: gradient_flow.grid(preset))]
-  made += [world.flowing_trained(run.layer, (1.0, 1.1), shell=run.shell, clip=run.clip)
+  made += [world.flowing_trained(run.layer, (1.0, 1.1), block=run.block, clip=run.clip)
            for run in flows]
   stacks = [cell.run for cell in asked('receptive_field', receptive_field.stacks)]
-  made += [world.field_stack(r['depth'], (1.0, 1.1), (1.0, 1.1), r['layer'], r['shell'])
+  made += [world.field_stack(r['depth'], (1.0, 1.1), (1.0, 1.1), r['layer'], r['block'])
            for r in stacks]
   assert asked('receptive_field', lambda _, preset: receptive_field.grid(preset))
   made += [world.watched_field(world.FIELD - inside, (0.5, 0.6), 3.0, 5.0) for inside in (0, 1)]

@@ -12,7 +12,7 @@ from experiments.claims import __main__ as claims
 from experiments.claims import ledger, rule
 from experiments.claims.rule import findings, judge
 from experiments.claims.stated import CLAIMS, CONTROLS, LOADED
-from experiments.lab.extra import MissingExtra
+from experiments.lab.optional import MissingExtra
 from experiments.lab.results import notes
 from experiments.lab.results.store import Store
 from experiments.report import __main__ as report

@@ -15,7 +15,7 @@ from baselines import LAYERS
 from experiments.compile_tpu import cells, collectives, devices, topologies
 from experiments.compile_tpu import programs as ahead
 from experiments.compile_tpu import study as compile_tpu
-from experiments.lab import extra
+from experiments.lab import optional
 from experiments.lab.cells.cell import Cell
 from experiments.lab.cells.run import Run
 from experiments.lab.errors import BadInput
@@ -161,7 +161,7 @@ def record(tmp_path_factory):
            | {'topology': 'v5e:2x2', 'parallel': 'jit'}, run['layer'])
       for run in ({'layer': 'elman'}, {'layer': 'attention(num_heads=1)', 'task': KERNELS})
     ]
-    made = launch(asked, ahead.execute, store)
+    made = launch(asked, ahead.compile_cell, store)
   return {one['run']['layer'].partition('(')[0]: one for one in made}
 
 
@@ -262,8 +262,8 @@ def test_without_libtpu_what_to_install_is_one_line(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_the_smoke_compiles_for_a_tpu_and_attention_is_a_kernel_there(tmp_path):
   try:
-    extra.load('libtpu', 'tests of programs for a TPU', 'tpu-aot')
-  except extra.MissingExtra as missing:
+    optional.load('libtpu', 'tests of programs for a TPU', 'tpu-aot')
+  except optional.MissingExtra as missing:
     pytest.skip(str(missing))
   words = [sys.executable, '-m', 'experiments.compile_tpu', '--preset=smoke', f'--runs={tmp_path}']
   subprocess.run(words, cwd=ROOT, check=True, capture_output=True)

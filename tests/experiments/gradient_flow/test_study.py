@@ -233,16 +233,16 @@ def test_the_norms_of_the_members_at_the_chosen_rate_are_read():
 
 def test_layers_stand_alone_once_and_shells_beside_each_other():
   flat = np.ones((2, len(K))).tolist()
-  made = [start('elman', flat, shell=shell, depth=depth) for shell in ('pre', 'classic')
+  made = [start('elman', flat, block=block, depth=depth) for block in ('pre_norm', 'plain')
           for depth in (4, 1)]
-  made.append(start('convolution', (np.ones((2, 1)) * (K < 4)).tolist(), 4, shell='classic'))
-  (alone, shells, fits), panels = gradient_flow.report(made)
-  assert [row[:3] for row in alone.rows] == [('elman', 'classic', 1), ('convolution', 'classic', 2)]
+  made.append(start('convolution', (np.ones((2, 1)) * (K < 4)).tolist(), 4, block='plain'))
+  (alone, blocks, fits), panels = gradient_flow.report(made)
+  assert [row[:3] for row in alone.rows] == [('elman', 'plain', 1), ('convolution', 'plain', 2)]
   assert [row[-1] for row in alone.rows] == ['steady', 'nothing beyond 3']
   assert [row[:3] for row in fits.rows] == [
     ('elman', '1 to 127', Interval(0, 0, 0, 2)), ('convolution', '1 to 3', Interval(0, 0, 0, 2))]
-  assert len(shells.rows) == 4 and {row[0] for row in shells.rows} == {'elman'}
-  assert len(panels) == 2 and set(panels[1].series) == {'pre', 'classic'}
+  assert len(blocks.rows) == 4 and {row[0] for row in blocks.rows} == {'elman'}
+  assert len(panels) == 2 and set(panels[1].series) == {'pre_norm', 'plain'}
 
 
 @pytest.mark.slow

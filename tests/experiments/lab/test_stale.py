@@ -34,7 +34,7 @@ def answered(cell, report):
 def launch(tmp_path):
   """Launches a small study on a folder; returns the cells that it made."""
   def once(*words):
-    with mock.patch.object(training, 'execute', lambda *_: answered):
+    with mock.patch.object(training, 'train_cell', lambda *_: answered):
       done = command.run(retention, *WORDS, f'--runs={tmp_path}', *words)
     assert done.code == 0, done.err
     lines = [line for line in done.err.splitlines() if ' cells stored: ' in line]
@@ -140,7 +140,7 @@ def test_a_history_that_cannot_be_written_is_noticed_before_anything_is_made(tmp
   launch()
   (tmp_path / 'history').write_text('a file')
   before = {path.name: path.read_bytes() for path in (tmp_path / 'cells').iterdir()}
-  with mock.patch.object(training, 'execute', lambda *_: mock.Mock(side_effect=AssertionError)):
+  with mock.patch.object(training, 'train_cell', lambda *_: mock.Mock(side_effect=AssertionError)):
     done = command.run(retention, *WORDS, f'--runs={tmp_path}', '--rerun=lstm')
   assert (done.code, done.out) == (2, '') and done.err.count('\n') == 1
   assert done.err.startswith(f'cannot use the results folder {tmp_path}/history')
@@ -150,7 +150,7 @@ def test_a_history_that_cannot_be_written_is_noticed_before_anything_is_made(tmp
 def test_what_is_made_anew_goes_on_from_no_checkpoint(launch):
   launch()
   asked = []
-  with mock.patch.object(training, 'execute', lambda *_: lambda cell, report: (
+  with mock.patch.object(training, 'train_cell', lambda *_: lambda cell, report: (
       asked.append(cell.anew), answered(cell, report))[1]):
     command.run(retention, *WORDS, f'--runs={launch.folder}', '--rerun=lstm')
   assert asked == [True, True]

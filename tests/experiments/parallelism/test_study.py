@@ -44,7 +44,7 @@ RUN = {
 def measured(folder, timeout=100.0, **changes):
   """The record of one repetition."""
   cell = Cell(parallelism.name, RUN | {'seed': 0} | changes, 'repetition')
-  return launch([cell], timing.execute(timeout), Store(folder, KINDS))[0]
+  return launch([cell], timing.time_cell(timeout), Store(folder, KINDS))[0]
 
 
 @pytest.fixture(scope='module')

@@ -26,7 +26,7 @@ def record(layer, depth=1, length=12, **settings):
   """What a cell of a stack has to say."""
   one = resolve(Run(layer=layer, depth=depth, **SIZES | settings))
   cell = cells.cell_of('receptive_field', one, length, sequences=2)
-  return {'run': cell.run, 'result': cells.execute(cell, None).result}
+  return {'run': cell.run, 'result': cells.measure_cell(cell, None).result}
 
 
 def closed_form(layer, depth, kernel_size, dilation, levels):
@@ -44,14 +44,14 @@ def closed_form(layer, depth, kernel_size, dilation, levels):
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(
   st.sampled_from(('convolution', 'convolution', 'tcn', 'bytenet', 'convs2s')), st.integers(1, 3),
-  st.integers(1, 4), st.integers(1, 4), st.integers(1, 2), st.sampled_from(('pre', 'classic')),
+  st.integers(1, 4), st.integers(1, 4), st.integers(1, 2), st.sampled_from(('pre_norm', 'plain')),
 )
 def test_what_a_convolution_declares_is_what_its_jacobian_shows(
-  layer, depth, kernel_size, dilation, levels, shell
+  layer, depth, kernel_size, dilation, levels, block
 ):
   depth = depth if layer == 'convolution' else 1
   spec, expected = closed_form(layer, depth, kernel_size, dilation, levels)
-  found = record(spec, depth, shell=shell)
+  found = record(spec, depth, block=block)
   assert found['result']['declared'] == max(found['result']['shown']) == expected
   assert fields.agrees(found)
 

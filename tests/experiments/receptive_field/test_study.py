@@ -135,7 +135,7 @@ def initialised(depth, layer=LAYER, shown=0, declared=0, power=0.5):
   """A stack whose effective field grows with a power of the depth."""
   declared = declared or 1 + 2 * depth
   grown = [size * depth**power for size in (2.0, 3.0)]
-  run = {'layer': layer, 'depth': depth, 'shell': 'pre', 'seeds': [0, 1]}
+  run = {'layer': layer, 'depth': depth, 'block': 'pre_norm', 'seeds': [0, 1]}
   return {
     'study': 'receptive_field', 'run': run, 'status': 'finished', 'reason': '',
     'result': {'declared': declared, 'length': declared + 3, 'shown': [shown or declared] * 2,

@@ -131,7 +131,7 @@ def test_the_second_launch_trains_nothing_and_says_the_same(lab, tmp_path, monke
   def train(*_):
     raise AssertionError('trained again')
 
-  monkeypatch.setattr(cell, 'execute', lambda *_: train)
+  monkeypatch.setattr(cell, 'train_cell', lambda *_: train)
   words = [*SMALL, f'--lengths={",".join(map(str, LENGTHS))}', f'--runs={runs}', '--retry']
   done = command.run(retention, *words)
   assert (done.code, done.err) == (0, '') and cells(runs) == before

@@ -77,7 +77,7 @@ def line(seed, length):
     raise LeftOut('it is not installed')
 
   def large(*arguments):
-    return contest.in_jax((None, 0, 0), *arguments)._replace(plan=memory.Memory(2**60, 0, 0))
+    return contest.in_jax((None, 0, 0), *arguments)._replace(plan=memory.MemoryUse(2**60, 0, 0))
 
   return contest.contest(scale, (jnp.array(2.0), x), (None, 0, 0), {
     'backwards': Rival(
@@ -93,7 +93,7 @@ def line(seed, length):
 
 def measured(folder, contests=None, timeout=100.0, **changes):
   """The record of one cell."""
-  execute = contest.execute(contests or {'line': line}, timeout)
+  execute = contest.time_cell(contests or {'line': line}, timeout)
   cell = Cell('speed', records.CONTEST | changes, 'line')
   return launch([cell], execute, Store(folder, {'speed': speed.STUDY.kinds}))[0]
 

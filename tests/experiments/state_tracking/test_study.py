@@ -9,7 +9,9 @@ from tests.support import records
 
 def test_beyond_the_trained_length_stands_in_columns_of_its_own():
   made = [
-    records.trained(layer, 'parity', 20, records.REMEMBERS, study='state_tracking', farther=far)
+    records.trained(
+      layer, 'parity', 20, records.REMEMBERS, study='state_tracking', extrapolation=far
+    )
     for layer, far in (('lstm', records.REMEMBERS), ('attention', records.BLIND))
   ]
   (table, _), (panel,) = state_tracking.report(made)
@@ -20,6 +22,6 @@ def test_beyond_the_trained_length_stands_in_columns_of_its_own():
   assert table.best == {'parity 20': 'higher', 'parity 20 at 40': 'higher'}
   assert [distance for distance, _ in panel.series['lstm']] == [20, 40]
   diverged = made[0]
-  diverged['result']['members'][1] |= {'test': math.nan, 'farther': []}
+  diverged['result']['members'][1] |= {'test': math.nan, 'extrapolation': []}
   assert math.isnan(state_tracking.report(made)[0][0].rows[0][2].mean)
   assert scores.farthest_scores(diverged)[1] == 0

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from experiments.lab.cells import observe
+from experiments.lab.cells import artifacts
 from experiments.lab.tasks.sequence_copying import Copy
 from experiments.lab.training.loop import Member
 from experiments.lab.training.recipe import Recipe
@@ -149,10 +149,10 @@ def test_a_member_whose_answers_break_has_no_score():
 
   training = types.SimpleNamespace(recipe=Recipe(batch_size=4, test_batches=1))
   ensemble = types.SimpleNamespace(training=training, answer=answer, gather=lambda x: x)
-  observe.answered(ensemble, tasks, trained, None, np.ones(3, bool))
+  artifacts.answered(ensemble, tasks, trained, None, np.ones(3, bool))
   assert [m.status for m in trained] == ['finished', 'diverged', 'finished']
   np.testing.assert_array_equal([m.test for m in trained], [1, np.nan, 1])
-  np.testing.assert_array_equal([m.farther[0] for m in trained], [np.nan, np.nan, 1])
+  np.testing.assert_array_equal([m.extrapolation[0] for m in trained], [np.nan, np.nan, 1])
 
 
 def test_a_checkpoint_that_overflows_is_said_in_one_line(tmp_path):

@@ -137,7 +137,7 @@ def test_the_models_of_2017_are_within_the_bounds():
 @pytest.mark.parametrize('study', [retention, ladder])
 def test_what_studies_ask_is_within_the_bounds(study):
   preset = study.PRESETS['paper']
-  for question in preset.questions:
+  for question in preset.task_grids:
     task = spec.parse(question.task, 'task')
     for distance in question.distances:
       text = spec.describe(task.at(distance), 'task')
@@ -183,7 +183,7 @@ def test_a_run_too_large_for_this_machine_is_a_result(tmp_path, monkeypatch):
   monkeypatch.setattr(memory, 'available', lambda: 1000)
   run = Run(task='parity(length=4)', **SMALL)
   cells = [training.cell_of('retention', resolve(run))]
-  execute = training.execute('jit', np.inf, str(tmp_path))
+  execute = training.train_cell('jit', np.inf, str(tmp_path))
   (record,) = grid.launch(cells, execute, Store(tmp_path))
   assert record['status'] == 'out of memory'
   assert 'at the least, and 1000 bytes are here' in record['reason']

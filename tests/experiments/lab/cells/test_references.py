@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.lab.cells import observe
+from experiments.lab.cells import artifacts
 from experiments.lab.corpora import reader
 from experiments.lab.corpora.reserved import END, PAD, RESERVED
 from experiments.lab.corpora.sets import CorpusError, Sentences, split_of
@@ -56,7 +56,7 @@ test_batches.__test__ = False
 def answered(task, batches, answer):
   """What is stored where `answer` gives the tokens [B, T] that are written to a batch."""
   answers = [SimpleNamespace(tokens=answer(batch)[None]) for batch in batches]
-  return observe.written(task, len(batches[0].source), {'0': 0}, batches, answers)
+  return artifacts.written(task, len(batches[0].source), {'0': 0}, batches, answers)
 
 
 def test_the_references_are_the_sets_own_sentences():
@@ -202,7 +202,7 @@ def test_batches_of_two_lengths_are_joined():
       share = column.count(token) / len(column)
       expected -= column.count(token) * math.log(share)
     translated += len(column)
-  blind = observe.blind(batches)
+  blind = artifacts.blind(batches)
   assert blind['blind_loss'] == pytest.approx(expected / translated)
   assert blind['tokens'] == pytest.approx(translated / TinyLengths.SIZES['test'])
 
@@ -217,12 +217,12 @@ def test_an_answer_without_an_end_counts_as_cut_off():
 
 def test_a_steps_work_is_the_mean_over_batches_of_all_shapes(monkeypatch):
   task = corpus('tiny_lengths')
-  monkeypatch.setattr(observe.work, 'flops', lambda step, state, batch: batch.source.size)
+  monkeypatch.setattr(artifacts.work, 'flops', lambda step, state, batch: batch.source.size)
   sizes = [task.batch('train', i, 8).source.size for i in range(task.batches('train', 8))]
   assert len(set(sizes)) > 1
   for steps in (1, 5, 10**6):
-    training = observe.Training(None, task, Recipe(steps=steps, batch_size=8))
-    assert observe.step_flops(training, None) == round(np.mean(sizes[:steps]))
+    training = artifacts.Training(None, task, Recipe(steps=steps, batch_size=8))
+    assert artifacts.step_flops(training, None) == round(np.mean(sizes[:steps]))
 
 
 def test_alignments_are_of_a_few_sentences_however_many_a_batch_has(monkeypatch):
@@ -232,10 +232,10 @@ def test_alignments_are_of_a_few_sentences_however_many_a_batch_has(monkeypatch)
     asked.append(len(source))
     return {}
 
-  monkeypatch.setattr(observe.attention, 'weights', weights)
+  monkeypatch.setattr(artifacts.attention, 'weights', weights)
   model = SimpleNamespace(decoder=SimpleNamespace(levels=()), reverse_source=False)
-  assert len(task.batch('test', 0, 1).source) > observe.ALIGNED
-  assert observe.alignments(task, model, None) == [] and asked == [observe.ALIGNED]
+  assert len(task.batch('test', 0, 1).source) > artifacts.ALIGNED
+  assert artifacts.alignments(task, model, None) == [] and asked == [artifacts.ALIGNED]
 
 
 def test_a_split_without_sentences_is_said_before_training():

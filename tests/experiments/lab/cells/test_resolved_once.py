@@ -19,7 +19,7 @@ from tests.support import command
 def cut_short(cell, report):
   """What a cell comes to that was stopped at once; its experiment is there as it is needed."""
   one = cell.experiment
-  assert one.model and one.match and one.unmatched() and one.farther is not None
+  assert one.model and one.match and one.unmatched() and one.extrapolation_tasks is not None
   return Outcome({}, 'timeout', 'nothing is trained or measured here')
 
 
@@ -42,9 +42,9 @@ def test_each_spec_of_a_command_is_parsed_once(study, words, tasks, lists, tmp_p
   words = ('--preset=smoke', f'--runs={tmp_path}', *words)
   with (
     mock.patch.object(spec, 'parse', counted),
-    mock.patch.object(training, 'execute', lambda *_: cut_short),
-    mock.patch.object(flow, 'execute', cut_short),
-    mock.patch.object(fields, 'execute', cut_short),
+    mock.patch.object(training, 'train_cell', lambda *_: cut_short),
+    mock.patch.object(flow, 'measure_cell', cut_short),
+    mock.patch.object(fields, 'measure_cell', cut_short),
   ):
     done = command.run(study, *words)
   assert done.code == 0, done.err

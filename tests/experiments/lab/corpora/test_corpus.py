@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.lab import extra, manifest
+from experiments.lab import optional, sealed_folder
 from experiments.lab.corpora import reader, sets
 from experiments.lab.corpora.buckets import MULTIPLE, Buckets, least_padded, shapes_of
 from experiments.lab.corpora.network import unreachable
@@ -151,7 +151,7 @@ def test_lengths_are_asked_for_and_what_lies_beyond_is_longer():
   assert task.chance == 0 and task.streams and task.digest == beyond.digest
   with pytest.raises(TypeError, match='nobody knows'):
     task.oracle(np.zeros((1, 2)))
-  metric = task.measure(task.guess(batch.source), batch)
+  metric = task.measure(task.baseline(batch.source), batch)
   assert metric[0] == 0 and metric[1] == batch.weight.any(1).sum()
 
 
@@ -208,7 +208,7 @@ def test_what_is_missing_or_too_much_is_said_in_one_line(monkeypatch, capfd):
   with pytest.raises(CorpusError, match='has no pair of 1 to 1 tokens in its test split'):
     assert corpus(max_length=1).source_length
   monkeypatch.setitem(sys.modules, 'tensorflow_datasets', None)
-  with pytest.raises(extra.MissingExtra, match=r'pip install .*\[translation\]'):
+  with pytest.raises(optional.MissingExtra, match=r'pip install .*\[translation\]'):
     reader.read('tiny_unsplit', 'en', 'de', SIZE + 1)
 
 
@@ -223,7 +223,7 @@ def test_a_damaged_file_is_named(tmp_path, monkeypatch, file, capfd):
   found.write_bytes(content)
   with pytest.raises(CorpusError, match=f'has a damaged {file}: delete this folder'):
     read(tmp_path, 'tiny_translation', 'en', 'de', SIZE)
-  (found.parent / manifest.NAME).unlink()
+  (found.parent / sealed_folder.NAME).unlink()
   with pytest.raises(CorpusError, match='was not finished'):
     read(tmp_path, 'tiny_translation', 'en', 'de', SIZE)
 

@@ -72,7 +72,7 @@ BAD = {
   '--dropout=nan': 'dropout',
   '--expansion=inf': 'expansion',
   '--width=0': 'width',
-  '--shell=after': 'there are pre, post, none, classic',
+  '--block=after': 'there are pre_norm, post_norm, no_norm, plain',
   '--match=flops': 'there are params, none',
   '--dtype=float16': 'there are float32, bfloat16',
   '--parallel=vmap': 'there is jit, pmap',
@@ -230,7 +230,7 @@ def runs_of(*words, script=retention):
 @pytest.mark.parametrize('preset', retention.PRESETS)
 def test_a_preset_asks_every_layer_every_question_at_every_distance(preset):
   runs, wanted = runs_of(f'--preset={preset}'), retention.PRESETS[preset]
-  distances = sum(len(question.distances) for question in wanted.questions)
+  distances = sum(len(question.distances) for question in wanted.task_grids)
   assert len(runs) == len(set(runs)) == len(wanted.layers) * distances
   assert list(dict.fromkeys(run.layer for run in runs)) == list(wanted.layers)
   for run in runs:

@@ -18,7 +18,7 @@ from experiments.lab.cells import spec
 from experiments.lab.cells.checks import neutral
 from experiments.lab.cells.experiment import TOLERANCE, nearest_width, resolve
 from experiments.lab.cells.models import count_parameters
-from experiments.lab.cells.run import DTYPES, FEEDFORWARDS, MATCHES, SHELLS, Run, run_from
+from experiments.lab.cells.run import BLOCKS, DTYPES, FEEDFORWARDS, MATCHES, Run, run_from
 from experiments.lab.cells.training import cell_of
 from experiments.lab.errors import BadInput
 from experiments.lab.launch import training_grid
@@ -41,7 +41,7 @@ runs = st.builds(
   schedule=st.sampled_from(SCHEDULES),
   dtype=st.sampled_from(DTYPES),
   feedforward=st.sampled_from(FEEDFORWARDS),
-  shell=st.sampled_from(SHELLS[:-1]),  # the classic one has no feed-forward
+  block=st.sampled_from(BLOCKS[:-1]),  # a plain block has none
   test_lengths=st.sets(counts, max_size=3).map(sorted).map(tuple),
   match=st.sampled_from(MATCHES),
   stop_when_solved=st.booleans(),
@@ -123,7 +123,7 @@ BAD = {
   'schedule': ('', 'linear'),
   'dtype': ('', 'float64'),
   'feedforward': ('', 'tanh'),
-  'shell': ('', 'norm'),
+  'block': ('', 'norm'),
   'test_lengths': ((0,), (-1, 2), (3, 2), (2, 2)),
   'match': ('', 'flops'),
   'seeds': ((), (0, 0), (-1,), (2**31,)),
@@ -197,7 +197,7 @@ def model_of(layer, **settings):
 
 
 def test_the_classic_shell_is_layers_one_above_another_and_nothing_else():
-  model, parameters, x = model_of('lstm', shell='classic')
+  model, parameters, x = model_of('lstm', block='plain')
   assert set(parameters) == {'embedding', 'stack', 'head'}
   y = model.embedding.apply({'params': parameters['embedding']}, x)
   for level in ('level_0', 'level_1'):
@@ -205,8 +205,8 @@ def test_the_classic_shell_is_layers_one_above_another_and_nothing_else():
     y, _ = LAYERS['lstm']().apply({'params': parameters['stack'][level]['layer']}, y)
   y = model.head.apply({'params': parameters['head']}, y)
   assert jnp.allclose(model.apply({'params': parameters}, x)[0], y, atol=1e-6)
-  with pytest.raises(ValueError, match='the classic shell has no feedforward'):
-    Run(shell='classic', feedforward='gelu')
+  with pytest.raises(ValueError, match='--block=plain has no feed-forward network'):
+    Run(block='plain', feedforward='gelu')
 
 
 @pytest.mark.parametrize('depth', [
@@ -228,7 +228,7 @@ def test_the_layers_of_a_hybrid_take_turns_one_a_block(depth, feedforward):
 
 def test_tests_beyond_the_trained_length_ask_one_after_another_and_lie_beyond_it():
   run = Run(task='parity(length=8)', test_lengths=(12, 20))
-  first, second = resolve(run).farther
+  first, second = resolve(run).extrapolation_tasks
   assert [(task.shortest, task.length) for task in (first, second)] == [(9, 12), (13, 20)]
   with pytest.raises(BadInput, match='beyond the trained 8, not at 8'):
     resolve(Run(task='parity(length=8)', test_lengths=(8,)))

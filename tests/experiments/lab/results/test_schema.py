@@ -174,7 +174,7 @@ ODD = {  # what a good record may be as well -> its kind, and how it becomes so
   'without a setting that came later': (
     ('retention', 'task'), lambda record: record['run'].pop('dropout')),
   'a loss whose exponential overflows': (('variations', 'task'), members(test_loss=1000.0)),
-  'a member that diverged': (('retention', 'task'), members(test=math.nan, farther=[])),
+  'a member that diverged': (('retention', 'task'), members(test=math.nan, extrapolation=[])),
   'nothing was written': (
     ('variations', 'task'), lambda record: record['result'].pop('written')),
   'no spread at all': (('receptive_field', 'sequences'), lambda record: record['result'].update(

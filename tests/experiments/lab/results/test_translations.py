@@ -125,8 +125,8 @@ def test_outside_of_the_lengths_that_were_asked_there_is_only_a_bound():
 
 
 def member(seed, *losses):
-  return {'seed': seed, 'learning_rate': 0.1, 'farther_loss': list(losses), 'steps': 10,
-          'farther': [1.0] * len(losses), 'test': 1.0, 'test_loss': 0.1}
+  return {'seed': seed, 'learning_rate': 0.1, 'extrapolation_loss': list(losses), 'steps': 10,
+          'extrapolation': [1.0] * len(losses), 'test': 1.0, 'test_loss': 0.1}
 
 
 def record(layer='transformer', **result):
@@ -140,7 +140,7 @@ def record(layer='transformer', **result):
       'learning_rate': 0.1, 'written': parts, 'state_bytes': 16, 'parameters': 7,
       'step_flops': 1000, 'settings': {'target': 'de'},
       'members': [member(0, 1.5, 1.0, 1.2), member(1, 1.7, 1.0, 1.4)],
-      'farther': [{'distance': d, 'chance': 0.0} for d in (3, 4, 6)],
+      'extrapolation': [{'distance': d, 'chance': 0.0} for d in (3, 4, 6)],
       'alignments': [{'source': ['', 'b', ''], 'target': ['c', ''], 'layers': {
         'decoder.level_1': [[0.2, 0.8, 0], [0, 0, 1]]}}],
     } | result,

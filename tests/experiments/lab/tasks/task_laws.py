@@ -56,7 +56,7 @@ def law_spaces_are_as_declared(task):
       assert not tokens or (values.min() >= 0 and values.max() < space.size)
     assert batch.weight.dtype == jnp.float32
     assert batch.weight.shape == batch.target.shape[:2]
-    for answer in (task.oracle, task.guess):
+    for answer in (task.oracle, task.baseline):
       outputs = answer(batch.source)
       assert outputs.shape == (*batch.weight.shape, task.outputs.size)
       assert task.loss(outputs, batch).shape == batch.weight.shape
@@ -102,7 +102,7 @@ def law_what_has_no_weight_is_not_judged(task):
   batch = pooled(sample(task, 'test'))
   judged = batch.weight[..., None] if task.outputs.kind == 'reals' else batch.weight
   other = jnp.where(judged > 0, batch.target, jnp.roll(batch.target, 1, 1))
-  outputs = task.guess(batch.source)
+  outputs = task.baseline(batch.source)
   corrupt = jnp.where(batch.weight[..., None] > 0, outputs, jnp.flip(outputs, -1) + 1)
   assert_same(task.measure(corrupt, batch._replace(target=other)), task.measure(outputs, batch))
   nothing = batch._replace(weight=jnp.zeros_like(batch.weight))
@@ -116,7 +116,7 @@ def law_oracle_is_perfect(task):
 
 def law_guess_scores_chance(task):
   """Within five standard errors of the mean over sequences, which are independent."""
-  values = metrics(task, task.guess)
+  values = metrics(task, task.baseline)
   error = values.std(ddof=1) / np.sqrt(values.size)
   assert abs(values.mean() - task.chance) <= 5 * error + 1e-6
   assert 5 * error < abs(task.metric.perfect - task.chance) / 2, 'too noisy: nothing can be said'
@@ -124,7 +124,7 @@ def law_guess_scores_chance(task):
 
 def law_guess_does_not_look(task):
   source = pooled(sample(task, 'test')).source
-  assert_same(task.guess(source), task.guess(source[::-1]))
+  assert_same(task.baseline(source), task.baseline(source[::-1]))
 
 
 def law_scores_run_from_chance_to_perfect(task):

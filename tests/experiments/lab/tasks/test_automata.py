@@ -123,11 +123,11 @@ ANY = st.sampled_from([Parity, EvenPairs, CycleNavigation, ModularArithmetic])
 @given(ANY, st.integers(3, 40), st.integers(1, 20), st.integers(1, 20))
 def test_beyond_asks_for_each_answer_once(task_class, length, more, yet_more):
   near = task_class(length)
-  farther = near.beyond(length + more + 1)
-  farthest = farther.beyond(farther.length + yet_more + 1)
-  asked = np.concatenate([list(task.asked) for task in (near, farther, farthest)])
+  extrapolation = near.beyond(length + more + 1)
+  farthest = extrapolation.beyond(extrapolation.length + yet_more + 1)
+  asked = np.concatenate([list(task.asked) for task in (near, extrapolation, farthest)])
   np.testing.assert_array_equal(asked, near.at(farthest.length).asked)
-  assert farther.asked[0] >= length
+  assert extrapolation.asked[0] >= length
   assert farthest.asked[-1] < farthest.length
 
 

@@ -166,7 +166,7 @@ def test_copy_memory_distance_is_exact(variant):
 @pytest.mark.parametrize('delay', [100, 1000])
 def test_copy_memory_guess_has_the_published_loss(delay, variant):
   task = CopyMemory(delay, variant)
-  loss = mean_loss(task, task.guess, numpy_batch(task, batch_size=2))
+  loss = mean_loss(task, task.baseline, numpy_batch(task, batch_size=2))
   assert loss == pytest.approx(10 * math.log(8) / (delay + 20), rel=1e-5)
 
 

@@ -74,7 +74,7 @@ class Shifts(Transduction):
   def oracle(self, source):
     return certain(source, 8)
 
-  def guess(self, source):
+  def baseline(self, source):
     return certain(source, 8)
 
 
@@ -237,7 +237,7 @@ def test_members_read_the_same_batches_in_order_and_every_split_at_most_once():
   *finite, diverged = map(json.loads, members)
   for member in finite:
     assert member['status'] == 'finished' and len(member['curve']) == 3
-    assert member['farther'] == [member['test']]
+    assert member['extrapolation'] == [member['test']]
   assert finite[0]['curve'] != finite[1]['curve']
   assert diverged['status'] == 'diverged' and math.isnan(diverged['test'])
   assert states.step.tolist() == [9, 9, diverged['steps']]

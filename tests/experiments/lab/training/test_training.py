@@ -280,8 +280,8 @@ def test_where_the_loss_is_no_number_there_is_no_score():
   (member,) = finish([(0, 0.1)], devices=1, task=HugeTest())
   assert (member.status, math.isnan(member.test)) == ('diverged', True)
   here, there = (ensemble_of([(0, 0.1)], 1, task=task) for task in (Line(), HugeTest()))
-  (member,) = train(here, Line(), SMALL, progress=lambda *_: None, farther=[there])
-  assert math.isfinite(member.test) and math.isnan(member.farther[0])
+  (member,) = train(here, Line(), SMALL, progress=lambda *_: None, extrapolation=[there])
+  assert math.isfinite(member.test) and math.isnan(member.extrapolation[0])
 
 
 def test_a_member_that_has_solved_its_task_stops_there():

@@ -30,7 +30,7 @@ from experiments.lab.weights import files
 ALIGNED = 2  # sentences whose alignments are kept
 
 
-def observe(ensemble: Ensemble, tasks: Sequence[Task], trained, states, active) -> dict:
+def collect(ensemble: Ensemble, tasks: Sequence[Task], trained, states, active) -> dict:
   """What a record keeps of the active members.
 
   Args:
@@ -82,8 +82,8 @@ def answered(ensemble: Ensemble, tasks: Sequence[Task], trained, states, active)
       metric, loss = (float(total[i] / max(count[i], 1)) for total, count in sums)
       usable = np.isfinite(loss) and not broken[i]
       if task is not tasks[0]:
-        trained[i].farther.append(metric if usable else np.nan)
-        trained[i].farther_loss.append(loss)
+        trained[i].extrapolation.append(metric if usable else np.nan)
+        trained[i].extrapolation_loss.append(loss)
       elif not usable:
         trained[i].diverge()
   return {'written': kept}
@@ -146,7 +146,9 @@ def alignments(task: Task, model, parameters) -> list[dict]:
   batch = Batch(*(side[batch.weight.any(1)][:ALIGNED] for side in batch))
   arguments, named = task.arguments(batch)
   found = attention.weights(model, parameters, *arguments, **named)
-  looking = {f'level_{i}' for i, level in enumerate(model.decoder.levels) if level.bridge}
+  looking = {
+    f'level_{i}' for i, level in enumerate(model.decoder.levels) if level.source_projection
+  }
   kept = []
   for b, (source, target) in enumerate(zip(*batch[:2], strict=True)):
     source, target = source[source != PAD], target[target != PAD]
