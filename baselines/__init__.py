@@ -1,6 +1,7 @@
-"""The rivals, one family a file, behind the interface of `transformer.layer`.
+"""Baseline sequence layers and encoder-decoders, with a module for each family.
 
-LAYERS names the layers, TRANSLATORS the ways to make an encoder and a decoder of one.
+Every layer implements the interface of `transformer.layer`. LAYERS maps names to layers, and
+TRANSLATORS maps names to constructions of an encoder and a decoder.
 """
 
 from baselines.convolution import TCN, Convolution

@@ -1,13 +1,13 @@
-"""Convolutional networks: all times in parallel, each seeing a window of the past.
+"""Causal convolutions and temporal convolutional networks, computed for all tokens in parallel.
 
-  convolution    y_t = b + sum_j W_j x_{t - j d},  j = 0 .. k - 1     (kernel k, dilation d)
-  short          y_t = b + sum_j w_j * x_{t - j}, each channel by itself: what linear recurrences
-                 put before their gates
-  TCN            levels i = 0 .. n - 1 of  relu(x + relu(conv(relu(conv(x))))), dilation 2^i,
-                 the kernels weight-normalised                        (Bai, Kolter, Koltun 2018)
+  Convolution       y_t = b + sum_j W_j x_{t - j d},  j = 0 .. k - 1     (kernel k, dilation d)
+  ShortConvolution  y_t = b + sum_j w_j * x_{t - j} in each channel separately, as in the input
+                    convolutions of linear recurrences
+  TCN               levels i = 0 .. n - 1 of  relu(x + relu(conv(relu(conv(x))))) with dilation 2^i
+                    and weight-normalized kernels                (Bai, Kolter and Koltun 2018)
 
-A window of r tokens is all that an output can depend on: for a convolution r = 1 + (k - 1) d, for
-a TCN r = 1 + 2 (k - 1) (2^n - 1). What happened earlier is not forgotten, it was never seen.
+An output depends on a receptive field of r tokens, r = 1 + (k - 1) d for a convolution and
+r = 1 + 2 (k - 1) (2^n - 1) for a TCN. Earlier tokens have no influence at all.
 """
 
 import functools
@@ -18,16 +18,16 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from transformer import platform
-from transformer.bidirectional import Centred, bidirectional_of
-from transformer.layer import SequenceLayer, masked
-from transformer.options import at_least, one_of
+from transformer.bidirectional import Centred, make_bidirectional
+from transformer.layer import SequenceLayer, apply_mask
+from transformer.options import require_one_of, require_options_at_least
 
 FORMS = ('auto', 'direct', 'channels_last')
-SMALLEST_SQUARE = 1e-30  # of a normalised kernel's length: at 0 its root would have no gradient
+MIN_SQUARED_NORM = 1e-30  # of a kernel; the square root has no gradient at 0
 
 
-def _slide(x, kernel, dilation=1, padding=0, stride=1):
-  """XLA's convolution, the channels last on all sides: [B, S, D] with [k, D, F] to [B, T, F]."""
+def _xla_convolution(x, kernel, dilation=1, padding=0, stride=1):
+  """Computes the convolution [B, T, F] of x [B, S, D] with a kernel [k, D, F] in XLA."""
   return jax.lax.conv_general_dilated(
     x, kernel, (stride,), [(padding, padding)], rhs_dilation=(dilation,),
     dimension_numbers=('NWC', 'WIO', 'NWC'),
@@ -35,48 +35,76 @@ def _slide(x, kernel, dilation=1, padding=0, stride=1):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _channels_last(x, kernel, dilation):
-  return _slide(x, kernel, dilation)
+def _channels_last_convolution(x, kernel, dilation):
+  return _xla_convolution(x, kernel, dilation)
 
 
-def _read(x, kernel, dilation):
-  return _slide(x, kernel, dilation), (x, kernel)
+def _channels_last_forward(x, kernel, dilation):
+  return _xla_convolution(x, kernel, dilation), (x, kernel)
 
 
-def _gradients(dilation, read, gradient):
-  x, kernel = read
+def _channels_last_backward(dilation, residuals, gradient):
+  x, kernel = residuals
   mirrored = kernel[::-1].swapaxes(1, 2)  # [k, F, D]
-  for_x = _slide(gradient, mirrored, dilation, padding=(len(kernel) - 1) * dilation)
-  # The gradient slides over x with the batch as its channels: [D, S, B] with [T, B, F].
-  for_kernel = _slide(x.transpose(2, 1, 0), gradient.swapaxes(0, 1), stride=dilation)
-  return for_x, for_kernel.swapaxes(0, 1)
+  padding = (len(kernel) - 1) * dilation
+  x_gradient = _xla_convolution(gradient, mirrored, dilation, padding=padding)
+  # The kernel gradient is a convolution of the input [D, S, B] with the output gradient [T, B, F].
+  # In this convolution the model channels D are the batch, and the examples B are the channels.
+  kernel_gradient = _xla_convolution(
+    x.transpose(2, 1, 0), gradient.swapaxes(0, 1), stride=dilation
+  )
+  return x_gradient, kernel_gradient.swapaxes(0, 1)
 
 
-_channels_last.defvjp(_read, _gradients)
+_channels_last_convolution.defvjp(_channels_last_forward, _channels_last_backward)
 
 
 def dilated_convolution(x: jax.Array, kernel: jax.Array, dilation: int, form: str = 'auto'):
-  """Slides a kernel [k, D, F] over x [B, S, D] without padding: [B, S - (k - 1) d, F].
+  """Convolves x [B, S, D] with a dilated kernel, without padding.
 
-  Two forms of the gradients, equal but for rounding. 'direct' leaves them to XLA; 'channels_last'
-  writes them as two convolutions that are laid out as the first one is. On a CPU XLA has a fast
-  convolution inside a compiled loop, which is where training runs, for that layout alone: the
-  gradients that it derives are 20 to 150 times slower there. 'auto' is 'channels_last' on a CPU,
-  where it is as fast in a loop as outside of one, and 'direct' elsewhere.
+  The two forms differ in the computation of the gradients, whose values agree up to rounding.
+  'direct' leaves the gradients to XLA. 'channels_last' computes them as two convolutions with the
+  memory layout of the forward convolution. Training runs inside a compiled loop, and there XLA has
+  a fast convolution on a CPU for this layout alone. The gradients that XLA derives are 20 to 150
+  times slower there. 'auto' is 'channels_last' on a CPU, where it is as fast inside a loop as
+  outside, and 'direct' elsewhere.
+
+  Args:
+    x: the input [B, S, D].
+    kernel: [k, D, F]. Its last entry multiplies the latest token.
+    dilation: d, the distance in tokens between the entries of the kernel, at least 1.
+    form: 'auto', 'direct' or 'channels_last'.
+
+  Returns:
+    The convolution [B, S - (k - 1) d, F].
+
+  Examples:
+    A moving sum of each token and the token 2 positions before it:
+
+    >>> import jax.numpy as jnp
+    >>> from baselines.convolution import dilated_convolution
+    >>> x = jnp.arange(6.0).reshape(1, 6, 1)  # [B, S, D]
+    >>> y = dilated_convolution(x, jnp.ones((2, 1, 1)), dilation=2)
+    >>> y.shape
+    (1, 4, 1)
+    >>> [float(value) for value in y.ravel()]
+    [2.0, 4.0, 6.0, 8.0]
+
   """
-  if x.shape[1] == (len(kernel) - 1) * dilation:  # no output: XLA's gradients need a window
+  if x.shape[1] == (len(kernel) - 1) * dilation:
+    # XLA cannot differentiate a convolution with an empty output, so no convolution is computed.
     return jnp.zeros((x.shape[0], 0, kernel.shape[2]), x.dtype)
   if form == 'auto':
-    form = 'channels_last' if platform.current() == 'cpu' else 'direct'
-  slide = _channels_last if form == 'channels_last' else _slide
-  return slide(x, kernel, dilation)
+    form = 'channels_last' if platform.current_platform() == 'cpu' else 'direct'
+  convolve = _channels_last_convolution if form == 'channels_last' else _xla_convolution
+  return convolve(x, kernel, dilation)
 
 
 def depthwise_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """Slides a kernel [k, D] over x [B, S, D], each channel by itself, without padding.
+  """Convolves each channel of x [B, S, D] with a separate kernel, [k, D], without padding.
 
-  Shifted and multiplied: XLA's own depthwise convolution is many times slower on a CPU, and no
-  better elsewhere for the few taps that there are. [B, S - k + 1, D].
+  The result [B, S - k + 1, D] is a sum of shifted products. XLA's depthwise convolution is many
+  times slower on a CPU, and elsewhere no faster for the few kernel entries used here.
   """
   size = kernel.shape[0]
   length = x.shape[1] - size + 1
@@ -84,42 +112,39 @@ def depthwise_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 class Convolution(SequenceLayer):
-  """A causal convolution; its state is the (k - 1) d latest inputs."""
+  """Causal convolution with kernel size k, dilation d and the last (k - 1) d inputs as state."""
 
   kernel_size: int = 4
   dilation: int = 1
   weight_norm: bool = False
   form: str = 'auto'
 
-  products: ClassVar[int] = 1  # how many sums, each with its own kernel, make an output
-  gain: ClassVar[float] = 1.0  # the variance of such a sum at the start, for inputs of variance 1
+  filters_per_channel: ClassVar[int] = 1  # convolution channels per output channel
+  # The variance of the convolution outputs at initialization, for inputs of variance 1.
+  initial_variance: ClassVar[float] = 1.0
 
   def __post_init__(self):
     super().__post_init__()
-    at_least(self, 1, 'kernel_size', 'dilation')
-    one_of(self, 'form', FORMS)
+    require_options_at_least(self, 1, 'kernel_size', 'dilation')
+    require_one_of(self, 'form', FORMS)
 
-  def combine(self, sums):
-    """The output [B, T, D] of the sums [B, T, products * D]."""
-    return sums
+  def output_activation(self, convolved):
+    """Maps the convolution result [B, T, filters_per_channel * D] to the output [B, T, D]."""
+    return convolved
 
   @property
-  def bidirectional(self):
-    """Half of the window ahead."""
+  def bidirectional_form(self):
     return Centred(self, parent=None)
 
   @property
   def receptive_field(self):
-    """1 + (k - 1) d."""
     return 1 + (self.kernel_size - 1) * self.dilation
 
   @property
-  def padding_takes_time(self):
-    """If there is a window."""
+  def padding_counts_as_steps(self):
     return self.receptive_field > 1
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
-    """Zeros stand before the first token."""
     return jnp.zeros((batch_size, self.receptive_field - 1, width), dtype)
 
   @nn.compact
@@ -127,43 +152,42 @@ class Convolution(SequenceLayer):
     batch_size, length, width = x.shape
     if state is None:
       state = self.initial_state(batch_size, length, width, x.dtype)
-    features = self.products * width
-    initial = nn.initializers.variance_scaling(self.gain, 'fan_in', 'truncated_normal')
-    kernel = self.param('kernel', initial, (self.kernel_size, width, features))
-    if self.weight_norm:  # each output's weights as a direction and a length
+    features = self.filters_per_channel * width
+    initializer = nn.initializers.variance_scaling(
+      self.initial_variance, 'fan_in', 'truncated_normal'
+    )
+    kernel = self.param('kernel', initializer, (self.kernel_size, width, features))
+    if self.weight_norm:  # The weights of each output are a direction times a learned norm.
       square = jnp.sum(jnp.square(kernel), (0, 1), keepdims=True)
-      norm = jnp.sqrt(jnp.maximum(square, SMALLEST_SQUARE))
+      norm = jnp.sqrt(jnp.maximum(square, MIN_SQUARED_NORM))
       kernel = kernel / norm * self.param('scale', lambda _: norm)
     bias = self.param('bias', nn.initializers.zeros, (features,))
 
-    read = jnp.concatenate([state.astype(x.dtype), masked(x, mask)], 1)
-    y = dilated_convolution(read, kernel.astype(x.dtype), self.dilation, self.form)
-    latest = read[:, length:].astype(state.dtype)
-    return self.combine(y + bias.astype(x.dtype)[None, None]), latest
+    inputs = jnp.concatenate([state.astype(x.dtype), apply_mask(x, mask)], 1)
+    y = dilated_convolution(inputs, kernel.astype(x.dtype), self.dilation, self.form)
+    latest = inputs[:, length:].astype(state.dtype)
+    return self.output_activation(y + bias.astype(x.dtype)[None, None]), latest
 
 
 class ShortConvolution(SequenceLayer):
-  """A causal convolution of each channel by itself; its state is the k - 1 latest inputs."""
+  """Causal depthwise convolution of kernel size k, whose state is the last k - 1 inputs."""
 
   kernel_size: int = 4
   use_bias: bool = True
 
   def __post_init__(self):
     super().__post_init__()
-    at_least(self, 1, 'kernel_size')
+    require_options_at_least(self, 1, 'kernel_size')
 
   @property
   def receptive_field(self):
-    """The kernel."""
     return self.kernel_size
 
   @property
-  def padding_takes_time(self):
-    """If there is a window."""
+  def padding_counts_as_steps(self):
     return self.receptive_field > 1
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
-    """Zeros stand before the first token."""
     return jnp.zeros((batch_size, self.kernel_size - 1, width), dtype)
 
   @nn.compact
@@ -173,63 +197,76 @@ class ShortConvolution(SequenceLayer):
       state = self.initial_state(batch_size, length, width, x.dtype)
     size = self.kernel_size
     kernel = self.param('kernel', nn.initializers.normal(size**-0.5), (size, width))
-    read = jnp.concatenate([state.astype(x.dtype), masked(x, mask)], 1)
-    y = depthwise_convolution(read, kernel.astype(x.dtype))
+    inputs = jnp.concatenate([state.astype(x.dtype), apply_mask(x, mask)], 1)
+    y = depthwise_convolution(inputs, kernel.astype(x.dtype))
     if self.use_bias:
       y += self.param('bias', nn.initializers.zeros, (width,)).astype(x.dtype)[None, None]
-    return y, read[:, length:].astype(state.dtype)
+    return y, inputs[:, length:].astype(state.dtype)
 
 
 class ConvolutionStack(SequenceLayer):
-  """Levels of convolutions; its state is the tuple of theirs, in the order in which they read."""
+  """Base class of layers that apply `levels` residual blocks of convolutions in sequence.
+
+  The state is the tuple of the states of all convolutions, in order of application.
+  """
 
   kernel_size: int = 3
   levels: int = 3
-  causal: bool = True  # or every convolution centred, as in an encoder
+  causal: bool = True  # False makes every convolution centred, for encoders
   form: str = 'auto'
 
-  padding_takes_time: ClassVar[bool] = True
+  padding_counts_as_steps: ClassVar[bool] = True
 
   def __post_init__(self):
     super().__post_init__()
-    at_least(self, 1, 'kernel_size', 'levels')
-    one_of(self, 'form', FORMS)
+    require_options_at_least(self, 1, 'kernel_size', 'levels')
+    require_one_of(self, 'form', FORMS)
 
-  def convolutions(self, level: int) -> tuple[Convolution, ...]:
-    """The convolutions of a level, in the order in which they read."""
-    raise TypeError(f'{type(self).__name__} does not say what convolves')
+  def causal_convolutions(self, level: int) -> tuple[Convolution, ...]:
+    """The causal convolutions of residual block number `level`, in order of application."""
+    raise TypeError(f'{type(self).__name__} must define causal_convolutions')
 
-  def block(self, x: jax.Array, *convolve) -> jax.Array:
-    """What a level makes of its input [B, T, D] with its convolutions, a function each."""
-    raise TypeError(f'{type(self).__name__} does not say what it does with its convolutions')
+  def residual_block(self, x: jax.Array, *convolutions) -> jax.Array:
+    """Computes the output of a residual block from its input and its convolutions.
+
+    Args:
+      x: the input [B, T, D].
+      *convolutions: the convolutions of the block, as functions of their input alone.
+
+    Returns:
+      The output [B, T, D].
+
+    """
+    raise TypeError(f'{type(self).__name__} must define residual_block')
 
   def inner_width(self, width: int) -> int:
-    """The width at which the convolutions read."""
+    """The number of input channels of each convolution, given the width of the model."""
     return width
 
-  def _level(self, level):
-    parts = self.convolutions(level)
-    return parts if self.causal else tuple(map(bidirectional_of, parts))
+  def _causal_or_centred_convolutions(self, level):
+    convolutions = self.causal_convolutions(level)
+    return convolutions if self.causal else tuple(map(make_bidirectional, convolutions))
 
-  def _convolutions(self):
+  def _all_convolutions(self):
     for level in range(self.levels):
-      yield from self._level(level)
+      yield from self._causal_or_centred_convolutions(level)
 
   @property
-  def bidirectional(self):
-    """Every convolution centred by itself, so that what is added to it stays in its place."""
+  def bidirectional_form(self):
+    """The layer for an encoder, in which every convolution is centred instead of causal.
+
+    Each convolution is centred separately, so that residual sums stay aligned.
+    """
     return self.clone(causal=False)
 
   @property
   def receptive_field(self):
-    """What each convolution sees besides the token itself, added up, and the token itself."""
-    return 1 + sum(layer.receptive_field - 1 for layer in self._convolutions())
+    return 1 + sum(layer.receptive_field - 1 for layer in self._all_convolutions())
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
-    """One for each convolution."""
     width = self.inner_width(width)
     return tuple(
-      layer.initial_state(batch_size, capacity, width, dtype) for layer in self._convolutions()
+      layer.initial_state(batch_size, capacity, width, dtype) for layer in self._all_convolutions()
     )
 
   @nn.compact
@@ -238,36 +275,37 @@ class ConvolutionStack(SequenceLayer):
       state = self.initial_state(x.shape[0], x.shape[1], x.shape[2], x.dtype)
     before, after = iter(state), []
 
-    def reader(template, name):
+    def convolution_as_function_of_input(template, name):
       layer = template.copy(name=name)
 
-      def convolve(x):
+      def convolve_and_update_state(x):
         y, latest = layer(x, next(before), mask=mask, train=train)
         after.append(latest)
         return y
 
-      return convolve
+      return convolve_and_update_state
 
-    x = masked(x, mask)
+    x = apply_mask(x, mask)
     for level in range(self.levels):
-      x = self.block(x, *(
-        reader(template, f'level_{level}_convolution_{which}')
-        for which, template in enumerate(self._level(level))
+      x = self.residual_block(x, *(
+        convolution_as_function_of_input(template, f'level_{level}_convolution_{index}')
+        for index, template in enumerate(self._causal_or_centred_convolutions(level))
       ))
     return x, tuple(after)
 
 
 class TCN(ConvolutionStack):
-  """Temporal convolutional network: residual blocks of two convolutions, dilation doubling.
+  """Temporal convolutional network of residual blocks with two convolutions and doubling dilation.
 
-  Each level ends in a ReLU of the sum, as in the authors' code: no output is below 0.
+  Each residual block ends in a ReLU of the residual sum, as in the authors' code, so no output is
+  negative.
   """
 
-  def convolutions(self, level):
-    """Two of the same dilation 2^i."""
+  def causal_convolutions(self, level):
+    """Two convolutions of dilation 2^level for residual block number `level`."""
     return (Convolution(self.kernel_size, 2**level, True, self.form, parent=None),) * 2
 
-  def block(self, x, first, second):
-    """relu(x + relu(conv(relu(conv(x)))))."""
-    y = jax.nn.relu(second(jax.nn.relu(first(x))))
+  def residual_block(self, x, first_convolution, second_convolution):
+    """Computes relu(x + relu(conv(relu(conv(x)))))."""
+    y = jax.nn.relu(second_convolution(jax.nn.relu(first_convolution(x))))
     return jax.nn.relu(x + y)

@@ -1,15 +1,15 @@
-"""Convolutional networks that translated: many levels, each a small step of a residual sum.
+"""ByteNet and ConvS2S, deep residual stacks of convolutions for machine translation.
 
   ByteNet   x + W_2 relu(norm(conv(relu(norm(W_1 relu(norm(x)))))))
-            W_1 halves the width, W_2 doubles it again; the dilation goes 1, 2, 4, ... up to a
-            maximum and starts again               (Kalchbrenner et al. 2016, "Neural Machine
+            W_1 halves the width and W_2 restores it. The dilation doubles, 1, 2, 4, ..., up to a
+            maximum and then restarts at 1         (Kalchbrenner et al. 2016, "Neural Machine
             Translation in Linear Time", section 3.5 and figure 3, left: the decoder's block)
   ConvS2S   sqrt(1/2) (x + a * sigmoid(b)),  [a, b] = conv(x)
-            a gated linear unit; the kernels are weight-normalised, there is no dilation
+            a gated linear unit with weight-normalized kernels and without dilation
                                                     (Gehring et al. 2017, sections 3.2 and 3.5)
 
-The norms are over the channels of one token, as exact causality wants. A stack of n levels with
-kernel k sees 1 + (k - 1) (d_1 + ... + d_n) tokens.
+The norms are over the channels of a single token, as exact causality requires. A stack of n levels
+with kernel k has a receptive field of 1 + (k - 1) (d_1 + ... + d_n) tokens.
 """
 
 from typing import ClassVar
@@ -19,13 +19,13 @@ from flax import linen as nn
 
 from baselines.convolution import Convolution, ConvolutionStack
 from transformer.normalization import LayerNorm
-from transformer.options import suits
+from transformer.options import check_width
 
 
 class ByteNet(ConvolutionStack):
-  """Residual blocks of half the width around a dilated convolution, with layer norms and ReLU."""
+  """ByteNet, a stack of residual blocks with dilated convolutions of half the model width."""
 
-  levels: int = 5  # a set of 5 has the dilations 1 to 16; the paper has six sets
+  levels: int = 5  # a set of 5 levels has the dilations 1 to 16; the paper has six sets
   max_dilation: int = 16
 
   def __post_init__(self):
@@ -35,49 +35,55 @@ class ByteNet(ConvolutionStack):
 
   @property
   def width_multiple(self):
-    """Two halves."""
     return 2
 
   def inner_width(self, width):
-    """Half; a ValueError if there is none."""
-    suits(self, width)
+    """Half the width of the model, which must be even."""
+    check_width(self, width)
     return width // 2
 
-  def convolutions(self, level):
-    """One, with the dilation of this place in its set."""
+  def causal_convolutions(self, level):
+    """A convolution whose dilation doubles per block up to `max_dilation` and restarts at 1."""
     dilation = 2 ** (level % self.max_dilation.bit_length())
     return (Convolution(self.kernel_size, dilation, form=self.form, parent=None),)
 
-  def block(self, x, convolve):
-    """The equation above."""
-    def activated(x):
+  def residual_block(self, x, convolution):
+    def normalize_and_activate(x):
       return jax.nn.relu(LayerNorm(dtype=x.dtype)(x))
 
     width = x.shape[-1]
-    y = nn.Dense(self.inner_width(width), dtype=x.dtype)(activated(x))
-    return x + nn.Dense(width, dtype=x.dtype)(activated(convolve(activated(y))))
+    y = nn.Dense(self.inner_width(width), dtype=x.dtype)(normalize_and_activate(x))
+    y = convolution(normalize_and_activate(y))
+    return x + nn.Dense(width, dtype=x.dtype)(normalize_and_activate(y))
 
 
 class GatedConvolution(Convolution):
-  """A convolution whose outputs come with gates, one each: a * sigmoid(b), [a, b] = conv(x)."""
+  """A convolution with a gated linear unit, a * sigmoid(b) with [a, b] = conv(x)."""
 
-  products: ClassVar[int] = 2
-  gain: ClassVar[float] = 4.0  # a gate that is half open leaves a quarter of a sum's variance
+  filters_per_channel: ClassVar[int] = 2
+  # Gates near 1/2 at initialization quarter the variance, which the factor 4 compensates.
+  initial_variance: ClassVar[float] = 4.0
 
-  def combine(self, sums):
-    """The gated linear unit (Dauphin et al. 2017)."""
-    return nn.glu(sums)
+  def output_activation(self, convolved):
+    """Computes a * sigmoid(b) for the two halves a and b of the channels.
+
+    (Dauphin et al. 2017, "Language modeling with gated convolutional networks")
+    """
+    return nn.glu(convolved)
 
 
 class ConvS2S(ConvolutionStack):
-  """Gated convolutions, each added to its input, the variance kept by sqrt(1/2)."""
+  """ConvS2S, a stack of gated convolutions with residual sums scaled by sqrt(1/2).
+
+  The kernels are weight-normalized. The factor sqrt(1/2) keeps the variance of the residual sums.
+  """
 
   levels: int = 4
 
-  def convolutions(self, level):
-    """One, weight-normalised."""
+  def causal_convolutions(self, level):
+    """A single weight-normalized gated convolution."""
     return (GatedConvolution(self.kernel_size, weight_norm=True, form=self.form, parent=None),)
 
-  def block(self, x, convolve):
-    """The equation above."""
-    return 0.5**0.5 * (x + convolve(x))
+  def residual_block(self, x, convolution):
+    """Computes sqrt(1/2) (x + conv(x)), where conv is a gated convolution."""
+    return 0.5**0.5 * (x + convolution(x))

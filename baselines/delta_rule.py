@@ -1,14 +1,15 @@
-"""Layers whose memory corrects itself: what a key answers is replaced, not added to.
+"""DeltaNet and Gated DeltaNet, whose matrix memory replaces the value stored under a key.
 
-  q, k = unit(silu(conv(W x))),  v = silu(conv(W x)),  beta = sigmoid(W x)
-  S_t = a_t (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T          (the recurrence: delta_scans)
+  q, k = l2_normalize(silu(conv(W x))),  v = silu(conv(W x)),  beta = sigmoid(W x)
+  S_t = a_t (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T          (computed by `delta_scans`)
   DeltaNet         a_t = 1,  y = W norm(S_t^T q_t)     (Schlag et al. 2021; Yang et al. 2024)
   Gated DeltaNet   a_t = exp(-exp(A) softplus(W x + b)),  y = W (norm(S_t^T q_t) silu(W x))
                                                        (Yang, Kautz and Hatamizadeh 2025)
 
-in H heads, convolutions by channel, norm the root mean square of a head. A step's eigenvalues are
-a_t and a_t (1 - beta_t). With beta = 2 sigmoid(W x) the latter lie in [-1, 1]: a step may reflect
-the memory, and so count modulo 2 and track states (Grazzi et al. 2025).
+There are H heads, the convolutions are per channel, and norm is the RMS norm of a head. The
+eigenvalues of a step are a_t and a_t (1 - beta_t). With beta = 2 sigmoid(W x) the latter lie in
+[-1, 1]. A step can then reflect the memory, so the layer can count modulo 2 and track states
+(Grazzi et al. 2025).
 """
 
 from typing import ClassVar, NamedTuple
@@ -19,69 +20,80 @@ from flax import linen as nn
 
 from baselines.convolution import ShortConvolution
 from baselines.delta_scans import delta_scan
-from baselines.discretization import step_bias
-from baselines.mamba2 import log_rates
-from baselines.matrix_scans import check_form
+from baselines.discretization import step_bias_initializer
+from baselines.mamba2 import log_rate_initializer
+from baselines.matrix_scans import check_form_and_chunk_size
 from baselines.scans import EIGENVALUES
-from transformer.layer import SequenceLayer, masked
+from transformer.layer import SequenceLayer, apply_mask
 from transformer.normalization import RMSNorm
-from transformer.options import at_least, one_of, suits
+from transformer.options import check_width, require_one_of, require_options_at_least
 
 
 def l2_normalize(x: jax.Array) -> jax.Array:
-  """The last axis at length 1; zeros stay zeros, with a finite gradient."""
+  """Scales the last axis to L2 norm 1. A vector of zeros stays zero and has a finite gradient."""
   return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), -1, keepdims=True) + 1e-6)
 
 
-def initial_memory(layer: SequenceLayer, batch_size: int, width: int) -> jax.Array:
-  """Zeros [B, H, K, K]; a ValueError if the heads do not share the width equally."""
-  suits(layer, width)
+def initial_matrix_memory(layer: SequenceLayer, batch_size: int, width: int) -> jax.Array:
+  """Returns zeros as the initial matrix memory of a layer with equal key and value widths.
+
+  Args:
+    layer: a layer with `num_heads` heads.
+    batch_size: B, the number of sequences.
+    width: D, the width of the model.
+
+  Returns:
+    Zeros [B, H, K, K] for heads of width K = D / H.
+
+  Raises:
+    ValueError: if the width is not a multiple of the number of heads.
+
+  """
+  check_width(layer, width)
   size = width // layer.num_heads
   return jnp.zeros((batch_size, layer.num_heads, size, size))
 
 
 class DeltaState(NamedTuple):
-  """What a delta rule remembers."""
+  """State of a DeltaNet or Gated DeltaNet layer."""
 
-  latest: jax.Array  # [B, k - 1, 3 D] projections that the convolution still sees
-  memory: jax.Array  # [B, H, K, K] what keys answer
+  latest: jax.Array  # [B, k - 1, 3 D], the latest projections, inputs of the convolution
+  memory: jax.Array  # [B, H, K, K], which maps keys to values
 
 
 class DeltaNet(SequenceLayer):
-  """The delta rule with short convolutions."""
+  """DeltaNet, the delta rule with short convolutions of queries, keys and values."""
 
   num_heads: int = 4
   kernel_size: int = 4
   eigenvalues: str = '[0,1]'
-  chunk_size: int = 0  # 0: as suits the platform
+  chunk_size: int = 0  # tokens per chunk; 0 chooses by platform
 
-  padding_takes_time: ClassVar[bool] = True  # in the convolution
+  padding_counts_as_steps: ClassVar[bool] = True  # because of the convolution
 
   def __post_init__(self):
     super().__post_init__()
-    at_least(self, 1, 'num_heads', 'kernel_size')
-    one_of(self, 'eigenvalues', EIGENVALUES)
-    check_form('auto', self.chunk_size)
+    require_options_at_least(self, 1, 'num_heads', 'kernel_size')
+    require_one_of(self, 'eigenvalues', EIGENVALUES)
+    check_form_and_chunk_size('auto', self.chunk_size)
 
   @property
   def width_multiple(self):
-    """Heads of equal width."""
     return self.num_heads
 
-  def _convolution(self):
+  def _short_convolution(self):
     return ShortConvolution(self.kernel_size, use_bias=False, parent=None)
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
-    """Zeros, and no convolution has seen anything."""
-    latest = self._convolution().initial_state(batch_size, capacity, 3 * width, dtype)
-    return DeltaState(latest, initial_memory(self, batch_size, width))
+    latest = self._short_convolution().initial_state(batch_size, capacity, 3 * width, dtype)
+    return DeltaState(latest, initial_matrix_memory(self, batch_size, width))
 
   def log_decay(self, x):  # [B, T, D] -> [B, T, H]
-    """Log a_t: nothing decays."""
+    """The logarithm of the decay a_t, which is zero in a DeltaNet because a_t = 1."""
     return jnp.zeros((*x.shape[:2], self.num_heads))
 
-  def gated(self, y, x):  # [B, T, H, K], [B, T, D]
-    """What of the normalised answer y goes on: all of it."""
+  def apply_output_gate(self, y, x):  # [B, T, H, K], [B, T, D]
+    """Returns the normalized outputs y unchanged, because a DeltaNet has no output gate."""
     return y
 
   @nn.compact
@@ -89,37 +101,38 @@ class DeltaNet(SequenceLayer):
     batch_size, length, width = x.shape
     if state is None:
       state = self.initial_state(batch_size, length, width, x.dtype)
-    x = masked(x, mask)
-    mixed = nn.Dense(3 * width, use_bias=False, dtype=x.dtype, name='projection')(x)
-    mixed, latest = self._convolution().copy(name='convolution')(mixed, state.latest, mask=mask)
-    mixed = jax.nn.silu(mixed.astype(jnp.float32))
-    mixed = mixed.reshape(batch_size, length, 3, self.num_heads, width // self.num_heads)
-    query, key, value = (mixed[:, :, i] for i in range(3))
+    x = apply_mask(x, mask)
+    projected = nn.Dense(3 * width, use_bias=False, dtype=x.dtype, name='projection')(x)
+    convolution = self._short_convolution().copy(name='convolution')
+    projected, latest = convolution(projected, state.latest, mask=mask)
+    projected = jax.nn.silu(projected.astype(jnp.float32))
+    projected = projected.reshape(batch_size, length, 3, self.num_heads, width // self.num_heads)
+    query, key, value = (projected[:, :, i] for i in range(3))
 
     beta = nn.Dense(self.num_heads, use_bias=False, dtype=x.dtype, name='beta')(x)
-    largest = 2 if self.eigenvalues == '[-1,1]' else 1
-    beta = largest * jax.nn.sigmoid(beta.astype(jnp.float32))
-    beta, log_decay = masked(beta, mask), masked(self.log_decay(x), mask)
+    max_beta = 2 if self.eigenvalues == '[-1,1]' else 1
+    beta = max_beta * jax.nn.sigmoid(beta.astype(jnp.float32))
+    beta, log_decay = apply_mask(beta, mask), apply_mask(self.log_decay(x), mask)
     y, memory = delta_scan(
       l2_normalize(query), l2_normalize(key), value, beta, log_decay, state.memory,
       chunk_size=self.chunk_size,
     )
-    y = self.gated(RMSNorm(dtype=x.dtype, name='norm')(y), x)
+    y = self.apply_output_gate(RMSNorm(dtype=x.dtype, name='norm')(y), x)
     y = nn.DenseGeneral(width, (-2, -1), use_bias=False, dtype=x.dtype, name='output')(y)
     return y, DeltaState(latest, memory)
 
 
 class GatedDeltaNet(DeltaNet):
-  """The delta rule with a memory that decays, as Mamba-2's does, and an answer that is gated."""
+  """Gated DeltaNet, the delta rule with the memory decay of Mamba-2 and an output gate."""
 
   def log_decay(self, x):
-    """-exp(A) softplus(W x + b)."""
-    step = nn.Dense(self.num_heads, bias_init=step_bias, dtype=x.dtype, name='step')(x)
-    log_rate = self.param('log_rate', log_rates, (self.num_heads,))
+    """The logarithm of the decay a_t, computed as -exp(A) softplus(W x + b)."""
+    step = nn.Dense(self.num_heads, bias_init=step_bias_initializer, dtype=x.dtype, name='step')(x)
+    log_rate = self.param('log_rate', log_rate_initializer, (self.num_heads,))
     return -jnp.exp(log_rate)[None, None] * jax.nn.softplus(step.astype(jnp.float32))
 
-  def gated(self, y, x):
-    """The answer, times silu(W x)."""
+  def apply_output_gate(self, y, x):
+    """Multiplies the normalized outputs y by silu(W x)."""
     heads = y.shape[-2:]
     gate = nn.DenseGeneral(heads, use_bias=False, dtype=x.dtype, name='gate')(x)
     return y * jax.nn.silu(gate)

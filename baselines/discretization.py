@@ -1,9 +1,11 @@
-"""From continuous time to steps: an input that is held turns h' = A h + B x into a recurrence.
+"""Discretization of continuous-time state spaces h' = A h + B x by zero-order hold.
 
-  h_t = exp(s A) h_{t-1} + A^-1 (exp(s A) - 1) B x_t     (zero-order hold, steps of length s)
+The input is constant within a step of length s, which gives the recurrence
 
-and where A and s start: A as the normal part of HiPPO-LegS, which S4 and its successors share
-(Gu et al. 2022), steps log-uniform between two bounds.
+  h_t = exp(s A) h_{t-1} + A^-1 (exp(s A) - 1) B x_t
+
+The initial A is the normal part of HiPPO-LegS, which S4 and its successors share (Gu et al. 2022),
+and the initial steps s are log-uniform between two bounds.
 """
 
 import math
@@ -12,40 +14,79 @@ import jax
 import jax.numpy as jnp
 
 
-def hippo_normal(size: int) -> tuple[jax.Array, jax.Array]:
-  """HiPPO-N = V (-1/2 + i w) V*: w [N / 2] over zero, and its columns of V [N, N / 2].
+def hippo_normal_eigenpairs(size: int) -> tuple[jax.Array, jax.Array]:
+  """Returns the positive imaginary parts of the eigenvalues of HiPPO-N and their eigenvectors.
 
-  It is the normal part of HiPPO-LegS, -1/2 plus a skew matrix (Gu et al. 2022, section 3.2).
+  HiPPO-N = V (-1/2 + i w) V* is the normal part of HiPPO-LegS, -1/2 plus a skew-symmetric matrix
+  (Gu et al. 2022, section 3.2). The imaginary parts are w [N / 2], and the eigenvectors are the
+  columns of an array [N, N / 2].
   """
   root, index = jnp.sqrt(2 * jnp.arange(size) + 1.0), jnp.arange(size)
   skew = -0.5 * jnp.outer(root, root) * jnp.sign(index[:, None] - index[None])
-  frequency, vectors = jnp.linalg.eigh(-1j * skew)  # they rise, from -w to w
+  frequency, vectors = jnp.linalg.eigh(-1j * skew)  # in ascending order, from -w to w
   return frequency[size // 2 :], vectors[:, size // 2 :]
 
 
-def log_uniform(key, shape, dtype, low: float, high: float) -> jax.Array:
-  """An initialiser: the logarithm of what is log-uniform between low and high."""
+def log_step_initializer(key, shape, dtype, low: float, high: float) -> jax.Array:
+  """Initializes the logarithms of step lengths, uniformly between the logarithms of two bounds.
+
+  Args:
+    key: the random key.
+    shape: the shape of the parameter.
+    dtype: the dtype of the parameter.
+    low: the shortest step.
+    high: the longest step.
+
+  Returns:
+    The logarithms of the steps, an array of the shape.
+
+  """
   return jax.random.uniform(key, shape, dtype, math.log(low), math.log(high))
 
 
-def step_bias(key, shape, dtype=jnp.float32, low: float = 1e-3, high: float = 0.1) -> jax.Array:
-  """An initialiser: what softplus makes a step of that is log-uniform between low and high."""
-  step = jnp.exp(log_uniform(key, shape, dtype, low, high))
+def step_bias_initializer(
+  key, shape, dtype=jnp.float32, low: float = 1e-3, high: float = 0.1
+) -> jax.Array:
+  """Initializes biases b such that the step length softplus(b) is log-uniform between two bounds.
+
+  Args:
+    key: the random key.
+    shape: the shape of the parameter.
+    dtype: the dtype of the parameter.
+    low: the shortest step.
+    high: the longest step.
+
+  Returns:
+    The biases, an array of the shape.
+
+  """
+  step = jnp.exp(log_step_initializer(key, shape, dtype, low, high))
   return step + jnp.log(-jnp.expm1(-step))
 
 
-def held(log_real, imaginary, log_step):
-  """A = -exp(log_real) + i imaginary at steps exp(log_step): exp(s A) and A^-1 (exp(s A) - 1)."""
+def zero_order_hold(log_real, imaginary, log_step):
+  """Computes the decay and the input gain of a diagonal state space with zero-order hold.
+
+  Args:
+    log_real: the logarithm of the absolute real part of A. The real part is -exp(log_real).
+    imaginary: the imaginary part of A.
+    log_step: the logarithm of the step length s.
+
+  Returns:
+    The decay exp(s A) and the input gain A^-1 (exp(s A) - 1), complex, of the broadcast shape.
+
+  """
   step = jnp.exp(log_step)
   z = step * jax.lax.complex(-jnp.exp(log_real), imaginary)
-  return jnp.exp(z), step * mean_exponential(z)
+  return jnp.exp(z), step * expm1_over_argument(z)
 
 
-def mean_exponential(z: jax.Array) -> jax.Array:
-  """(exp(z) - 1) / z for complex z, 1 at 0: the mean of exp over the way from 0 to z.
+def expm1_over_argument(z: jax.Array) -> jax.Array:
+  """Computes (exp(z) - 1) / z for complex z, with the value 1 at 0.
 
-  Near 0 both the difference and the derivative of the quotient cancel, so that its power series
-  1 + z / 2 (1 + z / 3 (1 + ...)) is summed there: to |z| = 1/2, where the tenth term is 1e-9.
+  It is the mean of exp along the segment from 0 to z. Near 0 the difference and the derivative of
+  the quotient suffer from cancellation. There the power series 1 + z / 2 (1 + z / 3 (1 + ...)) is
+  summed instead, for |z| < 1/2, where the tenth term is 1e-9.
   """
   near = jnp.square(z.real) + jnp.square(z.imag) < 0.25
   small, large = jnp.where(near, z, 0), jnp.where(near, 1, z)

@@ -1,20 +1,22 @@
-"""Attention to a source by products, above a recurrent layer or beside each convolution.
+"""Dot-product attention to a source, after a recurrent layer or after each convolution.
 
   global    y_t = tanh(W_c [c_t; h_t]),  c_t = sum_s softmax_s(score(h_t, m_s)) m_s
             score: h_t . W_a m_s ('general') or h_t . m_s ('dot'), not divided by sqrt(D)
                                        (Luong, Pham and Manning 2015, equations 5, 7 and 8)
-  ConvS2S   every level l:  h = glu(conv(x)),  d_t = W_l h_t + b_l + x_t,
+  ConvS2S   at every level l:  h = glu(conv(x)),  d_t = W_l h_t + b_l + x_t,
             c_t = sqrt(S) sum_s softmax_s(d_t . m_s / sqrt(D)) m_s,  y = sqrt(1/2) (x + h + c)
                                        (Gehring et al. 2017, sections 3.3 and 3.5)
 
-for the source's S outputs m of the encoder, in one head.
+The encoder outputs m of the S source tokens are attended to with a single head.
 
-Not as in the papers: Luong's third score is Bahdanau's, `baselines.additive_attention`; his input
-feeding, h~ as an input of the next step, would make a loop of what here is at once for all times.
-ConvS2S adds the target's embedding to d and the source's to what is read; a layer here sees only
-its input, which takes the place of the one, and the encoder's output, without the other. It does
-not divide by sqrt(D): its embeddings have a standard deviation of 0.1, which keeps d . m small,
-where here one of about 1 would let a softmax begin as a choice, with hardly a gradient.
+There are four differences from the papers. The third score of Luong et al. is that of Bahdanau et
+al., implemented in `baselines.additive_attention`. Input feeding, h~ as an input of the next step,
+is omitted because it would turn a computation that is parallel over time into a loop. ConvS2S adds
+the target embedding to d and the source embedding to the values. A layer here only has access to
+its input, which replaces the target embedding, and to the encoder output, without the source
+embedding. ConvS2S does not divide by sqrt(D), because its embeddings have a standard deviation of
+0.1, which keeps d . m small. Here the standard deviation is about 1, so without the division the
+initial softmax would be nearly one-hot, with hardly any gradient.
 """
 
 import math
@@ -26,107 +28,133 @@ from baselines.deep_convolution import ConvS2S
 from transformer.attention import attend, sow_weights
 from transformer.cross_attention import ProjectedSource
 from transformer.dot_product import AttentionMask
-from transformer.layer import SequenceLayer, masked
-from transformer.options import one_of
+from transformer.layer import SequenceLayer, apply_mask
+from transformer.options import require_one_of
 
 SCORES = ('general', 'dot')
 
 
-class ScoreKeys(nn.Module):
-  """What an encoder read, as one head's values, and as its keys by themselves or projected."""
+class SourceKeysAndValues(nn.Module):
+  """Keys and values of a single attention head, computed from encoder outputs.
+
+  The values are the encoder outputs. The keys are the encoder outputs for the score 'dot', and a
+  linear projection of them for the score 'general'.
+  """
 
   score: str = 'dot'
 
   @nn.compact
   def __call__(self, memory, mask=None) -> ProjectedSource:  # [B, S, D], [B, S]
-    key = memory = masked(memory, mask)
+    key = memory = apply_mask(memory, mask)
     if self.score == 'general':
       key = nn.Dense(key.shape[2], use_bias=False, dtype=key.dtype, name='key')(key)
     valid = jnp.ones(memory.shape[:2], bool) if mask is None else mask
-    return ProjectedSource(*(each.swapaxes(1, 2)[:, None] for each in (key, memory)), valid)
+    return ProjectedSource(*(x.swapaxes(1, 2)[:, None] for x in (key, memory)), valid)
 
 
-def unread(batch_size: int, capacity: int, width: int, dtype) -> ProjectedSource:
-  """A source that nobody has read."""
-  places = jnp.zeros((batch_size, 1, width, capacity), dtype)
-  return ProjectedSource(places, places, jnp.zeros((batch_size, capacity), bool))
+def empty_source(batch_size: int, capacity: int, width: int, dtype) -> ProjectedSource:
+  """Returns keys and values of a source in which every token is masked, as an initial state.
+
+  Args:
+    batch_size: B, the number of sequences.
+    capacity: S, the number of positions.
+    width: D, the width of keys and values.
+    dtype: the dtype of keys and values.
+
+  Returns:
+    Keys and values of zeros, [B, 1, D, S], with a mask [B, S] that is false everywhere.
+
+  """
+  zeros = jnp.zeros((batch_size, 1, width, capacity), dtype)
+  return ProjectedSource(zeros, zeros, jnp.zeros((batch_size, capacity), bool))
 
 
-def read(module: nn.Module, query, memory: ProjectedSource):
-  """What queries [B, T, D], divided by sqrt(D), read of a source; 0 where there is none."""
-  dtype, attention_mask = query.dtype, AttentionMask(valid=memory.valid, causal=False)
+def attend_to_source(module: nn.Module, query, source: ProjectedSource):
+  """Attends to a source with a single head, and stores the attention weights as intermediates.
+
+  Args:
+    module: the module in whose `intermediates` the attention weights are stored.
+    query: [B, T, D]; its products with the keys are divided by sqrt(D).
+    source: keys and values [B, 1, D, S] and their mask.
+
+  Returns:
+    The weighted means of the values, [B, T, D], or 0 for a source without valid tokens.
+
+  """
+  dtype, attention_mask = query.dtype, AttentionMask(valid=source.valid, causal=False)
   query = query[:, None, None]
-  key, value = memory.key.astype(dtype), memory.value.astype(dtype)
+  key, value = source.key.astype(dtype), source.value.astype(dtype)
   sow_weights(module, query, key, attention_mask)
   return attend(query, key, value, attention_mask)[:, 0, 0]
 
 
 class GlobalAttention(SequenceLayer):
-  """Where the input, a recurrent layer's output, is completed by what it asks of the source."""
+  """Luong attention to the source, combined with the output of a recurrent layer."""
 
   score: str = 'general'
 
   def __post_init__(self):
     super().__post_init__()
-    one_of(self, 'score', SCORES)
+    require_one_of(self, 'score', SCORES)
 
   @property
   def receptive_field(self):
-    """The token itself."""
     return 1
 
   @property
   def source_projection(self):
-    """Keys and values."""
-    return ScoreKeys(self.score, parent=None)
+    return SourceKeysAndValues(self.score, parent=None)
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
-    """A source that nobody has read."""
-    return unread(batch_size, capacity, width, dtype)
+    return empty_source(batch_size, capacity, width, dtype)
 
   @nn.compact
   def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]
-    (batch_size, _, width), x = x.shape, masked(x, mask)
-    memory = unread(batch_size, 1, width, x.dtype) if state is None else state
-    y = jnp.concatenate([read(self, math.sqrt(width) * x, memory), x], -1)
-    return jnp.tanh(nn.Dense(width, use_bias=False, dtype=x.dtype, name='combine')(y)), memory
+    (batch_size, _, width), x = x.shape, apply_mask(x, mask)
+    source = empty_source(batch_size, 1, width, x.dtype) if state is None else state
+    # Luong attention does not divide the scores by sqrt(D), unlike `attend_to_source`.
+    context = attend_to_source(self, math.sqrt(width) * x, source)
+    y = jnp.concatenate([context, x], -1)
+    return jnp.tanh(nn.Dense(width, use_bias=False, dtype=x.dtype, name='combine')(y)), source
 
 
 class AttentiveConvS2S(ConvS2S):
-  """The decoder's gated convolutions, each followed by attention to the source.
+  """The ConvS2S decoder, a stack of gated convolutions, each followed by attention to the source.
 
-  Its state is the tuple of the convolutions' and the source.
+  The state is a pair of the tuple of convolution states and the source.
   """
 
   @property
   def source_projection(self):
-    """The source, and convolutions that have read nothing."""
-    return Beginning(self.clone(parent=None), parent=None)
+    return InitialDecoderState(self.clone(parent=None), parent=None)
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
-    """Convolutions that have read nothing, a source that nobody has read."""
     past = super().initial_state(batch_size, capacity, width, dtype)
-    return past, unread(batch_size, capacity, width, dtype)
+    return past, empty_source(batch_size, capacity, width, dtype)
 
   @nn.compact
   def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]
     batch_size, _, width = x.shape
-    past, memory = self.initial_state(batch_size, 1, width, x.dtype) if state is None else state
-    size = memory.valid.sum(-1)[:, None, None].astype(x.dtype)
-    x, latest = masked(x, mask), []
+    past, source = self.initial_state(batch_size, 1, width, x.dtype) if state is None else state
+    source_length = source.valid.sum(-1)[:, None, None].astype(x.dtype)
+    x, latest = apply_mask(x, mask), []
     for level, before in enumerate(past):
-      (template,) = self.convolutions(level)
+      (template,) = self.causal_convolutions(level)
       convolution = template.copy(name=f'level_{level}_convolution')
       h, after = convolution(x, before, mask=mask, train=train)
       query = x + nn.Dense(width, dtype=x.dtype, name=f'level_{level}_query')(h)
-      # A mean of S independent values has 1/S of their variance.
-      x = 0.5**0.5 * (x + h + jnp.sqrt(size) * read(self, query, memory))
+      # A mean of S independent values divides their variance by S, and sqrt(S) restores it.
+      context = jnp.sqrt(source_length) * attend_to_source(self, query, source)
+      x = 0.5**0.5 * (x + h + context)
       latest.append(after)
-    return x, (tuple(latest), memory)
+    return x, (tuple(latest), source)
 
 
-class Beginning(nn.Module):
-  """The state of a decoder's convolutions before the first token."""
+class InitialDecoderState(nn.Module):
+  """Maps encoder outputs to the initial state of a ConvS2S decoder.
+
+  The state consists of convolution states of zeros and the source.
+  """
 
   layer: AttentiveConvS2S
 
@@ -134,4 +162,4 @@ class Beginning(nn.Module):
   def __call__(self, memory, mask=None):  # [B, S, D], [B, S]
     batch_size, _, width = memory.shape
     past, _ = self.layer.initial_state(batch_size, 0, width, memory.dtype)
-    return past, ScoreKeys()(memory, mask)
+    return past, SourceKeysAndValues()(memory, mask)

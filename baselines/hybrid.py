@@ -1,8 +1,8 @@
-"""Hybrids: layers of different kinds that take turns, one a block.
+"""Hybrid models, which alternate layers of different kinds across their blocks.
 
-A few layers that look back exactly, among many that remember in a state of fixed size: Griffin has
-two recurrent blocks to one of local attention (De et al. 2024), Jamba seven Mamba blocks to one of
-attention (Lieber et al. 2024).
+A few attention layers, which store all recent tokens exactly, are combined with many layers that
+have a state of fixed size. Griffin has two recurrent blocks per block of local attention (De et al.
+2024), Jamba seven Mamba blocks per block of attention (Lieber et al. 2024).
 """
 
 from baselines.linear_recurrence import RGLRU
@@ -12,13 +12,13 @@ from transformer.stack import Stack
 
 
 class Interleave(Stack):
-  """The layers in turn. In a model each stands in a block of its own; the default is Griffin's."""
+  """Alternates layers of different kinds over the blocks of a model, by default as in Griffin."""
 
   layers: tuple[SequenceLayer, ...] = (
     RGLRU(parent=None), RGLRU(parent=None), SlidingWindow(parent=None)
   )
 
   @property
-  def pattern(self):
-    """The layers, those of a hybrid among them in their turn."""
-    return tuple(part for layer in self.layers for part in layer.pattern) * self.depth
+  def layer_pattern(self):
+    """The sequence of layers over the blocks, where a nested hybrid is replaced by its layers."""
+    return tuple(part for layer in self.layers for part in layer.layer_pattern) * self.depth

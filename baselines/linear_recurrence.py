@@ -1,20 +1,21 @@
-"""Gated and diagonal linear recurrences: a loop that is a decaying sum, and so a scan.
+"""Gated and diagonal linear recurrences, computed by scans over time.
 
-With x_t the input, y_t the output, h_t the state, * by elements:
+With x_t the input, y_t the output, h_t the state and * the elementwise product:
 
   minGRU    h_t = (1 - z_t) h_{t-1} + z_t c_t,  z = sigmoid(W x)              (Feng et al. 2024)
   minLSTM   h_t = f'_t h_{t-1} + i'_t c_t,  f', i' = f / (f + i), i / (f + i),
             f, i = sigmoid(W x); both with the candidate c = g(W x), where g(v) = v + 1/2 for
             v >= 0 and sigmoid(v) below, so that h is positive, or without g  (Feng et al. 2024)
-  LRU       h_t = l h_{t-1} + exp(gamma) B x_t,  y_t = Re(C h_t) + D x_t, all diagonal in l =
-            exp(-exp(nu) + i exp(theta)), which starts in a ring           (Orvieto et al. 2023)
+  LRU       h_t = l h_{t-1} + exp(gamma) B x_t,  y_t = Re(C h_t) + D x_t, with diagonal
+            l = exp(-exp(nu) + i exp(theta)), initialized in a ring        (Orvieto et al. 2023)
   RG-LRU    h_t = a_t h_{t-1} + sqrt(1 - a_t^2) (i_t x_t),  a_t = a^(8 r_t), a = sigmoid(Lambda),
             r, i = sigmoid(W x), W block-diagonal; in its block of two branches
             y = W (gelu(W x) * RG-LRU(convolution(W x)))     (De et al. 2024, equations 1 to 4)
-            The derivative of the root is bounded, its value is exact: where a gate is shut, a is 1.
+            The derivative of the root is bounded, but its value is exact, so that a is 1 where a
+            gate is closed.
 
-Where operations are counted, a product of complex numbers counts as one of real numbers, though it
-takes four: the LRU, S4D and S5 do more arithmetic than their counts say.
+Operation counts treat a product of complex numbers as a single real product, although it takes
+four. The LRU, S4D and S5 therefore do more arithmetic than is counted.
 """
 
 from typing import ClassVar, NamedTuple
@@ -25,46 +26,53 @@ from flax import linen as nn
 
 from baselines.convolution import ShortConvolution
 from baselines.scans import linear_scan
-from transformer.layer import SequenceLayer, State, masked
-from transformer.options import above, at_least, finite, one_of, suits
+from transformer.layer import SequenceLayer, State, apply_mask
+from transformer.options import (
+  check_width,
+  require_finite_options,
+  require_one_of,
+  require_options_above,
+  require_options_at_least,
+)
 
 CANDIDATES = ('g', 'linear')
 READOUTS = ('glu', 'half_glu', 'none')
-LARGEST_SLOPE = 1000.0  # of the root in RG-LRU, as in the authors' code (recurrentgemma)
+MAX_SQRT_DERIVATIVE = 1000.0  # in the RG-LRU, as in the authors' code (recurrentgemma)
 
 
-def time_first(x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
-  """Time as first axis of x [B, T, D], with zeros under the mask, and of the mask."""
-  return masked(x, mask).swapaxes(0, 1), None if mask is None else mask.T
+def to_masked_time_major(
+  x: jax.Array, mask: jax.Array | None
+) -> tuple[jax.Array, jax.Array | None]:
+  """Sets x [B, T, D] to zero at padding and makes time the first axis of x and of the mask."""
+  return apply_mask(x, mask).swapaxes(0, 1), None if mask is None else mask.T
 
 
-class Minimal(SequenceLayer):
-  """What minGRU and minLSTM share: gates and candidate from the input alone.
+class MinimalRecurrence(SequenceLayer):
+  """Base class of minGRU and minLSTM, whose gates and candidate depend on the input alone.
 
-  The state is h [B, E D]. `expand` is the factor E; where it is over 1, h is projected to the
-  width. `candidate` is 'g', as in the paper's form in logarithms, or 'linear'.
+  The state is h [B, E D]. `expand` is the factor E. If it exceeds 1, h is projected to the width D.
+  `candidate` is 'g', as in the paper's logarithmic form, or 'linear'.
   """
 
   expand: int = 1
   candidate: str = 'g'
 
-  gates: ClassVar[int]  # G, the candidate not among them
+  gates: ClassVar[int]  # G, without the candidate
 
   def __post_init__(self):
     super().__post_init__()
-    at_least(self, 1, 'expand')
-    one_of(self, 'candidate', CANDIDATES)
+    require_options_at_least(self, 1, 'expand')
+    require_one_of(self, 'candidate', CANDIDATES)
 
-  def coefficients(self, gates):
-    """The gates [T, B, G, H] before their sigmoid -> how h decays and how the candidate enters."""
-    raise TypeError(f'{type(self).__name__} has no coefficients')
+  def decay_and_candidate_gain(self, preactivations):
+    """The decay a and the candidate gain b in h_t = a h_{t-1} + b c_t, from gates [T, B, G, H]."""
+    raise TypeError(f'{type(self).__name__} must define decay_and_candidate_gain')
 
-  def bias(self, key, shape, dtype=jnp.float32):
-    """The initial bias [(G + 1) H]."""
+  def _bias_initializer(self, key, shape, dtype=jnp.float32):
+    """Initializes the bias [(G + 1) H] of the gates and of the candidate with zeros."""
     return nn.initializers.zeros(key, shape, dtype)
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
-    """Zeros."""
     return jnp.zeros((batch_size, self.expand * width))
 
   @nn.compact
@@ -72,11 +80,13 @@ class Minimal(SequenceLayer):
     batch_size, length, width = x.shape
     if state is None:
       state = self.initial_state(batch_size, length, width)
-    x, mask = time_first(x, mask)
+    x, mask = to_masked_time_major(x, mask)
     features = (self.gates + 1, self.expand * width)
-    projected = nn.DenseGeneral(features, dtype=x.dtype, bias_init=self.bias, name='input')(x)
-    projected = projected.astype(jnp.float32)
-    decay, gain = self.coefficients(projected[:, :, :-1])
+    project = nn.DenseGeneral(
+      features, dtype=x.dtype, bias_init=self._bias_initializer, name='input'
+    )
+    projected = project(x).astype(jnp.float32)
+    decay, gain = self.decay_and_candidate_gain(projected[:, :, :-1])
     candidate = projected[:, :, -1]
     if self.candidate == 'g':
       candidate = jnp.where(candidate >= 0, candidate + 0.5, jax.nn.sigmoid(candidate))
@@ -87,50 +97,51 @@ class Minimal(SequenceLayer):
     return y.swapaxes(0, 1), state
 
 
-class MinGRU(Minimal):
-  """The GRU without a reset, its gate blind to the state."""
+class MinGRU(MinimalRecurrence):
+  """The minGRU, a GRU without reset gate whose update gate does not depend on the state."""
 
   gates: ClassVar[int] = 1
 
-  def coefficients(self, gates):
-    """1 - z and z."""
-    update = gates[:, :, 0]
+  def decay_and_candidate_gain(self, preactivations):
+    """The decay 1 - z and the candidate gain z, where z is the update gate."""
+    update = preactivations[:, :, 0]
     return jax.nn.sigmoid(-update), jax.nn.sigmoid(update)
 
 
-class MinLSTM(Minimal):
-  """The LSTM without an output gate, its gates blind to the state and made to sum to one."""
+class MinLSTM(MinimalRecurrence):
+  """The minLSTM, an LSTM without output gate, whose normalized gates depend on the input alone."""
 
-  forget_bias: float = 0.0  # more of it keeps more at the start (Feng et al. 2024, section 4)
+  forget_bias: float = 0.0  # larger values retain more at initialization (Feng et al. 2024, 4)
 
   gates: ClassVar[int] = 2
 
   def __post_init__(self):
     super().__post_init__()
-    finite(self, 'forget_bias')
+    require_finite_options(self, 'forget_bias')
 
-  def bias(self, key, shape, dtype=jnp.float32):
-    """Zeros, but `forget_bias` for the forget gate."""
+  def _bias_initializer(self, key, shape, dtype=jnp.float32):
+    """Initializes the bias with `forget_bias` for the forget gate, and with zero elsewhere."""
     bias = jnp.zeros((self.gates + 1, shape[0] // (self.gates + 1)), dtype)
     return bias.at[0].set(self.forget_bias).ravel()
 
-  def coefficients(self, gates):
-    """The gates f / (f + i) = sigmoid(log f - log i) and i / (f + i), with no 0 / 0 in them."""
-    log_ratio = jax.nn.log_sigmoid(gates[:, :, 0]) - jax.nn.log_sigmoid(gates[:, :, 1])
+  def decay_and_candidate_gain(self, preactivations):
+    """The decay f / (f + i) and the candidate gain i / (f + i), computed without a division."""
+    log_f, log_i = (jax.nn.log_sigmoid(preactivations[:, :, k]) for k in (0, 1))
+    log_ratio = log_f - log_i
     return jax.nn.sigmoid(log_ratio), jax.nn.sigmoid(-log_ratio)
 
 
 class Readout(nn.Module):
-  """What follows a state space within its layer.
+  """Nonlinear readout that follows the recurrence in a state space layer.
 
-  With u = gelu(y): W u * sigmoid(V u) for 'glu', u * sigmoid(V u) for 'half_glu'; y for 'none'.
+  With u = gelu(y), the result is W u * sigmoid(V u) for 'glu', u * sigmoid(V u) for 'half_glu' and
+  y for 'none'.
   """
 
   form: str
 
   @nn.compact
   def __call__(self, y: jax.Array) -> jax.Array:  # [..., D]
-    """The same shape."""
     if self.form == 'none':
       return y
     u = jax.nn.gelu(y)
@@ -139,39 +150,53 @@ class Readout(nn.Module):
     return value * jax.nn.sigmoid(dense[1](u))
 
 
-class Complex(NamedTuple):
-  """A state of complex numbers; no layer's state has a complex dtype."""
+class ComplexState(NamedTuple):
+  """A complex state as real arrays, because layer states must not have a complex dtype."""
 
   real: jax.Array  # [B, N]
   imaginary: jax.Array  # [B, N]
 
   @classmethod
-  def of(cls, x: jax.Array) -> 'Complex':
-    """The parts of a complex array."""
+  def from_complex(cls, x: jax.Array) -> 'ComplexState':
+    """Splits a complex array into its real and imaginary parts."""
     return cls(x.real, x.imag)
 
-  def joined(self) -> jax.Array:
-    """The complex array of these parts."""
+  def to_complex(self) -> jax.Array:
+    """Combines the real and imaginary parts into a complex array."""
     return jax.lax.complex(self.real, self.imaginary)
 
 
 def complex_projection(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """B x for x [T, B, D] real and B [D, 2, N] its real and imaginary part: complex, [T, B, N]."""
+  """Projects real x [T, B, D] to complex [T, B, N] by a kernel [D, 2, N].
+
+  The kernel consists of the real and the imaginary part of the matrix.
+  """
   parts = jnp.einsum('TBD,DPN->PTBN', x, kernel.astype(x.dtype)).astype(jnp.float32)
   return jax.lax.complex(parts[0], parts[1])
 
 
-def real_projection(h: jax.Array, kernel: jax.Array, dtype) -> jax.Array:
-  """Re(C h) for h [T, B, N] complex and C [2, N, D] its real and imaginary part: [T, B, D]."""
+def real_part_of_projection(h: jax.Array, kernel: jax.Array, dtype) -> jax.Array:
+  """Computes Re(C h), the real part of a linear projection of complex states h.
+
+  Args:
+    h: complex states [T, B, N].
+    kernel: the real and the imaginary part of C, [2, N, D].
+    dtype: the real dtype of the computation and of the result.
+
+  Returns:
+    The outputs [T, B, D].
+
+  """
   parts = jnp.stack([h.real, -h.imag]).astype(dtype)
   return jnp.einsum('PTBN,PND->TBD', parts, kernel.astype(dtype))
 
 
 class LRU(SequenceLayer):
-  """Linear recurrent unit: a complex diagonal, stable by its parameters, normalised at the start.
+  """Linear recurrent unit, a stable complex diagonal recurrence with normalized input.
 
-  N is `state_size`, or the width where that is 0. `r_min` and `r_max` bound the ring, `max_phase`
-  the angle, in radians. `readout` is what the paper's block puts behind the recurrence.
+  N is `state_size`, where 0 stands for the width D. The initial eigenvalues lie in a ring with the
+  radii `r_min` and `r_max` and have angles below `max_phase`, in radians. `readout` names the
+  nonlinear readout after the recurrence, as in the block of the paper.
   """
 
   state_size: int = 0
@@ -182,26 +207,25 @@ class LRU(SequenceLayer):
 
   def __post_init__(self):
     super().__post_init__()
-    at_least(self, 0, 'state_size')
-    one_of(self, 'readout', READOUTS)
+    require_options_at_least(self, 0, 'state_size')
+    require_one_of(self, 'readout', READOUTS)
     if not 0 <= self.r_min < self.r_max <= 1:
-      raise ValueError(f'an LRU needs 0 <= r_min < r_max <= 1, not {self.r_min} and {self.r_max}')
-    above(self, 0, 'max_phase')
+      raise ValueError(f'LRU needs 0 <= r_min < r_max <= 1, not {self.r_min} and {self.r_max}')
+    require_options_above(self, 0, 'max_phase')
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
-    """Zeros."""
     zeros = jnp.zeros((batch_size, self.state_size or width))
-    return Complex(zeros, zeros)
+    return ComplexState(zeros, zeros)
 
-  def _ring(self, key, shape):
-    """Nu for eigenvalues that are uniform in the ring's area (Lemma 3.2)."""
+  def _nu_initializer(self, key, shape):
+    """Initializes nu so that the eigenvalues are uniform over the area of a ring (Lemma 3.2)."""
     area = jax.random.uniform(key, shape, minval=1e-6)
-    # By 1 - r^2, which does not round to 0 for a radius r near 1.
-    lost = 1 - self.r_max**2 + (1 - area) * (self.r_max**2 - self.r_min**2)
-    return jnp.log(-0.5 * jnp.log1p(-lost))
+    # A sum of non-negative terms gives 1 - r^2 without rounding to 0 for a radius r near 1.
+    complement = 1 - self.r_max**2 + (1 - area) * (self.r_max**2 - self.r_min**2)
+    return jnp.log(-0.5 * jnp.log1p(-complement))
 
-  def _phase(self, key, shape):
-    """Theta for angles that are uniform below `max_phase`."""
+  def _theta_initializer(self, key, shape):
+    """Initializes theta so that eigenvalue angles are uniform between 0 and `max_phase`."""
     return jnp.log(self.max_phase * jax.random.uniform(key, shape, minval=1e-6))
 
   @nn.compact
@@ -210,8 +234,9 @@ class LRU(SequenceLayer):
     size = self.state_size or width
     if state is None:
       state = self.initial_state(batch_size, length, width)
-    x, mask = time_first(x, mask)
-    nu, theta = self.param('nu', self._ring, (size,)), self.param('theta', self._phase, (size,))
+    x, mask = to_masked_time_major(x, mask)
+    nu = self.param('nu', self._nu_initializer, (size,))
+    theta = self.param('theta', self._theta_initializer, (size,))
     gamma = self.param('gamma', lambda _: 0.5 * jnp.log(-jnp.expm1(-2 * jnp.exp(nu))))
     normal = nn.initializers.normal
     input_kernel = self.param('input_kernel', normal((2 * width) ** -0.5), (width, 2, size))
@@ -220,78 +245,77 @@ class LRU(SequenceLayer):
 
     decay = jnp.exp(jax.lax.complex(-jnp.exp(nu), jnp.exp(theta)))[None, None]
     drive = jnp.exp(gamma)[None, None] * complex_projection(x, input_kernel)
-    states, last = linear_scan(decay, drive, state.joined(), mask)
-    y = real_projection(states, output_kernel, x.dtype) + skip.astype(x.dtype)[None, None] * x
-    return Readout(self.readout, name='readout')(y).swapaxes(0, 1), Complex.of(last)
+    states, last = linear_scan(decay, drive, state.to_complex(), mask)
+    y = real_part_of_projection(states, output_kernel, x.dtype)
+    y += skip.astype(x.dtype)[None, None] * x
+    return Readout(self.readout, name='readout')(y).swapaxes(0, 1), ComplexState.from_complex(last)
 
 
 @jax.custom_jvp
-def bounded_root(x: jax.Array) -> jax.Array:
-  """sqrt(x) whose derivative is at most `LARGEST_SLOPE`; at 0 the root's own is infinite."""
+def sqrt_with_bounded_derivative(x: jax.Array) -> jax.Array:
+  """Computes sqrt(x) with a derivative bounded by `MAX_SQRT_DERIVATIVE`, which is finite at 0."""
   return jnp.sqrt(x)
 
 
-@bounded_root.defjvp
-def _bounded_slope(primals, tangents):
+@sqrt_with_bounded_derivative.defjvp
+def _sqrt_jvp(primals, tangents):
   (x,), (dx,) = primals, tangents
   root = jnp.sqrt(x)
-  return root, dx / jnp.maximum(2 * root, 1 / LARGEST_SLOPE)
+  return root, dx / jnp.maximum(2 * root, 1 / MAX_SQRT_DERIVATIVE)
 
 
 class RGLRUState(NamedTuple):
-  """The memory of Griffin's recurrent block."""
+  """State of Griffin's recurrent block."""
 
   convolution: State
   hidden: jax.Array  # [B, D]
 
 
 class RGLRU(SequenceLayer):
-  """Griffin's recurrent block: a real-gated linear recurrent unit behind a short convolution.
+  """Griffin's recurrent block, a real-gated linear recurrent unit after a short convolution.
 
-  `num_heads` is the number of blocks of the gates' matrices.
+  `num_heads` is the number of diagonal blocks in the weight matrices of the gates.
   """
 
   num_heads: int = 4
   kernel_size: int = 4
 
-  sharpness: ClassVar[float] = 8.0  # c
-  padding_takes_time: ClassVar[bool] = True  # in the convolution
+  sharpness: ClassVar[float] = 8.0  # the exponent c of the paper
+  padding_counts_as_steps: ClassVar[bool] = True  # because of the convolution
 
   def __post_init__(self):
     super().__post_init__()
-    at_least(self, 1, 'num_heads', 'kernel_size')
+    require_options_at_least(self, 1, 'num_heads', 'kernel_size')
 
   @property
   def width_multiple(self):
-    """Blocks of equal width."""
     return self.num_heads
 
-  def _convolution(self, **place):
-    return ShortConvolution(self.kernel_size, **place)
+  def _short_convolution(self, **options):
+    return ShortConvolution(self.kernel_size, **options)
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
-    """Zeros, and what the convolution starts from."""
-    convolution = self._convolution(parent=None)
+    convolution = self._short_convolution(parent=None)
     return RGLRUState(
       convolution.initial_state(batch_size, capacity, width, dtype), jnp.zeros((batch_size, width))
     )
 
-  def _lambda(self, key, shape):
-    """Lambda for a^c that is uniform between 0.9 and 0.999 (section 2.4)."""
+  def _lambda_initializer(self, key, shape):
+    """Initializes Lambda so that sigmoid(Lambda)^c is uniform from 0.9 to 0.999 (section 2.4)."""
     log_a = jnp.log(jax.random.uniform(key, shape, minval=0.9, maxval=0.999)) / self.sharpness
     return log_a - jnp.log(-jnp.expm1(log_a))
 
   @nn.compact
   def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]
     batch_size, length, width = x.shape
-    suits(self, width)
+    check_width(self, width)
     if state is None:
       state = self.initial_state(batch_size, length, width, x.dtype)
-    x = masked(x, mask)
+    x = apply_mask(x, mask)
     branch = jax.nn.gelu(nn.Dense(width, dtype=x.dtype, name='branch')(x))
     u = nn.Dense(width, dtype=x.dtype, name='input')(x)
-    u, convolution = self._convolution(name='convolution')(u, state.convolution, mask=mask)
-    u, mask = time_first(u, mask)
+    u, convolution = self._short_convolution(name='convolution')(u, state.convolution, mask=mask)
+    u, mask = to_masked_time_major(u, mask)
 
     block = width // self.num_heads
     blocks = u.reshape(length, batch_size, self.num_heads, block)
@@ -300,9 +324,9 @@ class RGLRU(SequenceLayer):
     bias = self.param('gate_bias', nn.initializers.zeros, (2, width))
     gates = jnp.einsum('TBHK,HKGJ->GTBHJ', blocks, kernel.astype(x.dtype)).astype(jnp.float32)
     gates = jax.nn.sigmoid(gates.reshape(2, *u.shape) + bias[:, None, None])
-    log_a = jax.nn.log_sigmoid(self.param('lambda', self._lambda, (width,)))
+    log_a = jax.nn.log_sigmoid(self.param('lambda', self._lambda_initializer, (width,)))
     log_decay = self.sharpness * gates[0] * log_a[None, None]
-    gain = bounded_root(-jnp.expm1(2 * log_decay))
+    gain = sqrt_with_bounded_derivative(-jnp.expm1(2 * log_decay))
     y, hidden = linear_scan(jnp.exp(log_decay), gain * gates[1] * u, state.hidden, mask)
     y = branch * y.swapaxes(0, 1).astype(x.dtype)
     return nn.Dense(width, dtype=x.dtype, name='output')(y), RGLRUState(convolution, hidden)

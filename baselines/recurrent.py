@@ -1,4 +1,4 @@
-"""Recurrent networks: one token after another, all of the past in a vector of fixed size.
+"""Recurrent networks, which summarize tokens 0..t in a hidden state of fixed size.
 
   Elman (1990)   h' = tanh(W x + U h + b)
   LSTM           i, f, o = sigmoid(W x + U h + b),  g = tanh(W x + U h + b)
@@ -6,11 +6,12 @@
                                                             forget gate: Gers et al. 2000)
   GRU            r, u = sigmoid(W x + U h + b),  n = tanh(W x + b + r (U h))
                  h' = (1 - u) n + u h                      (Cho et al. 2014; r after the product,
-                                                            as in cuDNN; U h has no bias of its own
+                                                            as in cuDNN; U h has no separate bias
                                                             unless `recurrent_bias` is set)
 
-A cell is its equation and that equation's derivatives, nothing else: the products W x are done for
-all times at once before the loop, and the loop, with U h in it, is `baselines.unroll`'s.
+A recurrent cell consists of its equation and the derivatives of that equation. The products W x are
+computed for all tokens at once before the loop. The loop, which includes the products U h, is that
+of `baselines.unroll`.
 """
 
 from typing import ClassVar
@@ -18,123 +19,140 @@ from typing import ClassVar
 import jax.numpy as jnp
 from flax import linen as nn
 
-from baselines.unroll import RecurrentCell, gate_activations, split, unroll
-from transformer.layer import SequenceLayer, masked
-from transformer.options import at_least, finite, one_of
+from baselines.unroll import RecurrentCell, gate_activations, split_gates, unroll
+from transformer.layer import SequenceLayer, apply_mask
+from transformer.options import require_finite_options, require_one_of, require_options_at_least
 
 RECURRENT_INITS = ('orthogonal', 'normal')
 
 
 class ElmanCell(RecurrentCell):
-  """h' = tanh(z)."""
+  """The Elman recurrence h' = tanh(z) for the preactivation z = W x + U h + b."""
 
   @staticmethod
-  def step(input_projection, product, state):
-    return (jnp.tanh(input_projection + product)[..., 0, :],), ()
+  def step(input_projection, recurrent_projection, state):
+    return (jnp.tanh(input_projection + recurrent_projection)[..., 0, :],), ()
 
   @staticmethod
-  def slopes(gates, before, after):
-    return 1 - after[0][..., None, :] ** 2
+  def local_derivatives(residuals, state_before, state_after):
+    return 1 - state_after[0][..., None, :] ** 2
 
   @staticmethod
-  def pull(slopes, gradient):
-    return slopes * gradient[0][..., None, :], (0,)
+  def step_vjp(derivatives, state_gradient):
+    return derivatives * state_gradient[0][..., None, :], (0,)
 
 
 class LSTMCell(RecurrentCell):
-  """c' = f c + i g,  h' = o tanh(c'); the gates are in the order i, f, g, o."""
+  """The LSTM recurrence c' = f c + i g, h' = o tanh(c'), with the gates in the order i, f, g, o."""
 
   @staticmethod
-  def step(input_projection, product, state):
+  def step(input_projection, recurrent_projection, state):
     _, c = state
-    gates = gate_activations(input_projection + product, (0.5, 0.5, 1, 0.5))
-    i, f, g, o = split(gates)
+    gates = gate_activations(input_projection + recurrent_projection, (0.5, 0.5, 1, 0.5))
+    i, f, g, o = split_gates(gates)
     c = f * c + i * g
     return (o * jnp.tanh(c), c), gates
 
   @staticmethod
-  def slopes(gates, before, after):
-    (i, f, g, o), c, read = split(gates), before[1], jnp.tanh(after[1])
-    written = jnp.stack((g * i * (1 - i), c * f * (1 - f), i * (1 - g**2)), -2)  # c' by i, f, g
-    opened = read * o * (1 - o)  # h' by o
-    return written, opened[..., None, :], o * (1 - read**2), f
+  def local_derivatives(residuals, state_before, state_after):
+    (i, f, g, o), c, tanh_c = split_gates(residuals), state_before[1], jnp.tanh(state_after[1])
+    c_by_gates = jnp.stack((g * i * (1 - i), c * f * (1 - f), i * (1 - g**2)), -2)  # i, f, g
+    h_by_output_gate = tanh_c * o * (1 - o)
+    return c_by_gates, h_by_output_gate[..., None, :], o * (1 - tanh_c**2), f
 
   @staticmethod
-  def pull(slopes, gradient):
-    (written, opened, read, kept), (h, c) = slopes, gradient
-    c = c + h * read
-    gates = jnp.concatenate((written * c[..., None, :], opened * h[..., None, :]), -2)
-    return gates, (0, c * kept)
+  def step_vjp(derivatives, state_gradient):
+    (c_by_gates, h_by_output_gate, h_by_c, c_by_c), (h, c) = derivatives, state_gradient
+    c = c + h * h_by_c
+    preactivations = jnp.concatenate(
+      (c_by_gates * c[..., None, :], h_by_output_gate * h[..., None, :]), -2
+    )
+    return preactivations, (0, c * c_by_c)
 
 
 class GRUCell(RecurrentCell):
-  """h' = (1 - u) n + u h; the gates are in the order r, u, n."""
+  """The GRU recurrence h' = (1 - u) n + u h, with the gates in the order r, u, n."""
 
   @staticmethod
-  def step(input_projection, product, state):
+  def step(input_projection, recurrent_projection, state):
     (h,) = state
-    gates = gate_activations(input_projection[..., :2, :] + product[..., :2, :], (0.5, 0.5))
-    r, u = split(gates)
-    n = jnp.tanh(input_projection[..., 2, :] + r * product[..., 2, :])
-    return ((1 - u) * n + u * h,), (gates, n, product[..., 2, :])
+    gates = gate_activations(
+      input_projection[..., :2, :] + recurrent_projection[..., :2, :], (0.5, 0.5)
+    )
+    r, u = split_gates(gates)
+    n = jnp.tanh(input_projection[..., 2, :] + r * recurrent_projection[..., 2, :])
+    return ((1 - u) * n + u * h,), (gates, n, recurrent_projection[..., 2, :])
 
   @staticmethod
-  def slopes(gates, before, after):
-    (h,), (gates, n, product) = before, gates
-    r, u = split(gates)
-    new = (1 - u) * (1 - n**2)
-    return jnp.stack((new * product * r * (1 - r), (h - n) * u * (1 - u), new), -2), u, r
+  def local_derivatives(residuals, state_before, state_after):
+    (h,), (gates, n, projection) = state_before, residuals
+    r, u = split_gates(gates)
+    h_by_n = (1 - u) * (1 - n**2)
+    h_by_gates = jnp.stack(
+      (h_by_n * projection * r * (1 - r), (h - n) * u * (1 - u), h_by_n), -2
+    )
+    return h_by_gates, u, r
 
   @staticmethod
-  def pull(slopes, gradient):
-    (written, kept, _), (h,) = slopes, gradient
-    return written * h[..., None, :], (h * kept,)
+  def step_vjp(derivatives, state_gradient):
+    (h_by_gates, h_by_h, _), (h,) = derivatives, state_gradient
+    return h_by_gates * h[..., None, :], (h * h_by_h,)
 
   @staticmethod
-  def through(slopes, gradient):  # to n it goes by way of the reset gate
-    *_, r = slopes
-    return jnp.concatenate((gradient[..., :2, :], gradient[..., 2:, :] * r[..., None, :]), -2)
+  def recurrent_projection_vjp(derivatives, preactivation_gradient):
+    *_, r = derivatives  # The reset gate multiplies the recurrent projection of the candidate n.
+    gates, candidate = preactivation_gradient[..., :2, :], preactivation_gradient[..., 2:, :]
+    return jnp.concatenate((gates, candidate * r[..., None, :]), -2)
 
 
 class Recurrent(SequenceLayer):
-  """A loop over time around a cell. Its state is a tuple of arrays [B, H], the output h first.
+  """Base class of layers that apply a recurrent cell to the tokens in sequence.
 
-  The width of the state, H, is the width D of the model. The loop computes in float32, since the
-  state is a sum over the whole past.
+  The state is a tuple of arrays [B, H], the output h first. H is the width D of the model. The loop
+  computes in float32, because the state accumulates contributions of all previous tokens.
   """
 
-  # Of U [H, G H] at the start: orthonormal rows (Saxe et al. 2014), or variance 1 / H everywhere,
-  # which for several gates is G times as much. Either is multiplied by the gain.
+  # 'orthogonal' initializes U [H, G H] with orthonormal rows (Saxe et al. 2014).
+  # 'normal' gives the entries of U the variance 1 / H, which is G times larger for G gates.
   recurrent_init: str = 'orthogonal'
-  recurrent_gain: float = 1.0
+  recurrent_gain: float = 1.0  # multiplies the initial U
 
   cell: ClassVar[type[RecurrentCell]]
-  gates: ClassVar[int]  # G, how many products with x, and with h, the cell reads
+  gates: ClassVar[int]  # G, the number of projections of x, and of h, per unit
   num_states: ClassVar[int] = 1
 
   def __post_init__(self):
     super().__post_init__()
-    one_of(self, 'recurrent_init', RECURRENT_INITS)
-    at_least(self, 0, 'recurrent_gain')
+    require_one_of(self, 'recurrent_init', RECURRENT_INITS)
+    require_options_at_least(self, 0, 'recurrent_gain')
 
-  def bias(self, key, shape, dtype=jnp.float32):
-    """The initial bias [G * H]."""
+  def bias_initializer(self, key, shape, dtype=jnp.float32):
+    """Initializes the bias b of the input projection.
+
+    Args:
+      key: the random key.
+      shape: the shape of the bias, (G * H,).
+      dtype: the dtype of the bias.
+
+    Returns:
+      The initial bias [G * H], with the gates in the order of the recurrent cell.
+
+    """
     return nn.initializers.zeros(key, shape, dtype)
 
-  def kernel(self, key, shape, dtype=jnp.float32):
+  def _recurrent_kernel_initializer(self, key, shape, dtype=jnp.float32):
     """The initial U [H, G * H]."""
-    initialisers = {
+    initializers = {
       'orthogonal': nn.initializers.orthogonal(self.recurrent_gain),
       'normal': nn.initializers.normal(self.recurrent_gain * shape[0] ** -0.5),
     }
-    return initialisers[self.recurrent_init](key, shape, dtype)
+    return initializers[self.recurrent_init](key, shape, dtype)
 
-  def product_bias(self, module: nn.Module, width: int):
-    """The bias [G * H] of the product U h, a parameter of the module; None: there is none."""
+  def recurrent_projection_bias(self, module: nn.Module, width: int):
+    """Creates the optional bias [G * H] of U h as a parameter of `module`, or returns None."""
     del module, width
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
-    """Zeros."""
     return (jnp.zeros((batch_size, width)),) * self.num_states
 
   @nn.compact
@@ -142,28 +160,45 @@ class Recurrent(SequenceLayer):
     (batch_size, length, width), gates = x.shape, self.gates
     if state is None:
       state = self.initial_state(batch_size, length, width)
-    # The loop runs over time; time and batch as one axis make the gradient for W one plain product.
-    x = masked(x, mask).swapaxes(0, 1).reshape(length * batch_size, width)
-    project = nn.Dense(gates * width, bias_init=self.bias, dtype=x.dtype, name='input')
+    # With time and batch merged into a single axis, the gradient for W is a plain matrix product.
+    x = apply_mask(x, mask).swapaxes(0, 1).reshape(length * batch_size, width)
+    project = nn.Dense(gates * width, bias_init=self.bias_initializer, dtype=x.dtype, name='input')
     input_projection = project(x).astype(jnp.float32).reshape(length, batch_size, gates, width)
-    kernel = self.param('recurrent_kernel', self.kernel, (width, gates * width))
+    kernel = self.param(
+      'recurrent_kernel', self._recurrent_kernel_initializer, (width, gates * width)
+    )
     valid = None if mask is None else mask.T[..., None]
-    bias = self.product_bias(self, width)
+    bias = self.recurrent_projection_bias(self, width)
     hidden, state = unroll(self.cell, kernel.astype(x.dtype), input_projection, state, valid, bias)
     return hidden.swapaxes(0, 1).astype(x.dtype), state
 
 
 class Elman(Recurrent):
-  """The simple recurrent network."""
+  """The simple recurrent network of Elman (1990)."""
 
   cell: ClassVar[type[RecurrentCell]] = ElmanCell
   gates: ClassVar[int] = 1
 
 
 class LSTM(Recurrent):
-  """Long short-term memory: a sum that gates write to, clear and read."""
+  """Long short-term memory, whose gates control what enters, stays in and leaves the cell state.
 
-  forget_bias: float = 1.0  # an open forget gate at the start (Jozefowicz et al. 2015)
+  Examples:
+    >>> import jax
+    >>> import jax.numpy as jnp
+    >>> from baselines.recurrent import LSTM
+    >>> layer, x = LSTM(), jnp.ones((2, 5, 8))  # [B, T, D]
+    >>> parameters = layer.init(jax.random.key(0), x)
+    >>> y, (h, c) = layer.apply(parameters, x)
+    >>> y.shape, h.shape, c.shape
+    ((2, 5, 8), (2, 8), (2, 8))
+    >>> y, state = layer.apply(parameters, x[:, :1], (h, c))  # a further token
+    >>> y.shape
+    (2, 1, 8)
+
+  """
+
+  forget_bias: float = 1.0  # opens the forget gate at initialization (Jozefowicz et al. 2015)
 
   cell: ClassVar[type[RecurrentCell]] = LSTMCell
   gates: ClassVar[int] = 4
@@ -171,19 +206,20 @@ class LSTM(Recurrent):
 
   def __post_init__(self):
     super().__post_init__()
-    finite(self, 'forget_bias')
+    require_finite_options(self, 'forget_bias')
 
-  def bias(self, key, shape, dtype=jnp.float32):
-    """Zeros, but `forget_bias` for the forget gate."""
+  def bias_initializer(self, key, shape, dtype=jnp.float32):
+    """Initializes the bias with `forget_bias` for the forget gate, and with zero elsewhere."""
     bias = jnp.zeros((self.gates, shape[0] // self.gates), dtype)
     return bias.at[1].set(self.forget_bias).ravel()
 
 
 class GRU(Recurrent):
-  """Gated recurrent unit: the LSTM's sum without a second vector.
+  """Gated recurrent unit, whose hidden state is a gated sum, without a separate cell state.
 
-  With `recurrent_bias` the candidate is tanh(W x + b + r (U h + c)): c is PyTorch's b_hn, without
-  which its weights cannot be loaded. Its b_hr and b_hz are sums with b and need no place.
+  With `recurrent_bias` the candidate is tanh(W x + b + r (U h + c)). c is b_hn of PyTorch, without
+  which PyTorch weights cannot be loaded. The biases b_hr and b_hz of PyTorch only occur in sums
+  with b and need no parameters.
   """
 
   recurrent_bias: bool = False
@@ -191,8 +227,8 @@ class GRU(Recurrent):
   cell: ClassVar[type[RecurrentCell]] = GRUCell
   gates: ClassVar[int] = 3
 
-  def product_bias(self, module, width):
-    """Zeros for the gates, c for the candidate."""
+  def recurrent_projection_bias(self, module, width):
+    """Returns the bias of U h (a parameter c for the candidate, zero for the gates), or None."""
     if not self.recurrent_bias:
       return None
     bias = module.param('recurrent_bias', nn.initializers.zeros, (width,))

@@ -1,18 +1,20 @@
-"""Encoder-decoders: how a layer becomes an encoder and a decoder, and what passes between them.
+"""Encoder-decoder models that differ in how the decoder depends on the encoded source.
 
-  transformer      attention to the source above every layer      (Vaswani et al. 2017)
-  fixed_vector     the encoder's last state, a vector of fixed size, and nothing else
+  transformer      attention to the source after every layer      (Vaswani et al. 2017)
+  fixed_vector     only the encoder's last state, a vector of fixed size
                                               (Sutskever et al. 2014; with GRU Cho et al. 2014)
-  additive         attention inside the lowest recurrence         (Bahdanau et al. 2015); the layers
-                   above it are plain ones, as in GNMT            (Wu et al. 2016)
-  multiplicative   the last state, and attention above the highest layer   (Luong et al. 2015)
-  convs2s          attention beside every convolution             (Gehring et al. 2017)
-  bytenet          the source's places added to the target's, one for one
+  additive         attention inside the lowest recurrent layer    (Bahdanau et al. 2015), with plain
+                   layers above it, as in GNMT                    (Wu et al. 2016)
+  multiplicative   the encoder's last state, and attention after the highest layer
+                                                                  (Luong et al. 2015)
+  convs2s          attention after every convolution              (Gehring et al. 2017)
+  bytenet          encoder output t summed with the embedding of target token t
                                                                   (Kalchbrenner et al. 2016)
 
-A translator gives blocks of bare layers. Norms, skips, feed-forward layers, embeddings and the
-output are the shell's and the model's, the same for all of them, so that what differs is how the
-source gets across; what the papers have there, such as Bahdanau's maxout layer, is left out.
+A translator returns blocks of layers without norms. Norms, residual connections, feed-forward
+layers, embeddings and the output layer belong to the block and the model and are equal for all
+translators, so that only the connection to the source differs. Corresponding parts of the papers,
+such as the maxout layer of Bahdanau et al., are omitted.
 """
 
 import dataclasses
@@ -28,52 +30,55 @@ from baselines.deep_convolution import ByteNet, ConvS2S
 from baselines.global_attention import AttentiveConvS2S, GlobalAttention
 from baselines.recurrent import GRU, LSTM
 from transformer.attention import Attention
-from transformer.bidirectional import PaddingFirst, bidirectional_of
+from transformer.bidirectional import PaddingFirst, make_bidirectional
 from transformer.cross_attention import CrossAttention
-from transformer.layer import SequenceLayer, masked
+from transformer.layer import SequenceLayer, apply_mask
 from transformer.positions import Sinusoidal
 
-Blocks = tuple[tuple[SequenceLayer, ...], ...]  # bottom first
-ENDLESS = 1 << 20  # tokens, for the state of a layer whose state may grow
-# What the papers translated with; records do not change, so that one serves all as a default.
+Blocks = tuple[tuple[SequenceLayer, ...], ...]  # from bottom to top
+UNBOUNDED_CAPACITY = 1 << 20  # in tokens, large enough to reveal a state that grows with it
+# Layers are immutable, so all translators can share one default layer.
 VASWANI, SUTSKEVER, BAHDANAU = Attention(positions=Sinusoidal()), LSTM(), GRU()
 KALCHBRENNER = ByteNet()
 
 
 class Translator:
-  """How an encoder and a decoder are made of a layer; a hybrid's layers take turns, one a block."""
+  """Base class of translators, which build an encoder and a decoder from a sequence layer.
+
+  The blocks cycle through the layers of a hybrid.
+  """
 
   layer: SequenceLayer
-  carry_state: ClassVar[bool] = False  # whether the encoder's last state is the decoder's first
+  carry_state: ClassVar[bool] = False  # whether the decoder starts from the encoder's last state
   reverse: ClassVar[bool] = False
 
   def __post_init__(self):
-    if not all(getattr(layer, 'causal', True) for layer in self.layer.pattern):
-      raise ValueError('a decoder reads one way: causal=False is what an encoder has by itself')
+    if not all(getattr(layer, 'causal', True) for layer in self.layer.layer_pattern):
+      raise ValueError('translators need causal layers, which the encoder makes bidirectional')
 
   @property
-  def reverse_source(self) -> bool:
-    """Whether the last token is read first."""
+  def reverses_source(self) -> bool:
+    """Whether the encoder receives the source in reverse order."""
     return self.reverse
 
   def encoder(self, depth: int) -> Blocks:
-    """Layers that read both ways."""
-    return tuple((bidirectional_of(layer),) for layer in self._turns(depth))
+    """The blocks of the encoder, each with the bidirectional form of the layer."""
+    return tuple((make_bidirectional(layer),) for layer in self._block_layers(depth))
 
   def decoder(self, depth: int) -> Blocks:
-    """The layers themselves."""
-    return tuple((layer,) for layer in self._turns(depth))
+    """The blocks of the decoder, each with the causal layer."""
+    return tuple((layer,) for layer in self._block_layers(depth))
 
-  def _turns(self, depth):
-    return itertools.islice(itertools.cycle(self.layer.pattern), depth)
+  def _block_layers(self, depth):
+    return itertools.islice(itertools.cycle(self.layer.layer_pattern), depth)
 
 
 @dataclasses.dataclass(frozen=True)
 class Transformer(Translator):
-  """Any layer that reads both ways, and the same one way with attention to the source above it."""
+  """A translator that attends to the source after the layer of every decoder block."""
 
   layer: SequenceLayer = VASWANI
-  num_heads: int = 0  # of the attention to the source; 0: as many as the layer has, or else 4
+  num_heads: int = 0  # of the attention to the source; 0 copies the layer, or means 4 without heads
 
   def __post_init__(self):
     super().__post_init__()
@@ -81,147 +86,147 @@ class Transformer(Translator):
       raise ValueError(f'Transformer needs num_heads >= 0, not {self.num_heads}')
 
   def decoder(self, depth):
-    """A layer and attention to the source, a block."""
-    def looking(layer):
+    """The blocks of the decoder, each with a causal layer and attention to the source."""
+    def cross_attention_after(layer):
       heads = self.num_heads or getattr(layer, 'num_heads', 4)
       widths = (getattr(layer, name, 0) for name in ('key_width', 'value_width'))
       return CrossAttention(heads, *widths)
 
-    return tuple((layer, looking(layer)) for layer in self._turns(depth))
+    return tuple((layer, cross_attention_after(layer)) for layer in self._block_layers(depth))
 
 
 @dataclasses.dataclass(frozen=True)
 class FixedVector(Translator):
-  """One layer's last state is the other's first: the fixed-length bottleneck."""
+  """A translator whose decoder receives the source only as the encoder's last state."""
 
   layer: SequenceLayer = SUTSKEVER
-  reverse: bool = False  # the last token is read first (Sutskever et al. 2014, section 3.3)
+  reverse: bool = False  # reverses the source (Sutskever et al. 2014, section 3.3)
 
   carry_state: ClassVar[bool] = True
 
   def __post_init__(self):
     super().__post_init__()
-    if state_shapes(self.layer, 0) != state_shapes(self.layer, ENDLESS):
+    if state_shapes(self.layer, 0) != state_shapes(self.layer, UNBOUNDED_CAPACITY):
       kind = type(self.layer).__name__
-      raise ValueError(f'the state of {kind} grows with the source: it is no vector of fixed size')
+      raise ValueError(f'the state of {kind} grows with the source and is not of fixed size')
 
   def encoder(self, depth):
-    """One way; the state that is handed on is that after the last token, not after padding."""
-    return tuple((PaddingFirst(layer),) for layer in self._turns(depth))
+    """The blocks of a causal encoder, whose final state excludes the padding after the source."""
+    return tuple((PaddingFirst(layer),) for layer in self._block_layers(depth))
 
 
 @dataclasses.dataclass(frozen=True)
 class Multiplicative(FixedVector):
-  """The last state is handed on, and the highest layer's output attends to the source."""
+  """A translator that starts from the encoder's last state and attends after the highest layer."""
 
   score: str = 'general'  # or 'dot'
 
   def __post_init__(self):
     super().__post_init__()
-    GlobalAttention(self.score)  # a ValueError if there is no such score
+    GlobalAttention(self.score)  # raises a ValueError for an unknown score
 
   def decoder(self, depth):
-    """The layers, and attention to the source on top."""
+    """The blocks of the decoder, with Luong attention to the source after the highest layer."""
     *below, (top,) = super().decoder(depth)
     return *below, (top, GlobalAttention(self.score))
 
 
 @dataclasses.dataclass(frozen=True)
 class Additive(Translator):
-  """A recurrent layer with the attention in its loop; the encoder reads both ways."""
+  """A translator whose recurrent decoder uses additive attention to the source at every step."""
 
   layer: SequenceLayer = BAHDANAU
 
   def __post_init__(self):
     super().__post_init__()
-    AdditiveAttention(self.layer)  # a ValueError if the layer has no cell
+    AdditiveAttention(self.layer)  # raises a ValueError for a layer without a recurrent cell
 
   def decoder(self, depth):
-    """The attention stands in the lowest layer."""
+    """The blocks of the decoder, with additive attention to the source in the lowest layer."""
     _, *above = super().decoder(depth)
     return (AdditiveAttention(self.layer),), *above
 
 
 @dataclasses.dataclass(frozen=True)
 class ConvS2STranslator(Translator):
-  """Centred gated convolutions, and causal ones with attention at every level."""
+  """A translator whose convolutional decoder attends to the source after each convolution."""
 
   kernel_size: int = 3
-  levels: int = 4  # a block
+  levels: int = 4  # per block
 
   def __post_init__(self):
-    self.encoder(1)  # a ValueError for what convolutions cannot be
+    self.encoder(1)  # raises a ValueError for invalid options of the convolutions
 
   @property
   def layer(self):
-    """The encoder's layer, as it would read one way."""
+    """The causal layer whose bidirectional form the encoder uses."""
     return ConvS2S(self.kernel_size, self.levels)
 
   def decoder(self, depth):
-    """With attention."""
+    """The blocks of the decoder, with attention to the source after each convolution."""
     return ((AttentiveConvS2S(self.kernel_size, self.levels),),) * depth
 
 
 @dataclasses.dataclass(frozen=True)
 class ByteNetTranslator(Translator):
-  """The decoder stands on the encoder: token t of the target on token t of the source."""
+  """A translator whose decoder input is the embedding of target token t plus encoder output t."""
 
   layer: SequenceLayer = KALCHBRENNER
 
   def decoder(self, depth):
-    """The source is added at the bottom."""
+    """The decoder blocks, the lowest of which adds encoder output t to its input at position t."""
     first, *above = super().decoder(depth)
-    return (Unfold(), *first), *above
+    return (AddAlignedSource(), *first), *above
 
 
 def state_shapes(layer: SequenceLayer, capacity: int):
-  """The shapes of a layer's state with room for so many tokens; nothing is allocated."""
+  """Computes the shapes of a layer's state arrays for a given capacity, without allocating them."""
   width = layer.width_multiple
   state = jax.eval_shape(lambda: layer.initial_state(1, capacity, width))
   return jax.tree.map(lambda leaf: leaf.shape, state)
 
 
-class Places(NamedTuple):
-  """A source, and how much of it the target has gone past."""
+class AlignedSource(NamedTuple):
+  """Encoder outputs and the position of the next target token."""
 
   source: jax.Array  # [B, S, D], 0 at padding
   index: jax.Array  # []
 
 
-class Lay(nn.Module):
-  """What an encoder read, before the target's first token."""
+class InitialAlignedSource(nn.Module):
+  """Maps encoder outputs to the initial state of `AddAlignedSource`."""
 
   @nn.compact
-  def __call__(self, memory, mask=None) -> Places:  # [B, S, D], [B, S]
-    return Places(masked(memory, mask), jnp.int32(0))
+  def __call__(self, memory, mask=None) -> AlignedSource:  # [B, S, D], [B, S]
+    return AlignedSource(apply_mask(memory, mask), jnp.int32(0))
 
 
-class Unfold(SequenceLayer):
-  """y_t = x_t + m_t for the encoder's output m, which ends where the source does.
+class AddAlignedSource(SequenceLayer):
+  """A layer that adds encoder output t to the input of the decoder at position t.
 
-  ByteNet's "dynamic unfolding" (section 3.2), but for the length: the paper pads the source to
-  a |s| + b tokens, which the target rarely exceeds, and the encoder reads on; here what is beyond
-  the source is 0, and the decoder sees as much of it as its receptive field reaches back to.
+  The output is y_t = x_t + m_t within the length of the source, and y_t = x_t beyond it. This is
+  the dynamic unfolding of ByteNet (section 3.2), except for the length. The paper pads the source
+  to a |s| + b tokens, which the target rarely exceeds, and the encoder encodes the padding too.
+  Here m_t is 0 after the end of the source, and the decoder has access to the encoder outputs
+  within its receptive field.
   """
 
   @property
   def receptive_field(self):
-    """The token itself."""
     return 1
 
   @property
   def source_projection(self):
-    """The source as it is."""
-    return Lay(parent=None)
+    return InitialAlignedSource(parent=None)
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
-    """A source of nothing."""
-    return Places(jnp.zeros((batch_size, capacity, width), dtype), jnp.int32(0))
+    """Returns encoder outputs of zeros, and 0 as the position of the next target token."""
+    return AlignedSource(jnp.zeros((batch_size, capacity, width), dtype), jnp.int32(0))
 
   @nn.compact
   def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]
-    (batch_size, length, width), x = x.shape, masked(x, mask)
+    (batch_size, length, width), x = x.shape, apply_mask(x, mask)
     source, index = self.initial_state(batch_size, 1, width, x.dtype) if state is None else state
-    places = index + jnp.arange(length)
-    beside = jnp.take(source, places, 1, mode='fill', fill_value=0).astype(x.dtype)
-    return x + beside, Places(source, index + length)
+    positions = index + jnp.arange(length)
+    aligned = jnp.take(source, positions, 1, mode='fill', fill_value=0).astype(x.dtype)
+    return x + aligned, AlignedSource(source, index + length)

@@ -1,18 +1,19 @@
-"""State space models: linear systems in continuous time, read at steps of a learned length.
+"""State space layers S4D, S5 and Mamba, discretized linear systems with learned step lengths.
 
-Within a step of length s the input is held, so that  h' = A h + B x  with a diagonal A becomes
+Within a step of length s the input is constant, so h' = A h + B x with a diagonal A becomes
 
   h_t = exp(s A) h_{t-1} + A^-1 (exp(s A) - 1) B x_t        (zero-order hold)
 
-  S4D       one system of N states for each channel, A complex            (Gu et al. 2022)
-  S5        one system for all channels, A complex, B and C matrices      (Smith et al. 2023)
-  Mamba     one system of N states for each channel, A real; s, B and C depend on the input, and
-            s B stands for the held input's factor (S6; Gu and Dao 2023, algorithm 2). With
+  S4D       a system of N states for each channel, A complex              (Gu et al. 2022)
+  S5        a single system for all channels, A complex, B and C matrices (Smith et al. 2023)
+  Mamba     a system of N states for each channel, A real; s, B and C depend on the input, and
+            s B approximates the input gain (S6; Gu and Dao 2023, algorithm 2). With
             eigenvalues in [-1,1] a step multiplies by 2 exp(s A) - 1    (Grazzi et al. 2025)
 
-Complex states come in conjugate pairs, of which one is kept: N of them are N / 2 complex numbers,
-and y is twice a real part. All keep exp(s A) below one: the real part of A is -exp of a parameter.
-Where operations are counted, a complex product counts as a real one, though it takes four.
+Complex states occur in conjugate pairs, and a single state of each pair is stored. N states are
+therefore N / 2 complex numbers, and y is twice a real part. The real part of A is -exp of a
+parameter, so |exp(s A)| stays below 1. Operation counts treat a complex product as a single real
+product, although it takes four.
 """
 
 import math
@@ -23,50 +24,55 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from baselines.convolution import ShortConvolution
-from baselines.discretization import held, hippo_normal, log_uniform, step_bias
+from baselines.discretization import (
+  hippo_normal_eigenpairs,
+  log_step_initializer,
+  step_bias_initializer,
+  zero_order_hold,
+)
 from baselines.linear_recurrence import (
   READOUTS,
-  Complex,
+  ComplexState,
   Readout,
   complex_projection,
-  real_projection,
-  time_first,
+  real_part_of_projection,
+  to_masked_time_major,
 )
-from baselines.scans import EIGENVALUES, expanded_scan, linear_scan
-from transformer.layer import SequenceLayer, State, masked
-from transformer.options import at_least, one_of
+from baselines.scans import EIGENVALUES, linear_scan, scan_without_storing_states
+from transformer.layer import SequenceLayer, State, apply_mask
+from transformer.options import require_one_of, require_options_at_least
 
 INITIALISATIONS = ('lin', 'inv', 'legs')
-LARGEST_HIPPO = 4096  # the work of decomposing HiPPO-N grows with the cube of its size
-INPUT_VARIANCES = ('1/D', '1/N')  # of S5's B
+MAX_HIPPO_SIZE = 4096  # the cost of decomposing HiPPO-N grows with the cube of its size
+INPUT_VARIANCES = ('1/D', '1/N')  # of the entries of B in S5
 
 
-def _check_steps(dt_min, dt_max):
+def _check_step_bounds(dt_min, dt_max):
   if not 0 < dt_min < dt_max < math.inf:
     raise ValueError(f'a state space needs 0 < dt_min < dt_max, not {dt_min} and {dt_max}')
 
 
-def _check_pairs(state_size, blocks=1):
+def _check_state_size(state_size, blocks=1):
   if state_size < 2 or state_size % (2 * blocks):
     raise ValueError(
-      f'a state_size of {state_size} does not suit: it takes multiples of {2 * blocks}, in pairs'
+      f'state_size must be a positive multiple of {2 * blocks}, not {state_size}'
     )
 
 
-def _check_hippo(size):
-  if size > LARGEST_HIPPO:
+def _check_hippo_size(size):
+  if size > MAX_HIPPO_SIZE:
     raise ValueError(
-      f'a HiPPO matrix of {size} x {size} complex numbers takes {8 * size**2 / 2**30:,.1f} GiB: '
-      f'its size, state_size / blocks, is at most {LARGEST_HIPPO}'
+      f'a HiPPO matrix of {size} x {size} complex numbers takes {8 * size**2 / 2**30:,.1f} GiB; '
+      f'its size, state_size / blocks, must be at most {MAX_HIPPO_SIZE}'
     )
 
 
 class S4D(SequenceLayer):
-  """Diagonal state spaces, one for each channel; its state is h [B, N / 2, D], complex.
+  """S4D, with a separate diagonal state space for each channel and complex states [B, N / 2, D].
 
-  `state_size` is N. `initialisation` is that of A: 'lin' has -1/2 + i pi n, 'inv' and 'legs' are
-  the paper's as well. B is 1, since only its product with C matters. `readout` is the mixing of
-  channels that belongs to the paper's layer.
+  `state_size` is N. `initialisation` names the initial A. 'lin' is -1/2 + i pi n, and 'inv' and
+  'legs' are defined in the paper as well. B is 1, because only its product with C matters.
+  `readout` names the mixing of channels, which is part of the layer in the paper.
   """
 
   state_size: int = 64
@@ -77,25 +83,24 @@ class S4D(SequenceLayer):
 
   def __post_init__(self):
     super().__post_init__()
-    _check_pairs(self.state_size)
-    _check_steps(self.dt_min, self.dt_max)
-    one_of(self, 'initialisation', INITIALISATIONS)
+    _check_state_size(self.state_size)
+    _check_step_bounds(self.dt_min, self.dt_max)
+    require_one_of(self, 'initialisation', INITIALISATIONS)
     if self.initialisation == 'legs':
-      _check_hippo(self.state_size)
-    one_of(self, 'readout', READOUTS)
+      _check_hippo_size(self.state_size)
+    require_one_of(self, 'readout', READOUTS)
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
-    """Zeros."""
     zeros = jnp.zeros((batch_size, self.state_size // 2, width))
-    return Complex(zeros, zeros)
+    return ComplexState(zeros, zeros)
 
-  def _imaginary(self, key, shape):
-    """The imaginary part of A [N / 2, D]."""
+  def _imaginary_part_initializer(self, key, shape):
+    """Initializes the imaginary part of the diagonal state matrices A [N / 2, D]."""
     size, n = self.state_size, jnp.arange(self.state_size // 2)
     values = {
       'lin': lambda: math.pi * n,
       'inv': lambda: size / math.pi * (size / (2 * n + 1) - 1),
-      'legs': lambda: hippo_normal(size)[0],
+      'legs': lambda: hippo_normal_eigenpairs(size)[0],
     }[self.initialisation]()
     return jnp.broadcast_to(values[:, None], shape)
 
@@ -104,36 +109,39 @@ class S4D(SequenceLayer):
     batch_size, length, width = x.shape
     if state is None:
       state = self.initial_state(batch_size, length, width)
-    x, mask = time_first(x, mask)
+    x, mask = to_masked_time_major(x, mask)
     shape = (self.state_size // 2, width)
     log_real = self.param('log_real', nn.initializers.constant(math.log(0.5)), shape)
-    imaginary = self.param('imaginary', self._imaginary, shape)
-    log_step = self.param('log_step', log_uniform, (width,), jnp.float32, self.dt_min, self.dt_max)
+    imaginary = self.param('imaginary', self._imaginary_part_initializer, shape)
+    log_step = self.param(
+      'log_step', log_step_initializer, (width,), jnp.float32, self.dt_min, self.dt_max
+    )
     kernel = self.param('output_kernel', nn.initializers.normal(0.5**0.5), (2, *shape))
     skip = self.param('skip', nn.initializers.normal(1), (width,))
-    decay, gain = held(log_real, imaginary, log_step[None])
+    decay, gain = zero_order_hold(log_real, imaginary, log_step[None])
     kernel = 2 * gain * jax.lax.complex(kernel[0], kernel[1])
 
-    def expand(now):  # [B, D], [B]
-      x, valid = now
-      kept = decay[None] if valid is None else jnp.where(valid[:, None, None], decay[None], 1)
-      return kept, x[:, None]
+    def decay_and_drive(inputs):  # [B, D], [B]
+      x, valid = inputs
+      a = decay[None] if valid is None else jnp.where(valid[:, None, None], decay[None], 1)
+      return a, x[:, None]
 
-    def read(h, now):
+    def readout(h, inputs):
       return jnp.sum((h * kernel[None]).real, 1)
 
-    y, last = expanded_scan(expand, read, (x.astype(jnp.float32), mask), state.joined())
+    inputs = x.astype(jnp.float32), mask
+    y, last = scan_without_storing_states(decay_and_drive, readout, inputs, state.to_complex())
     y = (y + skip[None, None] * x).astype(x.dtype)
-    return Readout(self.readout, name='readout')(y).swapaxes(0, 1), Complex.of(last)
+    return Readout(self.readout, name='readout')(y).swapaxes(0, 1), ComplexState.from_complex(last)
 
 
 class S5(SequenceLayer):
-  """One diagonal state space that reads and writes all channels; its state is h [B, N / 2].
+  """S5, with a single diagonal state space for all channels and complex states [B, N / 2].
 
-  `state_size` is N, of `blocks` HiPPO-N matrices of equal size at the start. `readout` is the
-  activation that belongs to the paper's layer. `input_variance` is that of B's entries at the
-  start: '1/D' keeps the drive at the input's variance for every width D; the authors' code has
-  '1/N'.
+  `state_size` is N. The initial A consists of `blocks` HiPPO-N matrices of equal size. `readout`
+  names the activation, which is part of the layer in the paper. `input_variance` is the initial
+  variance of the entries of B. '1/D' keeps the variance of the input for every width D, and '1/N'
+  is that of the authors' code.
   """
 
   state_size: int = 64
@@ -145,40 +153,45 @@ class S5(SequenceLayer):
 
   def __post_init__(self):
     super().__post_init__()
-    at_least(self, 1, 'blocks')
-    one_of(self, 'input_variance', INPUT_VARIANCES)
-    _check_pairs(self.state_size, self.blocks)
-    _check_hippo(self.state_size // self.blocks)
-    _check_steps(self.dt_min, self.dt_max)
-    one_of(self, 'readout', READOUTS)
+    require_options_at_least(self, 1, 'blocks')
+    require_one_of(self, 'input_variance', INPUT_VARIANCES)
+    _check_state_size(self.state_size, self.blocks)
+    _check_hippo_size(self.state_size // self.blocks)
+    _check_step_bounds(self.dt_min, self.dt_max)
+    require_one_of(self, 'readout', READOUTS)
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
-    """Zeros."""
     zeros = jnp.zeros((batch_size, self.state_size // 2))
-    return Complex(zeros, zeros)
+    return ComplexState(zeros, zeros)
 
-  def _imaginary(self, key, shape):
-    """The imaginary part of A [N / 2]."""
-    return jnp.tile(hippo_normal(self.state_size // self.blocks)[0], self.blocks)
+  def _imaginary_part_initializer(self, key, shape):
+    """Initializes the imaginary part of the diagonal state matrix A [N / 2]."""
+    return jnp.tile(hippo_normal_eigenpairs(self.state_size // self.blocks)[0], self.blocks)
 
-  def _basis(self):
-    """The columns of V [N, N / 2] for all blocks."""
-    vectors = hippo_normal(self.state_size // self.blocks)[1]
+  def _eigenvector_basis(self):
+    """The eigenvectors of the initial state matrix A, as the columns of a matrix V [N, N / 2]."""
+    vectors = hippo_normal_eigenpairs(self.state_size // self.blocks)[1]
     return jnp.kron(jnp.eye(self.blocks), vectors)
 
-  def _input(self, key, shape):
-    """V* B for a real B [N, D] of the variance `input_variance`."""
+  def _input_kernel_initializer(self, key, shape):
+    """Initializes the input matrix as V* B, where V is the eigenvector basis and B is real.
+
+    The entries of B [N, D] have the variance `input_variance`.
+    """
     width = shape[0]
     size = width if self.input_variance == '1/D' else self.state_size
     real = jax.random.normal(key, (width, self.state_size)) * size**-0.5
-    turned = real @ self._basis().conj()
-    return jnp.stack([turned.real, turned.imag], 1)
+    transformed = real @ self._eigenvector_basis().conj()
+    return jnp.stack([transformed.real, transformed.imag], 1)
 
-  def _output(self, key, shape):
-    """C V for a real C [D, N] of variance 1 / N."""
+  def _output_kernel_initializer(self, key, shape):
+    """Initializes the output matrix as C V, where V is the eigenvector basis and C is real.
+
+    The entries of C [D, N] have the variance 1 / N.
+    """
     real = jax.random.normal(key, (self.state_size, shape[2])) * self.state_size**-0.5
-    turned = self._basis().T @ real
-    return jnp.stack([turned.real, turned.imag])
+    transformed = self._eigenvector_basis().T @ real
+    return jnp.stack([transformed.real, transformed.imag])
 
   @nn.compact
   def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]
@@ -186,34 +199,36 @@ class S5(SequenceLayer):
     size = self.state_size // 2
     if state is None:
       state = self.initial_state(batch_size, length, width)
-    x, mask = time_first(x, mask)
+    x, mask = to_masked_time_major(x, mask)
     log_real = self.param('log_real', nn.initializers.constant(math.log(0.5)), (size,))
-    imaginary = self.param('imaginary', self._imaginary, (size,))
-    log_step = self.param('log_step', log_uniform, (size,), jnp.float32, self.dt_min, self.dt_max)
-    input_kernel = self.param('input_kernel', self._input, (width, 2, size))
-    output_kernel = self.param('output_kernel', self._output, (2, size, width))
+    imaginary = self.param('imaginary', self._imaginary_part_initializer, (size,))
+    log_step = self.param(
+      'log_step', log_step_initializer, (size,), jnp.float32, self.dt_min, self.dt_max
+    )
+    input_kernel = self.param('input_kernel', self._input_kernel_initializer, (width, 2, size))
+    output_kernel = self.param('output_kernel', self._output_kernel_initializer, (2, size, width))
     skip = self.param('skip', nn.initializers.normal(1), (width,))
 
-    decay, gain = held(log_real, imaginary, log_step)
+    decay, gain = zero_order_hold(log_real, imaginary, log_step)
     drive = gain[None, None] * complex_projection(x, input_kernel)
-    states, last = linear_scan(decay[None, None], drive, state.joined(), mask)
-    y = 2 * real_projection(states, output_kernel, x.dtype)
+    states, last = linear_scan(decay[None, None], drive, state.to_complex(), mask)
+    y = 2 * real_part_of_projection(states, output_kernel, x.dtype)
     y += skip.astype(x.dtype)[None, None] * x
-    return Readout(self.readout, name='readout')(y).swapaxes(0, 1), Complex.of(last)
+    return Readout(self.readout, name='readout')(y).swapaxes(0, 1), ComplexState.from_complex(last)
 
 
 class MambaState(NamedTuple):
-  """The memory of a Mamba layer."""
+  """State of a Mamba layer."""
 
   convolution: State
   hidden: jax.Array  # [B, N, E D]
 
 
 class Mamba(SequenceLayer):
-  """Selective state spaces between a short convolution and a gate.
+  """Mamba, a selective state space after a short convolution and before an output gate.
 
-  The inner width is `expand` times the width, E D; `state_size` is N; `dt_rank` is the rank of the
-  map from the input to the steps, a sixteenth of the width, rounded up, where it is 0.
+  The inner width is `expand` times the width, E D. `state_size` is N. `dt_rank` is the rank of the
+  map from the input to the steps, where 0 stands for a sixteenth of the width, rounded up.
   """
 
   expand: int = 2
@@ -224,29 +239,31 @@ class Mamba(SequenceLayer):
   dt_max: float = 0.1
   eigenvalues: str = '[0,1]'
 
-  padding_takes_time: ClassVar[bool] = True  # in the convolution
+  padding_counts_as_steps: ClassVar[bool] = True  # because of the convolution
 
   def __post_init__(self):
     super().__post_init__()
-    at_least(self, 1, 'expand', 'state_size', 'kernel_size')
-    at_least(self, 0, 'dt_rank')
-    one_of(self, 'eigenvalues', EIGENVALUES)
-    _check_steps(self.dt_min, self.dt_max)
+    require_options_at_least(self, 1, 'expand', 'state_size', 'kernel_size')
+    require_options_at_least(self, 0, 'dt_rank')
+    require_one_of(self, 'eigenvalues', EIGENVALUES)
+    _check_step_bounds(self.dt_min, self.dt_max)
 
-  def _convolution(self, **place):
-    return ShortConvolution(self.kernel_size, **place)
+  def _short_convolution(self, **options):
+    return ShortConvolution(self.kernel_size, **options)
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
-    """Zeros, and what the convolution starts from."""
     inner = self.expand * width
-    convolution = self._convolution(parent=None)
+    convolution = self._short_convolution(parent=None)
     return MambaState(
       convolution.initial_state(batch_size, capacity, inner, dtype),
       jnp.zeros((batch_size, self.state_size, inner)),
     )
 
-  def _log_rate(self, key, shape):
-    """The logarithms of 1 .. N for every channel: S4D-Real (Gu et al. 2022)."""
+  def _log_rate_initializer(self, key, shape):
+    """Initializes the decay rates of every channel with 1, 2, ..., N, stored as logarithms.
+
+    This initialization is called S4D-Real (Gu et al. 2022).
+    """
     return jnp.broadcast_to(jnp.log(jnp.arange(1.0, shape[0] + 1))[:, None], shape)
 
   @nn.compact
@@ -256,38 +273,43 @@ class Mamba(SequenceLayer):
       state = self.initial_state(batch_size, length, width, x.dtype)
     inner = self.expand * width
 
-    def dense(features, name):
+    def projection_layer(features, name):
       return nn.Dense(features, use_bias=False, dtype=x.dtype, name=name)
 
-    u, gate = jnp.split(dense(2 * inner, 'input')(masked(x, mask)), 2, -1)
-    u, convolution = self._convolution(name='convolution')(u, state.convolution, mask=mask)
-    u, mask = time_first(jax.nn.silu(u), mask)
-    y, hidden = self._selective(u, state.hidden, mask, self.dt_rank or -(-width // 16), dense)
+    u, gate = jnp.split(projection_layer(2 * inner, 'input')(apply_mask(x, mask)), 2, -1)
+    u, convolution = self._short_convolution(name='convolution')(u, state.convolution, mask=mask)
+    u, mask = to_masked_time_major(jax.nn.silu(u), mask)
+    rank = self.dt_rank or -(-width // 16)
+    y, hidden = self._selective_scan(u, state.hidden, mask, rank, projection_layer)
     y = y.swapaxes(0, 1) * jax.nn.silu(gate)
-    return dense(width, 'output')(y), MambaState(convolution, hidden)
+    return projection_layer(width, 'output')(y), MambaState(convolution, hidden)
 
-  def _selective(self, u, hidden, mask, rank, dense):
-    """S6 over u [T, B, E D] from the state `hidden`: y [T, B, E D] and the state after it."""
+  def _selective_scan(self, u, hidden, mask, rank, projection_layer):
+    """Computes the outputs and the last state of a selective scan (S6) for u [T, B, E D]."""
     size, inner = self.state_size, u.shape[-1]
-    low, b, c = jnp.split(dense(rank + 2 * size, 'selection')(u), (rank, rank + size), -1)
-    below = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')  # rank^-1/2 in size
-    kernel = self.param('step_kernel', below, (rank, inner))
-    bias = self.param('step_bias', step_bias, (inner,), jnp.float32, self.dt_min, self.dt_max)
+    projected = projection_layer(rank + 2 * size, 'selection')(u)
+    low, b, c = jnp.split(projected, (rank, rank + size), -1)
+    uniform = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')  # within rank^-1/2
+    kernel = self.param('step_kernel', uniform, (rank, inner))
+    bias = self.param(
+      'step_bias', step_bias_initializer, (inner,), jnp.float32, self.dt_min, self.dt_max
+    )
     step = jax.nn.softplus((low @ kernel.astype(u.dtype)).astype(jnp.float32) + bias[None, None])
-    step = masked(step, mask)  # a step of length 0 leaves the state as it is
-    a = -jnp.exp(self.param('log_rate', self._log_rate, (size, inner)))
+    step = apply_mask(step, mask)  # A step of length 0 leaves the state unchanged.
+    a = -jnp.exp(self.param('log_rate', self._log_rate_initializer, (size, inner)))
     skip = self.param('skip', nn.initializers.ones, (inner,))
 
-    def expand(now):
-      step, input_projection, b, _ = now
+    def decay_and_drive(inputs):
+      step, scaled_input, b, _ = inputs
       decay = jnp.exp(step[:, None] * a[None])
       if self.eigenvalues == '[-1,1]':
         decay = 2 * decay - 1
-      return decay, jnp.einsum('BN,BD->BND', b, input_projection)
+      return decay, jnp.einsum('BN,BD->BND', b, scaled_input)
 
-    def read(h, now):
-      return jnp.einsum('BND,BN->BD', h, now[3])
+    def readout(h, inputs):
+      return jnp.einsum('BND,BN->BD', h, inputs[3])
 
     b, c = b.astype(jnp.float32), c.astype(jnp.float32)
-    y, hidden = expanded_scan(expand, read, (step, step * u, b, c), hidden)
+    inputs = step, step * u, b, c
+    y, hidden = scan_without_storing_states(decay_and_drive, readout, inputs, hidden)
     return (y + skip[None, None] * u).astype(u.dtype), hidden

@@ -1,20 +1,22 @@
-"""One loop over time for every recurrent cell, and its gradient by hand.
+"""Unrolling of recurrent cells over time, with backpropagation through time written by hand.
 
-A cell is a class of four functions of arrays, element by element:
+A recurrent cell is a class of four elementwise functions.
 
-  step(driven, product, state) -> state', gates      its equation
-  slopes(gates, state, state') -> slopes             its derivatives
-  pull(slopes, d_state') -> d_gates, d_state         one step back; linear in d_state'
-  through(slopes, d_gates) -> d_product              how the product reaches the gates
+  step(input_projection, recurrent_projection, state) -> state', residuals
+  local_derivatives(residuals, state, state') -> derivatives
+  step_vjp(derivatives, d_state') -> d_preactivations, d_state
+  recurrent_projection_vjp(derivatives, d_preactivations) -> d_recurrent_projection
 
-with driven = W x + b and product = U h, to which a bias may be added. On the way back only `pull`
-and d_product U^T have to wait for the step that comes later. The slopes are taken of all times at
-once before that loop, and
+Here input_projection = W x + b, and recurrent_projection = U h plus an optional bias. The gradients
+d_... belong to a scalar loss, and `step_vjp` is linear in d_state'. In the backward loop only
+`step_vjp` and the product d_recurrent_projection U^T depend on the later step. The local
+derivatives are computed for all tokens at once before that loop, and
 
-  d_U = sum_t h_{t-1}^T d_product_t
+  d_U = sum_t h_{t-1}^T d_recurrent_projection_t
 
-is one matrix product after it, where automatic differentiation adds up a matrix at every step.
-The gradient has no derivative of its own, nor has the loop one in forward mode.
+is a single matrix product after it. Automatic differentiation would accumulate a matrix at every
+step. The hand-written gradient cannot be differentiated again, and forward-mode differentiation of
+the loop is not supported.
 """
 
 import functools
@@ -25,55 +27,79 @@ import jax.numpy as jnp
 
 
 class RecurrentCell:
-  """What `unroll` asks of a cell. The gates G stand side by side, [..., G, H]."""
+  """Interface of the recurrent cells of `unroll`, whose G gates are stacked as [..., G, H]."""
 
   @staticmethod
-  def step(input_projection, product, state):
-    """From [..., G, H] twice and a tuple of [..., H]: the tuple after it, what slopes need."""
-    raise TypeError('a cell says what its equation is')
+  def step(input_projection, recurrent_projection, state):
+    """Applies the equation of the recurrent cell to the inputs of a single token.
 
-  @staticmethod
-  def slopes(gates, before, after):
-    """Local derivatives, from what a step kept and the states around it."""
-    raise TypeError('a cell says what its derivatives are')
+    Args:
+      input_projection: W x + b, [..., G, H].
+      recurrent_projection: U h with its optional bias, [..., G, H].
+      state: a tuple of arrays [..., H], the hidden state h first.
 
-  @staticmethod
-  def pull(slopes, gradient):
-    """From the gradient for the state after a step to those for the gates and the state before.
+    Returns:
+      The next state, a tuple as `state`, and the residuals for `local_derivatives`.
 
-    What reaches h by way of the product is added by the loop.
     """
-    raise TypeError('a cell says how its gradient goes back')
+    raise TypeError('a recurrent cell must define step')
 
   @staticmethod
-  def through(slopes, gradient):
-    """From the gradient for the gates to that for the product; the same where it is only added."""
-    del slopes
-    return gradient
+  def local_derivatives(residuals, state_before, state_after):
+    """Computes those derivatives of a step that do not depend on the gradient of the loss.
+
+    Args:
+      residuals: the second result of `step`.
+      state_before: the state before the step, a tuple of arrays [..., H].
+      state_after: the state after the step, a tuple of arrays [..., H].
+
+    Returns:
+      The derivatives that `step_vjp` and `recurrent_projection_vjp` multiply gradients by.
+
+    """
+    raise TypeError('a recurrent cell must define local_derivatives')
+
+  @staticmethod
+  def step_vjp(derivatives, state_gradient):
+    """Maps the gradient for the next state to those for the preactivations and the previous state.
+
+    Returns the gradient for the gate preactivations [..., G, H] and the gradient for the previous
+    state, a tuple of arrays. The path to h through the recurrent projection is added by `unroll`.
+    """
+    raise TypeError('a recurrent cell must define step_vjp')
+
+  @staticmethod
+  def recurrent_projection_vjp(derivatives, preactivation_gradient):
+    """Maps the gradient for the gate preactivations to the gradient for the recurrent projection.
+
+    The gradients are equal in cells that only add the recurrent projection.
+    """
+    del derivatives
+    return preactivation_gradient
 
 
 def gate_activations(z: jax.Array, scale: tuple[float, ...]) -> jax.Array:
-  """The gates z [..., G, H] through a sigmoid where scale is 1/2, through tanh where it is 1.
+  """Applies sigmoid (where the scale is 1/2) or tanh (where it is 1) to each gate of z [..., G, H].
 
-  sigmoid(z) = 1/2 + 1/2 tanh(z / 2), so that all gates are one tanh, which vectorises inside a
-  loop, where an exponential and functions of slices do not.
+  Since sigmoid(z) = 1/2 + 1/2 tanh(z / 2), a single tanh computes all gates. It vectorizes inside a
+  loop, whereas an exponential and functions of slices do not.
   """
   scale = jnp.array(scale).reshape((1,) * (z.ndim - 2) + (-1, 1))
   return 1 - scale + scale * jnp.tanh(scale * z)
 
 
-def split(gates: jax.Array) -> tuple[jax.Array, ...]:
-  """The gates [..., G, H] one by one."""
+def split_gates(gates: jax.Array) -> tuple[jax.Array, ...]:
+  """Splits gates [..., G, H] into G arrays [..., H]."""
   return tuple(gates[..., k, :] for k in range(gates.shape[-2]))
 
 
-def _multiply(x, kernel):
-  """A product in the kernel's dtype, summed in float32."""
+def dot_with_float32_accumulation(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """Computes the product of x and a kernel in the dtype of the kernel, with sums in float32."""
   return jnp.dot(x.astype(kernel.dtype), kernel, preferred_element_type=jnp.float32)
 
 
-def _hold(valid, new, old):
-  """The new arrays where a token is valid [B, 1], the old ones at padding."""
+def _select_valid(valid, new, old):
+  """Returns the new arrays at valid tokens and the old arrays at padding, for a mask [B, 1]."""
   if valid is None:
     return new
   return tuple(jnp.where(valid, n, o) for n, o in zip(new, old, strict=True))
@@ -81,62 +107,81 @@ def _hold(valid, new, old):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def unroll(cell: type[RecurrentCell], kernel, input_projection, state, valid=None, bias=None):
-  """Runs a cell over time.
+  """Applies a recurrent cell to all tokens in sequence.
 
   Args:
-    cell: the cell.
-    kernel: U [H, G * H]; its dtype is that of the products, which are summed in float32.
+    cell: a subclass of `RecurrentCell`.
+    kernel: U [H, G * H]. Products are computed in its dtype and summed in float32.
     input_projection: W x + b [T, B, G, H].
-    state: a tuple of arrays [B, H], h first.
-    valid: [T, B, 1] false where the state is held, or None.
-    bias: [G * H] added to the product U h in float32, or None.
+    state: a tuple of arrays [B, H], the hidden state h first.
+    valid: [T, B, 1], false where the state is left unchanged, or None for no padding.
+    bias: [G * H], added to the product U h in float32, or None.
 
   Returns:
-    h at every time [T, B, H], and the state after the last.
+    The hidden states h [T, B, H] of all tokens and the state after the last token.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> from baselines.recurrent import LSTMCell
+    >>> from baselines.unroll import unroll
+    >>> length, batch, gates, width = 5, 2, 4, 3
+    >>> kernel = jnp.zeros((width, gates * width))
+    >>> projection = jnp.ones((length, batch, gates, width))
+    >>> state = (jnp.zeros((batch, width)), jnp.zeros((batch, width)))  # h and c
+    >>> hidden, (h, c) = unroll(LSTMCell, kernel, projection, state)
+    >>> hidden.shape, h.shape, c.shape
+    ((5, 2, 3), (2, 3), (2, 3))
+    >>> round(float(h[0, 0]), 3)
+    0.678
 
   """
-  return _forward(cell, kernel, input_projection, state, valid, bias)[0]
+  return _unroll_forward(cell, kernel, input_projection, state, valid, bias)[0]
 
 
-def _forward(cell, kernel, input_projection, state, valid, bias):
-  def step(state, now):
-    input_projection, valid = now
-    product = _multiply(state[0], kernel)
+def _unroll_forward(cell, kernel, input_projection, state, valid, bias):
+  def forward_step(state, inputs):
+    input_projection, valid = inputs
+    product = dot_with_float32_accumulation(state[0], kernel)
     product = product if bias is None else product + bias[None]
-    after, gates = cell.step(input_projection, product.reshape(input_projection.shape), state)
-    after = _hold(valid, after, state)
-    return after, (after, gates)
+    product = product.reshape(input_projection.shape)
+    after, residuals = cell.step(input_projection, product, state)
+    after = _select_valid(valid, after, state)
+    return after, (after, residuals)
 
-  last, (states, gates) = jax.lax.scan(step, state, (input_projection, valid))
-  return (states[0], last), (kernel, state, states, gates, valid, bias)
+  last, (states, residuals) = jax.lax.scan(forward_step, state, (input_projection, valid))
+  return (states[0], last), (kernel, state, states, residuals, valid, bias)
 
 
-def _backward(cell, residuals, gradients):
-  kernel, start, after, gates, valid, bias = residuals
-  outer, gradient = gradients  # for h at every time, for the last state
-  before = tuple(  # cut for the case of no token at all
+def _unroll_backward(cell, saved, gradients):
+  kernel, start, after, residuals, valid, bias = saved
+  hidden_gradients, last_gradient = gradients  # for h at every token and for the last state
+  before = tuple(  # The slice makes sequences without a token possible.
     jnp.concatenate([s[None], a[:-1]])[: len(a)] for s, a in zip(start, after, strict=True)
   )
-  slopes, transposed = cell.slopes(gates, before, after), kernel.T
+  derivatives, transposed = cell.local_derivatives(residuals, before, after), kernel.T
 
-  def step(gradient, now):
-    outer, slopes, valid = now
-    gradient = (gradient[0] + outer, *gradient[1:])
-    gates, (hidden, *others) = cell.pull(slopes, gradient)
+  def backward_step(gradient, inputs):
+    hidden_gradient, derivatives, valid = inputs
+    gradient = (gradient[0] + hidden_gradient, *gradient[1:])
+    preactivations, (hidden, *others) = cell.step_vjp(derivatives, gradient)
     if valid is not None:
-      gates = jnp.where(valid[..., None], gates, 0)
-      hidden, *others = _hold(valid, (hidden, *others), gradient)
-    product = cell.through(slopes, gates).reshape(outer.shape[0], kernel.shape[1])
-    return (hidden + _multiply(product, transposed), *others), gates
+      preactivations = jnp.where(valid[..., None], preactivations, 0)
+      hidden, *others = _select_valid(valid, (hidden, *others), gradient)
+    product = cell.recurrent_projection_vjp(derivatives, preactivations)
+    product = product.reshape(hidden_gradient.shape[0], kernel.shape[1])
+    hidden = hidden + dot_with_float32_accumulation(product, transposed)
+    return (hidden, *others), preactivations
 
-  gradient, gates = jax.lax.scan(step, gradient, (outer, slopes, valid), reverse=True)
-  product = cell.through(slopes, gates)
-  for_bias = None if bias is None else jnp.sum(product, (0, 1)).reshape(bias.shape)
+  start_gradient, preactivations = jax.lax.scan(
+    backward_step, last_gradient, (hidden_gradients, derivatives, valid), reverse=True
+  )
+  product = cell.recurrent_projection_vjp(derivatives, preactivations)
+  bias_gradient = None if bias is None else jnp.sum(product, (0, 1)).reshape(bias.shape)
   rows = math.prod(before[0].shape[:2])
   product = product.astype(kernel.dtype).reshape(rows, kernel.shape[1])
   hidden = before[0].astype(kernel.dtype).reshape(rows, kernel.shape[0])
-  for_kernel = _multiply(hidden.T, product).astype(kernel.dtype)
-  return for_kernel, gates, gradient, None, for_bias
+  kernel_gradient = dot_with_float32_accumulation(hidden.T, product).astype(kernel.dtype)
+  return kernel_gradient, preactivations, start_gradient, None, bias_gradient
 
 
-unroll.defvjp(_forward, _backward)
+unroll.defvjp(_unroll_forward, _unroll_backward)

@@ -1,24 +1,25 @@
-"""xLSTM: the LSTM with exponential gates, its memory a vector (sLSTM) or a matrix (mLSTM).
+"""The sLSTM and mLSTM of xLSTM, LSTMs with exponential gates and a vector or a matrix as memory.
 
   sLSTM    c_t = f c_{t-1} + i z,        n_t = f n_{t-1} + i,      h_t = o c_t / n_t
            i~, f~, z~, o~ = W x + U h_{t-1} + b,  W and U block-diagonal by heads,  z = tanh(z~)
   mLSTM    C_t = f C_{t-1} + i k v^T,    n_t = f n_{t-1} + i k,    h_t = C_t^T q / max(|n_t . q|, 1)
-           in each head of width K, k divided by sqrt(K), i~ and f~ from the present token alone
-  both     i = exp(i~),  f = sigmoid(f~) or, mLSTM, exp(f~),  o = sigmoid(o~)
+           in each head of width K, k divided by sqrt(K), i~ and f~ from the current token alone
+  both     i = exp(i~),  f = sigmoid(f~) or, in the mLSTM, exp(f~),  o = sigmoid(o~)
 
-(Beck et al. 2024, "xLSTM: Extended long short-term memory", sections 2.2 and 2.3; the blocks around
-the memories, of which a layer here is what is between norm and residual, are in appendix A.)
+The source is Beck et al. 2024, "xLSTM: Extended long short-term memory", sections 2.2 and 2.3. The
+blocks around the memories are in appendix A. A layer here is the part of a block between the norm
+and the residual sum.
 
-Exponentials overflow, so that every sum is kept divided by exp(m_t), the stabiliser being
-m_t = max(log f + m_{t-1}, log i), and f exp(m_{t-1} - m_t) and i exp(-m_t), never above 1, take
-the place of f and i. The lower bound 1 has to be divided, too: it is exp(-m_t), as in the authors'
-code, so that h_t is that of the equations above, whatever m_t is. A bound that stays 1 would make
-h_t depend on it. Since h_t does not, no gradient flows through m_t. The divided bound may round to
-0: a query of zeros reads 0 with a finite gradient all the same (`normalised`).
+The exponentials can overflow, so every sum is stored divided by exp(m_t). The stabilizer is
+m_t = max(log f + m_{t-1}, log i), and f exp(m_{t-1} - m_t) and i exp(-m_t), which never exceed 1,
+replace f and i. The lower bound 1 has to be divided too and becomes exp(-m_t), as in the authors'
+code. Then h_t satisfies the equations above for any m_t, whereas it would depend on m_t with a
+bound of 1. Since h_t does not depend on m_t, no gradient flows through m_t. The divided bound can
+round to 0. A query of zeros still gives 0 with a finite gradient (`safe_divide`).
 
-The stabilised mLSTM is a linear recurrence of decaying outer products of i k and (v, 1), the
-last column being n_t: `outer_product_scan` reads all times in chunks. The sLSTM mixes its units at
-every step, which is what it is for, and runs in the LSTM's loop.
+The stabilized mLSTM is a linear recurrence of decaying outer products of i k and (v, 1), whose last
+column is n_t, and `outer_product_scan` computes it in chunks. The sLSTM mixes its units at every
+step, which is its purpose, and runs in the same loop as the LSTM.
 """
 
 import math
@@ -30,30 +31,30 @@ from flax import linen as nn
 
 from baselines.convolution import ShortConvolution
 from baselines.linear_attention import log_sigmoid
-from baselines.matrix_scans import check_form, normalised, outer_product_scan
-from baselines.unroll import RecurrentCell, gate_activations, split, unroll
-from transformer.layer import SequenceLayer, masked
+from baselines.matrix_scans import check_form_and_chunk_size, outer_product_scan, safe_divide
+from baselines.unroll import RecurrentCell, gate_activations, split_gates, unroll
+from transformer.layer import SequenceLayer, apply_mask
 from transformer.normalization import LayerNorm
-from transformer.options import at_least, one_of, suits
+from transformer.options import check_width, require_one_of, require_options_at_least
 
-NOTHING = -1e30  # the logarithm of a sum before its first term, finite so that differences are
+LOG_ZERO = -1e30  # stands for log 0, but is finite so that differences are finite
 
 
-def block_diagonal(blocks: jax.Array) -> jax.Array:
-  """A matrix [N K, G N K] out of blocks [N, K, G, K]: G block-diagonal matrices side by side.
+def block_diagonal_kernel(blocks: jax.Array) -> jax.Array:
+  """Builds the dense kernel [N K, G N K] of G block-diagonal projections from [N, K, G, K].
 
-  Its zeros are multiplied, too: one large product is faster than many small ones.
+  The dense product includes the zeros, because a large product is faster than many small products.
   """
   size, _, outputs, width = blocks.shape
-  spread = jnp.einsum('NKGF,NM->NKGMF', blocks, jnp.eye(size, dtype=blocks.dtype))
-  return spread.reshape(size * width, outputs * size * width)
+  expanded = jnp.einsum('NKGF,NM->NKGMF', blocks, jnp.eye(size, dtype=blocks.dtype))
+  return expanded.reshape(size * width, outputs * size * width)
 
 
-FORGET_GATES = {'sigmoid': log_sigmoid, 'exp': lambda x: x}  # log f of f~
+FORGET_GATES = {'sigmoid': log_sigmoid, 'exp': lambda x: x}  # log f as a function of f~
 
 
 class BlockDense(nn.Module):
-  """G block-diagonal projections at once: [..., D] to [..., G, D]."""
+  """Applies G block-diagonal projections to [..., D] in a single product, giving [..., G, D]."""
 
   num_blocks: int
   outputs: int = 1
@@ -63,12 +64,12 @@ class BlockDense(nn.Module):
     width = x.shape[-1] // self.num_blocks
     init = nn.initializers.lecun_normal(in_axis=1, out_axis=(2, 3), batch_axis=0)
     kernel = self.param('kernel', init, (self.num_blocks, width, self.outputs, width))
-    y = x @ block_diagonal(kernel.astype(x.dtype))
+    y = x @ block_diagonal_kernel(kernel.astype(x.dtype))
     return y.reshape(*x.shape[:-1], self.outputs, x.shape[-1])
 
 
 class HeadNorm(nn.Module):
-  """Each head at mean 0 and variance 1, then scaled: [..., H, K] to [..., H K] in a dtype."""
+  """Layer norm of each head, which maps [..., H, K] to [..., H K] in the requested dtype."""
 
   @nn.compact
   def __call__(self, x, dtype):  # [..., H, K]
@@ -76,78 +77,78 @@ class HeadNorm(nn.Module):
     return norm(x).reshape(*x.shape[:-2], math.prod(x.shape[-2:])).astype(dtype)
 
 
-def open_forget_gates(size: int) -> jax.Array:
-  """Biases from 3 to 6, evenly: memories of 20 to 400 tokens."""
+def forget_gate_biases(size: int) -> jax.Array:
+  """Evenly spaced forget gate biases from 3 to 6, for time constants of 20 to 400 tokens."""
   return jnp.linspace(3.0, 6.0, size)
 
 
 class SLSTMCell(RecurrentCell):
-  """The stabilised equations; the gates are in the order i, f, z, o, the state is h, c, n, m."""
+  """The stabilized sLSTM recurrence, with the gates i, f, z, o and the state h, c, n, m."""
 
   @staticmethod
-  def step(input_projection, product, state):
+  def step(input_projection, recurrent_projection, state):
     _, c, n, m = state
-    gates = input_projection + product
-    log_i, remembered = gates[..., 0, :], log_sigmoid(gates[..., 1, :]) + m
-    f, z, o = split(gate_activations(gates[..., 1:, :], (0.5, 1, 0.5)))
-    m = jnp.maximum(remembered, log_i)
-    written, kept = jnp.exp(log_i - m), jnp.exp(remembered - m)
-    c, n = kept * c + written * z, kept * n + written
-    return (o * c / n, c, n, m), (written, kept, f, z, o)
+    gates = input_projection + recurrent_projection
+    log_i, log_decayed = gates[..., 0, :], log_sigmoid(gates[..., 1, :]) + m
+    f, z, o = split_gates(gate_activations(gates[..., 1:, :], (0.5, 1, 0.5)))
+    m = jnp.maximum(log_decayed, log_i)
+    gain, decay = jnp.exp(log_i - m), jnp.exp(log_decayed - m)
+    c, n = decay * c + gain * z, decay * n + gain
+    return (o * c / n, c, n, m), (gain, decay, f, z, o)
 
   @staticmethod
-  def slopes(gates, before, after):
-    (written, kept, f, z, o), (_, c, n, _) = gates, before
-    norm, read, forgot = 1 / after[2], after[1] / after[2], kept * (1 - f)
-    by_c = jnp.stack((written * z, c * forgot, written * (1 - z**2)), -2)  # c_t by i~, f~, z~
-    by_n = jnp.stack((written, n * forgot, jnp.zeros_like(z)), -2)
-    opened = read * o * (1 - o)  # h_t by o~
-    return by_c, by_n, opened[..., None, :], o * norm, read, kept
+  def local_derivatives(residuals, state_before, state_after):
+    (gain, decay, f, z, o), (_, c, n, _) = residuals, state_before
+    reciprocal, ratio = 1 / state_after[2], state_after[1] / state_after[2]
+    decay_by_f = decay * (1 - f)
+    c_by_gates = jnp.stack((gain * z, c * decay_by_f, gain * (1 - z**2)), -2)  # i~, f~, z~
+    n_by_gates = jnp.stack((gain, n * decay_by_f, jnp.zeros_like(z)), -2)
+    h_by_output_gate = ratio * o * (1 - o)
+    return c_by_gates, n_by_gates, h_by_output_gate[..., None, :], o * reciprocal, ratio, decay
 
   @staticmethod
-  def pull(slopes, gradient):
-    (by_c, by_n, opened, norm, read, kept), (h, c, n, m) = slopes, gradient
-    c, n = c + h * norm, n - h * norm * read
-    written = by_c * c[..., None, :] + by_n * n[..., None, :]
-    gates = jnp.concatenate((written, opened * h[..., None, :]), -2)
-    return gates, (0, c * kept, n * kept, jnp.zeros_like(m))
+  def step_vjp(derivatives, state_gradient):
+    c_by_gates, n_by_gates, h_by_output_gate, h_by_c, ratio, decay = derivatives
+    h, c, n, m = state_gradient
+    c, n = c + h * h_by_c, n - h * h_by_c * ratio
+    through_sums = c_by_gates * c[..., None, :] + n_by_gates * n[..., None, :]
+    preactivations = jnp.concatenate((through_sums, h_by_output_gate * h[..., None, :]), -2)
+    return preactivations, (0, c * decay, n * decay, jnp.zeros_like(m))
 
 
 class SLSTM(SequenceLayer):
-  """A vector memory, its units mixed within heads at every step."""
+  """The sLSTM, with a vector memory and recurrent connections between the units of a head."""
 
   num_heads: int = 4
-  kernel_size: int = 4  # of the convolution that the gates i and f see; 0: none
+  kernel_size: int = 4  # of the convolution before the gates i and f; 0 means no convolution
 
   def __post_init__(self):
     super().__post_init__()
-    at_least(self, 1, 'num_heads')
-    at_least(self, 0, 'kernel_size')
+    require_options_at_least(self, 1, 'num_heads')
+    require_options_at_least(self, 0, 'kernel_size')
 
   @property
-  def padding_takes_time(self):
-    """In the convolution."""
+  def padding_counts_as_steps(self):
     return self.kernel_size > 1
 
   @property
   def width_multiple(self):
-    """Heads of equal width."""
     return self.num_heads
 
-  def _convolution(self, **where):
-    return ShortConvolution(self.kernel_size, **where) if self.kernel_size else None
+  def _short_convolution(self, **options):
+    return ShortConvolution(self.kernel_size, **options) if self.kernel_size else None
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
-    """The convolution's, if there is one, and h, c, n, m [B, D] of sums without a term."""
-    suits(self, width)
-    convolution, zeros = self._convolution(parent=None), jnp.zeros((batch_size, width))
+    """Returns the state of the convolution, if present, and initial h, c, n and m, each [B, D]."""
+    check_width(self, width)
+    convolution, zeros = self._short_convolution(parent=None), jnp.zeros((batch_size, width))
     past = () if convolution is None else convolution.initial_state(
       batch_size, capacity, width, dtype
     )
-    return past, (zeros, zeros, zeros, jnp.full_like(zeros, NOTHING))
+    return past, (zeros, zeros, zeros, jnp.full_like(zeros, LOG_ZERO))
 
-  def _bias(self, key, shape):  # [G, D]
-    forget = open_forget_gates(shape[1] // self.num_heads)
+  def _bias_initializer(self, key, shape):  # [G, D]
+    forget = forget_gate_biases(shape[1] // self.num_heads)
     return jnp.zeros(shape).at[1].set(jnp.tile(forget, self.num_heads))
 
   @nn.compact
@@ -156,39 +157,40 @@ class SLSTM(SequenceLayer):
     if state is None:
       state = self.initial_state(batch_size, length, width, x.dtype)
     (past, memory), heads = state, (self.num_heads, width // self.num_heads)
-    x = masked(x, mask)
-    convolution, local = self._convolution(name='convolution'), x
+    x = apply_mask(x, mask)
+    convolution, local = self._short_convolution(name='convolution'), x
     if convolution is not None:
       local, past = convolution(x, past, mask=mask, train=train)
       local = jax.nn.silu(local)
     gates = [
-      BlockDense(self.num_heads, outputs=2, name=name)(read.swapaxes(0, 1)).astype(jnp.float32)
-      for name, read in (('i_f', local), ('z_o', x))
+      BlockDense(self.num_heads, outputs=2, name=name)(features.swapaxes(0, 1)).astype(jnp.float32)
+      for name, features in (('i_f', local), ('z_o', x))
     ]
-    bias = self.param('bias', self._bias, (4, width))
+    bias = self.param('bias', self._bias_initializer, (4, width))
     input_projection = jnp.concatenate(gates, -2) + bias[None, None]  # [T, B, 4, D]
     kernel = self.param('recurrent_kernel', nn.initializers.zeros, (*heads, 4, heads[1]))
-    kernel = block_diagonal(kernel.astype(x.dtype))
+    kernel = block_diagonal_kernel(kernel.astype(x.dtype))
     valid = None if mask is None else mask.T[..., None]
     hidden, memory = unroll(SLSTMCell, kernel, input_projection, memory, valid)
     y = hidden.swapaxes(0, 1).reshape(batch_size, length, *heads)
     return HeadNorm(name='norm')(y, x.dtype), (past, memory)
 
 
-def stabilised(log_i, log_f, start):
-  """Stabilisers and the gates divided by them.
+def stabilize_gates(log_i, log_f, start):
+  """Computes the stabilizers m and the input and forget gates rescaled by them, for all tokens.
 
   Args:
-    log_i: [B, T, H]; minus infinity where nothing is to be written.
-    log_f: [B, T, H].
-    start: [B, H] the stabiliser before the first token.
+    log_i: log i [B, T, H], minus infinity where the input gate is closed.
+    log_f: log f [B, T, H].
+    start: the stabilizer before the first token [B, H].
 
   Returns:
-    m, i' and log f', all [B, T, H]; no gradient flows through m.
+    m, the stabilized i and the logarithm of the stabilized f, each [B, T, H]. No gradient flows
+    through m.
 
   """
-  # The running maximum of m_t - (log f_1 + ... + log f_t); rounding of the long sums only
-  # moves m_t, on which nothing depends.
+  # The stabilizer m_t minus log f_1 + ... + log f_t is a running maximum over the tokens.
+  # Rounding errors of the cumulative sums change the stabilizers, but no output depends on them.
   total = jnp.cumsum(log_f, 1)
   m = total + jnp.maximum(jax.lax.cummax(log_i - total, 1), start[:, None])
   m = jax.lax.stop_gradient(m)
@@ -196,80 +198,95 @@ def stabilised(log_i, log_f, start):
   return m, jnp.exp(log_i - m), log_f + before - m
 
 
-def matrix_memory(query, key, value, log_i, log_f, state, form='auto', chunk_size=0):
-  """The mLSTM's equations at all times.
+def mlstm_scan(query, key, value, log_i, log_f, state, form='auto', chunk_size=0):
+  """Computes the outputs and the final matrix memory of the stabilized mLSTM recurrence.
 
   Args:
     query: q [B, T, H, K].
     key: k [B, T, H, K], divided by sqrt(K).
     value: v [B, T, H, K].
-    log_i: i~ [B, T, H]; minus infinity where nothing is to be written.
+    log_i: log i [B, T, H], minus infinity where the input gate is closed.
     log_f: log f [B, T, H].
-    state: (C, n) [B, H, K, K + 1] and m [B, H].
-    form: of `outer_product_scan`, as is chunk_size.
-    chunk_size: C; 0 picks by platform.
+    state: the pair of (C, n) [B, H, K, K + 1] and m [B, H].
+    form: the form of `outer_product_scan`.
+    chunk_size: C, a power of two. 0 chooses by platform.
 
   Returns:
     h [B, T, H, K] in float32, and the state after the last token.
 
+  Raises:
+    ValueError: if the form is unknown or the chunk size is not a power of two.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> from baselines.xlstm import mlstm_scan
+    >>> x = jnp.ones((1, 4, 2, 3))  # query, key and value [B, T, H, K]
+    >>> gates = jnp.zeros((1, 4, 2))  # i = f = 1
+    >>> empty = jnp.zeros((1, 2, 3, 4)), jnp.zeros((1, 2))
+    >>> h, (memory, m) = mlstm_scan(x, x / 3**0.5, x, gates, gates, empty)
+    >>> h.shape, memory.shape, m.shape
+    ((1, 4, 2, 3), (1, 2, 3, 4), (1, 2))
+    >>> [round(float(output), 3) for output in h[0, :, 0, 0]]
+    [1.0, 1.0, 1.0, 1.0]
+
   """
   memory, start = state
-  m, written, log_decay = stabilised(log_i, log_f, start)
-  key = key.astype(jnp.float32) * written[..., None]
+  m, input_gate, log_decay = stabilize_gates(log_i, log_f, start)
+  key = key.astype(jnp.float32) * input_gate[..., None]
   value = jnp.concatenate([value, jnp.ones_like(value[..., :1])], -1)
   y, memory = outer_product_scan(
     query, key, value, log_decay, memory, form=form, chunk_size=chunk_size
   )
-  divisor = jnp.maximum(jnp.abs(y[..., -1:]), jnp.exp(-m)[..., None])
+  denominator = jnp.maximum(jnp.abs(y[..., -1:]), jnp.exp(-m)[..., None])
   last = jnp.concatenate([start[:, None], m], 1)[:, -1]
-  return normalised(y[..., :-1], divisor), (memory, last)
+  return safe_divide(y[..., :-1], denominator), (memory, last)
 
 
 class MLSTM(SequenceLayer):
-  """A matrix memory between an up- and a down-projection; a silu branch is its output gate."""
+  """The mLSTM, a matrix memory between an up- and a down-projection, with a silu output gate."""
 
   num_heads: int = 4
-  expansion: int = 2  # the width inside, in widths of the model
-  kernel_size: int = 4  # of the convolution that queries and keys see
+  expansion: int = 2  # the inner width relative to the width of the model
+  kernel_size: int = 4  # of the convolution before the projections to queries and keys
   block_size: int = 4  # of the block-diagonal projections to queries, keys and values
   forget_gate: str = 'sigmoid'  # or 'exp'
-  chunk_size: int = 0  # tokens that are read at once; 0: by platform
+  chunk_size: int = 0  # tokens per chunk; 0 chooses by platform
 
-  padding_takes_time: ClassVar[bool] = True  # in the convolution
+  padding_counts_as_steps: ClassVar[bool] = True  # because of the convolution
 
   def __post_init__(self):
     super().__post_init__()
-    at_least(self, 1, 'num_heads', 'expansion', 'kernel_size', 'block_size')
-    one_of(self, 'forget_gate', FORGET_GATES)
-    check_form('auto', self.chunk_size)
+    require_options_at_least(self, 1, 'num_heads', 'expansion', 'kernel_size', 'block_size')
+    require_one_of(self, 'forget_gate', FORGET_GATES)
+    check_form_and_chunk_size('auto', self.chunk_size)
 
   @property
   def width_multiple(self):
-    """Heads and blocks share out the width inside."""
+    """A divisor required of the model width, so that heads and blocks divide the inner width."""
     shares = math.lcm(self.num_heads, self.block_size)
     return shares // math.gcd(shares, self.expansion)
 
-  def _convolution(self, **where):
-    return ShortConvolution(self.kernel_size, **where)
+  def _short_convolution(self, **options):
+    return ShortConvolution(self.kernel_size, **options)
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
-    """The convolution's, an empty matrix (C, n) [B, H, K, K + 1] and its stabiliser [B, H]."""
-    suits(self, width)
+    """Returns the state of the convolution and zeros for (C, n) [B, H, K, K + 1] and m [B, H]."""
+    check_width(self, width)
     inner, heads = self.expansion * width, self.num_heads
-    past = self._convolution(parent=None).initial_state(batch_size, capacity, inner, dtype)
+    past = self._short_convolution(parent=None).initial_state(batch_size, capacity, inner, dtype)
     memory = jnp.zeros((batch_size, heads, inner // heads, inner // heads + 1))
     return past, (memory, jnp.zeros((batch_size, heads)))
 
-  def _gates(self, *read):
-    """i~ and log f [B, T, H], at the start the same for all inputs."""
-    def bias(key, shape, dtype=jnp.float32):
+  def _log_input_and_forget_gates(self, *features):
+    """The logarithms of the gates i and f [B, T, H], with a kernel initialized to 0."""
+    def gate_bias_initializer(key, shape, dtype=jnp.float32):
       i = 0.1 * jax.random.normal(key, (self.num_heads,), dtype)
-      return jnp.concatenate([i, open_forget_gates(self.num_heads)])
+      return jnp.concatenate([i, forget_gate_biases(self.num_heads)])
 
     gates = nn.Dense(
-      2 * self.num_heads, dtype=read[0].dtype, name='gates',
-      kernel_init=nn.initializers.zeros, bias_init=bias,
-    )(jnp.concatenate(read, -1))
+      2 * self.num_heads, dtype=features[0].dtype, name='gates',
+      kernel_init=nn.initializers.zeros, bias_init=gate_bias_initializer,
+    )(jnp.concatenate(features, -1))
     i, f = jnp.split(gates.astype(jnp.float32), 2, -1)
     return i, FORGET_GATES[self.forget_gate](f)
 
@@ -279,22 +296,22 @@ class MLSTM(SequenceLayer):
     if state is None:
       state = self.initial_state(batch_size, length, width, x.dtype)
     (past, memory), inner = state, self.expansion * width
-    up = nn.Dense(2 * inner, use_bias=False, dtype=x.dtype, name='up')(masked(x, mask))
+    up = nn.Dense(2 * inner, use_bias=False, dtype=x.dtype, name='up')(apply_mask(x, mask))
     x, branch = jnp.split(up, 2, -1)
-    local, past = self._convolution(name='convolution')(x, past, mask=mask, train=train)
+    local, past = self._short_convolution(name='convolution')(x, past, mask=mask, train=train)
     local = jax.nn.silu(local)
 
     blocks = inner // self.block_size
     query_key = BlockDense(blocks, outputs=2, name='query_key')(local)
     value = BlockDense(blocks, name='value')(x)[..., 0, :]
     query, key = query_key[..., 0, :], query_key[..., 1, :]
-    log_i, log_f = self._gates(query, key, value)
+    log_i, log_f = self._log_input_and_forget_gates(query, key, value)
     if mask is not None:
       log_i = jnp.where(mask[..., None], log_i, -jnp.inf)
     heads = (batch_size, length, self.num_heads, inner // self.num_heads)
-    query, key, value = (each.reshape(heads) for each in (query, key, value))
-    h, memory = matrix_memory(
-      query, key * key.shape[-1] ** -0.5, value, log_i, masked(log_f, mask), memory,
+    query, key, value = (x.reshape(heads) for x in (query, key, value))
+    h, memory = mlstm_scan(
+      query, key * key.shape[-1] ** -0.5, value, log_i, apply_mask(log_f, mask), memory,
       chunk_size=self.chunk_size,
     )
     skip = self.param('skip', nn.initializers.ones, (inner,)).astype(x.dtype)

@@ -1,7 +1,7 @@
-"""Questions, a folder each, and the lab that they share.
+"""Studies with one folder each, and the package `lab` with the code that all of them share.
 
-STUDIES names them in the order in which they are reported: name -> the module that has its `STUDY`.
-It is read without loading any of them.
+STUDIES maps each study's name to the module that defines its `STUDY`, in the order of the report.
+The dictionary can be used without importing any study.
 """
 
 import importlib
@@ -23,6 +23,6 @@ STUDIES = {
 }
 
 
-def load(name: str):
-  """The `Study` of a name in STUDIES."""
+def load_study(name: str):
+  """Imports the module of a study and returns its `Study` object."""
   return importlib.import_module(STUDIES[name]).STUDY

@@ -1,1 +1,1 @@
-"""The subject: the Transformer, from one interface for every sequence layer up to whole models."""
+"""The Transformer, from single layers to complete models and decoding."""

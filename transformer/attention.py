@@ -1,18 +1,18 @@
-"""Scaled dot-product attention: every token looks at every earlier one, in one step.
+"""Scaled dot-product self-attention, by default from each token to itself and all earlier tokens.
 
   Attention(Q, K, V) = softmax(Q K^T / sqrt(K)) V      (Vaswani et al. 2017, equation 1)
 
-in H heads, each with its own projections. Its memory is what it has read: the keys and values of
-all earlier tokens, which is why it forgets nothing and why its state grows with the length. What
-has been done about that, and about large scores:
+in H heads, each with separate projections. The path between any two tokens has a length of 1. The
+state consists of the keys and values of all earlier tokens. It loses no information and grows with
+the length. The following options reduce the state or bound the scores:
 
   multi-query, grouped-query   heads share keys and values   (Shazeer 2019; Ainslie et al. 2023)
-  window                       only the w latest tokens      (Beltagy et al. 2020)
+  window                       only the latest w tokens      (Beltagy et al. 2020)
   soft cap                     scores c tanh(score / c)      (Gemma Team 2024)
-  query-key norm               both at an RMS of 1, scaled   (Dehghani et al. 2023)
+  query-key norm               queries and keys normalized   (Dehghani et al. 2023)
 
-An encoder's attention is the same without the order: `causal=False` looks both ways. Where a head
-looks can be seen: `apply(..., mutable='intermediates')` returns the weights of every layer.
+Encoders use the same attention without a causal mask, `causal=False`. The attention weights of
+every layer are available from `apply(..., mutable='intermediates')`.
 """
 
 from typing import ClassVar, NamedTuple
@@ -22,186 +22,254 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from transformer import platform
-from transformer.banded_attention import banded
-from transformer.blocked_attention import blocked
-from transformer.dot_product import AttentionMask, facing, naive, strips, weights
-from transformer.fused_attention import fused, unsupported_reason
-from transformer.layer import SequenceLayer, masked
+from transformer.banded_attention import banded_attention
+from transformer.blocked_attention import blocked_attention
+from transformer.dot_product import (
+  AttentionMask,
+  attention_weights,
+  dense_attention,
+  pad_and_reverse_tables,
+  slice_tables,
+)
+from transformer.fused_attention import fused_attention, unsupported_reason
+from transformer.layer import SequenceLayer, apply_mask
 from transformer.normalization import RMSNorm
-from transformer.options import at_least, one_of, suits
-from transformer.positions import Positions, Relative, Rotary
+from transformer.options import check_width, require_one_of, require_options_at_least
+from transformer.positions import Positions, RelativeTables, Rotary
 
 FORMS = ('auto', 'naive', 'blocked', 'fused', 'banded')
-BLOCKED_FROM = {'cpu': 64}  # the tokens in sight from which blocks are faster than all at once
-BANDED_FROM = 64  # the length T from which bands are worth being cut, if it is ...
-WINDOWS = 4  # ... so many windows
-NOTHING = Relative()
+# From this number of queries on, blocked attention is faster than dense attention.
+# Banded attention is the fastest algorithm only if the window is at most this number of keys.
+BLOCKED_MIN_LENGTH, BLOCKED_MIN_LENGTH_DEFAULT = {'cpu': 64}, 1024
+# Banded attention is the fastest algorithm only for at least this number of queries.
+# The number of queries must also be at least this multiple of the window.
+BANDED_MIN_LENGTH, BANDED_MIN_WINDOWS = 64, 4
+NO_TABLES = RelativeTables()
 
 
 def attend(
-  query, key, value, attention_mask: AttentionMask, relative=NOTHING, soft_cap=0.0, form='auto'
+  query, key, value, attention_mask: AttentionMask, relative_tables=NO_TABLES, soft_cap=0.0,
+  form='auto',
 ):
-  """Softmax attention in the form that is fastest here, or in the one that is named.
+  """Computes softmax attention with the requested algorithm or with the fastest algorithm.
 
   Args:
-    query: [B, H, R, T, K], R queries for each of H keys.
+    query: [B, H, R, T, K], R queries for each of H key heads.
     key: [B, H, K, S].
     value: [B, H, V, S].
-    attention_mask: where each query may look; one that may look nowhere answers 0.
-    relative: what is added by distance.
-    soft_cap: c; 0: none.
-    form: 'naive' (all scores at once), 'blocked' (memory linear in the length), 'banded' (all
-      scores within a window at once), 'fused' (cuDNN's or Pallas' kernel), each a ValueError where
-      it cannot be, or 'auto'.
+    attention_mask: the keys that each query may attend to. A query without keys has the output 0.
+    relative_tables: terms of the scores, keys and values that depend on the distance.
+    soft_cap: the bound c of the scores; 0 for no bound.
+    form: 'naive' (all scores together), 'blocked' (memory linear in the length), 'banded' (all
+      scores within a window together), 'fused' (the kernel of cuDNN or Pallas) or 'auto' (the
+      fastest of these on the platform).
 
   Returns:
     [B, H, R, T, V].
 
+  Raises:
+    ValueError: the requested algorithm does not support the inputs.
+
+  Examples:
+    Equal keys give each query the mean of the values up to its position.
+
+    >>> query, key = jnp.ones((1, 1, 1, 3, 2)), jnp.ones((1, 1, 2, 3))
+    >>> value = jnp.arange(3.0).reshape(1, 1, 1, 3)
+    >>> y = attend(query, key, value, AttentionMask())
+    >>> y.shape, [round(number, 3) for number in y.ravel().tolist()]
+    ((1, 1, 1, 3, 1), [0.0, 0.5, 1.0])
+    >>> y = attend(query, key, value, AttentionMask(causal=False), form='blocked')
+    >>> [round(number, 3) for number in y.ravel().tolist()]
+    [1.0, 1.0, 1.0]
+
   """
-  if 0 in (query.shape[3], key.shape[3]):  # no query, or nothing to look at
+  if 0 in (query.shape[3], key.shape[3]):  # no query or no key
     return jnp.zeros((*query.shape[:4], value.shape[2]), value.dtype)
   if form in ('auto', 'fused'):
-    reason = unsupported_reason(query, key, value, attention_mask, relative, soft_cap)
+    reason = unsupported_reason(query, key, value, attention_mask, relative_tables, soft_cap)
     if reason is None:
-      return fused(query, key, value, attention_mask)
+      return fused_attention(query, key, value, attention_mask)
     if form == 'fused':
-      raise ValueError(f'no fused attention here: {reason}')
-    form = fastest(query.shape[3], attention_mask.window)
-  compute = {'naive': naive, 'blocked': blocked, 'banded': banded}[form]
-  return compute(query, key, value, attention_mask, relative, soft_cap)
+      raise ValueError(f'fused attention is not supported for these inputs: {reason}')
+    form = fastest_attention_algorithm(query.shape[3], attention_mask.window)
+  functions = {'naive': dense_attention, 'blocked': blocked_attention, 'banded': banded_attention}
+  return functions[form](query, key, value, attention_mask, relative_tables, soft_cap)
 
 
-def fastest(length: int, window: int) -> str:
-  """The form for so many queries where there is no kernel: in blocks if too much is in sight."""
-  many = BLOCKED_FROM.get(platform.current(), 1024)
-  if 0 < window <= many and length >= max(BANDED_FROM, WINDOWS * window):
+def fastest_attention_algorithm(num_queries: int, window: int) -> str:
+  """Returns the name of the platform's fastest attention algorithm that is not a fused kernel."""
+  blocked_min_length = BLOCKED_MIN_LENGTH.get(
+    platform.current_platform(), BLOCKED_MIN_LENGTH_DEFAULT)
+  banded_min_length = max(BANDED_MIN_LENGTH, BANDED_MIN_WINDOWS * window)
+  if 0 < window <= blocked_min_length and num_queries >= banded_min_length:
     return 'banded'
-  return 'naive' if length < many else 'blocked'
+  return 'naive' if num_queries < blocked_min_length else 'blocked'
 
 
 def sow_weights(
-  module: nn.Module, query, key, attention_mask: AttentionMask, relative=NOTHING, soft_cap=0.0
+  module: nn.Module, query, key, attention_mask: AttentionMask, relative_tables=NO_TABLES,
+  soft_cap=0.0,
 ):
-  """Leaves the weights [B, heads, T, S] where `intermediates` are asked for; else does nothing."""
+  """Stores the attention weights [B, heads, T, S] if the collection `intermediates` is mutable.
+
+  Args:
+    module: the layer in whose `intermediates` the weights are stored.
+    query: [B, H, R, T, K].
+    key: [B, H, K, S].
+    attention_mask: the keys that each query may attend to.
+    relative_tables: terms of the scores, keys and values that depend on the distance.
+    soft_cap: the bound c of the scores; 0 for no bound.
+
+  Returns:
+    None. If the collection is not mutable, and during initialisation, nothing is stored.
+
+  """
   if module.is_mutable_collection('intermediates') and not module.is_initializing():
-    length, size = query.shape[3], key.shape[3]
-    near = facing(strips(relative, length, size), attention_mask.offset, length, size)
-    weight = weights(query, key, attention_mask, near, soft_cap)
-    module.sow('intermediates', 'weights', weight.reshape(len(weight), -1, length, size))
+    num_queries, num_keys = query.shape[3], key.shape[3]
+    padded_tables = pad_and_reverse_tables(relative_tables, num_queries, num_keys)
+    tables = slice_tables(padded_tables, attention_mask.offset, num_queries, num_keys)
+    weight = attention_weights(query, key, attention_mask, tables, soft_cap)
+    module.sow('intermediates', 'weights', weight.reshape(len(weight), -1, num_queries, num_keys))
 
 
 class KVCache(NamedTuple):
-  """Attention's memory of S tokens: all that there is room for, or the latest."""
+  """A cache of the keys and values of all earlier tokens, or only of the most recent tokens."""
 
-  key: jax.Array  # [B, H, K, S], for H heads of keys: S last makes the products fast
+  key: jax.Array  # [B, H, K, S] for H key heads; the products are fast with S as the last axis
   value: jax.Array  # [B, H, V, S]
-  valid: jax.Array  # [B, S] whether a token was read here and was no padding
-  index: jax.Array  # [] how many tokens were read
+  valid: jax.Array  # [B, S] false at padding and in unused slots
+  index: jax.Array  # [] the number of tokens processed so far
 
   @property
-  def size(self) -> int:
-    """S."""
+  def num_slots(self) -> int:
+    """The number S of tokens that the cache can store."""
     return self.valid.shape[-1]
 
-  def append(self, new: 'KVCache') -> 'KVCache':
-    """What is new written behind what was read; the size stays."""
-    def put(old, new):
-      start = (0,) * (old.ndim - 1) + (self.index,)
-      return jax.lax.dynamic_update_slice(old, new.astype(old.dtype), start)
+  def write_to_free_slots(self, new_tokens: 'KVCache') -> 'KVCache':
+    """Stores new tokens in the first unused cache slots, so that the cache keeps its size."""
+    def write_after_stored_tokens(stored, new):
+      start = (0,) * (stored.ndim - 1) + (self.index,)
+      return jax.lax.dynamic_update_slice(stored, new.astype(stored.dtype), start)
 
-    return KVCache(*map(put, self[:3], new[:3]), self.index + new.size)
+    arrays = map(write_after_stored_tokens, self[:3], new_tokens[:3])
+    return KVCache(*arrays, self.index + new_tokens.num_slots)
 
-  def join(self, new: 'KVCache') -> 'KVCache':
-    """What is new after all of this memory; the size grows."""
-    def put(old, new):
-      return jnp.concatenate([old, new.astype(old.dtype)], -1)
+  def append_as_new_slots(self, new_tokens: 'KVCache') -> 'KVCache':
+    """Appends one cache slot for each new token, so that the cache grows."""
+    def concatenate_along_slots(stored, new):
+      return jnp.concatenate([stored, new.astype(stored.dtype)], -1)
 
-    return KVCache(*map(put, self[:3], new[:3]), self.index + new.size)
+    arrays = map(concatenate_along_slots, self[:3], new_tokens[:3])
+    return KVCache(*arrays, self.index + new_tokens.num_slots)
 
-  def latest(self, size: int) -> 'KVCache':
-    """The last so many tokens."""
-    return KVCache(*(a[..., self.size - size :] for a in self[:3]), self.index)
+  def keep_last_slots(self, num_slots: int) -> 'KVCache':
+    """Returns a cache with only the last `num_slots` slots."""
+    return KVCache(*(a[..., self.num_slots - num_slots :] for a in self[:3]), self.index)
 
 
 class Attention(SequenceLayer):
-  """Multi-head self-attention, causal unless told otherwise."""
+  """Multi-head self-attention, causal by default.
+
+  Examples:
+    >>> layer = Attention(num_heads=2, num_key_value_heads=1)
+    >>> x = jnp.ones((1, 3, 8))
+    >>> (y, state), parameters = jax.jit(layer.init_with_output)(jax.random.key(0), x)
+    >>> y.shape, state.key.shape
+    ((1, 3, 8), (1, 1, 4, 3))
+
+    Calls with single tokens, from a state with a capacity of 3 tokens, have the same outputs.
+
+    >>> step, state, outputs = jax.jit(layer.apply), layer.initial_state(1, 3, 8), []
+    >>> for t in range(3):
+    ...   output, state = step(parameters, x[:, t : t + 1], state)
+    ...   outputs.append(output)
+    >>> bool(jnp.allclose(jnp.concatenate(outputs, 1), y, atol=1e-5))
+    True
+
+  """
 
   num_heads: int = 4
   positions: Positions = Rotary(parent=None)
-  num_key_value_heads: int = 0  # 0: as many as heads; 1: multi-query; between: grouped-query
-  window: int = 0  # how many of the latest tokens are seen, the own one included; 0: all
-  soft_cap: float = 0.0  # the bound of the scores; 0: none
+  num_key_value_heads: int = 0  # 0: num_heads; 1: multi-query; between: grouped-query
+  window: int = 0  # the number of latest tokens attended to, the current token included; 0: all
+  soft_cap: float = 0.0  # the bound of the scores; 0: no bound
   query_key_norm: bool = False
-  query_key_epsilon: float = 1e-6  # of those norms
-  key_width: int = 0  # K, of each head's queries and keys; 0: the model's width shared by the heads
-  value_width: int = 0  # V, of its values; 0: the same
-  use_bias: bool = False  # of all projections
-  input_bias: bool = False  # of those to queries, keys and values, and not of the output's
+  query_key_epsilon: float = 1e-6  # of the query-key norms
+  key_width: int = 0  # K, of each head's queries and keys; 0: D / num_heads
+  value_width: int = 0  # V, of each head's values; 0: D / num_heads
+  use_bias: bool = False  # in all projections
+  input_bias: bool = False  # in the projections to queries, keys and values, not in the output's
   causal: bool = True
   form: str = 'auto'
 
-  padding_takes_time: ClassVar[bool] = True  # and a place in the memory
+  padding_counts_as_steps: ClassVar[bool] = True  # and a slot of the cache
 
   def __post_init__(self):
     super().__post_init__()
-    at_least(self, 1, 'num_heads')
-    at_least(self, 0, 'num_key_value_heads', 'window', 'soft_cap', 'key_width', 'value_width',
-             'query_key_epsilon')
-    one_of(self, 'form', FORMS)
-    if self.key_width % self.positions.head_multiple:
-      multiple = self.positions.head_multiple
-      raise ValueError(f'these positions take a key_width in multiples of {multiple}, '
-                       f'not {self.key_width}')
-    if self.positions.by_distance and self.key_width != self.value_width:
-      raise ValueError('positions by distance take values as wide as keys')
-    if not self.causal and (self.window or self.positions.by_distance):
-      raise ValueError('attention that looks both ways has no window and no positions by distance')
+    require_options_at_least(self, 1, 'num_heads')
+    require_options_at_least(self, 0, 'num_key_value_heads', 'window', 'soft_cap', 'key_width',
+                             'value_width', 'query_key_epsilon')
+    require_one_of(self, 'form', FORMS)
+    if self.key_width % self.positions.head_width_multiple:
+      multiple = self.positions.head_width_multiple
+      raise ValueError(f'the positions {type(self.positions).__name__} require a key_width among '
+                       f'the multiples of {multiple}, not {self.key_width}')
+    if self.positions.has_relative_tables and self.key_width != self.value_width:
+      raise ValueError(f'the positions {type(self.positions).__name__} require a value_width equal '
+                       'to key_width')
+    if not self.causal and (self.window or self.positions.has_relative_tables):
+      raise ValueError(
+        'attention with causal=False supports no window and no ALiBi, T5Bias or Shaw positions')
     heads, shared = self.num_heads, self.num_key_value_heads
     if shared and heads % shared:
-      raise ValueError(f'{heads} heads cannot share {shared} keys equally: a divisor is needed')
+      raise ValueError(f'{heads} heads cannot share {shared} keys equally: num_heads must be a '
+                       'multiple of num_key_value_heads')
 
   @property
   def input_layer(self):
-    """What the positions add to the embeddings, if they are absolute."""
+    """The layer that adds absolute positions to the embeddings, or None for other encodings."""
     return self.positions.input_layer
 
   @property
-  def bidirectional(self):
-    """The same without a causal mask, unless there is an order to its window or distances."""
-    if self.window or self.positions.by_distance:
+  def bidirectional_form(self):
+    """A copy of this layer without the causal mask, or None if its options require the mask."""
+    if self.window or self.positions.has_relative_tables:
       return None
     return self.clone(causal=False)
 
   @property
   def receptive_field(self):
-    """The window."""
+    """The number of tokens in the attention window, or None without a window."""
     return self.window or None
 
   @property
   def width_multiple(self):
-    """Heads of equal width, each one that the positions can take."""
-    return self.num_heads * self.positions.head_multiple
+    """The number that must divide the model width, a multiple of the number of heads."""
+    return self.num_heads * self.positions.head_width_multiple
 
   @property
-  def key_heads(self) -> int:
-    """How many heads of keys and values there are."""
+  def num_key_heads(self) -> int:
+    """The number of key heads, which equals the number of value heads."""
     return self.num_key_value_heads or self.num_heads
 
   def head_widths(self, width: int) -> tuple[int, int]:
-    """K and V; a ValueError if the heads do not share the width equally."""
-    suits(self, width)
+    """Returns the key width K and the value width V of each head for the model width D.
+
+    An invalid model width raises a ValueError.
+    """
+    check_width(self, width)
     share = width // self.num_heads
     return self.key_width or share, self.value_width or share
 
-  def memory_size(self, capacity: int) -> int:
-    """S: room for all tokens, or for those that the next one will see."""
+  def num_cache_slots(self, capacity: int) -> int:
+    """Returns the capacity of the cache in tokens, which is at most window - 1 with a window."""
     return min(capacity, self.window - 1) if self.window else capacity
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
-    """Room for `capacity` keys and values, or for the window."""
-    size = self.memory_size(capacity)
+    """Returns an empty cache with slots for `num_cache_slots(capacity)` tokens."""
+    size = self.num_cache_slots(capacity)
     key, value = (
-      jnp.zeros((batch_size, self.key_heads, channels, size), dtype)
+      jnp.zeros((batch_size, self.num_key_heads, channels, size), dtype)
       for channels in self.head_widths(width)
     )
     return KVCache(
@@ -211,70 +279,79 @@ class Attention(SequenceLayer):
       index=jnp.zeros((), jnp.int32),
     )
 
-  def project(self, x, index):
-    """Queries [B, H, T, K], keys and values [B, key_heads, T, K or V] of x [B, T, D]."""
+  def project_inputs(self, x, token_positions):
+    """Projects x [B, T, D] to queries, keys and values, and encodes positions by rotation.
+
+    Returns queries [B, H, T, K], keys [B, num_key_heads, T, K]
+    and values [B, num_key_heads, T, V].
+    """
     key_width, value_width = self.head_widths(x.shape[2])
 
-    def project(heads, channels, name):
+    def project_to_heads(heads, channels, name):
       options = {'use_bias': self.use_bias or self.input_bias, 'dtype': x.dtype, 'name': name}
       return nn.DenseGeneral((heads, channels), **options)(x).swapaxes(1, 2)
 
-    split = (self.num_heads, self.num_heads + self.key_heads)
+    boundaries = (self.num_heads, self.num_heads + self.num_key_heads)
     if key_width == value_width:  # one product instead of two
-      projected = project(self.num_heads + 2 * self.key_heads, key_width, 'projection')
-      query, key, value = jnp.split(projected, split, 1)
+      projected = project_to_heads(self.num_heads + 2 * self.num_key_heads, key_width, 'projection')
+      query, key, value = jnp.split(projected, boundaries, 1)
     else:
-      projected = project(self.num_heads + self.key_heads, key_width, 'projection')
-      query, key = jnp.split(projected, split[:1], 1)
-      value = project(self.key_heads, value_width, 'value_projection')
+      projected = project_to_heads(self.num_heads + self.num_key_heads, key_width, 'projection')
+      query, key = jnp.split(projected, boundaries[:1], 1)
+      value = project_to_heads(self.num_key_heads, value_width, 'value_projection')
     if self.query_key_norm:
       query = RMSNorm(self.query_key_epsilon, dtype=x.dtype, name='query_norm')(query)
       key = RMSNorm(self.query_key_epsilon, dtype=x.dtype, name='key_norm')(key)
-    return self.positions.rotate(query, index), self.positions.rotate(key, index), value
+    rotate = self.positions.rotate
+    return rotate(query, token_positions), rotate(key, token_positions), value
 
-  def update_cache(self, state, new: KVCache):
-    """What can be seen, where in it the first new token stands, and the next state."""
+  def update_cache(self, state, new_tokens: KVCache):
+    """Appends the keys and values of new tokens to those of the earlier tokens.
+
+    Returns the cache to attend to, the slot of the first new token in it, and the next state.
+    """
     if state is None:
-      return new, 0, new.latest(self.memory_size(new.size))
+      return new_tokens, 0, new_tokens.keep_last_slots(self.num_cache_slots(new_tokens.num_slots))
     if self.window:
-      seen = state.join(new)
-      return seen, state.size, seen.latest(state.size)
-    seen = state.append(new)
-    return seen, state.index, seen
+      cache = state.append_as_new_slots(new_tokens)
+      return cache, state.num_slots, cache.keep_last_slots(state.num_slots)
+    cache = state.write_to_free_slots(new_tokens)
+    return cache, state.index, cache
 
   @nn.compact
   def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]
     batch_size, length, width = x.shape
-    index = jnp.arange(length) if state is None else state.index + jnp.arange(length)
-    query, key, value = self.project(masked(x, mask), index)
+    token_positions = jnp.arange(length) if state is None else state.index + jnp.arange(length)
+    query, key, value = self.project_inputs(apply_mask(x, mask), token_positions)
     valid = jnp.ones((batch_size, length), bool) if mask is None else mask
-    new = KVCache(key.swapaxes(2, 3), value.swapaxes(2, 3), valid, jnp.int32(length))
-    seen, offset, after = self.update_cache(state, new)
+    new_tokens = KVCache(key.swapaxes(2, 3), value.swapaxes(2, 3), valid, jnp.int32(length))
+    cache, offset, next_state = self.update_cache(state, new_tokens)
 
     all_valid = state is None and mask is None
-    valid = None if all_valid else seen.valid
+    valid = None if all_valid else cache.valid
     attention_mask = AttentionMask(offset, self.window, valid, self.causal)
-    distances = min(self.window, seen.size) if self.window else seen.size
-    relative = self.positions.relative(distances, self.num_heads, query.shape[-1])
-    shared = self.num_heads // self.key_heads
-    query = query.reshape(batch_size, self.key_heads, shared, *query.shape[2:])
-    key, value = seen.key.astype(x.dtype), seen.value.astype(x.dtype)
-    sow_weights(self, query, key, attention_mask, relative, self.soft_cap)
-    y = attend(query, key, value, attention_mask, relative, self.soft_cap, self.form)
+    num_distances = min(self.window, cache.num_slots) if self.window else cache.num_slots
+    relative_tables = self.positions.relative_tables(
+      num_distances, self.num_heads, query.shape[-1])
+    shared = self.num_heads // self.num_key_heads
+    query = query.reshape(batch_size, self.num_key_heads, shared, *query.shape[2:])
+    key, value = cache.key.astype(x.dtype), cache.value.astype(x.dtype)
+    sow_weights(self, query, key, attention_mask, relative_tables, self.soft_cap)
+    y = attend(query, key, value, attention_mask, relative_tables, self.soft_cap, self.form)
     y = y.reshape(batch_size, self.num_heads, length, y.shape[-1])
-    # More tokens than there is room for: the answer is NaN, never silently wrong.
-    if not self.window or after.size < self.window - 1:
-      y = jnp.where(after.index <= after.size, y, jnp.nan)
+    # Outputs would be wrong if tokens exceeded the capacity of the cache, and are NaN instead.
+    if not self.window or next_state.num_slots < self.window - 1:
+      y = jnp.where(next_state.index <= next_state.num_slots, y, jnp.nan)
     output = {'use_bias': self.use_bias, 'dtype': x.dtype, 'name': 'output'}
     y = nn.DenseGeneral(width, (1, 3), **output)(y)
-    return y, after
+    return y, next_state
 
 
 class SlidingWindow(Attention):
-  """Attention to the latest tokens alone: its state does not grow."""
+  """Attention from each token to the last `window` tokens, with a state of constant size."""
 
   window: int = 16
 
   def __post_init__(self):
-    at_least(self, 1, 'window')  # 0 would be all tokens
+    require_options_at_least(self, 1, 'window')  # in the base class 0 means all tokens
     super().__post_init__()

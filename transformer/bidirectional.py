@@ -1,14 +1,16 @@
-"""How an encoder reads: the source is all there, so that what follows a token counts as well.
+"""Layers of encoders, which are bidirectional because all source tokens are available.
 
   Bidirectional   y_t = W [f(x_1 .. x_t), b(x_S .. x_t)] + bias     (Schuster and Paliwal 1997)
-                  any layer twice, f forwards and b backwards, each with parameters of its own
+                  any layer in two directions, f forwards and b backwards, with separate parameters
   Centred         y_t = f(x_{t - r + 1 + a} .. x_{t + a}),  a = floor((r - 1) / 2)
-                  a layer that sees r tokens and treats none of them as the present one, such as a
-                  convolution, half of them ahead (Kalchbrenner et al. 2016; Gehring et al. 2017)
-  PaddingFirst    one way, but the state that it leaves is the one after the last token, whatever
-                  padding follows: that state may be all that a decoder gets
+                  a layer with a receptive field of r tokens that does not treat the latest token
+                  differently, such as a convolution, shifted so that half of its tokens are later
+                  than t (Kalchbrenner et al. 2016; Gehring et al. 2017)
+  PaddingFirst    a causal layer whose final state is the state after the last valid token despite
+                  the padding after it, as that state may be the only input of a decoder
 
-`bidirectional_of` gives each layer's form. None of them streams: a source is read at once.
+`make_bidirectional` selects the variant for each layer. No variant supports streaming, since a
+source is encoded in one call.
 """
 
 import jax.numpy as jnp
@@ -17,42 +19,44 @@ from flax import linen as nn
 from transformer.layer import SequenceLayer
 
 
-def bidirectional_of(layer: SequenceLayer) -> SequenceLayer:
-  """The layer as an encoder has it, reading what comes after a token as well."""
-  if layer.bidirectional is not None:
-    return layer.bidirectional
-  if layer.receptive_field == 1:  # there is nothing to read on either side
+def make_bidirectional(layer: SequenceLayer) -> SequenceLayer:
+  """Returns a bidirectional variant of a causal layer, for an encoder."""
+  if layer.bidirectional_form is not None:
+    return layer.bidirectional_form
+  if layer.receptive_field == 1:  # outputs depend on no other token in either direction
     return layer
   return Bidirectional(layer, parent=None)
 
 
-class Wrapped(SequenceLayer):
-  """A layer that is read in another way; it takes what that layer takes."""
+class LayerWrapper(SequenceLayer):
+  """Base class of encoder layers that contain a causal layer."""
 
   layer: SequenceLayer
 
   @property
   def input_layer(self):
-    """The layer's."""
     return self.layer.input_layer
 
   @property
   def width_multiple(self):
-    """The layer's."""
     return self.layer.width_multiple
 
   @property
-  def bidirectional(self):
-    """Itself."""
+  def bidirectional_form(self):
+    """The layer itself, because it is already bidirectional."""
     return self
 
 
-class Bidirectional(Wrapped):
-  """A layer forwards and one backwards, joined by a dense layer; it keeps no state."""
+class Bidirectional(LayerWrapper):
+  """A forward and a backward copy of a layer, whose outputs a dense layer combines.
+
+  No state is returned.
+  """
 
   @nn.compact
   def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]
-    reversed_mask = None if mask is None else mask[:, ::-1]  # padding is first then, and is held
+    # In the reversed sequence, padding precedes all valid tokens and leaves the state unchanged.
+    reversed_mask = None if mask is None else mask[:, ::-1]
     forward, backward = (self.layer.copy(name=name) for name in ('forward', 'backward'))
     past, _ = forward(x, mask=mask, train=train)
     future, _ = backward(x[:, ::-1], mask=reversed_mask, train=train)
@@ -60,47 +64,49 @@ class Bidirectional(Wrapped):
     return nn.Dense(x.shape[2], dtype=x.dtype, name='join')(joined), ()
 
 
-class Centred(Wrapped):
-  """A layer whose window of r tokens ends (r - 1) // 2 tokens ahead; it keeps no state."""
+class Centred(LayerWrapper):
+  """A layer with a window of r tokens, shifted so that the window is centred on the output.
+
+  The window ends (r - 1) // 2 tokens after the output. No state is returned.
+  """
 
   def __post_init__(self):
     super().__post_init__()
     if self.layer.receptive_field is None:
       kind = type(self.layer).__name__
-      raise ValueError(f'{kind} cannot be centred: it sees all that came before, not a window')
+      raise ValueError(f'{kind} cannot be centred: its receptive field is unbounded')
 
   @property
   def receptive_field(self):
-    """As many tokens as the layer sees, though not the latest."""
+    """The number r of input tokens that each output depends on."""
     return self.layer.receptive_field
 
   @nn.compact
   def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]
-    ahead = (self.receptive_field - 1) // 2
+    shift = (self.receptive_field - 1) // 2
     mask = jnp.ones(x.shape[:2], bool) if mask is None else mask
-    x = jnp.pad(x, ((0, 0), (0, ahead), (0, 0)))
-    y, _ = self.layer(x, mask=jnp.pad(mask, ((0, 0), (0, ahead))), train=train)
-    return y[:, ahead:], ()
+    x = jnp.pad(x, ((0, 0), (0, shift), (0, 0)))
+    y, _ = self.layer(x, mask=jnp.pad(mask, ((0, 0), (0, shift))), train=train)
+    return y[:, shift:], ()
 
 
-class PaddingFirst(Wrapped):
-  """A layer to which each row comes with its padding in front of it; y stays in its places.
+class PaddingFirst(LayerWrapper):
+  """A causal layer whose inputs are reordered so that padding precedes the valid tokens.
 
-  Only layers in which padding takes time need it: they keep the latest inputs, and so padding.
+  The outputs are in the original order. Only layers in which padding counts as steps need this,
+  because their state contains the latest inputs and would otherwise contain the padding.
   """
 
   @property
   def receptive_field(self):
-    """The layer's."""
     return self.layer.receptive_field
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
-    """The layer's."""
     return self.layer.initial_state(batch_size, capacity, width, dtype)
 
   @nn.compact
   def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]
-    if mask is None or not self.layer.padding_takes_time:
+    if mask is None or not self.layer.padding_counts_as_steps:
       return self.layer(x, state, mask=mask, train=train)
     rows, mask = jnp.arange(len(x))[:, None], jnp.asarray(mask)
     order = jnp.argsort(mask, 1, stable=True)

@@ -1,75 +1,80 @@
-"""The shell around a layer: it owns the norm, the skip and the dropout; the layer is a slot.
+"""A residual block, which consists of a layer, a norm, a residual connection and dropout.
 
   pre    x + dropout(layer(norm(x)))     (Xiong et al. 2020)
   post   norm(x + dropout(layer(x)))     (Vaswani et al. 2017)
-  none   x + dropout(layer(x)), or bare dropout(layer(x)) without the residual
+  none   x + dropout(layer(x)), or dropout(layer(x)) without the residual connection
 
-Two models that differ in what fills the slot differ in nothing else.
+The norm, the residual connection and the dropout belong to the block and not to the layer, so that
+models with different layers have everything else in common.
 """
 
 import jax.numpy as jnp
 from flax import linen as nn
 
-from transformer.bidirectional import bidirectional_of
-from transformer.layer import SequenceLayer, masked
+from transformer.bidirectional import make_bidirectional
+from transformer.layer import SequenceLayer, apply_mask
 from transformer.normalization import LayerNorm
-from transformer.options import one_of
+from transformer.options import require_one_of
 
 NORMS = ('pre', 'post', 'none')
 
 
 class Block(SequenceLayer):
-  """A layer with a residual connection and a layer norm around it."""
+  """A residual block that contains a sequence layer.
+
+  Examples:
+    >>> import jax
+    >>> from transformer.feedforward import FeedForward
+    >>> block, x = Block(FeedForward('relu'), norm='post'), jnp.ones((1, 3, 4))
+    >>> (y, state), parameters = block.init_with_output(jax.random.key(0), x)
+    >>> y.shape, sorted(parameters['params'])
+    ((1, 3, 4), ['layer', 'norm'])
+
+  """
 
   layer: SequenceLayer
-  norm: str = 'pre'  # where it stands
+  norm: str = 'pre'  # the position of the norm
   residual: bool = True
   dropout: float = 0.0
-  normalization: nn.Module = LayerNorm(parent=None)  # what it is
+  normalization: nn.Module = LayerNorm(parent=None)  # the normalization module
 
   def __post_init__(self):
     super().__post_init__()
-    one_of(self, 'norm', NORMS)
+    require_one_of(self, 'norm', NORMS)
     if not 0 <= self.dropout < 1:
-      raise ValueError(f'dropout is at least 0 and below 1, not {self.dropout}')
+      raise ValueError(f'dropout must be at least 0 and below 1, not {self.dropout}')
 
   @property
   def receptive_field(self):
-    """The layer's."""
     return self.layer.receptive_field
 
   @property
-  def padding_takes_time(self):
-    """The layer's."""
-    return self.layer.padding_takes_time
+  def padding_counts_as_steps(self):
+    return self.layer.padding_counts_as_steps
 
   @property
   def input_layer(self):
-    """The layer's."""
     return self.layer.input_layer
 
   @property
   def source_projection(self):
-    """The layer's."""
     return self.layer.source_projection
 
   @property
-  def bidirectional(self):
-    """The same around the layer's."""
-    return self.clone(layer=bidirectional_of(self.layer))
+  def bidirectional_form(self):
+    """A copy of this block with the bidirectional variant of its layer."""
+    return self.clone(layer=make_bidirectional(self.layer))
 
   @property
   def width_multiple(self):
-    """The layer's."""
     return self.layer.width_multiple
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
-    """The layer's."""
     return self.layer.initial_state(batch_size, capacity, width, dtype)
 
   @nn.compact
   def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]
-    x = masked(x, mask)
+    x = apply_mask(x, mask)
     norm = lambda y: y  # noqa: E731
     if self.norm != 'none':
       norm = self.normalization.copy(dtype=x.dtype, name='norm')

@@ -1,18 +1,18 @@
-"""Exact attention in memory linear in the length: block by block, no score is ever kept.
+"""Exact attention in blocks, whose memory is linear in the sequence length.
 
-For each pair (i, j) of a block of queries and a block of keys that it may look at
+For each pair (i, j) of a block of queries and a block of keys visible to it
 
   top'   = max(top_i, max_s score)              total' = total_i e^(top_i - top') + sum_s weight
   weight = e^(score - top')                     y'     = y_i e^(top_i - top') + weight v_j
 
 so that at the end y_i / total_i is the softmax average (Milakov and Gimelshein 2018; Rabe and
-Staats 2021). With L = top + log total kept, the gradient reads each pair once more (Dao et al.
-2022, equations of its appendix B):
+Staats 2021). The forward pass stores L = top + log total, from which the backward pass recomputes
+the weights of each pair once (Dao et al. 2022, equations of its appendix B):
 
   p = e^(score - L)     dv_j += p^T dy_i     dscore = p (dy_i v_j^T - sum_K dy_i y_i)
 
-Pairs that cannot meet are not in the list: with a window the work is linear in the length, too. One
-compiled loop goes through the list; what it sums into is updated in place.
+Pairs of blocks that the mask excludes completely are omitted, so that with a window the work is
+linear in the length, too. One compiled loop over the pairs updates the sums in place.
 """
 
 import functools
@@ -20,126 +20,195 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from transformer.dot_product import FLOOR, TINY, AttentionMask, facing, mixture, scores, strips
-from transformer.positions import Relative
+from transformer.dot_product import (
+  MIN_ROW_MAXIMUM,
+  TINY,
+  AttentionMask,
+  attention_scores,
+  pad_and_reverse_tables,
+  slice_tables,
+  weighted_sum_of_values,
+)
+from transformer.positions import RelativeTables
 
 
-def blocked(
-  query, key, value, attention_mask: AttentionMask, relative: Relative, soft_cap=0.0, block=128
+def blocked_attention(
+  query, key, value, attention_mask: AttentionMask, relative_tables: RelativeTables, soft_cap=0.0,
+  block_size=128,
 ):
-  """As `dot_product.naive`, to rounding, in blocks of so many queries and keys."""
+  """Computes the result of `dense_attention`, up to rounding errors, with linear memory.
+
+  Args:
+    query: [B, H, R, T, K].
+    key: [B, H, K, S].
+    value: [B, H, V, S].
+    attention_mask: the keys that each query may attend to.
+    relative_tables: terms of the scores, keys and values that depend on the distance.
+    soft_cap: the bound c of the scores; 0 for no bound.
+    block_size: the number of queries, and of keys, in a block.
+
+  Returns:
+    [B, H, R, T, V] in the dtype of the values.
+
+  Examples:
+    Equal keys give each query the mean of the values up to its position.
+
+    >>> query, key = jnp.ones((1, 1, 1, 4, 2)), jnp.ones((1, 1, 2, 4))
+    >>> value = jnp.arange(4.0).reshape(1, 1, 1, 4)
+    >>> y = blocked_attention(query, key, value, AttentionMask(), RelativeTables(), block_size=2)
+    >>> y.shape, [round(number, 3) for number in y.ravel().tolist()]
+    ((1, 1, 1, 4, 1), [0.0, 0.5, 1.0, 1.5])
+
+  """
   *heads, length, _ = query.shape
   offset, window, valid, causal = attention_mask
-  block = min(block, length)
-  if not causal and valid is None and key.shape[3] % block:  # what fills the last block up
+  block_size = min(block_size, length)
+  if not causal and valid is None and key.shape[3] % block_size:
+    # A mask is necessary because padding completes the last block of keys.
     valid = jnp.ones((key.shape[0], key.shape[3]), bool)
   query, key, value, valid = (
-    None if x is None else split(x, axis, block)
+    None if x is None else split_into_blocks(x, axis, block_size)
     for x, axis in ((query, 3), (key, 3), (value, 3), (valid, 1))
   )
-  pairs = tuple(meeting(len(query), len(key), block, offset, window, causal))
-  relative = strips(relative, block, block)
+  pairs = tuple(visible_block_pairs(len(query), len(key), block_size, offset, window, causal))
+  padded_tables = pad_and_reverse_tables(relative_tables, block_size, block_size)
   settings = pairs, window, causal, soft_cap
-  y = over_pairs(query, key, value, relative, valid, offset, settings)
+  y = _attend_block_pairs(query, key, value, padded_tables, valid, offset, settings)
   return jnp.moveaxis(y, 0, 3).reshape(*heads, -1, y.shape[-1])[..., :length, :]
 
 
-def split(x, axis, block):
-  """Blocks of an axis, the last one padded with zeros, as the leading axis."""
-  x = jnp.pad(x, [(0, -x.shape[axis] % block if i == axis else 0) for i in range(x.ndim)])
-  x = x.reshape(*x.shape[:axis], -1, block, *x.shape[axis + 1 :])
+def split_into_blocks(x, axis, block_size):
+  """Splits an axis of an array into blocks, whose index becomes the first axis.
+
+  Args:
+    x: an array [..., N, ...].
+    axis: the index of the axis to split.
+    block_size: C, the length of a block.
+
+  Returns:
+    [ceil(N / C), ..., C, ...], where zeros complete the last block.
+
+  """
+  x = jnp.pad(x, [(0, -x.shape[axis] % block_size if i == axis else 0) for i in range(x.ndim)])
+  x = x.reshape(*x.shape[:axis], -1, block_size, *x.shape[axis + 1 :])
   return jnp.moveaxis(x, axis, 0)
 
 
-def meeting(num_queries, num_keys, block, offset, window, causal=True):
-  """The pairs of blocks that meet; any may if the offset is known only when the program runs."""
-  for i in range(num_queries):
-    for j in range(num_keys):
+def visible_block_pairs(num_query_blocks, num_key_blocks, block_size, offset, window, causal=True):
+  """Yields the pairs of a query block and a key block that the attention mask does not exclude.
+
+  Args:
+    num_query_blocks: the number of query blocks.
+    num_key_blocks: the number of key blocks.
+    block_size: the number of queries, and of keys, in a block.
+    offset: the position of the first query among the keys. An array, whose value is known only at
+      run time, excludes no pair.
+    window: the number of latest keys that a query may attend to; 0 for no limit.
+    causal: whether later keys are excluded.
+
+  Yields:
+    Pairs (i, j) of the index of a query block and the index of a key block.
+
+  """
+  for i in range(num_query_blocks):
+    for j in range(num_key_blocks):
       if not causal or not isinstance(offset, int):
         yield i, j
       else:
-        distance = offset + (i - j) * block  # between the first query and the first key
-        before = distance + block > 0
-        if before and not (window and distance - block + 1 >= window):
+        distance = offset + (i - j) * block_size  # between the first query and the first key
+        any_causal = distance + block_size > 0
+        if any_causal and not (window and distance - block_size + 1 >= window):
           yield i, j
 
 
-def pick(blocks, i):
-  """Block i of each array."""
-  return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, 0, False), blocks)
+def _select_block(blocks, index):
+  """Selects the block with the given index from each array [n, ...]."""
+  return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, 0, False), blocks)
 
 
-def put(blocks, new, i):
-  """The arrays with another block i."""
+def _replace_block(blocks, new_block, index):
+  """Replaces the block with the given index in each array [n, ...]."""
   return jax.tree.map(
-    lambda x, block: jax.lax.dynamic_update_index_in_dim(x, block, i, 0), blocks, new
-  )
+    lambda x, new: jax.lax.dynamic_update_index_in_dim(x, new, index, 0), blocks, new_block)
 
 
-def over_each(pairs, step, carry):
-  """The carry after step(carry, i, j) for each of the pairs."""
+def _scan_block_pairs(pairs, step, carry):
+  """Applies step(carry, i, j) to all pairs of blocks (i, j) and returns the final carry."""
   columns = tuple(jnp.array(column) for column in zip(*pairs, strict=True))
   return jax.lax.scan(lambda carry, pair: (step(carry, *pair), None), carry, columns)[0]
 
 
-def forward(query, key, value, relative, valid, offset, settings):
-  """Blocks of y, and what the gradient needs."""
+def _blocked_forward(query, key, value, padded_tables, valid, offset, settings):
+  """Returns the outputs of all query blocks, and the arrays that the backward pass requires."""
   pairs, window, causal, soft_cap = settings
-  block = query.shape[4]
+  block_size = query.shape[4]
 
-  def step(carry, i, j):
-    base = offset + (i - j) * block
-    near = facing(relative, base, block, block)
-    attention_mask = AttentionMask(base, window, pick(valid, j), causal)
-    score = attention_mask.hide(scores(pick(query, i), pick(key, j), near, soft_cap))
-    y, top, total = pick(carry, i)
-    higher = jnp.maximum(top, score.max(-1, keepdims=True))
-    weight, shrink = jnp.exp(score - higher), jnp.exp(top - higher)
-    y = y * shrink + mixture(weight, pick(value, j), near)
-    return put(carry, (y, higher, total * shrink + weight.sum(-1, keepdims=True)), i)
+  def update_softmax_sums(carry, i, j):
+    distance = offset + (i - j) * block_size
+    tables = slice_tables(padded_tables, distance, block_size, block_size)
+    attention_mask = AttentionMask(distance, window, _select_block(valid, j), causal)
+    score = attention_mask.mask_scores(
+      attention_scores(_select_block(query, i), _select_block(key, j), tables, soft_cap))
+    y, top, total = _select_block(carry, i)
+    new_top = jnp.maximum(top, score.max(-1, keepdims=True))
+    weight, decay = jnp.exp(score - new_top), jnp.exp(top - new_top)
+    y = y * decay + weighted_sum_of_values(weight, _select_block(value, j), tables)
+    total = total * decay + weight.sum(-1, keepdims=True)
+    return _replace_block(carry, (y, new_top, total), i)
 
-  nothing = jnp.zeros((*query.shape[:-1], 1))
-  start = jnp.zeros((*query.shape[:-1], value.shape[3])), nothing + FLOOR, nothing
-  y, top, total = over_each(pairs, step, start)
+  zeros = jnp.zeros((*query.shape[:-1], 1))
+  carry = jnp.zeros((*query.shape[:-1], value.shape[3])), zeros + MIN_ROW_MAXIMUM, zeros
+  y, top, total = _scan_block_pairs(pairs, update_softmax_sums, carry)
   total = jnp.maximum(total, TINY)
   y = (y / total).astype(value.dtype)
-  return y, (query, key, value, relative, valid, offset, y, top + jnp.log(total))
+  return y, (query, key, value, padded_tables, valid, offset, y, top + jnp.log(total))
 
 
-def backward(settings, kept, dy):
-  """The gradients for query, key, value and relative, summed in float32."""
-  query, key, value, relative, valid, offset, y, log_total = kept
+def _blocked_backward(settings, residuals, dy):
+  """Returns the gradients of the loss with respect to queries, keys, values and tables.
+
+  All sums are float32.
+  """
+  query, key, value, padded_tables, valid, offset, y, log_total = residuals
   pairs, window, causal, soft_cap = settings
-  block = query.shape[4]
+  block_size = query.shape[4]
   dy = dy.astype(jnp.float32)
-  inner = jnp.sum(dy * y.astype(jnp.float32), -1, keepdims=True)
+  dy_dot_y = jnp.sum(dy * y.astype(jnp.float32), -1, keepdims=True)
 
-  def step(carry, i, j):
-    base = offset + (i - j) * block
-    attention_mask = AttentionMask(base, window, pick(valid, j), causal)
-    near, from_near = jax.vjp(lambda r: facing(r, base, block, block), relative)
-    score, from_score = jax.vjp(
-      lambda *a: scores(*a, soft_cap), pick(query, i), pick(key, j), near
+  def add_gradients_of_block_pair(carry, i, j):
+    distance = offset + (i - j) * block_size
+    attention_mask = AttentionMask(distance, window, _select_block(valid, j), causal)
+    tables, slice_vjp = jax.vjp(
+      lambda t: slice_tables(t, distance, block_size, block_size), padded_tables)
+    score, score_vjp = jax.vjp(
+      lambda *a: attention_scores(*a, soft_cap),
+      _select_block(query, i), _select_block(key, j), tables,
     )
-    weight = jnp.exp(attention_mask.hide(score) - pick(log_total, i))
-    _, from_mixture = jax.vjp(mixture, weight, pick(value, j), near)
-    dweight, dvalue, dnear = from_mixture(pick(dy, i))
-    dquery, dkey, dnear_too = from_score(weight * (dweight - pick(inner, i)))
-    (drelative,) = from_near(jax.tree.map(jnp.add, dnear, dnear_too))
-    *sums, total = carry
-    places = zip(sums, (dquery, dkey, dvalue), (i, j, j), strict=True)
-    sums = (put(x, pick(x, at) + new, at) for x, new, at in places)
-    return *sums, jax.tree.map(jnp.add, total, drelative)
+    weight = jnp.exp(attention_mask.mask_scores(score) - _select_block(log_total, i))
+    _, value_vjp = jax.vjp(weighted_sum_of_values, weight, _select_block(value, j), tables)
+    dweight, dvalue, dtables = value_vjp(_select_block(dy, i))
+    dscore = weight * (dweight - _select_block(dy_dot_y, i))
+    dquery, dkey, dtables_of_score = score_vjp(dscore)
+    (dpadded,) = slice_vjp(jax.tree.map(jnp.add, dtables, dtables_of_score))
+    *sums, table_sums = carry
+    terms = zip(sums, (dquery, dkey, dvalue), (i, j, j), strict=True)
+    sums = (_replace_block(x, _select_block(x, index) + new, index) for x, new, index in terms)
+    return *sums, jax.tree.map(jnp.add, table_sums, dpadded)
 
-  inputs = query, key, value, relative
-  sums = over_each(pairs, step, jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), inputs))
+  inputs = query, key, value, padded_tables
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), inputs)
+  sums = _scan_block_pairs(pairs, add_gradients_of_block_pair, zeros)
   return *jax.tree.map(lambda x, like: x.astype(like.dtype), sums, inputs), None, None
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
-def over_pairs(query, key, value, relative, valid, offset, settings):
-  """Blocks of queries [n, B, H, R, t, K] over blocks of keys [m, B, H, K, s], values alike."""
-  return forward(query, key, value, relative, valid, offset, settings)[0]
+def _attend_block_pairs(query, key, value, padded_tables, valid, offset, settings):
+  """Computes attention from the listed pairs of query and key blocks, with a custom gradient.
+
+  Queries have the shape [n, B, H, R, t, K], for n blocks of t queries. Keys and values have the
+  shape [m, B, H, K or V, s], for m blocks of s keys.
+  """
+  return _blocked_forward(query, key, value, padded_tables, valid, offset, settings)[0]
 
 
-over_pairs.defvjp(forward, backward)
+_attend_block_pairs.defvjp(_blocked_forward, _blocked_backward)

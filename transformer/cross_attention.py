@@ -1,10 +1,11 @@
-"""Attention to a source: every token of the target looks at every token that an encoder read.
+"""Cross-attention, in which every target token attends to every source token of an encoder.
 
   y_t = Attention(W_Q x_t, W_K memory, W_V memory)        (Vaswani et al. 2017, section 3.2.3)
 
-To a decoder it is a layer like any other, whose state is the source: keys and values, projected
-once by the layer's `bridge` and then only read. So whatever streams, generates and searches through
-states does so with a source in them.
+In a decoder, cross-attention is a sequence layer whose state is the source. The layer's
+`source_projection` maps the source to keys and values once, and the state then remains constant.
+Streaming, generation and beam search, which pass states, therefore need no special treatment of a
+source.
 """
 
 from typing import ClassVar, NamedTuple
@@ -15,12 +16,12 @@ from flax import linen as nn
 
 from transformer.attention import FORMS, attend, sow_weights
 from transformer.dot_product import AttentionMask
-from transformer.layer import SequenceLayer, masked
-from transformer.options import at_least, one_of, suits
+from transformer.layer import SequenceLayer, apply_mask
+from transformer.options import check_width, require_one_of, require_options_at_least
 
 
 class ProjectedSource(NamedTuple):
-  """A source of S tokens, as one layer looks at it."""
+  """Keys and values of S source tokens, which are the state of a cross-attention layer."""
 
   key: jax.Array  # [B, H, K, S]
   value: jax.Array  # [B, H, V, S]
@@ -28,33 +29,45 @@ class ProjectedSource(NamedTuple):
 
 
 class ProjectSource(nn.Module):
-  """Keys and values of what an encoder read."""
+  """Projects encoder outputs to the keys and values of a cross-attention layer."""
 
   num_heads: int
-  key_width: int = 0  # K; 0: the width shared by the heads
-  value_width: int = 0  # V
+  key_width: int = 0  # K; 0: D / num_heads
+  value_width: int = 0  # V; 0: D / num_heads
   use_bias: bool = False
 
   @nn.compact
   def __call__(self, memory, mask=None) -> ProjectedSource:  # [B, S, D], [B, S]
     share = memory.shape[2] // self.num_heads
 
-    def project(channels, name):
+    def project_source(channels, name):
       heads = (self.num_heads, channels or share)
       options = {'use_bias': self.use_bias, 'dtype': memory.dtype, 'name': name}
-      return nn.DenseGeneral(heads, **options)(masked(memory, mask)).transpose(0, 2, 3, 1)
+      return nn.DenseGeneral(heads, **options)(apply_mask(memory, mask)).transpose(0, 2, 3, 1)
 
     valid = jnp.ones(memory.shape[:2], bool) if mask is None else mask
-    key, value = project(self.key_width, 'key'), project(self.value_width, 'value')
+    key, value = project_source(self.key_width, 'key'), project_source(self.value_width, 'value')
     return ProjectedSource(key, value, valid)
 
 
 class CrossAttention(SequenceLayer):
-  """Multi-head attention to the source that is its state; without one it answers 0."""
+  """Multi-head attention to a projected source, which is the state of the layer.
+
+  Without a source the output is 0.
+
+  Examples:
+    >>> layer = CrossAttention(num_heads=2)
+    >>> x, memory = jnp.ones((1, 3, 4)), jnp.ones((1, 5, 4))
+    >>> source, _ = layer.source_projection.init_with_output(jax.random.key(0), memory)
+    >>> (y, state), parameters = layer.init_with_output(jax.random.key(1), x, source)
+    >>> y.shape, state.key.shape
+    ((1, 3, 4), (1, 2, 2, 5))
+
+  """
 
   num_heads: int = 4
-  key_width: int = 0  # K, of each head's queries and keys; 0: the model's width shared by the heads
-  value_width: int = 0  # V, of its values; 0: the same
+  key_width: int = 0  # K, of each head's queries and keys; 0: D / num_heads
+  value_width: int = 0  # V, of each head's values; 0: D / num_heads
   use_bias: bool = False
   form: str = 'auto'
 
@@ -62,24 +75,24 @@ class CrossAttention(SequenceLayer):
 
   def __post_init__(self):
     super().__post_init__()
-    at_least(self, 1, 'num_heads')
-    at_least(self, 0, 'key_width', 'value_width')
-    one_of(self, 'form', FORMS)
+    require_options_at_least(self, 1, 'num_heads')
+    require_options_at_least(self, 0, 'key_width', 'value_width')
+    require_one_of(self, 'form', FORMS)
 
   @property
   def width_multiple(self):
-    """Heads of equal width."""
+    """The number of heads, which must divide the model width."""
     return self.num_heads
 
   @property
   def source_projection(self):
-    """The projections of keys and values."""
+    """The module that projects encoder outputs to the keys and values of this layer."""
     widths = self.key_width, self.value_width
     return ProjectSource(self.num_heads, *widths, self.use_bias, parent=None)
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
-    """A source that nobody has read."""
-    suits(self, width)
+    """Returns keys and values of a source that consists of `capacity` padding tokens."""
+    check_width(self, width)
     share = width // self.num_heads
     key, value = (
       jnp.zeros((batch_size, self.num_heads, channels or share, capacity), dtype)
@@ -89,8 +102,8 @@ class CrossAttention(SequenceLayer):
 
   @nn.compact
   def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]
-    (batch_size, _, width), x = x.shape, masked(x, mask)
-    suits(self, width)
+    (batch_size, _, width), x = x.shape, apply_mask(x, mask)
+    check_width(self, width)
     memory = self.initial_state(batch_size, 1, width, x.dtype) if state is None else state
     heads = (self.num_heads, self.key_width or width // self.num_heads)
     options = {'use_bias': self.use_bias, 'dtype': x.dtype}

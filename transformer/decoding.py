@@ -1,314 +1,354 @@
-"""Writing: greedily, by chance, and by beam search, with any model that has a state.
+"""Greedy decoding, sampling and beam search for models with a recurrent state or a cache.
 
-A model is known here by what it makes of the tokens that come next, and by the state to start from:
+A model is represented by a step function and an initial state:
 
   logits [B, t, V], state = step(tokens [B, t], state)
 
-A decoder-only model starts from the state after a prompt (`read_prompt`), an encoder-decoder from
-what `encode` returns. Token after token is written, in one compiled loop that stops when no
-sequence goes on. An answer is what ends with the token `end`, or has as many tokens as its limit.
+A decoder-only model starts from the state after a prompt (`prefill`), an encoder-decoder from the
+result of `encode`. Tokens are generated one by one in a compiled loop, which stops when all
+sequences are complete. A sequence is complete once it ends with an end token or has reached its
+maximum length.
 
   greedy       y_t = argmax p(y | y_<t)
-  sampling     y_t ~ p(y | y_<t)^(1 / temperature), from the k likeliest tokens (Fan et al. 2018)
-               or from the fewest whose mass reaches p (Holtzman et al. 2020)
-  beam search  of all that is one token longer than the beam, the likeliest are the next beam; what
-               is an answer leaves it, and waits with the score of Wu et al. 2016 (equation 14,
+  sampling     y_t ~ p(y | y_<t)^(1 / temperature), from the k most likely tokens (Fan et al. 2018)
+               or from the smallest set of tokens with mass p (Holtzman et al. 2020)
+  beam search  the next beam consists of the most likely extensions of the beam by one token;
+               complete hypotheses leave the beam with the score of Wu et al. 2016 (equation 14,
                without coverage)
 
                  log p(y) / ((5 + |y|) / 6)^alpha
 
-As log p only falls, what goes on from y scores at most log p(y) / ((5 + limit) / 6)^alpha. Once by
-that the best of the beam cannot pass the last of the answers that wait, a sentence is done, and
-nothing is lost. A beam of one is greedy. Vaswani et al. 2017 (section 6.1) had 4 beams, alpha = 0.6
-and a limit of 50 tokens more than the source.
+Since log p never increases, a continuation of y scores at most log p(y) / ((5 + limit) / 6)^alpha.
+Once this bound for the best hypothesis in the beam does not exceed the worst of the complete
+hypotheses to be returned, the search for a sentence stops without loss. A beam of one is greedy
+decoding. Vaswani et al. 2017 (section 6.1) used 4 beams, alpha = 0.6 and a limit of 50 tokens more
+than the source.
 
-Logits that are no distribution (one is NaN or +inf, or all are -inf) choose no token: such a model
-is broken, or its state has no room left. The sequence ends before them and is marked as broken; in
-beam search the scores of its sentence are NaN.
+Logits that define no distribution (one is NaN or +inf, or all are -inf) select no token. Such a
+model is broken, or the capacity of its state is exceeded. The sequence ends before these logits and
+is marked as broken. In beam search the scores of its sentence are NaN.
 """
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from transformer.decode_loop import (
+  EndTokens,
+  HypothesisPool,
+  Step,
+  check_minimum,
+  decode_loop,
+  has_invalid_logits,
+  is_end_token,
+  length_limits,
+  select_batch_rows,
+)
 from transformer.layer import State
 
-Step = Callable[[jax.Array, State], tuple[jax.Array, State]]
-End = int | tuple[int, ...]
-COLDEST, HOTTEST = 1e-37, 1e37  # temperatures that have an inverse in float32
+# Outside these bounds, 1 / temperature is not a finite, non-zero number in float32.
+MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-37, 1e37
 
 
-class Written(NamedTuple):
-  """One answer a sequence."""
+class GeneratedSequences(NamedTuple):
+  """Results of greedy decoding or sampling, with one sequence for each batch row."""
 
-  tokens: jax.Array  # [B, T] those written, the end among them, then `pad`
-  lengths: jax.Array  # [B] how many were written
-  steps: jax.Array  # [] how often the model was asked
-  broken: jax.Array  # [B] whether it ended because the logits were no distribution
+  tokens: jax.Array  # [B, T] generated tokens, the end token included, followed by padding
+  lengths: jax.Array  # [B] the number of generated tokens
+  steps: jax.Array  # [] the number of calls of the model
+  broken: jax.Array  # [B] whether the sequence ended because its logits define no distribution
 
 
 class Hypotheses(NamedTuple):
-  """Answers to choose from, the best first; those that score -inf are none.
+  """Results of beam search, the N best complete hypotheses in decreasing order of their scores.
 
-  Where the logits of a hypothesis were no distribution, all scores of its sentence are NaN.
+  An entry without a hypothesis has the score -inf. If the logits of a hypothesis define no
+  distribution, all scores of its sentence are NaN.
   """
 
-  tokens: jax.Array  # [B, answers, T] those written, the end among them, then `pad`
-  lengths: jax.Array  # [B, answers] how many were written
-  scores: jax.Array  # [B, answers]
-  steps: jax.Array  # [] how often the model was asked
+  tokens: jax.Array  # [B, N, T] generated tokens, the end token included, followed by padding
+  lengths: jax.Array  # [B, N] the number of generated tokens
+  scores: jax.Array  # [B, N]
+  steps: jax.Array  # [] the number of calls of the model
 
 
-def greedy(
-  step: Step, state: State, start: jax.Array, length: int, end: End, pad: int,
-  *, limit: jax.Array | None = None,
-) -> Written:
-  """The likeliest token, every time.
+def greedy_search(
+  step: Step, state: State, start_tokens: jax.Array, max_length: int, end_tokens: EndTokens,
+  pad_token: int, *, limits: jax.Array | None = None,
+) -> GeneratedSequences:
+  """Generates, at every step, the token with the highest probability.
 
   Args:
-    step: the model; it is asked about one token of each sequence at a time.
-    state: what came before, with room for `length` tokens more.
-    start: [B] the tokens that are read first, and not written.
-    length: T, the most tokens of an answer.
-    end: the token that ends an answer, or several of which each does; where there is none, a number
-      that is no token, such as -1.
-    pad: what stands behind the end.
-    limit: [B] the most tokens of each answer; None: `length`.
+    step: the model, (tokens [B, 1], state) -> (logits [B, 1, V], state).
+    state: the state before `start_tokens`, with capacity for `max_length` tokens.
+    start_tokens: [B] the first inputs, which are not part of the result.
+    max_length: T, the maximum number of generated tokens.
+    end_tokens: the token, or a tuple of tokens, after which a sequence is complete; -1 for none.
+    pad_token: the token that fills the result after the end.
+    limits: [B] a maximum number of tokens for each sequence; None for `max_length`.
+
+  Returns:
+    The generated sequences.
+
+  Raises:
+    ValueError: `max_length` is less than 1.
+
+  Examples:
+    The model has no state and always predicts the successor of its input token.
+
+    >>> def step(tokens, state):
+    ...   return jax.nn.one_hot(tokens + 1, 6), state
+    >>> sequences = greedy_search(step, (), jnp.array([0, 2]), 5, end_tokens=4, pad_token=-1)
+    >>> print(sequences.tokens)
+    [[ 1  2  3  4 -1]
+     [ 3  4 -1 -1 -1]]
+    >>> print(sequences.lengths, sequences.steps)
+    [4 2] 4
 
   """
-  return _write(step, state, start, length, end, pad, limit, lambda logits, _: _likeliest(logits))
+  def choose_most_likely_tokens(logits, num_generated):
+    del num_generated
+    return _most_likely_tokens(logits)
+
+  return _generate_sequences(
+    step, state, start_tokens, max_length, end_tokens, pad_token, limits,
+    choose_most_likely_tokens)
 
 
 def sample(
-  step: Step, state: State, start: jax.Array, length: int, end: End, pad: int,
-  *, key: jax.Array, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
-  limit: jax.Array | None = None,
-) -> Written:
-  """A token drawn by chance, every time; the other arguments are those of `greedy`.
+  step: Step, state: State, start_tokens: jax.Array, max_length: int, end_tokens: EndTokens,
+  pad_token: int, *, key: jax.Array, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
+  limits: jax.Array | None = None,
+) -> GeneratedSequences:
+  """Generates sequences by drawing each token at random from the distribution of the model.
 
-  Logits are divided by `temperature`. At 0 the likeliest token is taken, at infinity all tokens
-  with a logit above -inf are drawn alike. Of the `top_k` likeliest tokens (0: of all), the fewest
-  that have `top_p` of their mass can be drawn. All of a large vocabulary is slow to sort: with
-  `top_p` give a `top_k` too.
+  Sorting a large vocabulary is slow, so that `top_p` should be combined with a `top_k`.
+
+  Args:
+    step: the model, (tokens [B, 1], state) -> (logits [B, 1, V], state).
+    state: the state before `start_tokens`, with capacity for `max_length` tokens.
+    start_tokens: [B] the first inputs, which are not part of the result.
+    max_length: T, the maximum number of generated tokens.
+    end_tokens: the token, or a tuple of tokens, after which a sequence is complete; -1 for none.
+    pad_token: the token that fills the result after the end.
+    key: the random key of all draws.
+    temperature: the divisor of the logits. 0 selects the most likely token, and infinity draws
+      uniformly among the tokens with a logit above -inf.
+    top_k: the number of most likely tokens to draw from; 0 for all.
+    top_p: among these tokens, the mass of the smallest set to draw from.
+    limits: [B] a maximum number of tokens for each sequence; None for `max_length`.
+
+  Returns:
+    The generated sequences.
+
+  Raises:
+    ValueError: `max_length`, `temperature`, `top_k` or `top_p` is out of range.
+
+  Examples:
+    The model has equal probabilities for the two tokens after its input token, modulo 6.
+
+    >>> def step(tokens, state):
+    ...   likely = jax.nn.one_hot((tokens + 1) % 6, 6) + jax.nn.one_hot((tokens + 2) % 6, 6)
+    ...   return jnp.log(likely), state
+    >>> key = jax.random.key(0)
+    >>> sequences = sample(step, (), jnp.array([0, 0]), 8, end_tokens=-1, pad_token=-1, key=key)
+    >>> sequences.tokens.shape
+    (2, 8)
+    >>> increments = jnp.diff(sequences.tokens, axis=1) % 6
+    >>> sorted(set(increments.ravel().tolist()))
+    [1, 2]
+
   """
-  _at_least(0, temperature=temperature, top_k=top_k)
-  # Beyond these float32 has no quotient; the limits are reached long before.
-  temperature = 0.0 if temperature < COLDEST else min(temperature, HOTTEST)
+  check_minimum({'temperature': temperature, 'top_k': top_k}, 0)
+  # Beyond these bounds the distribution is that of temperature 0 or of an infinite temperature.
+  temperature = 0.0 if temperature < MIN_TEMPERATURE else min(temperature, MAX_TEMPERATURE)
   if not 0 < top_p <= 1:
-    raise ValueError(f'top_p is above 0 and at most 1, not {top_p}')
+    raise ValueError(f'top_p must be above 0 and at most 1, not {top_p}')
 
-  def choose(logits, count):
+  def draw_tokens(logits, num_generated):
     if not temperature:
-      return _likeliest(logits)
+      return _most_likely_tokens(logits)
     logits = (logits - jnp.max(logits, -1, keepdims=True)) / temperature
-    draw = jax.random.fold_in(key, count)
+    step_key = jax.random.fold_in(key, num_generated)
     if not top_k and top_p == 1:
-      return jax.random.categorical(draw, logits)
-    logits, tokens = narrowed(logits, top_k, top_p)
-    place = jax.random.categorical(draw, logits)
-    return jnp.take_along_axis(tokens, place[:, None], 1)[:, 0]
+      return jax.random.categorical(step_key, logits)
+    logits, tokens = filter_top_k_top_p(logits, top_k, top_p)
+    rank = jax.random.categorical(step_key, logits)
+    return jnp.take_along_axis(tokens, rank[:, None], 1)[:, 0]
 
-  return _write(step, state, start, length, end, pad, limit, choose)
+  return _generate_sequences(
+    step, state, start_tokens, max_length, end_tokens, pad_token, limits, draw_tokens)
 
 
-def narrowed(logits: jax.Array, top_k: int = 0, top_p: float = 1.0) -> tuple[jax.Array, jax.Array]:
-  """Of logits [B, V] those that can be drawn, the likeliest first, and their tokens.
+def filter_top_k_top_p(
+  logits: jax.Array, top_k: int = 0, top_p: float = 1.0
+) -> tuple[jax.Array, jax.Array]:
+  """Sorts logits in decreasing order and excludes the tokens that top-k or top-p excludes.
 
-  Both are [B, top_k], or [B, V] without a `top_k`. Behind the fewest tokens that have `top_p` of
-  the mass the logits are -inf. Of equal ones, the lower token is the likelier.
+  Args:
+    logits: [B, V].
+    top_k: k, the number of most likely tokens; 0 for all V.
+    top_p: among these tokens, the mass of the smallest set whose logits are not set to -inf.
+
+  Returns:
+    The sorted logits [B, k] and their tokens [B, k]. Equal logits are in the order of their tokens.
+
+  Raises:
+    ValueError: `top_k` is greater than V.
+
   """
   size = logits.shape[-1]
   if top_k > size:
-    raise ValueError(f'top_k is at most the number of tokens, {size}, not {top_k}')
+    raise ValueError(f'top_k must be at most the number of tokens, {size}, not {top_k}')
   logits, tokens = jax.lax.top_k(logits, top_k or size)
   if top_p < 1:
-    mass = jax.nn.softmax(logits)
-    before = jnp.cumsum(mass, -1) - mass  # that of the likelier ones
-    logits = jnp.where(before < top_p, logits, -jnp.inf)
+    probabilities = jax.nn.softmax(logits)
+    preceding_mass = jnp.cumsum(probabilities, -1) - probabilities
+    logits = jnp.where(preceding_mass < top_p, logits, -jnp.inf)
   return logits, tokens
 
 
 def beam_search(
-  step: Step, state: State, start: jax.Array, length: int, end: End, pad: int,
-  *, beam_size: int = 4, length_penalty: float = 0.6, answers: int | None = None,
-  limit: jax.Array | None = None,
+  step: Step, state: State, start_tokens: jax.Array, max_length: int, end_tokens: EndTokens,
+  pad_token: int, *, beam_size: int = 4, length_penalty: float = 0.6,
+  num_return_sequences: int | None = None, limits: jax.Array | None = None,
 ) -> Hypotheses:
-  """The best of the answers that a beam finds; the other arguments are those of `greedy`.
-
-  `length_penalty` is alpha. `answers` is how many are wanted (None: `beam_size`): for fewer, a
-  sentence is done sooner. A beam may be wider than the vocabulary; it fills in a few steps.
-  """
-  answers = beam_size if answers is None else answers
-  _at_least(1, beam_size=beam_size, answers=answers)
-  _at_least(0, length_penalty=length_penalty)
-  limit = _limits(start, length, limit)[:, None]
-  first = beam_size * jnp.arange(len(start))[:, None]  # of the rows of each sentence
-
-  def score(mass, count):
-    return mass / ((5 + count) / 6) ** length_penalty
-
-  def advance(logits, count, found):
-    beam, waiting, broken = found
-    broken |= jnp.any((beam.scores > -jnp.inf) & unusable(logits).reshape(beam.scores.shape), 1)
-    beam, origin = beam.only(~broken[:, None]).extended(logits, count)
-    token = beam.tokens[:, :, count]
-    over = _is_end(token, end) | (count + 1 >= limit)
-    answer = beam._replace(scores=score(beam.scores, count + 1))
-    waiting = waiting.best_with(answer.only(over))
-    beam = beam.only(~over)
-    beam = beam.only(score(beam.scores.max(1, keepdims=True), limit) > waiting.scores[:, -1:])
-    return token.ravel(), (first + origin).ravel(), (beam, waiting, broken), beam.scores > -jnp.inf
-
-  beam, waiting = (Pool.empty(start, count, length, pad) for count in (beam_size, answers))
-  alone = (jnp.arange(beam_size)[None] == 0) & (limit > 0)  # what nothing is written of yet
-  beam = beam._replace(scores=jnp.where(alone, 0, beam.scores))
-  state, start = reorder((state, start), jnp.repeat(jnp.arange(len(start)), beam_size))
-  found = beam, waiting, jnp.zeros(len(limit), bool)
-  (_, waiting, broken), steps = _loop(step, state, start, length, found, advance)
-  scores = jnp.where(broken[:, None], jnp.nan, waiting.scores)
-  return Hypotheses(waiting.tokens, waiting.lengths, scores, steps)
-
-
-class Pool(NamedTuple):
-  """N sequences for each sentence, of which those that score -inf are none."""
-
-  tokens: jax.Array  # [B, N, T]
-  lengths: jax.Array  # [B, N]
-  scores: jax.Array  # [B, N]
-
-  @classmethod
-  def empty(cls, start: jax.Array, count: int, length: int, pad: int) -> 'Pool':
-    """Room for so many sequences of this length behind each start [B]."""
-    shape = len(start), count
-    tokens = jnp.full((*shape, length), pad, start.dtype)
-    return cls(tokens, jnp.zeros(shape, jnp.int32), jnp.full(shape, -jnp.inf))
-
-  def only(self, kept: jax.Array) -> 'Pool':  # [B, N], or [B, 1] for all of a sentence
-    """Those that are kept."""
-    return self._replace(scores=jnp.where(kept, self.scores, -jnp.inf))
-
-  def best_with(self, new: 'Pool') -> 'Pool':
-    """The N best of these and the new ones, the best first."""
-    tokens, lengths, scores = (jnp.concatenate(pair, 1) for pair in zip(self, new, strict=True))
-    scores, places = jax.lax.top_k(scores, self.scores.shape[1])
-    return Pool(_at(tokens, places), jnp.take_along_axis(lengths, places, 1), scores)
-
-  def extended(self, logits: jax.Array, count: jax.Array) -> tuple['Pool', jax.Array]:
-    """The N likeliest that are one token longer, and the places [B, N] of what they extend.
-
-    logits [B * N, V] are of token number `count`; the scores are sums of log p.
-    """
-    size = self.scores.shape[1]
-    likely, tokens = jax.lax.top_k(logits, min(size, logits.shape[1]))  # no other can be among them
-    likely -= jax.nn.logsumexp(logits, -1, keepdims=True)
-    likely = jnp.where(unusable(logits)[:, None], -jnp.inf, likely)
-    scores = self.scores[:, :, None] + likely.reshape(*self.scores.shape, -1)
-    scores, best = jax.lax.top_k(scores.reshape(len(scores), -1), size)
-    token = jnp.take_along_axis(tokens.reshape(len(scores), -1), best, 1)
-    origin = best // likely.shape[1]
-    tokens = _at(self.tokens, origin).at[:, :, count].set(token.astype(self.tokens.dtype))
-    return Pool(tokens, jnp.full_like(self.lengths, count + 1), scores), origin
-
-
-def read_prompt(
-  step: Callable[..., tuple[jax.Array, State]], state: State, prompt: jax.Array, lengths: jax.Array
-) -> tuple[State, jax.Array]:
-  """The state and the `start` [B] from which what follows prompts is written.
-
-  Prompts of different lengths are moved to the right, so that all of them end together, and what
-  fills up in front is hidden. A model that knows relative positions alone reads each as if it were
-  by itself; absolute positions (sinusoidal, learned) count what fills up.
+  """Searches for the sequences with the highest length-normalized log probability.
 
   Args:
-    step: as in `greedy`; it takes a `mask` [B, t] too, true where there is a token to read.
-    state: what came before, with room for S - 1 tokens and for those that will be written.
-    prompt: [B, S] tokens, of which the first `lengths` of each row are the prompt.
-    lengths: [B] at least 1.
+    step: the model, (tokens [rows, 1], state) -> (logits [rows, 1, V], state), for any number of
+      rows.
+    state: the state before `start_tokens`, with capacity for `max_length` tokens.
+    start_tokens: [B] the first inputs, which are not part of the result.
+    max_length: T, the maximum number of generated tokens.
+    end_tokens: the token, or a tuple of tokens, after which a sequence is complete; -1 for none.
+    pad_token: the token that fills the result after the end.
+    beam_size: the number of incomplete hypotheses of a sentence. It may exceed the vocabulary, and
+      the beam is then full after a few steps.
+    length_penalty: alpha, the exponent of the length penalty.
+    num_return_sequences: N, the number of complete hypotheses; None for `beam_size`. The search
+      for fewer hypotheses stops earlier.
+    limits: [B] a maximum number of tokens for each sequence; None for `max_length`.
+
+  Returns:
+    The N best hypotheses of each sentence, the best first.
+
+  Raises:
+    ValueError: `max_length`, `beam_size`, `num_return_sequences` or `length_penalty` is out of
+      range.
+
+  Examples:
+    The model has no state, and its best first token does not start the best sequence.
+
+    >>> transitions = jnp.log(jnp.array([[0.0, 0.6, 0.4], [0.0, 0.5, 0.5], [0.0, 0.0, 1.0]]))
+    >>> def step(tokens, state):
+    ...   return transitions[tokens], state
+    >>> start_tokens = jnp.array([0])
+    >>> hypotheses = beam_search(step, (), start_tokens, 3, 2, -1, beam_size=2, length_penalty=0.0)
+    >>> print(hypotheses.tokens[0])
+    [[ 2 -1 -1]
+     [ 1  2 -1]]
+    >>> [round(score, 2) for score in jnp.exp(hypotheses.scores[0]).tolist()]
+    [0.4, 0.3]
+    >>> print(greedy_search(step, (), start_tokens, 3, 2, -1).tokens[0])
+    [1 1 1]
+
+  """
+  num_returned = beam_size if num_return_sequences is None else num_return_sequences
+  check_minimum({'beam_size': beam_size, 'num_return_sequences': num_returned}, 1)
+  check_minimum({'length_penalty': length_penalty}, 0)
+  limits = length_limits(start_tokens, max_length, limits)[:, None]
+  first_rows = beam_size * jnp.arange(len(start_tokens))[:, None]  # of each sentence's beam
+
+  def length_normalized_score(log_probability, length):
+    return log_probability / ((5 + length) / 6) ** length_penalty
+
+  def advance_beams(logits, num_generated, results):
+    beam, complete, broken = results
+    in_use = beam.scores > -jnp.inf
+    invalid = has_invalid_logits(logits).reshape(beam.scores.shape)
+    broken |= jnp.any(in_use & invalid, 1)
+    beam, origin = beam.keep_entries_where(~broken[:, None]).extend_hypotheses(
+      logits, num_generated)
+    token = beam.tokens[:, :, num_generated]
+    ended = is_end_token(token, end_tokens) | (num_generated + 1 >= limits)
+    candidates = beam._replace(scores=length_normalized_score(beam.scores, num_generated + 1))
+    complete = complete.merge_pools(candidates.keep_entries_where(ended))
+    beam = beam.keep_entries_where(~ended)
+    bound = length_normalized_score(beam.scores.max(1, keepdims=True), limits)
+    beam = beam.keep_entries_where(bound > complete.scores[:, -1:])
+    tokens, rows = token.ravel(), (first_rows + origin).ravel()
+    return tokens, rows, (beam, complete, broken), beam.scores > -jnp.inf
+
+  beam, complete = (
+    HypothesisPool.empty_pool(start_tokens, size, max_length, pad_token)
+    for size in (beam_size, num_returned)
+  )
+  # Beam search starts from one empty hypothesis for each sentence with a limit above 0.
+  initial = (jnp.arange(beam_size)[None] == 0) & (limits > 0)
+  beam = beam._replace(scores=jnp.where(initial, 0, beam.scores))
+  rows = jnp.repeat(jnp.arange(len(start_tokens)), beam_size)
+  state, start_tokens = select_batch_rows((state, start_tokens), rows)
+  results = beam, complete, jnp.zeros(len(limits), bool)
+  (_, complete, broken), steps = decode_loop(
+    step, state, start_tokens, max_length, results, advance_beams)
+  scores = jnp.where(broken[:, None], jnp.nan, complete.scores)
+  return Hypotheses(complete.tokens, complete.lengths, scores, steps)
+
+
+def prefill(
+  step: Callable[..., tuple[jax.Array, State]], state: State, prompt: jax.Array,
+  prompt_lengths: jax.Array,
+) -> tuple[State, jax.Array]:
+  """Processes all tokens of each prompt except the last token, in one call of the model.
+
+  Prompts of different lengths are shifted to the right, so that all of them end at the same
+  position, and the padding in front is masked. A model with relative positions then processes each
+  prompt as in a batch of one. Absolute positions (sinusoidal, learned) count the padding.
+
+  Args:
+    step: the model as in `greedy_search`, which also takes a `mask` [B, t] of valid tokens.
+    state: the state before the prompt, with capacity for S - 1 tokens and the generated tokens.
+    prompt: [B, S] tokens. The first `prompt_lengths` tokens of each row are the prompt.
+    prompt_lengths: [B] the number of prompt tokens, at least 1.
+
+  Returns:
+    The state before the last prompt token, and these last tokens [B], which are the
+    `start_tokens` of decoding.
 
   """
   size = prompt.shape[1]
-  place = jnp.arange(size)[None] + (lengths - size)[:, None]
-  prompt = jnp.take_along_axis(prompt, jnp.maximum(place, 0), 1)
-  if size > 1:  # the last token is what the writing reads first
-    _, state = step(prompt[:, :-1], state, mask=place[:, :-1] >= 0)
+  index = jnp.arange(size)[None] + (prompt_lengths - size)[:, None]
+  prompt = jnp.take_along_axis(prompt, jnp.maximum(index, 0), 1)
+  if size > 1:  # the last token is the first input of decoding
+    _, state = step(prompt[:, :-1], state, mask=index[:, :-1] >= 0)
   return state, prompt[:, -1]
 
 
-def unusable(logits: jax.Array) -> jax.Array:
-  """Where logits [..., V] are no distribution: one is NaN or +inf, or all of them are -inf."""
-  return ~jnp.isfinite(jnp.max(logits, -1))
+def _generate_sequences(
+  step, state, start_tokens, max_length, end_tokens, pad_token, limits, choose_tokens
+):
+  """Generates sequences whose tokens are choose_tokens(logits [B, V], number of earlier tokens)."""
+  limits = length_limits(start_tokens, max_length, limits)
+
+  def append_next_tokens(logits, num_generated, results):
+    tokens, lengths, active, broken = results
+    broken |= active & has_invalid_logits(logits)
+    active &= ~broken
+    token = choose_tokens(logits, num_generated).astype(start_tokens.dtype)
+    token = jnp.where(active, token, pad_token)
+    tokens, lengths = tokens.at[:, num_generated].set(token), lengths + active
+    active &= ~is_end_token(token, end_tokens) & (lengths < limits)
+    return token, None, (tokens, lengths, active, broken), active
+
+  tokens = jnp.full((len(start_tokens), max_length), pad_token, start_tokens.dtype)
+  results = tokens, jnp.zeros_like(limits), limits > 0, jnp.zeros(len(start_tokens), bool)
+  (tokens, lengths, _, broken), steps = decode_loop(
+    step, state, start_tokens, max_length, results, append_next_tokens)
+  return GeneratedSequences(tokens, lengths, steps, broken)
 
 
-def reorder(state: State, rows: jax.Array) -> State:
-  """The state of these sequences among those of a state; what all of them share stays."""
-  return jax.tree.map(lambda leaf: leaf[rows] if jnp.ndim(leaf) else leaf, state)
-
-
-def _write(step, state, start, length, end, pad, limit, choose) -> Written:
-  """Writes what `choose(logits [B, V], count) -> [B]` says, row by row until it is over."""
-  limit = _limits(start, length, limit)
-
-  def advance(logits, count, found):
-    tokens, lengths, going, broken = found
-    broken |= going & unusable(logits)
-    going &= ~broken
-    token = jnp.where(going, choose(logits, count).astype(start.dtype), pad)
-    tokens, lengths = tokens.at[:, count].set(token), lengths + going
-    going &= ~_is_end(token, end) & (lengths < limit)
-    return token, None, (tokens, lengths, going, broken), going
-
-  tokens, nothing = jnp.full((len(start), length), pad, start.dtype), jnp.zeros_like(limit)
-  found = tokens, nothing, limit > 0, jnp.zeros(len(start), bool)
-  (tokens, lengths, _, broken), steps = _loop(step, state, start, length, found, advance)
-  return Written(tokens, lengths, steps, broken)
-
-
-def _loop(step, state, token, length, found, advance):
-  """Asks the model until nothing goes on: what was found then, and how often it was asked.
-
-  advance(logits [rows, V], count, found) -> the tokens [rows] to read next, the rows that they go
-  on from (None: their own), what is found now, and what goes on
-  """
-  def body(carry):
-    count, token, before, found, _ = carry
-    logits, state = step(token[:, None], before)
-    token, rows, found, going = advance(logits[:, -1], count, found)
-    if rows is not None:
-      # What a step hands back untouched, such as the source, is the same for a sentence's beam.
-      state = jax.tree.map(lambda b, a: a if a is b else reorder(a, rows), before, state)
-    return count + 1, token, state, found, jnp.any(going)
-
-  carry = jnp.int32(0), token, state, found, jnp.array(True)
-  count, _, _, found, _ = jax.lax.while_loop(lambda c: (c[0] < length) & c[-1], body, carry)
-  return found, count
-
-
-def _likeliest(logits):  # [B, V]
+def _most_likely_tokens(logits):  # [B, V]
   return jax.lax.top_k(logits, 1)[1][:, 0]  # on a CPU several times as fast as argmax
-
-
-def _is_end(token, end):
-  """Whether each token is one that ends an answer."""
-  ends = end if isinstance(end, tuple) else (end,)
-  return functools.reduce(jnp.logical_or, (token == each for each in ends))
-
-
-def _at(tokens, places):  # [B, N, T], [B, M]
-  """Those sequences [B, M, T]."""
-  return jnp.take_along_axis(tokens, places[:, :, None], 1)
-
-
-def _limits(start, length, limit):
-  """The most tokens [B] of each answer."""
-  _at_least(1, length=length)
-  return jnp.full(len(start), length) if limit is None else jnp.minimum(limit, length)
-
-
-def _at_least(least: float, **options: float) -> None:
-  """Raises a ValueError if an option is less."""
-  for name, value in options.items():
-    if not value >= least:
-      raise ValueError(f'{name} is at least {least}, not {value}')

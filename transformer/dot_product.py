@@ -1,11 +1,16 @@
-"""Dot-product attention of queries, keys and values that are given: the equations of one block.
+"""Dot-product attention from a block of queries to a block of keys and values.
 
   score_ts = c tanh(q_t (k_s + a_{t-s}) / (c sqrt(K))) + b_{t-s}
-  y_t      = sum_s softmax_s(score_ts) (v_s + w_{t-s}),  over the keys s that t may look at
+  y_t      = sum_s softmax_s(score_ts) (v_s + w_{t-s}),  over the keys s that the mask allows for t
 
-Vaswani et al. 2017 (equation 1) without what stands for distances: b is ALiBi's or T5's bias, a and
-w are the vectors of Shaw et al. 2018 (equations 3 and 4), c is the soft cap of Gemma 2. Heads may
-share keys and values (Shazeer 2019; Ainslie et al. 2023): R queries meet each key.
+Without the terms a, b, c and w this is equation 1 of Vaswani et al. 2017. The bias b is that of
+ALiBi or T5, a and w are the relative position vectors of Shaw et al. 2018 (equations 3 and 4), and
+c is the soft cap of Gemma 2. Heads may share keys and values (Shazeer 2019; Ainslie et al. 2023),
+in which case each key head has R query heads.
+
+The relative terms are tables with a row for each distance. Products of queries with all distances
+become scores of keys by the shift from relative to absolute indices of Huang et al. 2018, which
+they call skewing.
 """
 
 import functools
@@ -15,145 +20,223 @@ import jax
 import jax.numpy as jnp
 
 from transformer import platform
-from transformer.positions import Relative
+from transformer.positions import RelativeTables
 
-HIDDEN = float(jnp.finfo(jnp.float32).min)  # the score of a key that may not be looked at
-FLOOR = HIDDEN / 2  # no maximum is below it, so that what is hidden weighs exactly nothing
+MASKED_SCORE = float(jnp.finfo(jnp.float32).min)  # the score of a key that the mask excludes
+# Lower bound of the maximum score, so that the softmax weight of a masked key is exactly 0.
+MIN_ROW_MAXIMUM = MASKED_SCORE / 2
 TINY = float(jnp.finfo(jnp.float32).tiny)
 
 
 class AttentionMask(NamedTuple):
-  """Which keys a query may look at: those not after it, the latest `window`, no padding."""
+  """A mask that is defined by causality, a window and the positions of padding."""
 
-  offset: int | jax.Array = 0  # where the first query stands among the keys
-  window: int = 0  # 0: no limit
-  valid: jax.Array | None = None  # [B, S]; None: every key is
-  causal: bool = True  # False: those after it too, wherever it stands; there is no window then
+  offset: int | jax.Array = 0  # the position of the first query among the keys
+  window: int = 0  # the number of latest keys, the query's position included; 0: no limit
+  valid: jax.Array | None = None  # [B, S] false at padding; None: all keys are valid
+  causal: bool = True  # False: later keys are included too, the offset and window are unused
 
-  def hide(self, score: jax.Array) -> jax.Array:
-    """Scores [B, H, R, T, S] with HIDDEN where a query may not look."""
+  def mask_scores(self, score: jax.Array) -> jax.Array:
+    """Returns attention scores [B, H, R, T, S] with MASKED_SCORE at all excluded keys."""
     if not self.causal:
-      seen = self.valid
-      return score if seen is None else jnp.where(seen[:, None, None, None], score, HIDDEN)
-    length, size = score.shape[-2:]
-    distance = self.offset + jnp.arange(length)[:, None] - jnp.arange(size)[None]
-    seen = distance >= 0 if not self.window else (distance >= 0) & (distance < self.window)
-    seen = seen[None, None, None]
+      visible = self.valid
+      if visible is None:
+        return score
+      return jnp.where(visible[:, None, None, None], score, MASKED_SCORE)
+    num_queries, num_keys = score.shape[-2:]
+    distance = self.offset + jnp.arange(num_queries)[:, None] - jnp.arange(num_keys)[None]
+    visible = distance >= 0 if not self.window else (distance >= 0) & (distance < self.window)
+    visible = visible[None, None, None]
     if self.valid is not None:
-      seen &= self.valid[:, None, None, None]
-    return jnp.where(seen, score, HIDDEN)
+      visible &= self.valid[:, None, None, None]
+    return jnp.where(visible, score, MASKED_SCORE)
 
 
-def across(rows: jax.Array, size: int) -> jax.Array:
-  """From distances to keys: [..., T, T + S] -> [..., T, S], entry (t, s) from (t, T - 1 - t + s).
+def shift_distances_to_key_positions(rows: jax.Array, num_keys: int) -> jax.Array:
+  """Shifts the row of each query so that columns for distances become columns for keys.
 
-  Each row is shifted by one against the next; laid end to end and cut anew, they all are at once.
+  This is the skewing of Huang et al. 2018. It maps rows [..., T, T + S] to [..., T, S] for
+  S = `num_keys`. Entry (t, s) of the result is entry (t, T - 1 - t + s) of the input. Each
+  row is shifted by one column relative to the next row, and a reshape of the flattened rows shifts
+  all of them together.
   """
-  length, width = rows.shape[-2:]
-  flat = rows.reshape(*rows.shape[:-2], length * width)[..., length - 1 :]
-  flat = flat[..., : length * (width - 1)]
-  return flat.reshape(*rows.shape[:-1], width - 1)[..., :size]
+  num_queries, width = rows.shape[-2:]
+  flat = rows.reshape(*rows.shape[:-2], num_queries * width)[..., num_queries - 1 :]
+  flat = flat[..., : num_queries * (width - 1)]
+  return flat.reshape(*rows.shape[:-1], width - 1)[..., :num_keys]
 
 
-def along(weight: jax.Array) -> jax.Array:
-  """From keys to distances, the transpose of `across`: [..., T, S] -> [..., T, T + S]."""
-  length, size = weight.shape[-2:]
-  like = jax.ShapeDtypeStruct((*weight.shape[:-1], length + size), weight.dtype)
-  return jax.linear_transpose(functools.partial(across, size=size), like)(weight)[0]
+def shift_key_positions_to_distances(weight: jax.Array) -> jax.Array:
+  """Applies the transpose of the linear map `shift_distances_to_key_positions`.
+
+  Maps weights [..., T, S] to [..., T, T + S].
+  """
+  num_queries, num_keys = weight.shape[-2:]
+  shape = (*weight.shape[:-1], num_queries + num_keys)
+  shift = functools.partial(shift_distances_to_key_positions, num_keys=num_keys)
+  return jax.linear_transpose(shift, jax.ShapeDtypeStruct(shape, weight.dtype))(weight)[0]
 
 
-def strips(relative: Relative, length: int, size: int) -> Relative:
-  """Tables [N, ...] by distance, backwards and with room for any block of T queries, S keys."""
-  def strip(table):
-    room = ((length + size,) * 2,) + ((0, 0),) * (table.ndim - 1)
-    return jnp.pad(table, room)[::-1]
+def pad_and_reverse_tables(
+  relative_tables: RelativeTables, num_queries: int, num_keys: int
+) -> RelativeTables:
+  """Pads tables of relative positions with zeros and sorts their rows by decreasing distance.
 
-  return jax.tree.map(strip, relative)
+  Args:
+    relative_tables: tables [N, ...] for the distances 0 .. N - 1.
+    num_queries: T, the number of queries of a block.
+    num_keys: S, the number of keys of a block.
+
+  Returns:
+    Tables [N + 2 (T + S), ...], from the largest to the smallest distance.
+
+  """
+  def pad_and_reverse(table):
+    padding = ((num_queries + num_keys,) * 2,) + ((0, 0),) * (table.ndim - 1)
+    return jnp.pad(table, padding)[::-1]
+
+  return jax.tree.map(pad_and_reverse, relative_tables)
 
 
-def facing(relative: Relative, offset: jax.Array | int, length: int, size: int) -> Relative:
-  """The T + S entries of `strips` between T queries, S keys, the first `offset` from the first."""
-  def part(strip):
-    start = strip.shape[0] - 2 * length - size - offset
-    return jax.lax.dynamic_slice_in_dim(strip, start, length + size)
+def slice_tables(
+  padded_tables: RelativeTables, offset: jax.Array | int, num_queries: int, num_keys: int
+) -> RelativeTables:
+  """Selects the rows of tables of relative positions that a block of queries and keys requires.
 
-  return jax.tree.map(part, relative)
+  Args:
+    padded_tables: the result of `pad_and_reverse_tables` for the same block sizes.
+    offset: the position of the first query minus the position of the first key.
+    num_queries: T, the number of queries in the block.
+    num_keys: S, the number of keys in the block.
+
+  Returns:
+    Tables [T + S, ...] for the distances offset + T - 1 down to offset - S.
+
+  """
+  def select_distances(table):
+    start = table.shape[0] - 2 * num_queries - num_keys - offset
+    return jax.lax.dynamic_slice_in_dim(table, start, num_queries + num_keys)
+
+  return jax.tree.map(select_distances, padded_tables)
 
 
-def product(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
-  """An einsum of x in the precision of y, summed in float32."""
+def einsum_in_float32(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
+  """Computes an einsum of two arrays with float32 accumulation and a float32 result.
+
+  Args:
+    equation: the einsum of two operands.
+    x: the first operand, which is cast to the dtype of y.
+    y: the second operand.
+
+  Returns:
+    The result in float32.
+
+  """
   x = x.astype(y.dtype)
-  if platform.current() == 'cpu':  # where XLA has not had all mixed products, nor fast ones
+  # On CPUs, XLA computes bfloat16 products with float32 results slowly or not at all.
+  if platform.current_platform() == 'cpu':
     x, y = x.astype(jnp.float32), y.astype(jnp.float32)
   return jnp.einsum(equation, x, y, preferred_element_type=jnp.float32)
 
 
-def scores(query, key, relative: Relative, soft_cap: float) -> jax.Array:
-  """Queries [B, H, R, T, K] against keys [B, H, K, S], what is `facing`: [B, H, R, T, S]."""
-  heads, shared, length, width = query.shape[1:]
-  size = key.shape[3]
+def attention_scores(query, key, relative_tables: RelativeTables, soft_cap: float) -> jax.Array:
+  """Computes the attention scores of all queries and keys of a block, without a mask.
+
+  Args:
+    query: [B, H, R, T, K].
+    key: [B, H, K, S].
+    relative_tables: tables [T + S, ...] from `slice_tables`.
+    soft_cap: the bound c of the scores; 0 for no bound.
+
+  Returns:
+    Scores [B, H, R, T, S] in float32.
+
+  """
+  heads, shared, num_queries, width = query.shape[1:]
+  num_keys = key.shape[3]
   query = query * width**-0.5
-  # In one axis, lest XLA transpose whole scores when it forms the gradient of the keys.
-  together = query.reshape(*query.shape[:2], shared * length, width)
-  score = product('BHTK,BHKS->BHTS', together, key).reshape(*query.shape[:4], size)
-  if relative.key is not None:
-    table = relative.key.astype(query.dtype)
-    score += across(product('BHRTK,NK->BHRTN', query, table), size)
+  # Merging query heads with queries avoids a transposition of the scores in the backward pass.
+  merged = query.reshape(*query.shape[:2], shared * num_queries, width)
+  score = einsum_in_float32('BHTK,BHKS->BHTS', merged, key).reshape(*query.shape[:4], num_keys)
+  if relative_tables.key is not None:
+    table = relative_tables.key.astype(query.dtype)
+    rows = einsum_in_float32('BHRTK,NK->BHRTN', query, table)
+    score += shift_distances_to_key_positions(rows, num_keys)
   if soft_cap:
     score = soft_cap * jnp.tanh(score / soft_cap)
-  if relative.score is not None:
-    rows = relative.score.T.reshape(heads, shared, 1, length + size)
-    rows = jnp.broadcast_to(rows, (heads, shared, length, length + size))
-    score += across(rows, size)[None]
+  if relative_tables.score is not None:
+    rows = relative_tables.score.T.reshape(heads, shared, 1, num_queries + num_keys)
+    rows = jnp.broadcast_to(rows, (heads, shared, num_queries, num_queries + num_keys))
+    score += shift_distances_to_key_positions(rows, num_keys)[None]
   return score
 
 
-def mixture(weight, value, relative: Relative) -> jax.Array:
-  """Values [B, H, K, S] weighted by [B, H, R, T, S], and what is `facing`: [B, H, R, T, K]."""
-  together = weight.reshape(*weight.shape[:2], -1, weight.shape[-1])
-  y = product('BHTS,BHKS->BHTK', together, value).reshape(*weight.shape[:4], -1)
-  if relative.value is not None:
-    table = relative.value.astype(value.dtype)
-    y += product('BHRTN,NK->BHRTK', along(weight), table)
+def weighted_sum_of_values(weight, value, relative_tables: RelativeTables) -> jax.Array:
+  """Computes the sums of values, and of relative value vectors, weighted by attention weights.
+
+  Args:
+    weight: [B, H, R, T, S] attention weights.
+    value: [B, H, V, S].
+    relative_tables: tables [T + S, ...] from `slice_tables`.
+
+  Returns:
+    Weighted sums [B, H, R, T, V] in float32.
+
+  """
+  merged = weight.reshape(*weight.shape[:2], -1, weight.shape[-1])
+  y = einsum_in_float32('BHTS,BHKS->BHTK', merged, value).reshape(*weight.shape[:4], -1)
+  if relative_tables.value is not None:
+    table = relative_tables.value.astype(value.dtype)
+    y += einsum_in_float32('BHRTN,NK->BHRTK', shift_key_positions_to_distances(weight), table)
   return y
 
 
-def weights(query, key, attention_mask: AttentionMask, relative: Relative, soft_cap: float = 0.0):
-  """Where each query looks: a softmax over the keys [B, H, R, T, S], or 0 if it may look nowhere.
-
-  Args:
-    query: [B, H, R, T, K].
-    key: [B, H, K, S].
-    attention_mask: where each query may look.
-    relative: what distances add, `facing`.
-    soft_cap: c; 0: none.
-
-  """
-  score = attention_mask.hide(scores(query, key, relative, soft_cap))
-  top = jnp.maximum(jax.lax.stop_gradient(score.max(-1, keepdims=True)), FLOOR)
-  weight = jnp.exp(score - top)
-  total = weight.sum(-1, keepdims=True)  # 1 or more; 0 where nothing is seen
-  return weight / jnp.maximum(total, 0.5)  # of which the gradient is finite as well
-
-
-def naive(
-  query, key, value, attention_mask: AttentionMask, relative: Relative, soft_cap: float = 0.0
+def attention_weights(
+  query, key, attention_mask: AttentionMask, relative_tables: RelativeTables, soft_cap: float = 0.0
 ):
-  """All scores at once. A query that may look nowhere answers 0.
+  """Computes attention weights, which are 0 for a query whose keys are all masked.
 
   Args:
     query: [B, H, R, T, K].
     key: [B, H, K, S].
-    value: [B, H, V, S], of any width V.
-    attention_mask: where each query may look.
-    relative: what distances add.
-    soft_cap: c; 0: none.
+    attention_mask: the keys that each query may attend to.
+    relative_tables: tables [T + S, ...] from `slice_tables`.
+    soft_cap: the bound c of the scores; 0 for no bound.
 
   Returns:
-    [B, H, R, T, V]; sums are taken in float32.
+    Weights [B, H, R, T, S] in float32.
 
   """
-  length, size = query.shape[3], key.shape[3]
-  relative = facing(strips(relative, length, size), attention_mask.offset, length, size)
-  weight = weights(query, key, attention_mask, relative, soft_cap)
-  return mixture(weight, value, relative).astype(value.dtype)
+  score = attention_mask.mask_scores(attention_scores(query, key, relative_tables, soft_cap))
+  row_maximum = jnp.maximum(
+    jax.lax.stop_gradient(score.max(-1, keepdims=True)), MIN_ROW_MAXIMUM)
+  weight = jnp.exp(score - row_maximum)
+  total = weight.sum(-1, keepdims=True)  # at least 1, or 0 where all keys are masked
+  return weight / jnp.maximum(total, 0.5)  # the bound 0.5 keeps the gradient finite at a total of 0
+
+
+def dense_attention(
+  query, key, value, attention_mask: AttentionMask, relative_tables: RelativeTables,
+  soft_cap: float = 0.0,
+):
+  """Computes attention from the full matrix of scores of all queries and keys.
+
+  The output is 0 for a query whose keys are all masked.
+
+  Args:
+    query: [B, H, R, T, K].
+    key: [B, H, K, S].
+    value: [B, H, V, S], for any width V.
+    attention_mask: the keys that each query may attend to.
+    relative_tables: terms of the scores, keys and values that depend on the distance.
+    soft_cap: the bound c of the scores; 0 for no bound.
+
+  Returns:
+    [B, H, R, T, V] in the dtype of the values, summed in float32.
+
+  """
+  num_queries, num_keys = query.shape[3], key.shape[3]
+  padded_tables = pad_and_reverse_tables(relative_tables, num_queries, num_keys)
+  relative_tables = slice_tables(padded_tables, attention_mask.offset, num_queries, num_keys)
+  weight = attention_weights(query, key, attention_mask, relative_tables, soft_cap)
+  return weighted_sum_of_values(weight, value, relative_tables).astype(value.dtype)

@@ -1,6 +1,7 @@
-"""The fused kernels that come with JAX: cuDNN's on a GPU, Pallas' on a TPU.
+"""Fused attention kernels included in JAX, from cuDNN on a GPU and from Pallas on a TPU.
 
-They do whole sequences without padding, which is what training reads, and nothing exotic.
+They compute complete sequences without padding, as in training, and support neither soft caps nor
+relative positions.
 """
 
 import jax
@@ -8,40 +9,64 @@ import jax.numpy as jnp
 
 from transformer import platform
 from transformer.dot_product import AttentionMask
-from transformer.positions import Relative
+from transformer.positions import RelativeTables
 
 TPU_BLOCK = 128
 
 
 def unsupported_reason(
-  query, key, value, attention_mask: AttentionMask, relative: Relative, soft_cap: float
+  query, key, value, attention_mask: AttentionMask, relative_tables: RelativeTables, soft_cap: float
 ) -> str | None:
-  """Why the fused kernel of this platform cannot do this (shapes as in `fused`); None: it can."""
-  backend, width = platform.current(), query.shape[-1]
-  whole = isinstance(attention_mask.offset, int) and attention_mask.offset == 0
+  """Returns why the fused kernel of the platform does not support these inputs, or None.
+
+  Args:
+    query: [B, H, R, T, K].
+    key: [B, H, K, S].
+    value: [B, H, V, S].
+    attention_mask: the keys that each query may attend to.
+    relative_tables: terms of the scores, keys and values that depend on the distance.
+    soft_cap: the bound c of the scores; 0 for no bound.
+
+  Returns:
+    The reason as a clause, or None if the kernel supports the inputs.
+
+  """
+  backend, width = platform.current_platform(), query.shape[-1]
+  from_start = isinstance(attention_mask.offset, int) and attention_mask.offset == 0
   if backend not in ('gpu', 'tpu'):
-    return f'there is none on {backend}'
-  if soft_cap or jax.tree.leaves(relative):
-    return 'it has no soft cap and no relative scores'
-  if not whole or attention_mask.valid is not None or query.shape[3] != key.shape[3]:
-    return 'it reads whole sequences, without state and mask'
+    return f'there is no fused kernel on {backend}'
+  if soft_cap or jax.tree.leaves(relative_tables):
+    return 'the kernel supports no soft cap and no relative tables'
+  if not from_start or attention_mask.valid is not None or query.shape[3] != key.shape[3]:
+    return 'the kernel requires complete sequences without a state and without a mask'
   if value.shape[2] != width:
-    return f'keys of {width} channels have values of {value.shape[2]}'
+    return f'keys have {width} channels, but values have {value.shape[2]}'
   if backend == 'gpu' and query.dtype not in (jnp.float16, jnp.bfloat16):
-    return f'cuDNN computes in float16 and bfloat16, not {query.dtype}'
+    return f'cuDNN supports float16 and bfloat16, not {query.dtype}'
   if backend == 'gpu' and (width % 8 or width > 128):
-    return f'cuDNN takes heads of a multiple of 8 up to 128 channels, not {width}'
+    return f'cuDNN supports head widths that are multiples of 8 up to 128, not {width}'
   shared = query.shape[2] > 1
   if backend == 'tpu' and (attention_mask.window or shared or query.shape[3] % TPU_BLOCK):
-    return f"Pallas' takes no window, no shared keys, and lengths in multiples of {TPU_BLOCK}"
+    return f"Pallas' kernel requires a multiple of {TPU_BLOCK} tokens, no window and no shared keys"
   return None
 
 
-def fused(query, key, value, attention_mask: AttentionMask):
-  """As `dot_product.naive`, to rounding, where there is no `hindrance`."""
+def fused_attention(query, key, value, attention_mask: AttentionMask):
+  """Computes the result of `dense_attention`, up to rounding errors, with the fused kernel.
+
+  Args:
+    query: [B, H, R, T, K].
+    key: [B, H, K, S].
+    value: [B, H, V, S].
+    attention_mask: causality and the window. `unsupported_reason` must be None for this mask.
+
+  Returns:
+    [B, H, R, T, V].
+
+  """
   key, value = key.swapaxes(2, 3), value.swapaxes(2, 3)  # [B, H, S, K]
   width = query.shape[-1]
-  if platform.current() == 'tpu':
+  if platform.current_platform() == 'tpu':
     from jax.experimental.pallas.ops.tpu.flash_attention import flash_attention
 
     causal = attention_mask.causal

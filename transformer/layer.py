@@ -1,26 +1,29 @@
-"""The one interface that every sequence layer keeps, and the laws that come with it.
+"""The interface of every sequence layer, and the laws that every layer satisfies.
 
   y, state = layer(x, state, mask=mask, train=train)    x, y: [B, T, D]
 
-The same method trains on whole sequences, reads a prompt, goes on in chunks and generates one
-token at a time; only the state that is handed in differs.
+The same method serves training on complete sequences, prefill of a prompt, processing in chunks and
+generation of one token at a time. Only the state that is passed in differs.
 
-1. Streaming.  Cut the input anywhere and carry the state: outputs and gradients stay the same.
-2. Causality.  Changing token t moves nothing before t, and something at or after t.
-3. Padding.    What stands under the mask changes no valid output, no gradient and no later state,
-               were it NaN. Padding leaves the state as it is, unless `padding_takes_time`.
-4. State.      A step returns the state's own tree, shapes and dtypes; its arrays have the batch
-               first, or are scalars that all share.
-5. Training.   Every parameter gets a finite, non-zero gradient; compiled = not compiled; one
-               trace a shape; bfloat16 agrees with float32 to its precision, over 1024 tokens too.
-6. Field.      The declared receptive field is the one that the Jacobian shows.
-7. Sizes.      Sequences of no token (the output is [B, 0, D], the state stays) and of one token,
-               and a batch of one, are read as any others.
+1. Streaming.  A sequence cut into chunks at any positions, with the state passed on, has the same
+               outputs and gradients.
+2. Causality.  A change of token t changes no output before t, and some output at or after t.
+3. Padding.    Values under the mask, even NaN, change no valid output, no gradient and no later
+               state. Padding leaves the state unchanged, unless `padding_counts_as_steps`.
+4. State.      A step returns a state of the same tree, shapes and dtypes. Its arrays have the batch
+               as their first axis, or are scalars that all sequences share.
+5. Training.   Every parameter has a finite, non-zero gradient. Compiled and uncompiled outputs are
+               equal. There is one trace per shape. Results in bfloat16 agree with float32 to the
+               precision of bfloat16, also over 1024 tokens.
+6. Field.      The declared receptive field equals the receptive field of the Jacobian.
+7. Sizes.      Sequences of no token (the output is [B, 0, D], the state does not change), sequences
+               of one token and batches of one sequence are valid inputs.
 8. Range.      Inputs of 1e4 and biases of +-100 give finite outputs, states and gradients.
 
-A layer computes in the dtype of its input; parameters are float32. Training decays the weights
-that multiply the input, which are called `kernel`, `<something>_kernel` or `embedding` (of tokens).
-All other names are for what is not decayed: biases, scales, gains, rates, skips, positions.
+A layer computes in the dtype of its input, and its parameters are float32. Weight decay applies to
+the weights that multiply the input, which are named `kernel`, `<something>_kernel` or `embedding`
+(of tokens). All other names denote parameters without decay, such as biases, scales, gains, rates,
+skip weights and positions.
 """
 
 from typing import Any
@@ -29,20 +32,23 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-State = Any  # a pytree of arrays; () for a layer that remembers nothing
+State = Any  # a pytree of arrays; () for a layer without state
 
 
 class SequenceLayer(nn.Module):
-  """A map from sequences to sequences with a memory of what it has read."""
+  """Base class of layers that map a sequence to a sequence and carry a state between calls."""
 
   def initial_state(self, batch_size: int, capacity: int, width: int, dtype=jnp.float32) -> State:
-    """The memory before the first token; needs hyper-parameters only, no parameters.
+    """Creates the state before the first token, which does not depend on parameters.
 
     Args:
       batch_size: B, the number of sequences.
-      capacity: the most tokens that will ever be read; a layer whose state grows keeps room for it.
+      capacity: the maximum number of tokens in total, for which a growing state reserves memory.
       width: D, the width of the input.
-      dtype: what a state that stores inputs (not sums over them) stores them in.
+      dtype: the dtype of a state that stores inputs (not sums over inputs).
+
+    Returns:
+      A pytree of arrays, the `state` for the first call.
 
     """
     del batch_size, capacity, width, dtype
@@ -50,65 +56,70 @@ class SequenceLayer(nn.Module):
 
   @property
   def receptive_field(self) -> int | None:
-    """How many of the latest tokens, itself included, an output can depend on; None: all."""
+    """The number of input tokens that each output depends on, or None if unbounded."""
     return None
 
   @property
-  def padding_takes_time(self) -> bool:
-    """Whether padding moves what came before it further back, as it does in a convolution."""
+  def padding_counts_as_steps(self) -> bool:
+    """Whether padding increases the distance between valid tokens, as in a convolution."""
     return False
 
   @property
   def input_layer(self) -> 'SequenceLayer | None':
-    """What this layer asks its model to apply once to the embeddings, below the first block."""
+    """A layer that the model applies to its embeddings before the first block, or None."""
     return None
 
   @property
   def source_projection(self) -> nn.Module | None:
-    """What this layer asks its model to apply to what an encoder read: its state to start from.
+    """A module that maps encoder outputs to the initial state of this layer in a decoder.
 
-    bridge(memory [B, S, D], mask [B, S] or None) -> state; None: it does not look at a source.
+    source_projection(memory [B, S, D], mask [B, S] or None) -> state. None for a layer that does
+    not attend to a source.
     """
     return None
 
   @property
-  def bidirectional(self) -> 'SequenceLayer | None':
-    """The layer in a form of its own that also reads what comes after a token, for encoders.
+  def bidirectional_form(self) -> 'SequenceLayer | None':
+    """The non-causal variant of this layer for encoders, or None if there is none.
 
-    None: it has no such form, and reads once in each direction (`bidirectional.bidirectional_of`).
+    Without it, encoders apply the layer once in each direction (`bidirectional.Bidirectional`).
     """
     return None
 
   @property
   def width_multiple(self) -> int:
-    """The widths that this layer can take are the multiples of this."""
+    """The number that must divide the model width D."""
     return 1
 
   @property
-  def pattern(self) -> 'tuple[SequenceLayer, ...]':
-    """The layers that a model's blocks hold in turn: this one, or the parts of a hybrid."""
+  def layer_pattern(self) -> 'tuple[SequenceLayer, ...]':
+    """The layers that successive blocks of a model contain, in a repeating order.
+
+    Only a hybrid has more than one layer.
+    """
     return (self,)
 
   def __call__(
     self, x: jax.Array, state: State = None, *, mask: jax.Array | None = None, train: bool = False
   ) -> tuple[jax.Array, State]:
-    """Reads x [B, T, D] after what `state` remembers.
+    """Computes outputs for the inputs x [B, T, D] and the state after all earlier tokens.
 
     Args:
       x: [B, T, D] inputs.
-      state: what came before; None: nothing did, and the state returned has room for no more.
-      mask: [B, T] true where a token is valid; None: everywhere.
-      train: whether dropout is on (it draws from the 'dropout' random stream).
+      state: the state after the earlier tokens. None means that there are no earlier tokens, and
+        the returned state then has no capacity for further tokens.
+      mask: [B, T] true at valid tokens; None if all are valid.
+      train: whether dropout is active (it uses the 'dropout' random stream).
 
     Returns:
-      y [B, T, D] and the state after the last token.
+      The outputs y [B, T, D] and the state after the last token.
 
     """
-    raise TypeError(f'{type(self).__name__} does not say how it reads a sequence')
+    raise TypeError(f'{type(self).__name__} does not implement __call__')
 
 
-def masked(x: jax.Array, mask: jax.Array | None) -> jax.Array:
-  """X [B, T, ...] with zeros where the mask [B, T] is false, in value and in gradient."""
+def apply_mask(x: jax.Array, mask: jax.Array | None) -> jax.Array:
+  """Sets x [B, T, ...] and its gradients to zero where the mask [B, T] is false."""
   if mask is None:
     return x
   return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim)), x, 0)

@@ -1,11 +1,11 @@
-"""Whole models: from tokens (or real channels) to an answer at every position.
+"""Complete models, which map tokens or real-valued channels to an output at every position.
 
-DecoderOnly reads one sequence. EncoderDecoder reads a source, then answers at every position of a
-target (Sutskever et al. 2014; Vaswani et al. 2017). What the decoder knows of the source is its
-state before the first token, in one of two ways:
+DecoderOnly models one sequence. EncoderDecoder encodes a source and computes outputs at every
+position of a target (Sutskever et al. 2014; Vaswani et al. 2017). The source enters the decoder
+through the decoder's initial state, in one of two forms:
 
-  bridges   a layer that looks at sources, such as cross-attention, keeps all that was read
-  states    a layer goes on from where the encoder's layer stopped: one vector of fixed length
+  outputs   a layer that attends to the source, such as cross-attention, stores all encoder outputs
+  states    a layer starts from the final state of the encoder's layer, a vector of fixed size
 """
 
 import functools
@@ -16,32 +16,61 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from transformer.layer import SequenceLayer, masked
+from transformer.layer import SequenceLayer, apply_mask
 from transformer.normalization import LayerNorm
 from transformer.stack import Stack
 
 
 class DecoderOnly(nn.Module):
-  """Embedding, a stack of blocks, a last norm, a head; a sequence layer over tokens.
+  """A model of a single sequence, with an embedding, a stack of blocks, a final norm and a head.
 
-  It keeps the interface and the laws of `transformer.layer`, from source [B, T] (tokens) or
-  [B, T, channels] (reals) to outputs [B, T, V] in float32. A layer that needs something added to
-  the embeddings, such as absolute positions, says so by its `prelude`.
+  The model has the interface and satisfies the laws of `transformer.layer`. It maps a source [B, T]
+  (tokens) or [B, T, channels] (reals) to outputs [B, T, V] in float32. The stack's `input_layer`,
+  such as the layer of absolute positions, is applied to the embeddings.
+
+  Examples:
+    >>> from transformer.attention import Attention
+    >>> from transformer.block import Block
+    >>> stack = Stack((Block(Attention(num_heads=2)),), depth=1)
+    >>> model = DecoderOnly(nn.Embed(7, 8), stack, head=nn.Dense(7))
+    >>> tokens = jnp.array([[3, 1, 4]])
+    >>> (logits, state), parameters = jax.jit(model.init_with_output)(jax.random.key(0), tokens)
+    >>> logits.shape
+    (1, 3, 7)
+
+    Two chunks, from a state with a capacity of 3 tokens, have the same logits.
+
+    >>> step = jax.jit(model.apply)
+    >>> first, state = step(parameters, tokens[:, :2], model.initial_state(1, 3, 8))
+    >>> last, state = step(parameters, tokens[:, 2:], state)
+    >>> bool(jnp.allclose(jnp.concatenate([first, last], 1), logits, atol=1e-5))
+    True
+
   """
 
   embedding: nn.Module  # source -> [B, T, D]
   stack: SequenceLayer
   head: nn.Module | None = None  # [B, T, D] -> [B, T, V]; None: the embedding's transpose
-  normalization: nn.Module | None = LayerNorm(parent=None)  # of a pre-norm stack's sum
+  normalization: nn.Module | None = LayerNorm(parent=None)  # of the output of a pre-norm stack
   dtype: Any = jnp.float32
 
   @property
   def receptive_field(self):
-    """The stack's."""
+    """The number of input tokens that each output depends on, or None if unbounded."""
     return self.stack.receptive_field
 
   def initial_state(self, batch_size: int, capacity: int, width: int):
-    """The prelude's state and the stack's."""
+    """Creates the state of the model before the first token.
+
+    Args:
+      batch_size: B, the number of sequences.
+      capacity: the maximum number of tokens in total.
+      width: D, the width of the embeddings.
+
+    Returns:
+      The state of the input layer, () without one, and the state of the stack.
+
+    """
     parts = (self.stack.input_layer, self.stack)
     return tuple(
       () if part is None else part.initial_state(batch_size, capacity, width, self.dtype)
@@ -50,45 +79,51 @@ class DecoderOnly(nn.Module):
 
   @nn.compact
   def __call__(self, source, state=None, *, mask=None, train=False):
-    below, above = (None, None) if state is None else state
-    x = self.embedding(masked(source, mask)).astype(self.dtype)  # [B, T, D]
-    after = ()
+    """Computes outputs [B, T, V] and the next state.
+
+    The arguments are those of `SequenceLayer.__call__`.
+    """
+    input_state, stack_state = (None, None) if state is None else state
+    x = self.embedding(apply_mask(source, mask)).astype(self.dtype)  # [B, T, D]
+    next_input_state = ()
     if self.stack.input_layer is not None:
       input_layer = self.stack.input_layer.copy(name='prelude')
-      x, after = input_layer(x, below, mask=mask, train=train)
-    x, above = self.stack(x, above, mask=mask, train=train)
+      x, next_input_state = input_layer(x, input_state, mask=mask, train=train)
+    x, stack_state = self.stack(x, stack_state, mask=mask, train=train)
     if self.normalization is not None:
       x = self.normalization.copy(dtype=x.dtype, name='last_norm')(x)
     x = self.embedding.attend(x) if self.head is None else self.head(x)
-    return x.astype(jnp.float32), (after, above)
+    return x.astype(jnp.float32), (next_input_state, stack_state)
 
 
-@functools.cache  # one object for one width, so that equal models are equal
-def _one_over_root(width: int):
+@functools.cache  # one object per width, so that equal models compare equal
+def _inverse_sqrt_initializer(width: int):
+  """Returns a normal initializer with a standard deviation of 1 / sqrt(width)."""
   return nn.initializers.normal(width**-0.5)
 
 
-def tied_embedding(size: int, width: int) -> nn.Embed:
-  """One matrix for what is read and written: sqrt(D) times a row has unit variance."""
-  return nn.Embed(size, width, embedding_init=_one_over_root(width))
+def tied_embedding(vocabulary_size: int, width: int) -> nn.Embed:
+  """Creates an embedding matrix for inputs and outputs, with entries of variance 1 / width."""
+  return nn.Embed(vocabulary_size, width, embedding_init=_inverse_sqrt_initializer(width))
 
 
 class EncoderDecoder(nn.Module):
-  """(source [B, S], target's past [B, T]) -> outputs [B, T, V] in float32, for tokens.
+  """Maps source tokens [B, S] and target tokens [B, T] to outputs [B, T, V] in float32.
 
-  `encode` gives the state from which `decode` goes on, at once, in pieces or token by token.
+  `encode` returns the state for `decode`, which accepts the target in one call, in chunks or token
+  by token.
   """
 
-  embedding: nn.Module  # of the source, and of the target and the output where those are None
+  embedding: nn.Module  # of the source, and of target and output if these are None
   encoder: Stack
   decoder: Stack
   target_embedding: nn.Module | None = None
   head: nn.Module | None = None
-  normalization: nn.Module | None = LayerNorm(parent=None)  # of both pre-norm stacks' sums
+  normalization: nn.Module | None = LayerNorm(parent=None)  # of the outputs of pre-norm stacks
   dropout: float = 0.0  # of the sums of embeddings and positions
   scale_embeddings: bool = True  # by sqrt(D) (Vaswani et al. 2017, section 3.4)
-  carry_state: bool = False  # the encoder's last state is the decoder's first
-  reverse_source: bool = False  # the last token is read first (Sutskever et al. 2014, section 3.3)
+  carry_state: bool = False  # the encoder's final state is the decoder's initial state
+  reverse_source: bool = False  # as Sutskever et al. 2014, section 3.3
   dtype: Any = jnp.float32
 
   def setup(self):
@@ -100,43 +135,61 @@ class EncoderDecoder(nn.Module):
       None if level.source_projection is None else level.source_projection.copy()
       for level in self.decoder.levels
     )
-    heard = any(bridge is not None for bridge in self.bridges)  # else nobody reads the output
+    # A final norm of the encoder is useless if no decoder layer uses the encoder outputs.
+    uses_encoder_outputs = any(bridge is not None for bridge in self.bridges)
     self.norms = tuple(
-      self.normalization.copy(dtype=self.dtype) if self.normalization is not None and read else None
-      for read in (heard, True)
+      self.normalization.copy(dtype=self.dtype) if self.normalization is not None and used else None
+      for used in (uses_encoder_outputs, True)
     )
     self.drop = nn.Dropout(self.dropout)
 
   @property
   def receptive_field(self):
-    """None: all of the source."""
+    """None, because each output depends on all source tokens."""
     return None
 
   def initial_state(self, batch_size: int, capacity: int, width: int):
-    """What a decoder's state is like for a source and a target of `capacity` tokens each."""
+    """Creates a decoder state for a source that consists of padding.
+
+    The state has the shapes of a state that `encode` returns.
+
+    Args:
+      batch_size: B, the number of sequences.
+      capacity: the number of source tokens and the maximum number of target tokens.
+      width: D, the width of the embeddings.
+
+    Returns:
+      The state of the decoder's input layer, None without one, and the state of the decoder.
+
+    """
     input_layer = self.decoder.input_layer
-    below = None if input_layer is None else input_layer.initial_state(batch_size, capacity, width)
-    return below, self.decoder.initial_state(batch_size, capacity, width, self.dtype)
+    input_state = (
+      None if input_layer is None else input_layer.initial_state(batch_size, capacity, width))
+    return input_state, self.decoder.initial_state(batch_size, capacity, width, self.dtype)
 
   def encode(self, source, *, mask=None, capacity=0, train=False):  # [B, S]
-    """The state before the target's first token.
+    """Encodes a source and returns the decoder's state before the first target token.
 
     Args:
       source: [B, S] tokens.
-      mask: [B, S] true where there is one to read.
-      capacity: the most tokens of the target that will be read; 0: all, at once.
-      train: whether dropout is on.
+      mask: [B, S] true at valid tokens; None if all are valid.
+      capacity: the maximum number of target tokens; 0 to decode the target in one call.
+      train: whether dropout is active.
+
+    Returns:
+      The state of the decoder's input layer and a tuple of states, one for each decoder level.
 
     """
-    if self.reverse_source:  # what fills a row up comes first then, and moves nothing
+    if self.reverse_source:  # the padding is first then, where it leaves states unchanged
       source = source[:, ::-1]
       mask = None if mask is None else mask[:, ::-1]
     batch_size, length = source.shape
-    x, _ = self._embed(self.embedding, 0, masked(source, mask), None, train)
-    before = None
+    x, _ = self._embed_tokens(self.embedding, 0, apply_mask(source, mask), None, train)
+    encoder_state = None
     if self.carry_state:
-      before = self.encoder.initial_state(batch_size, length + capacity, x.shape[2], self.dtype)
-    x, after = self.encoder(x, before, mask=mask, train=train)
+      encoder_state = self.encoder.initial_state(
+        batch_size, length + capacity, x.shape[2], self.dtype)
+    x, encoder_state = self.encoder(x, encoder_state, mask=mask, train=train)
     if self.norms[0] is not None:
       x = self.norms[0](x)
 
@@ -144,48 +197,73 @@ class EncoderDecoder(nn.Module):
     if capacity or self.carry_state:
       states = list(self.decoder.initial_state(batch_size, capacity, x.shape[2], self.dtype))
     if self.carry_state:
-      states = self._carried(after, states)
+      states = self._carry_encoder_states(encoder_state, states)
     for level, source_projection in enumerate(self.bridges):
       if source_projection is not None:
         states[level] = source_projection(x, mask)
-    below = None
+    input_state = None
     if capacity and self.preludes[1] is not None:
-      below = self.preludes[1].initial_state(batch_size, capacity, x.shape[2], self.dtype)
-    return below, tuple(states)
+      input_state = self.preludes[1].initial_state(batch_size, capacity, x.shape[2], self.dtype)
+    return input_state, tuple(states)
 
   def decode(self, target, state, *, mask=None, train=False):  # [B, T]
-    """Outputs [B, T, V] for the tokens after those of target, and the state after them."""
-    below, states = state
+    """Computes outputs for target tokens and the state after all earlier target tokens.
+
+    Args:
+      target: [B, T] tokens.
+      state: from `encode`, or from the last call of `decode`.
+      mask: [B, T] true at valid tokens; None if all are valid.
+      train: whether dropout is active.
+
+    Returns:
+      Outputs [B, T, V], which predict the token after each target token, and the next state.
+
+    """
+    input_state, states = state
     embedding = self.embedding if self.target_embedding is None else self.target_embedding
-    x, below = self._embed(embedding, 1, masked(target, mask), below, train)
+    x, input_state = self._embed_tokens(embedding, 1, apply_mask(target, mask), input_state, train)
     x, states = self.decoder(x, states, mask=mask, train=train)
     if self.norms[1] is not None:
       x = self.norms[1](x)
     x = embedding.attend(x) if self.head is None else self.head(x)
-    return x.astype(jnp.float32), (below, states)
+    return x.astype(jnp.float32), (input_state, states)
 
   def __call__(self, source, target, *, mask=None, train=False):
-    """Outputs [B, T, V] for the tokens that follow each of target [B, T], and the last state."""
+    """Computes outputs for all tokens of a target, given a source.
+
+    Args:
+      source: [B, S] tokens.
+      target: [B, T] tokens.
+      mask: [B, S] true at valid source tokens; None if all are valid.
+      train: whether dropout is active.
+
+    Returns:
+      Outputs [B, T, V], which predict the token after each target token, and the final state.
+
+    """
     state = self.encode(source, mask=mask, train=train)
     return self.decode(target, state, train=train)
 
-  def _embed(self, embedding, side, tokens, state, train):
-    """Tokens and positions as sums [B, T, D], and the positions' state."""
+  def _embed_tokens(self, embedding, stack_index, tokens, input_state, train):
+    """Returns the sums [B, T, D] of embeddings and positions, and the input layer's state."""
     x = embedding(tokens).astype(self.dtype)
     if self.scale_embeddings:
       x *= math.sqrt(x.shape[2])
-    if self.preludes[side] is not None:
-      x, state = self.preludes[side](x, state, train=train)
-    return self.drop(x, deterministic=not train), state
+    if self.preludes[stack_index] is not None:
+      x, input_state = self.preludes[stack_index](x, input_state, train=train)
+    return self.drop(x, deterministic=not train), input_state
 
-  def _carried(self, encoded, states):
-    """The decoder's states, those of its layers that look at no source taken from the encoder."""
-    looks = [source_projection is not None for source_projection in self.bridges]
-    own = [i for i, state in enumerate(states) if jax.tree.leaves(state) and not looks[i]]
-    given = [state for state in encoded if jax.tree.leaves(state)]
-    shapes = [jax.tree.map(jnp.shape, states[i]) for i in own]
-    if [jax.tree.map(jnp.shape, state) for state in given] != shapes:
-      raise ValueError('an encoder that hands its states on has layers as the decoder has them')
-    for i, state in zip(own, given, strict=True):
-      states[i] = state
-    return states
+  def _carry_encoder_states(self, encoder_states, decoder_states):
+    """Copies final encoder states to the decoder layers that do not attend to the source."""
+    targets = [
+      level for level, state in enumerate(decoder_states)
+      if jax.tree.leaves(state) and self.bridges[level] is None
+    ]
+    sources = [state for state in encoder_states if jax.tree.leaves(state)]
+    shapes = [jax.tree.map(jnp.shape, decoder_states[level]) for level in targets]
+    if [jax.tree.map(jnp.shape, state) for state in sources] != shapes:
+      raise ValueError(
+        'carry_state=True needs encoder states of the same shapes as the decoder states')
+    for level, state in zip(targets, sources, strict=True):
+      decoder_states[level] = state
+    return decoder_states

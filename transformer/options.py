@@ -1,4 +1,4 @@
-"""What options and widths a layer can take: whatever does not suit is said in one line."""
+"""Validation of layer options and model widths, with one-line error messages."""
 
 import math
 from collections.abc import Iterable
@@ -7,43 +7,73 @@ from typing import Any
 from transformer.layer import SequenceLayer
 
 
-def at_least(component: Any, least: float, *names: str) -> None:
-  """Raises a ValueError if one of the component's options is less, or no finite number."""
+def require_options_at_least(component: Any, minimum: float, *names: str) -> None:
+  """Raises a ValueError unless the named options of a layer are finite and at least the minimum.
+
+  Args:
+    component: the object whose attributes are checked.
+    minimum: the smallest valid value.
+    *names: the names of the attributes.
+
+  Raises:
+    ValueError: an option is less than the minimum, infinite or NaN.
+
+  """
   for name in names:
     value = getattr(component, name)
-    if not least <= value < math.inf:
-      raise ValueError(f'{type(component).__name__} needs {name} >= {least}, not {value}')
+    if not minimum <= value < math.inf:
+      raise ValueError(f'{type(component).__name__} needs {name} >= {minimum}, not {value}')
 
 
-def above(component: Any, bound: float, *names: str) -> None:
-  """Raises a ValueError if one of the component's options is not greater, or not finite."""
+def require_options_above(component: Any, bound: float, *names: str) -> None:
+  """Raises a ValueError unless the named options of a layer are finite and above the bound.
+
+  Args:
+    component: the object whose attributes are checked.
+    bound: the exclusive lower bound.
+    *names: the names of the attributes.
+
+  Raises:
+    ValueError: an option is not greater than the bound, or infinite or NaN.
+
+  """
   for name in names:
     value = getattr(component, name)
     if not bound < value < math.inf:
       raise ValueError(f'{type(component).__name__} needs {name} > {bound}, not {value}')
 
 
-def finite(component: Any, *names: str) -> None:
-  """Raises a ValueError if one of the component's options is no finite number."""
+def require_finite_options(component: Any, *names: str) -> None:
+  """Raises a ValueError if any of the named options of a layer is infinite or NaN."""
   for name in names:
     value = getattr(component, name)
     if not math.isfinite(value):
       raise ValueError(f'{type(component).__name__} needs a finite {name}, not {value}')
 
 
-def one_of(component: Any, name: str, choices: Iterable[str]) -> None:
-  """Raises a ValueError if the component's option is none of the choices."""
+def require_one_of(component: Any, name: str, choices: Iterable[str]) -> None:
+  """Raises a ValueError unless the named option of a layer has one of the allowed values.
+
+  Args:
+    component: the object whose attribute is checked.
+    name: the name of the attribute.
+    choices: the allowed values.
+
+  Raises:
+    ValueError: the value is not among the choices.
+
+  """
   value, choices = getattr(component, name), tuple(choices)
   if value not in choices:
     kind = type(component).__name__
     raise ValueError(f'{kind} has no {name} {value!r}; there are {", ".join(choices)}')
 
 
-def suits(layer: SequenceLayer, width: int) -> None:
-  """Raises a ValueError if the layer cannot take the width."""
+def check_width(layer: SequenceLayer, width: int) -> None:
+  """Raises a ValueError unless the width is a multiple of the layer's `width_multiple`."""
   if width % layer.width_multiple:
     heads = f' with {layer.num_heads} heads' if hasattr(layer, 'num_heads') else ''
     raise ValueError(
-      f'a width of {width} does not suit {type(layer).__name__}{heads}: '
-      f'it takes multiples of {layer.width_multiple}'
+      f'a width of {width} is invalid for {type(layer).__name__}{heads}, which requires '
+      f'multiples of {layer.width_multiple}'
     )

@@ -1,9 +1,10 @@
-"""The platform that programs are made for: the one that runs them, unless another is assumed.
+"""The platform for which programs are compiled, which is the local platform by default.
 
-Which form of a computation is the fastest depends on the platform. A program may be made for one
-that is not here, to be compiled ahead of time or only to be counted:
+The fastest algorithm for a computation depends on the platform. `override_platform` selects a
+platform that this machine lacks, in order to compile a program ahead of time or to count its
+operations:
 
-  with platform.assumed('tpu'):
+  with platform.override_platform('tpu'):
     program = jax.jit(function).lower(*shapes)
 """
 
@@ -13,26 +14,30 @@ import contextvars
 import jax
 
 PLATFORMS = ('cpu', 'gpu', 'tpu')
-_assumed = contextvars.ContextVar('platform', default='')
+_override = contextvars.ContextVar('platform', default='')
 
 
-def current() -> str:
-  """'cpu', 'gpu' or 'tpu'."""
-  return _assumed.get() or jax.default_backend()
+def current_platform() -> str:
+  """Returns the platform that `override_platform` selects, or else JAX's default backend."""
+  return _override.get() or jax.default_backend()
 
 
 @contextlib.contextmanager
-def assumed(name: str):
-  """Within it programs are made for a platform; what was traced before is forgotten, and after."""
+def override_platform(name: str):
+  """Context manager in which programs are traced for another platform.
+
+  All cached traces are cleared on entry and on exit. Names other than
+  'cpu', 'gpu' and 'tpu' raise a ValueError.
+  """
   if name not in PLATFORMS:
     raise ValueError(f'no platform {name!r}; there are {", ".join(PLATFORMS)}')
-  if name == current():
+  if name == current_platform():
     yield
     return
-  before = _assumed.set(name)
-  jax.clear_caches()  # a trace is found again by its function and shapes, whatever the platform
+  token = _override.set(name)
+  jax.clear_caches()  # JAX caches a trace by function and shapes, regardless of the platform
   try:
     yield
   finally:
-    _assumed.reset(before)
+    _override.reset(token)
     jax.clear_caches()

@@ -1,16 +1,16 @@
-"""Layers one above another, `depth` times over, each with parameters and a state of its own."""
+"""A stack of layers, each with separate parameters and a separate state."""
 
 import math
 
 import jax.numpy as jnp
 from flax import linen as nn
 
-from transformer.bidirectional import bidirectional_of
+from transformer.bidirectional import make_bidirectional
 from transformer.layer import SequenceLayer
 
 
 class Stack(SequenceLayer):
-  """The layers in turn, and again, `depth` times; the states are threaded through."""
+  """A stack that repeats a tuple of layers `depth` times, with separate parameters."""
 
   layers: tuple[SequenceLayer, ...]
   depth: int = 1
@@ -18,51 +18,52 @@ class Stack(SequenceLayer):
   def __post_init__(self):
     super().__post_init__()
     if self.depth < 1 or not self.layers:
-      raise ValueError(f'a stack of {len(self.layers)} layers, {self.depth} times over, is empty')
+      raise ValueError(f'a stack requires at least one layer and a depth of at least 1, not '
+                       f'{len(self.layers)} layers and a depth of {self.depth}')
 
   @property
   def receptive_field(self):
-    """1 + the sum of what each layer adds; unbounded if one of them is."""
+    """The number of input tokens that each output of the stack depends on, or None if unbounded."""
     fields = [layer.receptive_field for layer in self.layers]
     return None if None in fields else 1 + self.depth * sum(field - 1 for field in fields)
 
   @property
-  def padding_takes_time(self):
-    """In any of the layers."""
-    return any(layer.padding_takes_time for layer in self.layers)
+  def padding_counts_as_steps(self):
+    """Whether padding increases the distance between valid tokens in any of the layers."""
+    return any(layer.padding_counts_as_steps for layer in self.layers)
 
   @property
   def input_layer(self):
-    """The first that one of the layers asks for."""
+    """The input layer of the first layer that has an input layer, or None."""
     return next((layer.input_layer for layer in self.layers if layer.input_layer is not None), None)
 
   @property
-  def bidirectional(self):
-    """Layer by layer."""
-    return self.clone(layers=tuple(map(bidirectional_of, self.layers)))
+  def bidirectional_form(self):
+    """A copy of this stack with the bidirectional variants of its layers."""
+    return self.clone(layers=tuple(map(make_bidirectional, self.layers)))
 
   @property
   def levels(self) -> tuple[SequenceLayer, ...]:
-    """All layers, bottom first."""
+    """All depth * len(layers) layers of the stack, from input to output."""
     return self.layers * self.depth
 
   @property
   def width_multiple(self):
-    """What suits all the layers."""
+    """The smallest number whose multiples are valid model widths for all layers."""
     return math.lcm(*(layer.width_multiple for layer in self.layers))
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
-    """One state a layer, bottom first."""
+    """Returns a tuple of the initial states of all layers, from input to output."""
     return tuple(
       layer.initial_state(batch_size, capacity, width, dtype) for layer in self.levels
     )
 
   @nn.compact
   def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]
-    states = []
+    next_states = []
     for level, template in enumerate(self.levels):
       layer = template.copy(name=f'level_{level}')
-      below = None if state is None else state[level]
-      x, after = layer(x, below, mask=mask, train=train)
-      states.append(after)
-    return x, tuple(states)
+      level_state = None if state is None else state[level]
+      x, next_state = layer(x, level_state, mask=mask, train=train)
+      next_states.append(next_state)
+    return x, tuple(next_states)

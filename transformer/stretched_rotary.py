@@ -1,17 +1,19 @@
-"""Rotary positions for texts that are longer than those of training.
+"""Rotary positions for sequences that are longer than the training sequences.
 
-A pair i of K/2 pairs of channels turns by f_i = base^(-2i/K) from one token to the next, and comes
-around f_i L / 2 pi times in a text of the trained length L. Pairs that come around often tell near
-tokens apart; those that never come around have angles beyond L that training never showed.
-`Rotary(stretch=s)` divides all frequencies by s (Chen et al. 2023). The forms here spare the fast
-pairs; r_i is the share of the frequency that is kept, and (1 - r_i) / s of it is added:
+Pair i of the K/2 pairs of channels rotates by f_i = base^(-2i/K) per token, and completes
+f_i L / 2 pi rotations within the trained length L. Pairs with many rotations distinguish nearby
+tokens. Pairs with less than one rotation reach, beyond L, angles that did not occur in training.
+`Rotary(stretch=s)` divides all frequencies by s (Chen et al. 2023). The variants here divide the
+frequencies of fast pairs by less. They leave a fraction r_i of each frequency unstretched and
+divide the remaining fraction 1 - r_i by s.
 
-  Llama 3.1   r_i is linear in how often pair i comes around         (Grattafiori et al. 2024)
-  YaRN        r_i is linear in i between the pairs that come around so and so often, as in its
-              authors' code (in their paper it is linear in how often);
-              queries and keys are multiplied by 0.1 log(s) + 1      (Peng et al. 2023)
-  dynamic     the base is b (1 + s (n / L - 1))^(K / (K - 2)) in a text of n > L tokens: the slowest
-              pair then turns as far as if it were stretched         (bloc97 and emozilla 2023)
+  Llama 3.1   r_i is linear in the number of rotations of pair i     (Grattafiori et al. 2024)
+  YaRN        r_i is linear in i between the pairs with a maximum and a minimum number of
+              rotations, as in its authors' code (in their paper it is linear in the number of
+              rotations); queries and keys are multiplied by 0.1 log(s) + 1   (Peng et al. 2023)
+  dynamic     the base is b (1 + s (n / L - 1))^(K / (K - 2)) in a text of n > L tokens; the angle
+              of the slowest pair is then that of a pair stretched by 1 + s (n / L - 1)
+              (bloc97 and emozilla 2023)
 """
 
 import math
@@ -22,7 +24,10 @@ from transformer.positions import Rotary
 
 
 class StretchedRotary(Rotary):
-  """Keeps a share of each pair's frequency, and stretches the rest of it."""
+  """Rotary positions with a weighted mean of original and divided frequencies.
+
+  The base class of Llama3Rotary and YarnRotary. The division is by `stretch`.
+  """
 
   stretch: float = 8.0
   trained_length: int = 8192
@@ -30,110 +35,138 @@ class StretchedRotary(Rotary):
   def __post_init__(self):
     super().__post_init__()
     if self.trained_length < 1:
-      raise ValueError(f'a trained_length is at least 1, not {self.trained_length}')
+      raise ValueError(f'trained_length must be at least 1, not {self.trained_length}')
 
-  def turns(self, frequency: float) -> float:
-    """How often a pair comes around within the trained length."""
+  def rotations_in_trained_length(self, frequency: float) -> float:
+    """Returns the number of rotations that a frequency completes within the trained length."""
     return self.trained_length * frequency / (2 * math.pi)
 
-  def kept(self, pair: int, pairs: int) -> float:
-    """The share of a pair's frequency that is not stretched, from 0 to 1."""
-    raise TypeError(f'{type(self).__name__} does not say which frequencies it keeps')
+  def unstretched_fraction(self, pair_index: int, num_pairs: int) -> float:
+    """Returns the weight, from 0 to 1, of the original frequency of a pair of channels."""
+    raise TypeError(f'{type(self).__name__} does not implement unstretched_fraction')
 
-  def frequencies(self, pairs):
-    """A mixture of each frequency and of the stretched one."""
-    shares = (self.kept(pair, pairs) for pair in range(pairs))
-    return [(share + (1 - share) / self.stretch) * self.base ** (-pair / pairs)
+  def pair_frequencies(self, num_pairs):
+    """Returns a mean of the original and the divided frequency of each pair of channels."""
+    shares = (self.unstretched_fraction(pair, num_pairs) for pair in range(num_pairs))
+    return [(share + (1 - share) / self.stretch) * self.base ** (-pair / num_pairs)
             for pair, share in enumerate(shares)]
 
 
 class Llama3Rotary(StretchedRotary):
-  """Stretched as Llama 3.1 is: the mixture is linear in how often a pair comes around."""
+  """Rotary positions of Llama 3.1, which change the frequencies of slow channel pairs only.
 
-  few_turns: float = 1.0  # pairs with fewer are stretched in full
-  many_turns: float = 4.0  # pairs with more are kept
+  The unstretched fraction of a frequency is linear in the number of rotations of its pair.
+  """
+
+  min_rotations: float = 1.0  # pairs with fewer rotations are stretched by the full factor
+  max_rotations: float = 4.0  # pairs with more rotations are not stretched
 
   def __post_init__(self):
     super().__post_init__()
-    if not 0 < self.few_turns < self.many_turns < math.inf:
-      raise ValueError(f'few_turns are above 0 and below many_turns, not {self.few_turns:g} and '
-                       f'{self.many_turns:g}')
+    if not 0 < self.min_rotations < self.max_rotations < math.inf:
+      raise ValueError('min_rotations must be above 0 and below max_rotations, not '
+                       f'{self.min_rotations:g} and {self.max_rotations:g}')
 
-  def kept(self, pair, pairs):
-    """Linear between few and many turns."""
-    turns = self.turns(self.base ** (-pair / pairs))
-    return _clipped((turns - self.few_turns) / (self.many_turns - self.few_turns))
+  def unstretched_fraction(self, pair_index, num_pairs):
+    """Returns the weight of the original frequency, which is linear in the number of rotations.
+
+    The weight is 0 at `min_rotations` and 1 at `max_rotations`.
+    """
+    rotations = self.rotations_in_trained_length(self.base ** (-pair_index / num_pairs))
+    return _clip_to_unit_interval(
+      (rotations - self.min_rotations) / (self.max_rotations - self.min_rotations))
 
 
 class YarnRotary(StretchedRotary):
-  """YaRN: the mixture is linear in the pair's number; the scores of attention are sharpened."""
+  """Rotary positions of YaRN, which also multiply queries and keys by a constant factor.
 
-  few_turns: float = 1.0  # beta_slow, alpha of the paper: pairs with fewer are stretched in full
-  many_turns: float = 32.0  # beta_fast, beta of the paper: pairs with more are kept
-  whole_pairs: bool = True  # the ends of the mixture are rounded outwards, as by the authors' code
-  sharpening: float = 0.0  # the factor on queries and on keys; 0: that of the paper
+  The unstretched fraction of a frequency is linear in the index of its pair of channels.
+  """
+
+  # The paper calls these two numbers of rotations alpha and beta, its code beta_slow and beta_fast.
+  min_rotations: float = 1.0  # pairs with fewer rotations are stretched by the full factor
+  max_rotations: float = 32.0  # pairs with more rotations are not stretched
+  round_boundaries: bool = True  # rounds to outer pairs, as the authors' code does
+  attention_factor: float = 0.0  # multiplies queries and keys; 0: the factor of the paper
 
   def __post_init__(self):
     super().__post_init__()
     if self.base <= 1:
       raise ValueError(f'YaRN needs a base above 1, not {self.base:g}')
-    if not 0 < self.few_turns <= self.many_turns < math.inf:
-      raise ValueError(f'few_turns are above 0 and at most many_turns, not {self.few_turns:g} and '
-                       f'{self.many_turns:g}')
-    if not 0 <= self.sharpening < math.inf:
-      raise ValueError(f'a sharpening is finite and not negative, not {self.sharpening:g}')
+    if not 0 < self.min_rotations <= self.max_rotations < math.inf:
+      raise ValueError('min_rotations must be above 0 and at most max_rotations, not '
+                       f'{self.min_rotations:g} and {self.max_rotations:g}')
+    if not 0 <= self.attention_factor < math.inf:
+      raise ValueError('attention_factor must be finite and not negative, not '
+                       f'{self.attention_factor:g}')
 
   @property
-  def magnitude(self):
-    """The square root of the paper's 1 / temperature: 0.1 log(stretch) + 1."""
-    return self.sharpening or yarn_magnitude(self.stretch)
+  def query_key_factor(self):
+    """The factor that multiplies queries and keys, by default 0.1 log(stretch) + 1.
 
-  def kept(self, pair, pairs):
-    """Linear between the pairs that come around many and few times."""
-    first, last = (self.pair_with(turns, pairs) for turns in (self.many_turns, self.few_turns))
-    if self.whole_pairs:
+    A non-zero `attention_factor` replaces the default. In the paper this factor is the
+    square root of 1 / temperature.
+    """
+    return self.attention_factor or yarn_query_key_factor(self.stretch)
+
+  def unstretched_fraction(self, pair_index, num_pairs):
+    """Returns the weight of the original frequency, which is linear in the index of the pair.
+
+    The weight is 1 at the pair with `max_rotations` and 0 at the pair with `min_rotations`.
+    """
+    first, last = (self.fractional_pair_index(rotations, num_pairs)
+                   for rotations in (self.max_rotations, self.min_rotations))
+    if self.round_boundaries:
       first, last = math.floor(first), math.ceil(last)
-    first, last = max(first, 0), min(last, 2 * pairs - 1)
+    first, last = max(first, 0), min(last, 2 * num_pairs - 1)
     if first == last:
       last += 0.001  # as in the authors' code
-    return 1 - _clipped((pair - first) / (last - first))
+    return 1 - _clip_to_unit_interval((pair_index - first) / (last - first))
 
-  def pair_with(self, turns: float, pairs: int) -> float:
-    """The pair, between whole numbers, that comes around so often within the trained length."""
-    return pairs * (math.log(self.turns(1.0)) - math.log(turns)) / math.log(self.base)
+  def fractional_pair_index(self, num_rotations: float, num_pairs: int) -> float:
+    """Returns the interpolated index of the channel pair with the given number of rotations."""
+    ratio = math.log(self.rotations_in_trained_length(1.0)) - math.log(num_rotations)
+    return num_pairs * ratio / math.log(self.base)
 
 
-def yarn_magnitude(stretch: float, slope: float = 1.0) -> float:
-  """YaRN's factor on queries and on keys, 0.1 slope log(stretch) + 1; 1 for what is not longer."""
+def yarn_query_key_factor(stretch: float, slope: float = 1.0) -> float:
+  """Returns 0.1 slope log(stretch) + 1, by which YaRN multiplies queries and keys.
+
+  The factor is 1 if stretch <= 1.
+  """
   return 1.0 if stretch <= 1 else 0.1 * slope * math.log(stretch) + 1
 
 
 class DynamicRotary(Rotary):
-  """NTK-aware turns that adapt to the length: plain up to the trained length, then ever slower.
+  """NTK-aware rotary positions, whose base grows with the position beyond the trained length.
 
-  A token at position t turns as in a text of t + 1 tokens, whatever comes after it, so that a text
-  read in pieces is answered as one read at once.
+  A token at position t rotates as in a text of t + 1 tokens, independently of later tokens, so that
+  a text processed in chunks has the same outputs as in one call.
   """
 
-  stretch: float = 1.0  # by how much the slowest pair is stretched per trained length beyond it
+  stretch: float = 1.0  # stretch of the slowest pair per additional trained length
   trained_length: int = 2048
 
   def __post_init__(self):
     super().__post_init__()
     if self.trained_length < 1:
-      raise ValueError(f'a trained_length is at least 1, not {self.trained_length}')
+      raise ValueError(f'trained_length must be at least 1, not {self.trained_length}')
 
-  def frequencies(self, pairs):
-    """Those within the trained length."""
-    return [self.base ** (-pair / pairs) for pair in range(pairs)]
+  def pair_frequencies(self, num_pairs):
+    """Returns the rotation frequencies at positions within the trained length."""
+    return [self.base ** (-pair / num_pairs) for pair in range(num_pairs)]
 
-  def angles(self, index, pairs):
-    """Plain angles, divided by a power of the growth: K / (K - 2) 2i / K = i / (K/2 - 1)."""
-    beyond = jnp.maximum((index + 1).astype(jnp.float32) / self.trained_length, 1) - 1
-    growth = 1 + self.stretch * beyond[:, None]
-    power = jnp.arange(pairs, dtype=jnp.float32) / max(pairs - 1, 1)
-    return super().angles(index, pairs) * growth ** -power[None]
+  def rotation_angles(self, token_positions, num_pairs):
+    """Returns rotation angles, which grow more slowly with positions beyond the trained length.
+
+    Divides the angles of pair i by the growth to the power i / (K/2 - 1). The exponent is that of
+    the grown base, K / (K - 2) 2i / K.
+    """
+    excess = jnp.maximum((token_positions + 1).astype(jnp.float32) / self.trained_length, 1) - 1
+    growth = 1 + self.stretch * excess[:, None]
+    power = jnp.arange(num_pairs, dtype=jnp.float32) / max(num_pairs - 1, 1)
+    return super().rotation_angles(token_positions, num_pairs) * growth ** -power[None]
 
 
-def _clipped(share: float) -> float:
-  return min(max(share, 0.0), 1.0)
+def _clip_to_unit_interval(fraction: float) -> float:
+  return min(max(fraction, 0.0), 1.0)

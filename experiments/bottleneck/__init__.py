@@ -1,1 +1,1 @@
-"""What does one vector hold? Translation against the source's length."""
+"""Scores of encoder-decoders with a fixed source vector or attention, against source length."""

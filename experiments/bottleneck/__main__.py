@@ -1,4 +1,4 @@
-"""The command: python -m experiments.bottleneck."""
+"""Command line of the study of fixed source vectors, python -m experiments.bottleneck."""
 
 from experiments.bottleneck.study import STUDY
 from experiments.lab.launch import driver

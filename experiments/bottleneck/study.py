@@ -1,19 +1,22 @@
-"""What does one vector hold? Translation against the length of the source.
+"""How much of a sequence can one fixed vector encode? Exact match against source length.
 
   python -m experiments.bottleneck --preset=quick --runs=runs/quick
 
-An encoder-decoder through one fixed vector must press the whole source into it; attention looks at
-all that was read. At matched parameters each is asked for whole sentences of growing length, up to
-those it was trained on and beyond them:
+An encoder-decoder with one fixed vector must encode the whole source in it, whereas attention has
+access to all states of the encoder. At matched parameters each model is tested on whole sequences
+of growing length, up to the longest trained length and beyond.
 
-  fixed_vector                 the encoder's last state starts the decoder (Sutskever et al. 2014)
-  fixed_vector(reverse=True)   the same, the source read from its end
-  additive, multiplicative     the decoder looks at every state (Bahdanau 2015; Luong 2015)
-  transformer                  nothing but attention
+  fixed_vector                 the encoder's last state initialises the decoder (Sutskever et al.
+                               2014)
+  fixed_vector(reverse=True)   the same with the source reversed
+  additive, multiplicative     the decoder attends to every state of the encoder (Bahdanau 2015,
+                               Luong 2015)
+  transformer                  encoder and decoder consist of attention and feed-forward networks
 
-For each stand exact match and BLEU, the length at which half of its answers are right, and for a
-fixed vector the bits that it was seen to hold, by byte of its state. A convolution that hands over
-the few tokens that it last saw must fail beyond them; it is the study's control.
+The tables contain exact match and BLEU, and the length at which half of the outputs are exact. For
+a fixed vector they also contain a lower bound on the bits that it encodes, per byte of its state.
+The control is a convolution whose fixed vector depends on its last few inputs. It has to fail at
+longer sources.
 """
 
 from experiments.bottleneck.claims import ATTENTIVE, CLAIMS, CONTROL, CONTROLS, FIXED
@@ -21,11 +24,11 @@ from experiments.lab.launch.study import SMOKE, Preset, Study, TaskGrid
 from experiments.lab.results import scoreboard, translation_tables
 
 KIND = 'translator'
-LENGTHS = (5, 10, 15, 20, 25, 30)  # trained up to 20
-FARTHER = (10, 20, 30, 40, 50, 60, 80, 100)  # trained up to 50
+QUICK_TEST_LENGTHS = (5, 10, 15, 20, 25, 30)  # the longest trained length is 20
+PAPER_TEST_LENGTHS = (10, 20, 30, 40, 50, 60, 80, 100)  # the longest trained length is 50
 
 PRESETS = {
-  # Every line that `paper` goes through, in the least time.
+  # This preset runs all code of the `paper` preset at the smallest sizes, as a fast test.
   'smoke': Preset(
     layers=('fixed_vector', 'transformer'),
     task_grids=(
@@ -34,11 +37,11 @@ PRESETS = {
     settings=SMOKE,
     kind=KIND,
   ),
-  # For two CPU cores: under fifteen minutes.
+  # This preset takes less than fifteen minutes on two CPU cores.
   'quick': Preset(
     layers=(*FIXED, *ATTENTIVE, CONTROL),
     task_grids=(
-      TaskGrid('copy', (20,), {'test_lengths': LENGTHS}),
+      TaskGrid('copy', (20,), {'test_lengths': QUICK_TEST_LENGTHS}),
       TaskGrid('number_words(source=de, target=en)', (9,)),
     ),
     settings={
@@ -47,15 +50,15 @@ PRESETS = {
     },
     kind=KIND,
   ),
-  # Sizes for a GPU or a TPU.
+  # The sizes of this preset need a GPU or a TPU.
   'paper': Preset(
     layers=(
       *FIXED, 'fixed_vector(gru)', *ATTENTIVE, 'convs2s', 'bytenet', 'transformer(lstm)',
       'transformer(mamba)', CONTROL,
     ),
     task_grids=(
-      TaskGrid('copy(max_length=50)', (50,), {'test_lengths': FARTHER}),
-      TaskGrid('reverse(max_length=50)', (50,), {'test_lengths': FARTHER}),
+      TaskGrid('copy(max_length=50)', (50,), {'test_lengths': PAPER_TEST_LENGTHS}),
+      TaskGrid('reverse(max_length=50)', (50,), {'test_lengths': PAPER_TEST_LENGTHS}),
       TaskGrid('number_words(source=de, target=en)', (12,)),
       TaskGrid('number_words(source=da, target=en)', (12,)),
       TaskGrid('number_words(source=en, target=fr)', (12,)),
@@ -71,16 +74,20 @@ PRESETS = {
 
 
 def report(records: list[dict]):
-  """The study's tables, curves and alignments."""
-  columns, layers = scoreboard.columns_of(records), scoreboard.layers_of(records)
+  """Tables of scores, encoded bits and example outputs, and panels of scores and alignments."""
+  columns = scoreboard.group_by_table_column(records)
+  layers = scoreboard.layers_in_record_order(records)
   tables = [
-    *translation_tables.length_tables('Bottleneck: sentences right', columns, layers),
-    translation_tables.vector_table('Bottleneck: what a vector holds', columns, layers),
-    scoreboard.budget_table('Bottleneck: budgets', columns, layers),
-    *translation_tables.example_tables(columns),
+    *translation_tables.source_length_tables(
+      'Bottleneck: exact match by source length', columns, layers),
+    translation_tables.retained_bits_table(
+      'Bottleneck: bits of the source in the state', columns, layers),
+    scoreboard.budget_table(
+      'Bottleneck: parameter budgets and training time', columns, layers),
+    *translation_tables.example_translation_tables(columns),
   ]
   return tables, [
-    *translation_tables.length_panels(columns), *translation_tables.alignment_maps(records)
+    *translation_tables.source_length_panels(columns), *translation_tables.alignment_maps(records)
   ]
 
 

@@ -1,1 +1,1 @@
-"""The command that lists layers, tasks and studies with their options."""
+"""Command that lists layers, translators, positions, tasks and studies with their options."""

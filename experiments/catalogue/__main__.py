@@ -1,18 +1,19 @@
-"""Everything that a command can name: layers, tasks, studies, with all options and defaults.
+"""Lists everything that a command can name (layers, tasks, studies), with options and defaults.
 
   python -m experiments.catalogue
   python -m experiments.catalogue --of=layers
 
-A name alone stands for the defaults that are listed; `lstm(forget_bias=3.0)` changes one of them.
+A name alone stands for the listed defaults. A spec such as `lstm(forget_bias=3.0)` changes one of
+them.
 """
 
 from collections.abc import Callable
 
 from absl import flags as absl_flags
 
-from experiments import STUDIES, load
+from experiments import STUDIES, load_study
 from experiments.lab import source
-from experiments.lab.errors import no_such
+from experiments.lab.errors import unknown_name_error
 from experiments.lab.launch import flags, listing
 
 KINDS = {
@@ -20,41 +21,41 @@ KINDS = {
 }
 
 
-def define() -> None:
-  """The command's flags."""
+def define_flags() -> None:
   absl_flags.DEFINE_string(
-    'of', None, f'What to list: {", ".join((*KINDS, "studies"))}. Default: all.')
+    'of', None, f'List to print: {", ".join((*KINDS, "studies"))}. Default: all lists.')
 
 
-def entries(kind: str) -> str:
-  """The entries of a catalogue, each with what it says of itself."""
-  name = KINDS[kind]
-  lines = (
-    f'{listing.component(entry, source.options_of(*place))}: {source.summary(*place)}'
-    for entry, place in source.catalogue(name).items()
-  )
-  return listing.titled(listing.TITLES[name], list(lines))
+def catalogue_text(kind: str) -> str:
+  """Formats the entries of a catalogue, each with its options and the summary of its docstring."""
+  catalogue = KINDS[kind]
+  lines = []
+  for entry, definition in source.catalogue_entries(catalogue).items():
+    component = listing.format_component(entry, source.component_options(*definition))
+    lines.append(f'{component}: {source.docstring_summary(*definition)}')
+  return listing.titled_list(listing.TITLES[catalogue], lines)
 
 
-def studies() -> str:
-  """The studies, what they ask, and their presets."""
-  made = []
+def studies_text() -> str:
+  """Formats all studies, each with its question and its presets."""
+  paragraphs = []
   for name in STUDIES:
-    study = load(name)
-    lines = [listing.of_preset(*each) for each in study.presets.items()]
-    made.append(listing.titled(f'{name}. {study.question.partition(chr(10))[0][:-1]}', lines))
-  return '\n\n'.join(made)
+    study = load_study(name)
+    lines = [listing.format_preset(*preset) for preset in study.presets.items()]
+    question = study.question.partition('\n')[0][:-1]
+    paragraphs.append(listing.titled_list(f'{name}. {question}', lines))
+  return '\n\n'.join(paragraphs)
 
 
 def main() -> None:
-  """Prints the list."""
-  of: dict[str, Callable[[], str]] = {
-    **{kind: lambda kind=kind: entries(kind) for kind in KINDS}, 'studies': studies}
-  wanted = flags.FLAGS.of
-  if wanted is not None and wanted not in of:
-    raise no_such('list', wanted, of)
-  print('\n\n'.join(of[kind]() for kind in ([wanted] if wanted else of)))
+  """Prints the list that --of selects, or all lists if the flag is not set."""
+  lists: dict[str, Callable[[], str]] = {
+    **{kind: lambda kind=kind: catalogue_text(kind) for kind in KINDS}, 'studies': studies_text}
+  requested = flags.FLAGS.of
+  if requested is not None and requested not in lists:
+    raise unknown_name_error('list', requested, lists)
+  print('\n\n'.join(lists[kind]() for kind in ([requested] if requested else lists)))
 
 
 if __name__ == '__main__':
-  flags.main(main, define, __doc__)
+  flags.main(main, define_flags, __doc__)

@@ -1,1 +1,1 @@
-"""The command that turns every study's records into verdicts."""
+"""The command that tests all claims with stored records and prints the verdicts."""

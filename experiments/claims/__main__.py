@@ -1,47 +1,51 @@
-"""The ledger: what is claimed, stated in advance, and what the stored records say of it.
+"""Verdicts on claims about the Transformer, which were stated before the experiments.
 
   python -m experiments.claims --runs=runs/quick
 
-A claim is data: a statement and its source, the study whose records settle it, an effect (one
-number a seed or a round), and the relation to a threshold that is expected of it. One rule turns
-the effect's mean, with its 95 % bootstrap interval, into a verdict:
+A claim has a statement, its source, the study whose records decide it, an effect (one number per
+seed or repetition), and the expected relation of the effect to a threshold. The verdict depends on
+the mean of the effect and its 95 % bootstrap interval:
 
-  supported      the whole interval is on the expected side of the threshold
-  contradicted   the whole interval is on the other side
-  inconclusive   the threshold lies within the interval or on its edge, or there is only one value
+  supported      the complete interval is on the expected side of the threshold
+  contradicted   the complete interval is on the other side
+  inconclusive   the interval contains the threshold, or there is only one value
   not run        a record that the effect needs is missing
-  void           a control of the study failed: what must fail did not fail, say
+  void           a control of the study failed, so that its records are not valid evidence
   error          the effect could not be computed from the records
 
-A control is a claim too, on which the claims of its study rest. It fails if it is contradicted. If
-it is inconclusive, the claims keep their verdicts, and it is named beside them. Of a control that
-is computed exactly, every value must be on the expected side, and one value is enough.
+A control is a claim about the validity of the experiment, such as an oracle with a perfect score. A
+control fails if its verdict is contradicted, and all claims of its study are then void. If a
+control is inconclusive, the claims keep their verdicts, and the table names the control. The effect
+of an exact control is computed and not estimated, so that every value must be on the expected side,
+and a single value is sufficient.
 """
 
-import dataclasses
 import pathlib
 import sys
 
-from experiments.claims import ledger, rule
-from experiments.claims.stored import stored
+from experiments.claims import rule, verdict_table
+from experiments.claims.current_records import load_current_records
 from experiments.lab.launch import flags
 from experiments.lab.results import publish
 
 
 def main() -> None:
-  """Prints the ledger, the controls that it rests on, and what to do about those that failed."""
+  """Prints the verdicts on all claims and controls, and advice about failed controls."""
   folder = pathlib.Path(flags.FLAGS.runs)
-  records, omitted = stored(folder)
-  found, controls = rule.findings(records), rule.judged(records)
-  tables = [ledger.table(found), dataclasses.replace(ledger.table(controls), title='Controls')]
-  publish.tables('claims', tables, folder)
-  for note in ledger.advice(controls, folder):
+  records, omitted = load_current_records(folder)
+  claims, controls = rule.evaluate_claims(records), rule.evaluate_controls(records)
+  tables = [
+    verdict_table.make_verdict_table('Claims', claims),
+    verdict_table.make_verdict_table('Controls', controls),
+  ]
+  publish.print_and_save_tables('claims', tables, folder)
+  for note in verdict_table.control_notes(controls, folder):
     print(f'{note}\n')
-  for note in (*omitted, *ledger.errors([*found, *controls], folder)):
+  for note in (*omitted, *verdict_table.evaluation_error_notes([*claims, *controls], folder)):
     print(note, file=sys.stderr)
 
 
-define = flags.define_store
+define_flags = flags.define_runs_flag
 
 if __name__ == '__main__':
-  flags.main(main, define, __doc__)
+  flags.main(main, define_flags, __doc__)

@@ -1,109 +1,125 @@
-"""The rule that turns an effect into a verdict, and a failed control into void claims.
+"""Rules that derive the verdict on a claim from its effect, and void it after a failed control.
 
-What each verdict means is said in `experiments.claims.__main__`, which --help prints.
+The module docstring of `experiments.claims.__main__`, which --help prints, defines the verdicts.
 """
 
 import dataclasses
 import functools
 from collections.abc import Sequence
 
-from experiments.claims.stated import CLAIMS, CONTROLS
+from experiments.claims.registry import CLAIMS, CONTROLS
 from experiments.lab import optional
 from experiments.lab.evidence.claim import RELATIONS, Claim
 from experiments.lab.evidence.effects import Records
 from experiments.lab.results import notes
 from experiments.lab.results.statistics import bootstrap_interval
 
-np = optional.later('numpy')
-SETTLING = '--seeds=3'
-ROUNDING = 1e-12  # of float64, in sums of as many values as an effect has
+np = optional.lazy_module('numpy')
+MORE_SEEDS = '--seeds=3'
+ROUNDING = 1e-12  # The relative rounding error of the mean of an effect in float64.
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-  """A claim with what the records say of it."""
+  """The verdict on a claim, the values of its effect, and the failed and undecided controls."""
 
   claim: Claim
   verdict: str
   samples: tuple[float, ...] = ()
   seeds: int = 0
-  failed: tuple[str, ...] = ()  # controls
-  undecided: tuple[str, ...] = ()  # controls
+  failed_controls: tuple[str, ...] = ()
+  undecided_controls: tuple[str, ...] = ()
   error: str = ''
 
   @functools.cached_property
   def interval(self):
-    """The effect's mean with its bootstrap interval; None: not run."""
+    """The mean of the effect with its bootstrap interval, or None if the effect has no values."""
     return bootstrap_interval(np.mean, self.samples) if self.samples else None
 
   @property
   def reason(self) -> str:
-    """What a reader needs to know of the verdict, in a few words; '': nothing."""
-    said = [self.error] if self.error else []
+    """A short explanation of the verdict, or an empty text if none is needed."""
+    remarks = [self.error] if self.error else []
     if self.verdict == 'inconclusive' and len(self.samples) == 1:
-      said.append(f'one seed; {SETTLING} can settle it' if self.seeds < 2 else 'one value')
-    for fate, names in (('failed', self.failed), ('undecided', self.undecided)):
-      said += [f'control {fate}: {", ".join(names)}'] if names else []
-    return '; '.join(said)
+      remarks.append(f'only one seed; use {MORE_SEEDS}' if self.seeds < 2 else 'only one value')
+    if self.failed_controls:
+      remarks.append(f'control failed: {", ".join(self.failed_controls)}')
+    if self.undecided_controls:
+      remarks.append(f'control undecided: {", ".join(self.undecided_controls)}')
+    return '; '.join(remarks)
 
 
-def judge(claim: Claim, records: Records) -> Finding:
-  """One claim by the rule above, controls aside."""
-  own = [record for record in records if record['study'] == claim.study]
-  samples, error = notes.attempt(claim.effect, own)
+def evaluate_claim(claim: Claim, records: Records) -> Finding:
+  """Returns the verdict on a claim from its effect alone, before controls can void the claim."""
+  records = [record for record in records if record['study'] == claim.study]
+  samples, error = notes.call_or_describe_failure(claim.effect, records)
   if error:
     return Finding(claim, 'error', error=error)
   if not samples:
     return Finding(claim, 'not run')
-  finding = Finding(claim, 'inconclusive', tuple(samples), seeds_of(own))
-  return dataclasses.replace(finding, verdict=exactly(finding) if claim.exact else surely(finding))
+  finding = Finding(claim, 'inconclusive', tuple(samples), smallest_seed_count(records))
+  verdict = verdict_from_every_value if claim.exact else verdict_from_interval
+  return dataclasses.replace(finding, verdict=verdict(finding))
 
 
-def surely(finding: Finding) -> str:
-  """The verdict by the interval of the effect; a threshold on its edge lies within it."""
+def verdict_from_interval(finding: Finding) -> str:
+  """Returns the verdict, inconclusive if the confidence interval contains the threshold."""
   claim, interval = finding.claim, finding.interval
-  slack = ROUNDING * abs(claim.threshold)  # a mean of equal values is not exactly their value
-  if not (interval.high < claim.threshold - slack or interval.low > claim.threshold + slack):
-    return 'inconclusive'  # also where there are no bounds
-  holds = RELATIONS[claim.relation](interval.mean, claim.threshold)
+  # The tolerance covers the rounding error of the mean of values that equal the threshold.
+  tolerance = ROUNDING * abs(claim.threshold)
+  below = interval.high < claim.threshold - tolerance
+  above = interval.low > claim.threshold + tolerance
+  if not (below or above):  # This includes an interval without bounds.
+    return 'inconclusive'
+  holds = RELATIONS[claim.relation](interval.estimate, claim.threshold)
   return 'supported' if holds else 'contradicted'
 
 
-def exactly(finding: Finding) -> str:
-  """The verdict by every single value of an effect that is computed and not estimated."""
+def verdict_from_every_value(finding: Finding) -> str:
+  """Returns the verdict on an exact control, for which every value must satisfy the relation."""
   claim, samples = finding.claim, finding.samples
-  if all(RELATIONS[claim.relation](sample, claim.threshold) for sample in samples):
+  if all(RELATIONS[claim.relation](value, claim.threshold) for value in samples):
     return 'supported'
-  wrong = [s for s in samples if not RELATIONS[claim.relation](s, claim.threshold)]
-  return 'inconclusive' if set(wrong) == {claim.threshold} else 'contradicted'
+  failing = {value for value in samples if not RELATIONS[claim.relation](value, claim.threshold)}
+  return 'inconclusive' if failing == {claim.threshold} else 'contradicted'
 
 
-def seeds_of(records: Records) -> int:
-  """How many seeds the records of a study rest on, at least; counts need none."""
+def smallest_seed_count(records: Records) -> int:
+  """Returns the smallest seed count of a record, or the seed count of all single-seed records."""
   counts = [len(r['run']['seeds']) for r in records if 'seeds' in r['run']]
   return min(counts, default=len({r['run'].get('seed') for r in records} - {None}))
 
 
-def judged(records: Records, controls=CONTROLS) -> list[Finding]:
-  """All controls."""
-  return [judge(control, records) for control in controls]
+def evaluate_controls(records: Records, controls=CONTROLS) -> list[Finding]:
+  return [evaluate_claim(control, records) for control in controls]
 
 
-def findings(records: Records, claims=CLAIMS, controls=CONTROLS) -> list[Finding]:
-  """All claims; those of a study are void if one of its controls was run and failed."""
-  found = judged(records, controls)
-  return [resting(judge(claim, records), found) for claim in claims]
+def evaluate_claims(records: Records, claims=CLAIMS, controls=CONTROLS) -> list[Finding]:
+  """Returns the finding on each claim, with the verdict void if a control of its study failed.
+
+  Args:
+    records: The records of all studies.
+    claims: The claims.
+    controls: The controls.
+
+  Returns:
+    One finding for each claim.
+  """
+  findings = evaluate_controls(records, controls)
+  return [apply_controls(evaluate_claim(claim, records), findings) for claim in claims]
 
 
-def resting(finding: Finding, controls: Sequence[Finding]) -> Finding:
-  """A claim's finding with what it rests on: what has no verdict rests on nothing."""
+def apply_controls(finding: Finding, control_findings: Sequence[Finding]) -> Finding:
+  """Returns the finding with the failed controls of its study, which make the verdict void."""
   if finding.verdict in ('not run', 'error'):
     return finding
 
-  def named(*verdicts: str) -> tuple[str, ...]:
-    return tuple(c.claim.name for c in controls
-                 if c.claim.study == finding.claim.study and c.verdict in verdicts)
+  def names_of_controls_with_verdicts(verdicts: Sequence[str]) -> tuple[str, ...]:
+    return tuple(
+      control.claim.name for control in control_findings
+      if control.claim.study == finding.claim.study and control.verdict in verdicts)
 
-  failed, undecided = named('contradicted'), named('inconclusive', 'error')
+  failed = names_of_controls_with_verdicts(['contradicted'])
   return dataclasses.replace(
-    finding, verdict='void' if failed else finding.verdict, failed=failed, undecided=undecided)
+    finding, verdict='void' if failed else finding.verdict, failed_controls=failed,
+    undecided_controls=names_of_controls_with_verdicts(['inconclusive', 'error']))

@@ -1,1 +1,1 @@
-"""Will it start on a TPU? Programs for chips that are not here."""
+"""Ahead-of-time compilation for TPUs on machines without a TPU."""

@@ -1,8 +1,8 @@
-"""The command: python -m experiments.compile_tpu."""
+"""Command line of the study of TPU compilation, python -m experiments.compile_tpu."""
 
 from experiments.compile_tpu import topologies
 
-topologies.prepare()
+topologies.configure_jax_and_libtpu()
 
 from experiments.compile_tpu.study import STUDY  # noqa: E402
 from experiments.lab.launch import driver  # noqa: E402

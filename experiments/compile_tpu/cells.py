@@ -1,4 +1,4 @@
-"""The cells of the study: every model on every topology."""
+"""Experiment grid of the TPU compilation study, with one cell per model and topology."""
 
 from baselines import LAYERS
 from experiments.compile_tpu import programs, topologies
@@ -16,11 +16,11 @@ UNUSED = (
   'seeds', 'learning_rates', 'test_lengths', 'host_devices', 'timeout',
   'beam', 'length_penalty',
 )
-# What the rows of Table 3 bring themselves.
-OF_PAPERS = (
+# A row of Table 3 of "Attention Is All You Need" fixes these settings, so no flag changes them.
+FIXED_BY_TABLE_3 = (
   'lengths', 'width', 'depth', 'feedforward', 'expansion', 'block', 'dropout', 'match')
-# 24 576 tokens, which is about what section 5.1 of the paper has in a batch, out of its vocabulary.
-# What is translated moves no shape, and the shapes of a copy are known without a corpus.
+# Vocabulary and tokens per batch (24 576) approximate section 5.1 of "Attention Is All You Need".
+# The copy task has the same array shapes as translation but does not require a corpus.
 TRANSLATION = {
   'task': 'copy(max_length=127, min_length=127, alphabet_size=36997)', 'batch_size': 192,
   'dtype': 'bfloat16', 'optimizer': 'adam', 'beta2': 0.98, 'schedule': 'inverse_sqrt',
@@ -29,50 +29,57 @@ TRANSLATION = {
 
 
 def jobs(study: Study, preset: CompilationPreset) -> list[Job]:
-  """The cells that the flags ask for."""
-  workers = environment.one_a_core(flags.FLAGS.workers)
-  return [Job(grid(study.name, preset), programs.compile_cell, workers)]
+  """Returns the job that compiles the models and topologies requested by the flags."""
+  workers = environment.device_or_process_count(flags.FLAGS.workers)
+  return [Job(compilation_cells(study.name, preset), programs.compile_cell, workers)]
 
 
-def grid(study: str, preset: CompilationPreset) -> list[Cell]:
-  """The cells that the flags ask for: every model on every topology."""
+def compilation_cells(study: str, preset: CompilationPreset) -> list[Cell]:
+  """Creates a grid cell for every requested model and topology.
+
+  Raises a BadInput if a flag was set that has no effect in this study.
+  """
   cells = []
-  where, experiments = asked_topologies(preset), runs(preset)
+  selected, experiments = requested_topologies(preset), requested_experiments(preset)
   for name in UNUSED:
-    if flags.given(name):
-      raise BadInput(f'--{name} means nothing here: programs are compiled, and none is run')
-  flags.refuse_unused([checks.without_effect(one.run, one.task) for one in experiments])
-  for topology in where:
-    for one in experiments:
-      programs.check(one, topology)
-      identity = one.run.identity() | {'topology': topology, 'parallel': flags.FLAGS.parallel}
-      cells.append(Cell(study, identity, f'{one.run.layer} on {topology}'))
+    if flags.flag_was_set(name):
+      raise BadInput(f'--{name} has no effect here, because programs are compiled but not executed')
+  flags.refuse_flags_without_effect([
+    checks.settings_without_effect(experiment.run, experiment.task) for experiment in experiments])
+  for topology in selected:
+    for experiment in experiments:
+      programs.check_compilable(experiment, topology)
+      identity = experiment.run.to_json_values() | {
+        'topology': topology, 'parallel': flags.FLAGS.parallel}
+      cells.append(Cell(study, identity, f'{experiment.run.layer} on {topology}'))
   return cells
 
 
-def asked_topologies(preset: CompilationPreset) -> list[str]:
-  """The topologies that the flags ask for, each once, and each known."""
-  asked = flags.FLAGS.topology.split(',') if flags.given('topology') else preset.topologies
-  for name in asked:
-    topologies.check(name)
-  return list(dict.fromkeys(asked))
+def requested_topologies(preset: CompilationPreset) -> list[str]:
+  """Returns the topologies of the flag --topology, or of the preset if the flag is not set."""
+  names = flags.FLAGS.topology.split(',') if flags.flag_was_set('topology') else preset.topologies
+  for name in names:
+    topologies.tpu_generation(name)
+  return list(dict.fromkeys(names))
 
 
-def runs(preset: CompilationPreset) -> list[Experiment]:
-  """An experiment for each layer at each length, and one for each of the paper's models."""
+def requested_experiments(preset: CompilationPreset) -> list[Experiment]:
+  """Creates experiments of the requested layers and lengths, and of Transformer base and big."""
   layers, papers = preset.layers or tuple(LAYERS), preset.papers
-  if flags.given('layers'):
-    named = spec.split(flags.FLAGS.layers)
-    layers, papers = ([n for n in named if (n in PAPERS) == paper] for paper in (False, True))
-  own = flags.settings()
+  if flags.flag_was_set('layers'):
+    names = spec.split_specs(flags.FLAGS.layers)
+    layers, papers = (
+      [name for name in names if (name in PAPERS) == is_paper] for is_paper in (False, True))
+  command_settings = flags.requested_settings()
   if papers and not layers:
-    for name in OF_PAPERS:
-      if flags.given(name):
-        raise BadInput(f'--{name} changes nothing here: {" and ".join(papers)} have their own')
-  of_papers = {name: value for name, value in own.items() if name not in OF_PAPERS}
+    for name in FIXED_BY_TABLE_3:
+      if flags.flag_was_set(name):
+        raise BadInput(f'--{name} has no effect here: {" and ".join(papers)} fix its value')
+  paper_settings = {
+    name: value for name, value in command_settings.items() if name not in FIXED_BY_TABLE_3}
   settings = [
-    preset.settings | own | {'layer': layer, 'task': f'text(length={length})'}
-    for length in flags.lengths() or preset.lengths
-    for layer in spec.canonical(layers, 'layer')
-  ] + [TRANSLATION | of_papers | {'layer': paper} for paper in papers]
-  return [programs.resolved(flags.make_run(**values)) for values in settings]
+    preset.settings | command_settings | {'layer': layer, 'task': f'text(length={length})'}
+    for length in flags.requested_lengths() or preset.lengths
+    for layer in spec.canonical_specs(layers, 'layer')
+  ] + [TRANSLATION | paper_settings | {'layer': paper} for paper in papers]
+  return [programs.experiment_of_run(flags.make_run(**values)) for values in settings]

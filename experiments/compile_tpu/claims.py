@@ -1,16 +1,16 @@
-"""What is claimed of programs for a TPU, and what the claim rests on."""
+"""Claims about programs that are compiled for a TPU, and the effects that decide them."""
 
 from experiments.lab.evidence.claim import Claim
 from experiments.lab.evidence.effects import Records
 
 
-def compiles(records: Records) -> list[float] | None:
-  """1 for each model and topology of which all programs compile and fit, 0 for each other."""
+def compilation_success_per_model(records: Records) -> list[float] | None:
+  """Returns per model and topology 1 if all programs compile and fit into memory, or else 0."""
   return [float(record['status'] == 'finished') for record in records] or None
 
 
-def collective_operations(records: Records) -> list[float] | None:
-  """How many collective operations each program that trains independent members contains."""
+def count_ensemble_collectives(records: Records) -> list[float] | None:
+  """Counts the collective operations of each program that trains one model per chip."""
   return [
     float(sum(count for count, _ in program['collectives'].values()))
     for record in records for program in record['result'].get('programs', ())
@@ -21,13 +21,18 @@ def collective_operations(records: Records) -> list[float] | None:
 CONTROLS = (
   Claim(
     'independent-members',
-    'A program that trains one independent member a chip contains no collective operation',
-    'control', 'compile_tpu', collective_operations, 'collective operations', '<', 0.5, exact=True,
+    'A program that is compiled for several TPU chips and trains one independent model on each '
+    'contains no collective operation',
+    'control', 'compile_tpu', count_ensemble_collectives, 'number of collective operations',
+    '<', 0.5, exact=True,
   ),
 )
 CLAIMS = (
   Claim(
-    'compiles', 'Every layer compiles for a TPU, to train, to read and to write', 'this repository',
-    'compile_tpu', compiles, 'part of the models', '>', 0.999,
+    'compiles',
+    'With every layer, the programs that train a model, encode a prompt and generate a token '
+    'compile for a TPU and fit into the memory of a chip',
+    'this repository', 'compile_tpu', compilation_success_per_model,
+    'fraction of the models whose programs compile and fit', '>', 0.999,
   ),
 )

@@ -1,10 +1,10 @@
-"""The collective operations of a compiled program, such as all-reduce, read from its HLO.
+"""Collective operations of a compiled program, such as all-reduce, parsed from its HLO text.
 
   %all-reduce.1 = (f32[64,2]{1,0}, f32[1]{0}) all-reduce(%a, %b), replica_groups=...
 
-is one exchange of 129 numbers. One that is begun and awaited (`all-reduce-start`, `-done`) is
-counted where it ends. A loop is in the text once: what stands in its body is counted once, whatever
-the number of turns.
+is one operation whose result has 129 numbers. An asynchronous operation (`all-reduce-start` and
+`all-reduce-done`) is counted at its end. The text contains the body of a loop once, so operations
+in the body are counted once, regardless of the number of iterations.
 """
 
 import math
@@ -15,35 +15,35 @@ KINDS = (
   'all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'ragged-all-to-all',
   'collective-permute', 'collective-broadcast',
 )
-_EXCHANGE = re.compile(rf'^\s*(?:ROOT )?%?\S+ = (.+?) ({"|".join(KINDS)})(?:-done)?\(', re.M)
+_COLLECTIVE = re.compile(rf'^\s*(?:ROOT )?%?\S+ = (.+?) ({"|".join(KINDS)})(?:-done)?\(', re.M)
 _ARRAY = re.compile(r'\b([a-z]+)(\d*)(?:e\d\w*)?\[([\d,]*)\]')
 
 
-class Exchange(NamedTuple):
-  """All exchanges of a kind."""
+class CollectiveTotal(NamedTuple):
+  """Number and total result size of all collective operations of one kind in a program."""
 
   count: int
-  bytes: int  # that each chip has in the end
+  bytes: int  # of the results on each chip
 
 
-def of_program(compiled: Any) -> dict[str, Exchange]:
-  """The exchanges of a compiled program."""
-  return of_text(compiled.as_text())
+def program_collectives(compiled: Any) -> dict[str, CollectiveTotal]:
+  """Returns number and bytes of the collective operations of a compiled program, by kind."""
+  return hlo_collectives(compiled.as_text())
 
 
-def of_text(hlo: str) -> dict[str, Exchange]:
-  """The exchanges of each kind that an HLO text has any of."""
-  found = {}
-  for result, kind in _EXCHANGE.findall(hlo):
-    before = found.get(kind, Exchange(0, 0))
-    found[kind] = Exchange(before.count + 1, before.bytes + size_of(result))
-  return found
+def hlo_collectives(hlo: str) -> dict[str, CollectiveTotal]:
+  """Returns number and bytes of the collective operations in an HLO text, by kind."""
+  totals = {}
+  for hlo_type, kind in _COLLECTIVE.findall(hlo):
+    total = totals.get(kind, CollectiveTotal(0, 0))
+    totals[kind] = CollectiveTotal(total.count + 1, total.bytes + hlo_type_bytes(hlo_type))
+  return totals
 
 
-def size_of(result: str) -> int:
-  """Bytes of an HLO type: an array's, such as bf16[8,128]{1,0:T(8,128)}, or a tuple's."""
+def hlo_type_bytes(hlo_type: str) -> int:
+  """Returns the size in bytes of an HLO array or tuple type, such as bf16[8,128]{1,0}."""
   bits = 0
-  for kind, width, shape in _ARRAY.findall(result):
-    each = {'pred': 8, 'token': 0}.get(kind) if not width else int(width)
-    bits += each * math.prod(int(length) for length in shape.split(',') if length)
+  for kind, width, shape in _ARRAY.findall(hlo_type):
+    bits_per_entry = {'pred': 8, 'token': 0}.get(kind) if not width else int(width)
+    bits += bits_per_entry * math.prod(int(length) for length in shape.split(',') if length)
   return -(-bits // 8)

@@ -1,4 +1,4 @@
-"""The devices of a TPU that is not here: what libtpu's compiler makes programs for."""
+"""Abstract devices of TPU topologies, for which libtpu compiles programs without a TPU."""
 
 import functools
 
@@ -10,22 +10,25 @@ from experiments.lab import optional
 
 
 @functools.cache
-def chips(name: str) -> tuple:
-  """The devices of a topology, to compile for.
+def topology_devices(topology: str) -> tuple:
+  """Returns the abstract devices of a topology, for which programs can be compiled.
 
-  Raises a MissingExtra where libtpu is missing, or is not the one that this JAX goes with.
+  Raises:
+    MissingExtra: libtpu is not installed, or its version does not match the version of JAX.
+
   """
-  generation = topologies.check(name)
-  optional.load('libtpu', 'programs for a TPU', 'tpu-aot')
-  options = {'chip_config_name': generation.core} if generation.core else {}
-  if topologies.count(name) == 1:  # else a host has four
+  generation = topologies.tpu_generation(topology)
+  optional.import_optional('libtpu', 'programs for a TPU', 'tpu-aot')
+  options = {'chip_config_name': generation.chip_config} if generation.chip_config else {}
+  if topologies.chip_count(topology) == 1:  # larger topologies have four chips per host
     options['chips_per_host_bounds'] = [1, 1, 1]
   try:
-    found = topology_descriptions.get_topology_desc(platform='tpu', topology_name=name, **options)
+    description = topology_descriptions.get_topology_desc(
+      platform='tpu', topology_name=topology, **options)
   except RuntimeError as error:
     reason = str(error).partition('\n')[0]
     raise optional.MissingExtra(
-      f'the libtpu that is installed does not go with jax {jax.__version__} ({reason}): '
-      f'{optional.install("tpu-aot")}'
+      f'the installed libtpu does not match jax {jax.__version__} ({reason}), install it with '
+      f'{optional.install_command("tpu-aot")}'
     ) from None
-  return tuple(found.devices)
+  return tuple(description.devices)

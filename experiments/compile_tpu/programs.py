@@ -1,23 +1,24 @@
-"""One cell of programs compiled ahead of time: all that a model needs on a TPU that is not here.
+"""Ahead-of-time compilation of all programs of a model for a TPU topology.
 
-  ensemble   advance: a member a chip (or two, where there is one chip), each with its own batches
-  shared     initialise, advance, examine: one member on all chips, each with its part of a batch
-  generate   prompt: all but the last token of sequences that chips share, read into a state;
-             token: the next token of each of them, from that state
+  ensemble   advance: one model per chip (two on a single chip), each with its own batches
+  shared     initialise, advance, evaluate: one model on all chips, with every batch sharded
+  generate   prompt: all tokens but the last of sharded sequences are encoded into a state;
+             token: the next token of each sequence is generated from that state
 
-Training is what `Ensemble` compiles for a launch, made over the chips of a topology instead of
-those that are here. Chips that share a batch sum gradients; no others have anything to say. A
-translator reads a corpus, so that the host gives it batches: what is compiled is one step on a
-batch (`Streamed`), instead of a loop that draws its own, and all chips share it.
+The training programs are those that `Ensemble` compiles for local devices, compiled for the chips
+of a topology instead. Chips that share a batch sum their gradients. The other programs contain no
+collective operation. A translator reads a corpus, so the host provides its batches. Its training
+program (`StreamingEnsemble`) is a single step on a batch sharded over all chips, instead of a loop
+that generates batches.
 
-Operations are counted from the jaxpr, for a whole batch of one member: how they are shared out is
-not part of a model. They are those of the forms that accelerators run, but for attention's kernels,
-which say nothing of what they do: it is counted as it is computed without them.
+Operations are counted from the jaxpr for a full batch of one model, because they do not depend on
+the sharding. The counts refer to the forms of the layers that accelerators run. Attention is
+counted in its form without Pallas kernels, because the operations of a kernel cannot be counted.
 """
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -27,194 +28,247 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.compile_tpu import collectives, devices, topologies
 from experiments.lab.cells import checks, experiment, spec
-from experiments.lab.cells.cell import EXHAUSTED, Cell, Outcome
+from experiments.lab.cells.cell import OUT_OF_MEMORY, Cell, Outcome
 from experiments.lab.cells.experiment import Experiment
-from experiments.lab.cells.run import Run, run_from
+from experiments.lab.cells.run import Run, run_from_json
 from experiments.lab.corpora.reserved import PAD, START
 from experiments.lab.errors import BadInput
 from experiments.lab.measure import memory, work
 from experiments.lab.training.ensemble import AXIS, Ensemble
 from experiments.lab.training.step import Training
-from experiments.lab.training.streaming import Streamed
+from experiments.lab.training.streaming import StreamingEnsemble
 from transformer import platform
 from transformer.presets import TABLE_3
 
-KERNEL = 'custom_call_target="tpu_custom_call"'  # what a Pallas kernel is compiled to
-RATE = 1e-3
+KERNEL = 'custom_call_target="tpu_custom_call"'  # the HLO of a compiled Pallas kernel
+LEARNING_RATE = 1e-3
 
 
 @dataclasses.dataclass
-class Program:
-  """What became of a program."""
+class ProgramResult:
+  """Compilation status of one program, its planned memory, and its collective operations."""
 
   part: str
   name: str
   status: str = 'finished'
   reason: str = ''
-  arguments: int | None = None  # bytes of a chip
-  temporary: int | None = None  # bytes of a chip
-  collectives: dict = dataclasses.field(default_factory=dict)  # kind -> how many, and their bytes
-  kernels: int | None = None  # Pallas kernels
+  arguments: int | None = None  # bytes per chip
+  temporary: int | None = None  # bytes per chip
+  collectives: dict = dataclasses.field(default_factory=dict)  # kind -> count and bytes
+  kernels: int | None = None  # number of Pallas kernels
 
-  def failed(self, error: Exception) -> 'Program':
-    """The same, with why there is none: that is what was asked."""
-    status = 'out of memory' if EXHAUSTED.search(str(error)) else 'failed'
+  def with_compilation_error(self, error: Exception) -> 'ProgramResult':
+    """Returns a copy of this result whose status and reason describe the given error."""
+    status = 'out of memory' if OUT_OF_MEMORY.search(str(error)) else 'failed'
     reason = f'{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}'
     return dataclasses.replace(self, status=status, reason=reason)
 
 
 @dataclasses.dataclass(frozen=True)
-class PaperModel(Experiment):
-  """A run whose layer is a row of the 2017 paper's Table 3, which brings its own sizes."""
+class Table3Experiment(Experiment):
+  """Experiment whose model is a row of Table 3 of "Attention Is All You Need"."""
 
   @property
   def model(self) -> nn.Module:
-    """The row's model."""
-    return self.layer.model(self.task.inputs.size, dtype=jnp.dtype(self.run.dtype))
+    return self.layer.build_model(self.task.input_space.size, dtype=jnp.dtype(self.run.dtype))
 
   @property
-  def match(self) -> dict:
-    """The row's width; nothing is matched."""
+  def matched_sizes(self) -> dict:
+    """Width of the published model, which is not matched to a parameter budget."""
     return {'width': self.layer.width}
 
 
-def resolved(run: Run) -> Experiment:
-  """The experiment of a run, whose layer may be a row of Table 3."""
+def experiment_of_run(run: Run) -> Experiment:
+  """Creates the experiment of a run, whose layer may be a published model such as base or big."""
   if run.layer in TABLE_3:
-    return PaperModel(run, spec.parse(run.task, 'task'), TABLE_3[run.layer])
-  return experiment.resolve(run)
+    return Table3Experiment(run, spec.parse_spec(run.task, 'task'), TABLE_3[run.layer])
+  return experiment.create_experiment(run)
 
 
-def check(one: Experiment, topology: str) -> None:
-  """A BadInput for what a run cannot be, such as one with a batch that chips cannot share."""
-  if not isinstance(one, PaperModel):
-    checks.check(one)
-  count = topologies.count(topology)
-  if one.run.batch_size % count:
+def check_compilable(resolved_experiment: Experiment, topology: str) -> None:
+  """Raises a BadInput for an invalid run, or a batch size that is no multiple of the chip count."""
+  if not isinstance(resolved_experiment, Table3Experiment):
+    checks.check_experiment(resolved_experiment)
+  count, batch_size = topologies.chip_count(topology), resolved_experiment.run.batch_size
+  if batch_size % count:
     raise BadInput(
-      f'--batch_size={one.run.batch_size} is no multiple of the {count} chips of {topology}: '
-      'they share it equally'
+      f'--batch_size={batch_size} is not a multiple of the {count} chips of '
+      f'{topology}, so the batch cannot be split equally'
     )
 
 
 def compile_cell(cell: Cell, report) -> Outcome:
-  """Compiles a cell's programs; for `grid.launch`."""
+  """Compiles all programs of a model for a topology, and reports the fraction compiled so far."""
   values = dict(cell.run)
   topology, parallel = values.pop('topology'), values.pop('parallel')
-  one, room = resolved(run_from(values)), topologies.memory(topology)
-  chips = devices.chips(topology)
-  result = {'chips': len(chips), 'memory': room, 'operations': operations(one)}
+  resolved_experiment = experiment_of_run(run_from_json(values))
+  memory_limit = topologies.chip_memory(topology)
+  chips = devices.topology_devices(topology)
+  result = {
+    'chips': len(chips), 'memory': memory_limit,
+    'operations': count_operations(resolved_experiment),
+  }
   programs = []
-  with platform.assumed('tpu'):
-    traced = list(lowered(*training_of(one), chips, parallel))
-    # One by one: in threads libtpu is no faster, and has crashed.
-    for program, one in traced:
-      report(len(programs) / len(traced), f'{program.part}: {program.name}')
-      programs.append(compiled(program, one, room))
+  with platform.override_platform('tpu'):
+    training, width = training_setup_and_width(resolved_experiment)
+    lowered_programs = list(lower_programs(training, width, chips, parallel))
+    # Compilation is sequential, because libtpu crashed in parallel threads and was not faster.
+    for program, lowered in lowered_programs:
+      report(len(programs) / len(lowered_programs), f'{program.part}: {program.name}')
+      programs.append(compile_program(program, lowered, memory_limit))
   result['programs'] = [dataclasses.asdict(program) for program in programs]
-  return Outcome(result, *_status(programs))
+  return Outcome(result, *_first_compilation_failure(programs))
 
 
-def training_of(one: Experiment) -> tuple[Training, int]:
-  """What a run trains, and the model's width."""
-  return Training(one.model, one.task, one.run), one.match['width']
+def training_setup_and_width(resolved_experiment: Experiment) -> tuple[Training, int]:
+  """Returns the `Training` of an experiment (model, task and run) and the model's width."""
+  training = Training(
+    resolved_experiment.model, resolved_experiment.task, resolved_experiment.run)
+  return training, resolved_experiment.matched_sizes['width']
 
 
-def lowered(training: Training, width: int, chips, parallel: str) -> Iterator[tuple]:
-  """Every program as it is known before, and lowered; or the error that came instead."""
-  members = [(seed, RATE) for seed in range(max(2, len(chips)))]
-  if training.task.answered_by == 'layer':
-    several, alone = (Ensemble(training, m, parallel, chips) for m in (members, members[:1]))
+def lower_programs(
+  training: Training, width: int, chips: Sequence, parallel_mode: str
+) -> Iterator[tuple[ProgramResult, jax.stages.Lowered | None]]:
+  """Lowers every program of a model for the chips of a topology.
+
+  Args:
+    training: Model, task and settings.
+    width: Channels of the model.
+    chips: Devices of the topology.
+    parallel_mode: How the chips run in parallel, 'jit' or 'pmap'.
+
+  Yields:
+    The program's result, not compiled yet, and the lowered program. If lowering raised an error,
+    the result records the error, and the lowered program is None.
+
+  """
+  members = [(seed, LEARNING_RATE) for seed in range(max(2, len(chips)))]
+  if training.task.model_kind == 'layer':
+    ensemble, single = (
+      Ensemble(training, group, parallel_mode, chips) for group in (members, members[:1]))
     parts = [
-      ('ensemble', 'advance', several.lowered),
-      *(('shared', name, alone.lowered) for name in ('advance', 'examine', 'initialise')),
+      ('ensemble', 'advance', ensemble.lower_program),
+      *(('shared', name, single.lower_program) for name in ('advance', 'evaluate', 'initialise')),
     ]
   else:
-    streamed = Streamed(training, members[:1], parallel, chips)
-    lower = functools.partial(streamed.lowered, batch=parts_of(training, len(chips)))
-    parts = [('shared', name, lower) for name in ('step', 'initialise')]
-  generate = functools.partial(generation, training, width, chips)
-  for part, name, lower in *parts, *(('generate', name, generate) for name in ('prompt', 'token')):
-    program = Program(part, name)
+    streaming = StreamingEnsemble(training, members[:1], parallel_mode, chips)
+    batch = sharded_batch_shapes(training, len(chips))
+    lower_training = functools.partial(streaming.lower_program, batch=batch)
+    parts = [('shared', name, lower_training) for name in ('step', 'initialise')]
+  lower_generation = functools.partial(lower_generation_program, training, width, chips)
+  parts += [('generate', name, lower_generation) for name in ('prompt', 'token')]
+  for part, name, lower in parts:
+    program = ProgramResult(part, name)
     try:
       yield program, lower(name)
-    except Exception as error:  # of whatever kind: the question is whether it compiles
-      yield program.failed(error), None
+    except Exception as error:  # any error means that the program does not compile
+      yield program.with_compilation_error(error), None
 
 
-def compiled(program: Program, traced, room: int) -> Program:
-  """What a lowered program comes to on chips of so much memory."""
-  if traced is None:
+def compile_program(
+  program: ProgramResult, lowered: jax.stages.Lowered | None, memory_limit: int
+) -> ProgramResult:
+  """Compiles a lowered program and checks that its planned memory fits on a chip.
+
+  Args:
+    program: Result of lowering.
+    lowered: The lowered program, or None if lowering failed.
+    memory_limit: Memory of a chip in bytes.
+
+  Returns:
+    The result with memory, collective operations and kernels, or with an error.
+
+  """
+  if lowered is None:
     return program
   try:
-    made = traced.compile()
+    compiled = lowered.compile()
   except Exception as error:
-    return program.failed(error)
-  plan, text = memory.of_program(made), made.as_text()
+    return program.with_compilation_error(error)
+  plan, text = memory.program_memory(compiled), compiled.as_text()
   program = dataclasses.replace(
     program, arguments=plan.arguments, temporary=plan.temporary,
-    collectives=collectives.of_text(text), kernels=text.count(KERNEL),
+    collectives=collectives.hlo_collectives(text), kernels=text.count(KERNEL),
   )
   needed = plan.arguments + plan.temporary + plan.results
-  if needed > room:
-    return program.failed(MemoryError(f'out of memory: {needed} bytes of {room} on a chip'))
+  if needed > memory_limit:
+    return program.with_compilation_error(MemoryError(
+      f'out of memory: the program needs {needed} bytes per chip, but a chip has {memory_limit}'))
   return program
 
 
-def generation(training: Training, width: int, chips, name: str) -> jax.stages.Lowered:
-  """Reading a prompt or writing a token, for sequences that chips share."""
+def lower_generation_program(
+  training: Training, width: int, chips: Sequence, program_name: str
+) -> jax.stages.Lowered:
+  """Lowers the program that encodes prompts or generates tokens, with the batch sharded.
+
+  Args:
+    training: Model, task and settings.
+    width: Channels of the model.
+    chips: Devices of the topology.
+    program_name: 'prompt' or 'token'.
+
+  Returns:
+    The lowered program.
+
+  """
   mesh = Mesh(np.array(chips), (AXIS,))
 
-  def placed(tree):  # arrays have the batch first; what has no axis is everybody's
+  def batch_partition_specs(tree):
+    # The first axis of an array is the batch axis, and scalars are replicated on all chips.
     return jax.tree.map(lambda x: PartitionSpec(AXIS) if x.shape else PartitionSpec(), tree)
 
-  function, parameters, *others = calls_of(training, width)[name]
-  out = jax.eval_shape(function, parameters, *others)
-  specs = jax.tree.map(lambda _: PartitionSpec(), parameters), *map(placed, others)
-  over = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=placed(out), check_vma=False)
+  function, parameters, *inputs = generation_functions_and_shapes(
+    training, width)[program_name]
+  outputs = jax.eval_shape(function, parameters, *inputs)
+  specs = jax.tree.map(lambda _: PartitionSpec(), parameters), *map(batch_partition_specs, inputs)
+  sharded = jax.shard_map(
+    function, mesh=mesh, in_specs=specs, out_specs=batch_partition_specs(outputs), check_vma=False)
   shapes = jax.tree.map(
     lambda x, spec: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec)),
-    (parameters, *others), specs,
+    (parameters, *inputs), specs,
   )
-  return jax.jit(over, donate_argnums=2).lower(*shapes)
+  return jax.jit(sharded, donate_argnums=2).lower(*shapes)
 
 
-def calls_of(training: Training, width: int) -> dict[str, tuple]:
-  """To read a prompt and to write a token: each a function and the shapes of its arguments.
+def generation_functions_and_shapes(training: Training, width: int) -> dict[str, tuple]:
+  """Returns functions that encode a prompt and generate a token, with their argument shapes.
 
-  The arguments are parameters, tokens [B, T] and a state; what comes out is a token [B, 1] and the
-  state after it.
+  The arguments are parameters, tokens [B, T] and a state. The results are a token [B, 1] and the
+  next state.
   """
   task, model = training.task, training.model
-  start, batch = shapes(training)
+  train_state, batch = state_and_batch_shapes(training)
   size, length = batch.source.shape
   token = jax.ShapeDtypeStruct((size, 1), batch.source.dtype)
 
-  def step(parameters, tokens, state, method=None):
+  def decode_most_likely_token(parameters, tokens, state, method=None):
     logits, state = model.apply(parameters, tokens, state, method=method)
     return jnp.argmax(logits[:, -1:], -1).astype(tokens.dtype), state
 
-  if task.answered_by == 'layer':
+  if task.model_kind == 'layer':
     prompt = jax.ShapeDtypeStruct((size, length - 1), batch.source.dtype)
     state = jax.eval_shape(lambda: model.initial_state(size, length, width))
-    read = write = step
+    encode_prompt = generate_token = decode_most_likely_token
   else:
-    prompt, state, write = batch.source, (), functools.partial(step, method='decode')
+    prompt, state = batch.source, ()
+    generate_token = functools.partial(decode_most_likely_token, method='decode')
 
-    def read(parameters, tokens, state):
+    def encode_prompt(parameters, tokens, state):
       capacity = {'mask': tokens != PAD, 'capacity': batch.target.shape[1]}
       state = model.apply(parameters, tokens, method='encode', **capacity)
       return jnp.full_like(tokens[:, :1], START), state
 
-  _, after = jax.eval_shape(read, start.parameters, prompt, state)
+  _, prompt_state = jax.eval_shape(encode_prompt, train_state.parameters, prompt, state)
   return {
-    'prompt': (read, start.parameters, prompt, state),
-    'token': (write, start.parameters, token, after),
+    'prompt': (encode_prompt, train_state.parameters, prompt, state),
+    'token': (generate_token, train_state.parameters, token, prompt_state),
   }
 
 
-def shapes(training: Training):
-  """The shapes of a member, and of a batch."""
+def state_and_batch_shapes(training: Training):
+  """Returns the array shapes of the training state of one model and of a training batch."""
   number = functools.partial(jax.ShapeDtypeStruct, ())
   state = jax.eval_shape(training.initialise, number(jnp.int32), number(jnp.float32))
   return state, jax.eval_shape(
@@ -222,25 +276,33 @@ def shapes(training: Training):
   )
 
 
-def parts_of(training: Training, count: int):
-  """The shapes of a batch as so many chips share it, [chips, ...]."""
+def sharded_batch_shapes(training: Training, chip_count: int):
+  """Returns the array shapes [chips, B / chips, ...] of a batch that is split over chips."""
   return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct((count, x.shape[0] // count, *x.shape[1:]), x.dtype),
-    shapes(training)[1],
+    lambda x: jax.ShapeDtypeStruct((chip_count, x.shape[0] // chip_count, *x.shape[1:]), x.dtype),
+    state_and_batch_shapes(training)[1],
   )
 
 
-def operations(one: Experiment) -> dict[str, int]:
-  """Of a training step, a prompt and a token, for a whole batch."""
-  run = dataclasses.replace(one.run, dtype='float32')
-  training, width = training_of(dataclasses.replace(one, run=run))
-  with platform.assumed('gpu'):  # as a TPU, but that it has no kernel for attention in float32
-    calls = {'train': (training.train_step, *shapes(training)), **calls_of(training, width)}
+def count_operations(resolved_experiment: Experiment) -> dict[str, int]:
+  """Counts the operations of training, prompt encoding and token generation for a batch."""
+  run = dataclasses.replace(resolved_experiment.run, dtype='float32')
+  training, width = training_setup_and_width(dataclasses.replace(resolved_experiment, run=run))
+  # The operations of a fused kernel cannot be counted, and attention on a TPU is a fused kernel.
+  # Float32 attention on a GPU is not fused, and the other layers use the algorithms of the TPU.
+  with platform.override_platform('gpu'):
+    calls = {
+      'train': (training.train_step, *state_and_batch_shapes(training)),
+      **generation_functions_and_shapes(training, width),
+    }
     return {name: work.flops(*call) for name, call in calls.items()}
 
 
-def _status(programs: list[Program]) -> tuple[str, str]:
-  """A cell's status, and the first reason why it is not whole."""
+def _first_compilation_failure(programs: list[ProgramResult]) -> tuple[str, str]:
+  """Returns the status of the first program that does not compile or fit, with the reason.
+
+  If all programs compile and fit, the status is 'finished' without a reason.
+  """
   for program in programs:
     if program.status != 'finished':
       return program.status, f'{program.part}, {program.name}: {program.reason}'

@@ -1,43 +1,46 @@
-"""What the records of programs compiled for chips that are elsewhere must have."""
+"""Schema of the records of programs that are compiled for a TPU topology."""
 
-from experiments.lab.results.measured import SIZE
 from experiments.lab.results.schema import (
   STATUSES,
   Choice,
+  Constraint,
   Fields,
-  Kind,
-  Law,
-  List,
-  Maybe,
+  Integer,
+  ListOf,
+  MapOf,
+  Nullable,
   Number,
-  Table,
+  RecordKind,
   Text,
-  Whole,
 )
+from experiments.lab.results.timing_schema import SIZE
 
 PROGRAM = Fields({
   'part': Text(), 'name': Text(), 'status': Choice(STATUSES), 'reason': Text(),
-  'arguments': Maybe(Whole()), 'temporary': Maybe(Whole()), 'kernels': Maybe(Whole()),
-  'collectives': Table(List(Whole(), 2, 2)),
+  'arguments': Nullable(Integer()), 'temporary': Nullable(Integer()),
+  'kernels': Nullable(Integer()), 'collectives': MapOf(ListOf(Integer(), 2, 2)),
 })
 
 
-def known_whole(run: dict, result: dict) -> bool:
-  """Whether the arguments of each program are known exactly if its temporary memory is."""
-  return all((one['arguments'] is None) == (one['temporary'] is None)
-             for one in result['programs'])
+def memory_fields_are_consistent(run: dict, result: dict) -> bool:
+  """Tells whether each program states both its argument and temporary memory, or neither."""
+  return all((program['arguments'] is None) == (program['temporary'] is None)
+             for program in result['programs'])
 
 
-AHEAD = Kind(
+AOT_PROGRAMS = RecordKind(
   'topology',
   Fields({
     'topology': Text(r'v\w+:\d+(x\d+)+'), 'layer': Text(), 'task': Text(), 'width': SIZE,
     'depth': SIZE, 'batch_size': SIZE, 'dtype': Text(),
   }),
   Fields({
-    'chips': SIZE, 'memory': SIZE, 'programs': List(PROGRAM),
+    'chips': SIZE, 'memory': SIZE, 'programs': ListOf(PROGRAM),
     'operations': Fields(dict.fromkeys(('train', 'prompt', 'token'), Number(0))),
   }),
-  (Law('what a program takes is known as a whole or not at all', known_whole),),
-  cells=('experiments.compile_tpu.programs',),
+  (Constraint(
+    'a program states both its argument and its temporary memory, or neither',
+    memory_fields_are_consistent,
+  ),),
+  modules=('experiments.compile_tpu.programs',),
 )

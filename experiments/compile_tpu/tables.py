@@ -1,113 +1,142 @@
-"""What programs for a TPU take: tables of training and of generation, and a panel."""
+"""Tables of memory and collective operations on a TPU, and a panel of compilation times."""
 
 from experiments.compile_tpu import topologies
 from experiments.lab.results.figures import Panel
 from experiments.lab.results.statistics import Interval
 from experiments.lab.results.table import Table
 
-PAPERS = ('base', 'big')  # rows of Table 3, which bring their own sizes
-STEPS = ('advance', 'step')  # programs that train
+PAPERS = ('base', 'big')  # rows of Table 3, which fix their own sizes
+STEPS = ('advance', 'step')  # names of the programs that train
 KIBI, MEBI, GIBI, GIGA = 2**10, 2**20, 2**30, 1e9
 
 
 def report(records: list[dict]) -> tuple[list, list]:
-  """Of every topology and setting: tables of training and of generation, and what a step takes."""
-  settings = {}
+  """Returns a training table, a generation table and a panel per topology and setting."""
+  groups = {}
   for record in records:
-    settings.setdefault(setting(record['run']), []).append(record)
-  tables = [make(*group) for group in settings.items() for make in (training, generation)]
-  return tables, [panel for group in settings.items() for panel in panels(*group)]
+    groups.setdefault(setting_title(record['run']), []).append(record)
+  tables = [
+    make_table(*group) for group in groups.items()
+    for make_table in (training_table, generation_table)]
+  return tables, [panel for _, group in groups.items() for panel in compile_time_panels(group)]
 
 
-def setting(run: dict) -> str:
-  """What the programs of a table have in common."""
-  chips = f'{run["topology"]} with {topologies.memory(run["topology"]) // GIBI} GiB a chip'
+def setting_title(run: dict) -> str:
+  """Returns a title with the settings that all models of a table share."""
+  gibibytes = topologies.chip_memory(run['topology']) // GIBI
   sizes = '' if run['layer'] in PAPERS else f'width {run["width"]}, depth {run["depth"]}, '
-  return f'{chips}, {sizes}{run["batch_size"]} of {run["task"]} in {run["dtype"]}'
+  return (
+    f'{run["topology"]} with {gibibytes} GiB per chip, {sizes}batch of {run["batch_size"]}, '
+    f'task {run["task"]}, {run["dtype"]}')
 
 
-def training(where: str, records: list[dict]):
-  """The table of training."""
+def training_table(title: str, records: list[dict]):
+  """Makes the table of memory and collective operations in training, one row per model."""
   rows = []
   for record in records:
-    shared, ensemble = (program(record, part, *STEPS) for part in ('shared', 'ensemble'))
+    shared, ensemble = (program_entry(record, part, *STEPS) for part in ('shared', 'ensemble'))
     rows.append((
-      record['run']['layer'], held(shared), exchanged(shared), held(ensemble), exchanged(ensemble),
-      operations(record, 'train'), shared.get('kernels'), verdict(record),
+      record['run']['layer'],
+      argument_and_temporary_mebibytes(shared), describe_collectives(shared),
+      argument_and_temporary_mebibytes(ensemble), describe_collectives(ensemble),
+      program_operations_in_billions(record, 'train'), shared.get('kernels'),
+      compilation_status_text(record),
     ))
   return Table(
-    f'Training on {where}',
-    ('model', 'MiB, batch shared', 'chips exchange', 'MiB, a member a chip', 'exchange',
-     '10^9 operations', 'Pallas kernels', 'compiles and fits'),
+    f'Training on {title}',
+    ('model', 'MiB, batch shared', 'collectives, batch shared', 'MiB, one model per chip',
+     'collectives, one model per chip', '10^9 operations', 'Pallas kernels', 'compiles and fits'),
     rows,
-    'MiB of a chip: arguments and temporary memory as the compiler plans them. Exchanges are those '
-    'of one step, counted in the compiled program. Operations are those of a whole batch of one '
-    'member, counted by us in the forms that are compiled, but for attention\'s kernels: it is '
-    'counted as it is computed without them. A translator has no members side by side.',
+    'Either all chips share each batch of one model, or each chip trains its own model. MiB is the '
+    'memory per chip that the compiler plans for arguments and temporary values. Collectives are '
+    'the collective operations of one training step, counted in the compiled program. Operations '
+    'are those of a training step of one model on a full batch. They are counted in the compiled '
+    'forms of the layers, except that attention is counted without Pallas kernels. Translators are '
+    'compiled only with shared batches.',
   )
 
 
-def generation(where: str, records: list[dict]):
-  """The table of generation."""
+def generation_table(title: str, records: list[dict]):
+  """Makes the table of memory and collective operations in generation, one row per model."""
   rows = []
   for record in records:
-    prompt, token = (program(record, 'generate', name) for name in ('prompt', 'token'))
+    prompt, token = (program_entry(record, 'generate', name) for name in ('prompt', 'token'))
     rows.append((
-      record['run']['layer'], held(prompt), held(token), exchanged(token),
-      operations(record, 'prompt'), operations(record, 'token'), record['seconds'],
+      record['run']['layer'],
+      argument_and_temporary_mebibytes(prompt), argument_and_temporary_mebibytes(token),
+      describe_collectives(token), program_operations_in_billions(record, 'prompt'),
+      program_operations_in_billions(record, 'token'),
+      record['seconds'],
     ))
   return Table(
-    f'Generation on {where}',
-    ('model', 'MiB, prompt', 'MiB, token', 'chips exchange', '10^9 operations, prompt',
-     '10^9 operations, token', 'seconds'),
+    f'Generation on {title}',
+    ('model', 'MiB, prompt', 'MiB, token', 'collectives, token', '10^9 operations, prompt',
+     '10^9 operations, token', 'seconds to compile'),
     rows,
-    'A prompt is all that a sequence has but its last token, which is the token: of as many '
-    'sequences as a batch has, shared by the chips. Seconds are those in which all programs of '
-    'both tables were traced and compiled, one after another, on the machine that did it, with '
-    'those of other models beside them where there were several workers.',
+    'The prompt consists of all tokens of a sequence except the last, and the token is the last '
+    'token. The sequences of a batch are split over the chips. The seconds are the time to trace '
+    'and compile all programs of both tables in sequence on the compiling machine. With several '
+    'workers, other models are compiled at the same time.',
   )
 
 
-def program(record: dict, part: str, *names: str) -> dict:
-  """What became of a cell's program; nothing is known of one that was not lowered."""
-  found = record['result'].get('programs', ())
-  return next((one for one in found if one['part'] == part and one['name'] in names), {})
+def program_entry(record: dict, group: str, *program_names: str) -> dict:
+  """Returns the compilation result of a program in a record, or an empty dict if missing.
+
+  Args:
+    record: Record of a model and a topology.
+    group: Group of the program, 'ensemble', 'shared' or 'generate'.
+    *program_names: Accepted names of the program, such as 'advance' or 'token'.
+
+  Returns:
+    The entry of the first program with one of the names.
+
+  """
+  programs = record['result'].get('programs', ())
+  return next(
+    (
+      program for program in programs
+      if program['part'] == group and program['name'] in program_names
+    ),
+    {},
+  )
 
 
-def held(program: dict) -> float | None:
-  """MiB of a chip: a program's arguments and what it needs beside them."""
+def argument_and_temporary_mebibytes(program: dict) -> float | None:
+  """Returns the sum of the argument and temporary memory of a program in MiB per chip."""
   if program.get('temporary') is None:
     return None
   return (program['arguments'] + program['temporary']) / MEBI
 
 
-def exchanged(program: dict) -> str | None:
-  """The collective operations of a program: how many of each kind, and the bytes of a chip."""
+def describe_collectives(program: dict) -> str | None:
+  """Lists the collective operations of a program by kind, with their bytes per chip."""
   if program.get('temporary') is None:
     return None
-  said = (f'{count} {kind}, {size / KIBI:.1f} KiB'
-          for kind, (count, size) in program['collectives'].items())
-  return '; '.join(said) or 'nothing'
+  descriptions = (f'{count} {kind}, {size / KIBI:.1f} KiB'
+                  for kind, (count, size) in program['collectives'].items())
+  return '; '.join(descriptions) or 'none'
 
 
-def operations(record: dict, name: str) -> float | None:
-  """Of a whole batch, in units of 10^9."""
-  return record['result']['operations'][name] / GIGA if record['result'] else None
+def program_operations_in_billions(record: dict, program_name: str) -> float | None:
+  """Returns the billions of operations of a program for a batch, or None without a result."""
+  return record['result']['operations'][program_name] / GIGA if record['result'] else None
 
 
-def verdict(record: dict) -> str:
-  """Whether all programs of a cell compile; else which is the first that does not, and why."""
+def compilation_status_text(record: dict) -> str:
+  """Returns 'yes' if all programs of a model compile and fit, or else the reason for failure."""
   return 'yes' if record['status'] == 'finished' else f'{record["status"]}: {record["reason"]}'
 
 
-def panels(where: str, records: list[dict]) -> list:
-  """Seconds to compile against the memory of a training step, a point a model."""
+def compile_time_panels(records: list[dict]) -> list:
+  """Makes a panel of compilation time against training memory, one point per model."""
   series = {
-    record['run']['layer']: [(memory, Interval.bare(record['seconds']))]
-    for record in records if (memory := held(program(record, 'shared', *STEPS)))
+    record['run']['layer']: [(mebibytes, Interval.without_bounds(record['seconds']))]
+    for record in records
+    if (mebibytes := argument_and_temporary_mebibytes(program_entry(record, 'shared', *STEPS)))
   }
   if not series:
     return []
   topology = records[0]['run']['topology']
-  axes = 'MiB of a chip, training with the batch shared', 'seconds to compile'
+  axes = 'MiB per chip, training with the batch shared', 'seconds to compile'
   return [Panel(f'Programs for {topology}', *axes, series, log_x=True, log_y=True)]

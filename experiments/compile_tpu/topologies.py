@@ -1,40 +1,41 @@
-"""TPUs by name, such as v5e:4x4, for the programs of machines that are not here.
+"""TPU topologies by name, such as v5e:4x4, for compilation without a TPU.
 
-The compiler of libtpu needs no chip: with it any machine makes, offline, the programs that a TPU of
-some size runs, and learns what they take. Chips that a machine does have are left alone: JAX is
-kept to the CPU, so that nobody opens them, and libtpu is told to take no lock on them.
+The compiler in libtpu needs no TPU, so any machine can compile the programs of a TPU slice offline
+and obtain their planned memory. Local TPU chips remain unused, because JAX is restricted to the CPU
+and libtpu is configured not to lock them.
 
-The sizes are those that Google Cloud lends out, and the memory is a chip's, as the pages of each
-generation say (cloud.google.com/tpu/docs: v4, v5e, v5p, v6e).
+The sizes are those that Google Cloud offers. The memory per chip is that of the documentation of
+each generation (cloud.google.com/tpu/docs, pages v4, v5e, v5p and v6e).
 """
 
 import math
 import os
 from typing import NamedTuple
 
-from experiments.lab.errors import BadInput, no_such
+from experiments.lab.errors import BadInput, unknown_name_error
 
-FLAT = ('1x1', '2x2', '2x4', '4x4', '4x8', '8x8', '8x16', '16x16')
-CUBES = ('2x2x1', '2x2x2', '2x2x4', '2x4x4', '4x4x4', '4x4x8', '4x8x8', '8x8x8', '8x8x16')
+SIZES_2D = ('1x1', '2x2', '2x4', '4x4', '4x8', '8x8', '8x16', '16x16')
+SIZES_3D = ('2x2x1', '2x2x2', '2x2x4', '2x4x4', '4x4x4', '4x4x8', '4x8x8', '8x8x8', '8x8x16')
 GIBI = 2**30
 
 
 class Generation(NamedTuple):
-  """The chips of one generation."""
+  """Memory per chip and available slice sizes of one TPU generation."""
 
-  memory: int  # GiB of a chip
+  chip_gibibytes: int
   sizes: tuple[str, ...]
-  core: str = ''  # how the cores of a chip work as one, where that is not the default
+  chip_config: str = ''  # libtpu's name of the core configuration, '' for the default
 
 
 GENERATIONS = {
-  'v4': Generation(32, CUBES, 'megacore'),
-  'v5e': Generation(16, FLAT),  # 1x1 is the chip of a Colab
-  'v5p': Generation(95, CUBES),
-  'v6e': Generation(32, FLAT),
+  'v4': Generation(32, SIZES_3D, 'megacore'),
+  'v5e': Generation(16, SIZES_2D),  # Google Colab offers v5e:1x1
+  'v5p': Generation(95, SIZES_3D),
+  'v6e': Generation(32, SIZES_2D),
 }
-# As libtpu loads, it asks the network what machine this is, and locks its chips. So it is told an
-# answer, which is as good as any: a topology is named whenever one is meant. What is set stays.
+# These variables prevent libtpu from querying the network and from locking local TPU chips.
+# TPU_ACCELERATOR_TYPE is only a placeholder, because each compilation states its own topology.
+# Values that the user has set in the environment are not overwritten.
 ENVIRONMENT = {
   'TPU_SKIP_MDS_QUERY': '1',
   'TPU_ACCELERATOR_TYPE': 'v5litepod-16',
@@ -46,29 +47,32 @@ ENVIRONMENT = {
 }
 
 
-def check(name: str) -> Generation:
-  """The generation of a topology; a BadInput with what there is, if there is none of that name."""
-  kind, _, size = name.partition(':')
+def tpu_generation(topology: str) -> Generation:
+  """Returns the TPU generation of a topology, and raises a BadInput for an unknown topology."""
+  kind, _, size = topology.partition(':')
   if kind not in GENERATIONS:
-    raise no_such('TPU', kind, GENERATIONS)
+    raise unknown_name_error('TPU', kind, GENERATIONS)
   if size not in GENERATIONS[kind].sizes:
-    sizes = ', '.join(f'{kind}:{one}' for one in GENERATIONS[kind].sizes)
-    raise BadInput(f'no topology {name!r}; there is {sizes}')
+    valid = ', '.join(f'{kind}:{size}' for size in GENERATIONS[kind].sizes)
+    raise BadInput(f'no topology {topology!r}, the topologies of {kind} are {valid}')
   return GENERATIONS[kind]
 
 
-def memory(name: str) -> int:
-  """Bytes of a chip."""
-  return check(name).memory * GIBI
+def chip_memory(topology: str) -> int:
+  """Returns the memory of one chip in bytes."""
+  return tpu_generation(topology).chip_gibibytes * GIBI
 
 
-def count(name: str) -> int:
-  """How many chips there are."""
-  return math.prod(map(int, name.partition(':')[2].split('x')))
+def chip_count(topology: str) -> int:
+  """Returns the number of chips of a topology."""
+  return math.prod(map(int, topology.partition(':')[2].split('x')))
 
 
-def prepare() -> None:
-  """Keeps JAX to the CPU and tells libtpu what it would ask for; before either is loaded."""
+def configure_jax_and_libtpu() -> None:
+  """Sets environment variables that restrict JAX to the CPU and libtpu to compilation.
+
+  They take effect only if they are set before JAX and libtpu are imported.
+  """
   os.environ['JAX_PLATFORMS'] = 'cpu'
   for variable, value in ENVIRONMENT.items():
     os.environ.setdefault(variable, value)

@@ -1,4 +1,4 @@
-"""The command: python -m experiments.complexity."""
+"""The command `python -m experiments.complexity`."""
 
 from experiments.complexity.study import STUDY
 from experiments.lab.launch import driver

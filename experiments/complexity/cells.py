@@ -1,9 +1,9 @@
-"""The cells of the study: layers counted in each of their forms, and repetitions of timed steps."""
+"""Experiment cells that count the operations of layers or time their training steps."""
 
 from baselines import LAYERS
-from experiments.complexity import counting
+from experiments.complexity import layer_counts
 from experiments.complexity.study import ComplexityPreset
-from experiments.complexity.table_1 import COUNTED, FORMS, PAPER
+from experiments.complexity.table_1 import COUNTED, IMPLEMENTATIONS, PAPER
 from experiments.lab.cells import checks, environment, spec, timing
 from experiments.lab.cells.cell import Cell
 from experiments.lab.errors import BadInput
@@ -13,51 +13,56 @@ from experiments.lab.launch.study import Study
 
 
 def jobs(study: Study, preset: ComplexityPreset) -> list[Job]:
-  """The cells that the flags ask for."""
+  """A job that counts operations and, unless --nomeasure is set, a job that times programs."""
   given = flags.FLAGS
-  workers = environment.one_a_core(given.workers)
-  made = [Job(counting_cells(study.name, preset), counting.count_cell, workers)]
+  workers = environment.device_or_process_count(given.workers)
+  counting = counting_cells(study.name, preset)
+  requested_jobs = [Job(counting, layer_counts.run_counting_cell, workers)]
   if not given.measure:
-    for name in flags.settings():
-      raise BadInput(f'--{name} changes nothing here: it is of what is timed, and --nomeasure')
+    for name in flags.requested_settings():
+      raise BadInput(f'--{name} has no effect with --nomeasure, since it applies to timed cells')
   else:
-    made.append(Job(timing_cells(study.name, preset), timing.time_cell(given.timeout)))
-  return made
+    executor = timing.timing_executor(given.timeout)
+    requested_jobs.append(Job(timing_cells(study.name, preset), executor))
+  return requested_jobs
 
 
-def layers(preset: ComplexityPreset) -> list[str]:
-  """The layers that are asked for, in the paper's order and then the catalogue's."""
-  if flags.given('layers'):
-    return spec.canonical(flags.FLAGS.layers, 'layer')
-  return spec.canonical(preset.layers or tuple(PAPER | LAYERS), 'layer')
+def requested_layers(preset: ComplexityPreset) -> list[str]:
+  """Layer specs from the flag --layers if it is set, else from the preset, else of all layers.
+
+  All layers are those of Table 1 of the paper, followed by the others in the order of LAYERS.
+  """
+  if flags.flag_was_set('layers'):
+    return spec.canonical_specs(flags.FLAGS.layers, 'layer')
+  return spec.canonical_specs(preset.layers or tuple(PAPER | LAYERS), 'layer')
 
 
 def counting_cells(study: str, preset: ComplexityPreset) -> list[Cell]:
-  """A cell for each layer in each of the forms."""
+  """One counting cell for each requested layer and each platform (GPU, CPU) to trace it for."""
   cells = []
-  for layer in layers(preset):
-    (counted,) = spec.canonical((COUNTED.get(layer, layer),), 'layer')
-    for platform, words in FORMS.items():
-      # Laws in the width are those of the first form: of the others, the chains are what differs.
-      widths = preset.widths if platform == next(iter(FORMS)) else preset.widths[:1]
-      run = counting.asked(
+  for layer in requested_layers(preset):
+    (counted,) = spec.canonical_specs((COUNTED.get(layer, layer),), 'layer')
+    for platform, description in IMPLEMENTATIONS.items():
+      # Laws for the CPU implementation depend on the sequence length alone and need one width.
+      widths = preset.widths if platform == next(iter(IMPLEMENTATIONS)) else preset.widths[:1]
+      run = layer_counts.counting_cell_settings(
         counted, platform, preset.counted_lengths, widths, preset.path_lengths)
-      counting.check(run)
-      cells.append(Cell(study, run, f'counting {layer} {words}'))
+      layer_counts.check_widths(run)
+      cells.append(Cell(study, run, f'counting {layer} {description}'))
   return cells
 
 
 def timing_cells(study: str, preset: ComplexityPreset) -> list[Cell]:
-  """A cell for each repetition of all layers at all lengths."""
-  run = timing_grid.settings(preset.settings, 'nothing is trained', ('learning_rates',))
+  """One timing cell per repetition, which times all requested layers at all lengths."""
+  run = timing_grid.requested_timing_run(preset.settings, 'nothing is trained', ('learning_rates',))
   sizes = {name: getattr(preset, name) for name in ('tokens', 'sequences', 'generated')}
-  lengths = flags.lengths() or preset.lengths
+  lengths = flags.requested_lengths() or preset.lengths
   for length in lengths:
     if preset.tokens % length:
-      raise BadInput(f'{preset.tokens} tokens a step are no multiple of length {length}')
-  asked = timing.asked(
-    run, layers(preset), lengths, ('train', 'generate'), rounds=run.steps, **sizes
+      raise BadInput(f'{preset.tokens} tokens per step are not a multiple of length {length}')
+  settings = timing.timing_cell_settings(
+    run, requested_layers(preset), lengths, ('train', 'generate'), rounds=run.steps, **sizes
   )
-  for layer in asked['layers']:
-    checks.check(timing.resolved(asked, layer, lengths[0]))
-  return [timing.cell_of(study, asked, seed, f'repetition {seed}') for seed in run.seeds]
+  for layer in settings['layers']:
+    checks.check_experiment(timing.timed_experiment(settings, layer, lengths[0]))
+  return [timing.timing_cell(study, settings, seed, f'repetition {seed}') for seed in run.seeds]

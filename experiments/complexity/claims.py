@@ -1,93 +1,120 @@
-"""What is claimed of Table 1, and what the claims rest on."""
+"""Claims about operation counts and path lengths, and controls that check the measurements."""
 
 from collections.abc import Iterable
 
-from experiments.complexity import counts
+from experiments.complexity import count_tables
 from experiments.complexity.table_1 import COUNTED
 from experiments.lab.evidence.claim import MEASURE_AGAIN, VASWANI, Claim
-from experiments.lab.evidence.effects import Effect, Records, noise
-from experiments.lab.results.times import STEADY
+from experiments.lab.evidence.effects import Effect, Records, ratios_of_repeated_step_times
+from experiments.lab.results.times import MAX_REPETITION_DRIFT
 
 NONLINEAR = ('elman', 'lstm', 'gru')
 LINEAR = ('mingru', 'lru', 's5', 'rglru')
+EXPONENT = 'exponent of the sequence length'
 
 
-def counted(records: Records, layer: str) -> dict | None:
-  """The record of a layer's counts in its form for an accelerator; None: not run."""
+def find_operation_counts(records: Records, layer: str) -> dict | None:
+  """The finished record of a layer's operation counts, traced for a GPU, or None."""
   return next((
     record for record in records
     if record['status'] == 'finished' and record['run'].get('platform') == 'gpu'
     and record['run'].get('layer') == COUNTED.get(layer, layer)), None)
 
 
-def power(layers: Iterable[str], quantity: str) -> Effect:
-  """With what power of the length a count grows, by layer and pair of neighbouring lengths."""
-  def effect(records: Records) -> list[float] | None:
-    found = [counted(records, layer) for layer in layers]
-    if None in found:
+def growth_exponents(layers: Iterable[str], counted_quantity: str) -> Effect:
+  """An effect whose values are growth exponents p of counts modelled as length^p.
+
+  There is one exponent for each layer and each pair of adjacent sequence lengths.
+  """
+  def exponents_from_records(records: Records) -> list[float] | None:
+    layer_records = [find_operation_counts(records, layer) for layer in layers]
+    if None in layer_records:
       return None
-    return [slope for record in found for slope in counts.slopes(record, quantity)]
+    return [slope for record in layer_records
+            for slope in count_tables.growth_slopes(record, counted_quantity)]
 
-  return effect
+  return exponents_from_records
 
 
-def miscounted(records: Records) -> list[float] | None:
-  """By which part the count of a simple recurrent network differs from 4 n d^2, at each size."""
-  record = counted(records, 'elman')
+def relative_operation_count_errors(records: Records) -> list[float] | None:
+  """Relative differences between the operation counts of an Elman layer and the exact 4 n d^2."""
+  record = find_operation_counts(records, 'elman')
   if record is None:
     return None
   return [
-    abs(p['products'] / (4 * p['length'] * p['width'] ** 2) - 1)
-    for p in counts.points(record, 'forward')
+    abs(count['products'] / (4 * count['length'] * count['width'] ** 2) - 1)
+    for count in count_tables.phase_counts(record, 'forward')
   ]
 
 
 CONTROLS = (
   Claim(
-    'repeat-complexity', 'A step of one layer takes as long as itself', 'control', 'complexity',
-    noise, 'times itself', '<', STEADY, remedy=MEASURE_AGAIN,
+    'repeat-complexity',
+    'In the study of complexity, two measurements of the time of the same training step agree',
+    'control', 'complexity', ratios_of_repeated_step_times,
+    'longer of both measured times divided by the shorter', '<', MAX_REPETITION_DRIFT,
+    remedy=MEASURE_AGAIN,
   ),
   Claim(
-    'hand-count', 'A simple recurrent network has as many operations as are counted by hand',
-    'control', 'complexity', miscounted, 'part by which they differ', '<', 1e-9, exact=True,
+    'hand-count',
+    'The counted operations in matrix products of an Elman network of width d on n tokens equal '
+    '4 n d^2',
+    'control', 'complexity', relative_operation_count_errors, 'relative difference from 4 n d^2',
+    '<', 1e-9, exact=True,
   ),
 )
 CLAIMS = (
   Claim(
-    'attention-depth', 'Self-attention needs no more operations in sequence for a longer one',
-    VASWANI, 'complexity', power(('attention',), 'depth'), 'power of the length', '<', 0.1,
+    'attention-depth',
+    'The number of sequential operations of self-attention does not grow with the sequence length',
+    VASWANI, 'complexity', growth_exponents(('attention',), 'depth'), EXPONENT, '<', 0.1,
   ),
   Claim(
-    'convolution-depth', 'Nor does convolution', VASWANI, 'complexity',
-    power(('convolution', 'tcn'), 'depth'), 'power of the length', '<', 0.1,
+    'convolution-depth',
+    'The number of sequential operations of a convolution and of a temporal convolutional network '
+    'does not grow with the sequence length',
+    VASWANI, 'complexity', growth_exponents(('convolution', 'tcn'), 'depth'), EXPONENT, '<', 0.1,
   ),
   Claim(
-    'recurrence-depth', 'Recurrence needs as many as the sequence is long', VASWANI, 'complexity',
-    power(NONLINEAR, 'depth'), 'power of the length', '>', 0.9,
+    'recurrence-depth',
+    'The number of sequential operations of an Elman network, an LSTM and a GRU grows linearly '
+    'with the sequence length',
+    VASWANI, 'complexity', growth_exponents(NONLINEAR, 'depth'), EXPONENT, '>', 0.9,
   ),
   Claim(
-    'linear-depth', 'A linear recurrence needs no more than a logarithm of them',
-    'Blelloch 1990; Martin and Cundy 2018', 'complexity', power(LINEAR, 'depth'),
-    'power of the length', '<', 0.5,
+    'linear-depth',
+    'The number of sequential operations of linear recurrences (minGRU, LRU, S5, RG-LRU) grows at '
+    'most logarithmically with the sequence length',
+    'Blelloch 1990; Martin and Cundy 2018', 'complexity', growth_exponents(LINEAR, 'depth'),
+    EXPONENT, '<', 0.5,
   ),
   Claim(
-    'attention-path', 'In self-attention any two positions are as few operations apart', VASWANI,
-    'complexity', power(('attention',), 'operations'), 'power of the length', '<', 0.1,
+    'attention-path',
+    'The maximum path length of self-attention does not grow with the sequence length',
+    VASWANI, 'complexity', growth_exponents(('attention',), 'operations'), EXPONENT, '<', 0.1,
   ),
   Claim(
-    'recurrence-path', 'In recurrence they are as far apart as there are tokens between them',
-    VASWANI, 'complexity', power(NONLINEAR, 'operations'), 'power of the length', '>', 0.9,
+    'recurrence-path',
+    'The maximum path length of an Elman network, an LSTM and a GRU grows linearly with the '
+    'sequence length',
+    VASWANI, 'complexity', growth_exponents(NONLINEAR, 'operations'), EXPONENT, '>', 0.9,
   ),
   Claim(
-    'dilated-path', 'Dilated convolutions bring them together in logarithmically many layers',
-    VASWANI, 'complexity', power(('tcn',), 'layers'), 'power of the length', '<', 0.5,
+    'dilated-path',
+    'The number of dilated convolutions (levels of a temporal convolutional network) on a path '
+    'between any two positions grows logarithmically with the sequence length',
+    VASWANI, 'complexity', growth_exponents(('tcn',), 'layers'), EXPONENT, '<', 0.5,
   ),
   Claim(
-    'restricted-path', 'Restricted self-attention needs as many layers as windows lie between',
-    VASWANI, 'complexity', power(('sliding_window',), 'layers'), 'power of the length', '>', 0.5,
+    'restricted-path',
+    'The number of layers of restricted self-attention on a path between any two positions grows '
+    'in proportion to the number of windows in the sequence',
+    VASWANI, 'complexity', growth_exponents(('sliding_window',), 'layers'), EXPONENT, '>', 0.5,
   ),
   Claim(
-    'attention-work', 'The work of self-attention grows with the square of the length', VASWANI,
-    'complexity', power(('attention',), 'products'), 'power of the length', '>', 1.5,
+    'attention-work',
+    'The number of operations in matrix products of self-attention grows with the square of the '
+    'sequence length',
+    VASWANI, 'complexity', growth_exponents(('attention',), 'products'), EXPONENT, '>', 1.5,
   ),
 )

@@ -1,14 +1,16 @@
-"""Who is ahead of whom from which length on: every pair of layers, as sentences and as heat maps.
+"""Sequence lengths at which one layer becomes cheaper than another, as a table and heat maps.
 
-Of two layers the one with less time, or fewer bytes, is ahead. The log of the ratio of their
-medians is joined by straight lines over the log of the length; where it changes its sign, one
-overtakes the other. (Between powers of the length this is exact.) Lengths that one of the two has
-no memory for are not compared; a tie changes nothing, until the other is ahead.
+Of two layers, the cheaper one needs less time or fewer bytes. The logarithm of the ratio of their
+median costs is interpolated linearly over the logarithm of the sequence length. The layers cross
+where this logarithm changes its sign. (For powers of the length this is exact.) Lengths for which
+one of the layers ran out of memory are not compared. Equal costs are no crossover until the other
+layer is cheaper.
 
-All layers are timed in turns within a round, so that whole rounds are resampled, the same ones for
-all layers and lengths: what slows a round slows both of a pair. A resample's own overtaking in the
-same direction, the nearest one, gives the interval of a length; how many resamples have none is
-told beside it. Bytes are exact.
+The measurements of all layers are interleaved within a round. Complete rounds are resampled, the
+same ones for all layers and lengths, so that a slow round affects both layers of a pair. The
+interval of a crossover length is computed from the nearest crossover in the same direction in each
+resample. The share of resamples without such a crossover is stated beside the interval. Bytes are
+exact.
 """
 
 import dataclasses
@@ -22,221 +24,259 @@ from experiments.lab.results.figures import HeatMap
 from experiments.lab.results.statistics import CONFIDENCE, Interval
 from experiments.lab.results.table import Table
 
-np = optional.later('numpy')
-PHRASES = {
-  times.STEP: 'in a training step',
-  times.MEMORY: 'in memory',
-  times.TOKEN: 'per generated token',
+np = optional.lazy_module('numpy')
+QUANTITY_LABELS = {
+  times.STEP: 'time of a training step',
+  times.MEMORY: 'memory of a training step',
+  times.TOKEN: 'time per generated token',
 }
-NEVER, LATEST = 0.0, 0.2  # shades of a heat map: never ahead, and from the longest length on
+WEIGHT_NEVER = 0.0  # heat-map weight of a layer that is cheaper at no length
+WEIGHT_LONGEST = 0.2  # heat-map weight of a layer that is cheaper only at the longest length
 _RESAMPLES = 1999
-_SEED = 20170612  # fixed: the same records give the same report
-_FEW, _SHORT = 10, 16  # layers, and letters of a name, that an ordinary panel holds
+_SEED = 20170612  # fixed, so that the same records give the same report
+_FEW, _SHORT = 10, 16  # the layers and the letters of a name that fit into a panel of standard size
 
 
 @dataclasses.dataclass(frozen=True)
 class Crossover:
-  """A length from which another of two layers is ahead; or that there is none in range.
+  """A sequence length at which the cheaper of two layers changes.
 
-  `absent` is the part of resamples without it; where there is none, of those without any.
+  `length` is None if there is no such length. `missing_share` is the fraction of resamples without
+  this crossover. If there is no crossover, it is the fraction of resamples without any crossover.
   """
 
   first: str
   second: str
   quantity: str
-  lengths: tuple[int, ...]  # where both were measured, ascending
-  ratios: tuple[Interval, ...]  # first over second, at each of them
-  apart: tuple[int, ...]  # those lengths at which the two are told apart
+  lengths: tuple[int, ...]  # at which both layers were measured, ascending
+  ratios: tuple[Interval, ...]  # cost of the first layer over that of the second, by length
+  significant_lengths: tuple[int, ...]  # at which the costs differ significantly
   length: Interval | None = None
-  ahead_below: str | None = None  # None: they are equal everywhere, or were not measured
-  ahead_above: str | None = None
-  absent: float = 0.0
+  cheaper_below: str | None = None  # None if the costs are equal or were not measured
+  cheaper_above: str | None = None
+  missing_share: float = 0.0
 
   @property
-  def sure(self) -> bool:
-    """Whether no more resamples speak against it than an interval leaves out."""
-    return bool(self.apart) and self.absent <= 1 - CONFIDENCE
+  def is_reliable(self) -> bool:
+    """Whether the fraction of resamples without this crossover is at most 1 - CONFIDENCE."""
+    return bool(self.significant_lengths) and self.missing_share <= 1 - CONFIDENCE
 
   @property
-  def lead(self) -> Interval:
-    """How many times as much as the other the one behind takes, where it is least."""
-    least = min(self.ratios, key=lambda ratio: abs(math.log(ratio.mean)))
-    if self.ahead_above == self.second:
-      return least
-    return Interval(1 / least.mean, 1 / least.high, 1 / least.low, least.count)
+  def smallest_cost_ratio(self) -> Interval:
+    """The ratio, at least 1, of the two layers' costs at the length where they are closest."""
+    smallest = min(self.ratios, key=lambda ratio: abs(math.log(ratio.estimate)))
+    if self.cheaper_above == self.second:
+      return smallest
+    return Interval(
+      1 / smallest.estimate, 1 / smallest.high, 1 / smallest.low, smallest.count)
 
 
-def crossovers(records: Sequence[dict], measure: times.Measure) -> list[Crossover]:
-  """All crossovers of all pairs of layers of one grid, in the order of its layers."""
-  run, rounds = records[0]['run'], times.samples(records, measure)
+def find_crossovers(
+  records: Sequence[dict], measured_quantity: times.MeasuredQuantity
+) -> list[Crossover]:
+  """Finds all crossovers of time or memory between pairs of layers of one timing grid."""
+  run, rounds = records[0]['run'], times.stack_measurements(records, measured_quantity)
   order = np.argsort(run['lengths'])
   lengths, rounds = np.asarray(run['lengths'])[order], rounds[..., order]
-  estimates, resamples = np.log(times.medians(rounds)), np.log(_resampled(rounds))
-  made = []
+  estimates = np.log(times.median_over_rounds(rounds))
+  resamples = np.log(_bootstrap_medians(rounds))
+  crossovers = []
   for i, j in itertools.combinations(range(len(run['layers'])), 2):
-    names = run['layers'][i], run['layers'][j], measure.name
+    names = run['layers'][i], run['layers'][j], measured_quantity.name
     ratios, known = estimates[i] - estimates[j], ~np.isnan(estimates[i] - estimates[j])
-    both = np.sum(~np.isnan(rounds[:, i] - rounds[:, j]), axis=0)[known].tolist()
-    drawn = (resamples[:, i] - resamples[:, j])[:, known]
-    made += _pair(names, lengths[known], ratios[known], drawn, both, measure.exact)
-  return made
+    counts = np.sum(~np.isnan(rounds[:, i] - rounds[:, j]), axis=0)[known].tolist()
+    resampled = (resamples[:, i] - resamples[:, j])[:, known]
+    crossovers += _find_crossovers_of_pair(
+      names, lengths[known], ratios[known], resampled, counts, measured_quantity.exact)
+  return crossovers
 
 
-def _pair(names, lengths, ratios, drawn, counts, exact) -> list[Crossover]:
-  """Crossovers of two layers from log-ratios [lengths], and those of resamples beside them."""
-  shown = [_interval(*one) for one in zip(ratios, drawn.T, counts, strict=True)]
-  sure = np.array([ratio.known and not ratio.low <= 1 <= ratio.high for ratio in shown], bool)
-  apart = ratios != 0 if exact else sure
-  common = *names, tuple(lengths.tolist()), tuple(shown), tuple(lengths[apart].tolist())
-  places, signs = _crossings(lengths, ratios)
-  others, turns = _crossings(lengths, drawn)
-  if not np.any(signs):
-    ahead = next((names[int(ratio > 0)] for ratio in ratios if ratio), None)
-    return [Crossover(*common, None, ahead, ahead, float(np.mean(~np.any(turns, axis=-1))))]
-  made = []
-  for place, sign in zip(places[signs != 0], signs[signs != 0], strict=True):
-    away = np.where(turns == sign, np.abs(others - place), np.inf)
-    nearest = np.argmin(away, axis=-1)[:, None]
-    found = np.take_along_axis(others, nearest, -1)[np.isfinite(away).any(-1)]
-    above, below = names[int(sign > 0)], names[int(sign < 0)]
-    length = _interval(place, found[:, 0], min(counts))
-    made.append(Crossover(*common, length, below, above, 1 - len(found) / len(drawn)))
-  return made
+def _find_crossovers_of_pair(
+  names, lengths, log_ratios, resampled_log_ratios, counts, is_exact
+) -> list[Crossover]:
+  """Finds the sequence lengths at which the cheaper of one pair of layers changes.
 
-
-def _crossings(lengths: 'np.ndarray', ratios: 'np.ndarray') -> 'tuple[np.ndarray, np.ndarray]':
-  """Logs of the lengths at which log-ratios [..., lengths] change sign, and the signs thereafter.
-
-  There is one place for each two neighbours [..., lengths - 1]; its sign is 0 if nothing changes.
+  The logarithms of the ratios of their costs are `log_ratios` [lengths] as measured, and
+  `resampled_log_ratios` [resamples, lengths] in the resamples.
   """
-  grid, ratios = np.log(lengths), np.nan_to_num(ratios)  # a resample may know nothing of a length
-  signs = np.sign(ratios)
-  for i in range(1, len(grid)):  # a tie goes on with whoever was ahead
+  intervals = [
+    _estimate_from_logarithms(log_ratio, log_resamples, count)
+    for log_ratio, log_resamples, count in zip(
+      log_ratios, resampled_log_ratios.T, counts, strict=True)]
+  excludes_one = np.array(
+    [ratio.has_bounds and not ratio.low <= 1 <= ratio.high for ratio in intervals], bool)
+  significant = log_ratios != 0 if is_exact else excludes_one
+  common = (
+    *names, tuple(lengths.tolist()), tuple(intervals), tuple(lengths[significant].tolist()))
+  places, signs = _interpolate_sign_changes(lengths, log_ratios)
+  resampled_places, resampled_signs = _interpolate_sign_changes(lengths, resampled_log_ratios)
+  if not np.any(signs):
+    cheaper = next((names[int(ratio > 0)] for ratio in log_ratios if ratio), None)
+    missing_share = float(np.mean(~np.any(resampled_signs, axis=-1)))
+    return [Crossover(*common, None, cheaper, cheaper, missing_share)]
+  crossovers = []
+  for place, sign in zip(places[signs != 0], signs[signs != 0], strict=True):
+    distance = np.where(resampled_signs == sign, np.abs(resampled_places - place), np.inf)
+    nearest = np.argmin(distance, axis=-1)[:, None]
+    nearest_places = np.take_along_axis(resampled_places, nearest, -1)
+    matching = nearest_places[np.isfinite(distance).any(-1)]
+    above, below = names[int(sign > 0)], names[int(sign < 0)]
+    length = _estimate_from_logarithms(place, matching[:, 0], min(counts))
+    missing_share = 1 - len(matching) / len(resampled_log_ratios)
+    crossovers.append(Crossover(*common, length, below, above, missing_share))
+  return crossovers
+
+
+def _interpolate_sign_changes(
+  lengths: 'np.ndarray', log_ratios: 'np.ndarray'
+) -> 'tuple[np.ndarray, np.ndarray]':
+  """Interpolates the lengths at which log cost ratios [..., lengths] of two layers change sign.
+
+  The results are the logarithms of these lengths, and the signs above them. Both results have one
+  entry for each pair of adjacent lengths [..., lengths - 1]. The sign is 0 where nothing changes.
+  """
+  log_lengths = np.log(lengths)
+  log_ratios = np.nan_to_num(log_ratios)  # a resample may lack values at a length
+  signs = np.sign(log_ratios)
+  for i in range(1, len(log_lengths)):  # a tie has the sign of the length before it
     signs[..., i] = np.where(signs[..., i] == 0, signs[..., i - 1], signs[..., i])
   changed = signs[..., :-1] * signs[..., 1:] < 0
-  left, right = ratios[..., :-1], ratios[..., 1:]
-  part = left / np.where(changed, left - right, 1.0)
-  return grid[:-1] + part * np.diff(grid), np.where(changed, signs[..., 1:], 0.0)
+  left, right = log_ratios[..., :-1], log_ratios[..., 1:]
+  fraction = left / np.where(changed, left - right, 1.0)
+  crossings = log_lengths[:-1] + fraction * np.diff(log_lengths)
+  return crossings, np.where(changed, signs[..., 1:], 0.0)
 
 
-def _resampled(rounds: 'np.ndarray') -> 'np.ndarray':
-  """Medians of resampled rounds: [rounds, layers, lengths] -> [resamples, layers, lengths]."""
-  count = len(rounds)
+def _bootstrap_medians(costs: 'np.ndarray') -> 'np.ndarray':
+  """Bootstrap medians [resamples, layers, lengths] of costs [rounds, layers, lengths]."""
+  count = len(costs)
   picks = np.random.default_rng(_SEED).integers(count, size=(count, _RESAMPLES))
-  layers = range(rounds.shape[1])
-  return np.stack([times.medians(rounds[picks, layer]) for layer in layers], axis=1)
+  layers = range(costs.shape[1])
+  return np.stack([times.median_over_rounds(costs[picks, layer]) for layer in layers], axis=1)
 
 
-def _interval(estimate: float, drawn: 'np.ndarray', count: int) -> Interval:
-  """What the log of an estimate stands for, with percentiles of its resamples."""
-  known = drawn[~np.isnan(drawn)]
+def _estimate_from_logarithms(
+  log_estimate: float, log_resamples: 'np.ndarray', count: int
+) -> Interval:
+  """Exponentiates a log estimate and the percentile interval of its bootstrap resamples."""
+  known = log_resamples[~np.isnan(log_resamples)]
   if count < 2 or not len(known):
-    return Interval.bare(math.exp(estimate), count)
+    return Interval.without_bounds(math.exp(log_estimate), count)
   tail = (1 - CONFIDENCE) / 2
   low, high = np.quantile(known, (tail, 1 - tail))
-  bounds = estimate, min(low, estimate), max(high, estimate)  # widened to hold it
-  return Interval(*map(math.exp, bounds), count)
+  low, high = min(low, log_estimate), max(high, log_estimate)  # widened to contain the estimate
+  return Interval(*map(math.exp, (log_estimate, low, high)), count)
 
 
-def sentences(records: Sequence[dict], alone: bool = True) -> Table:
-  """A row a pair of one grid's layers, which reads as a sentence; `alone` as of `times.title`."""
+def crossover_table(records: Sequence[dict], is_only_grid: bool = True) -> Table:
+  """A table that states, for each pair of layers, the cheaper layer by sequence length."""
   clauses = {}
-  for measure, phrase in PHRASES.items():
-    for pair, found in _by_pair(crossovers(records, measure)).items():
-      clauses.setdefault(pair, []).append(f'{phrase} {clause(found)}')
-  rows = [(' and '.join(pair), '; '.join(said)) for pair, said in clauses.items()]
+  for measured_quantity, label in QUANTITY_LABELS.items():
+    crossovers_by_pair = _group_by_layer_pair(find_crossovers(records, measured_quantity))
+    for pair, crossovers in crossovers_by_pair.items():
+      clauses.setdefault(pair, []).append(f'{label}: {describe_crossovers(crossovers)}')
+  rows = [(' and '.join(pair), '; '.join(texts)) for pair, texts in clauses.items()]
   run = records[0]['run']
+  workload = times.describe_workload(run, 'train', 'generate')
   caption = (
-    f'The one ahead takes less; lengths with 95 % intervals from resampled rounds (rounds: '
-    f'{run["rounds"]}, repetitions: {len(records)}), and how many resamples have no such length '
-    f'within the range, where some have none. Bytes of a step are exact. A token is generated at '
-    f'that position. {times.setting(run, times.work(run, "train", "generate"))}.'
-    f'{times.out_of_memory(records, "train", "generate")}'
+    f'The cheaper layer needs less time or memory. Crossover lengths have 95 % intervals from '
+    f'resampled rounds (rounds: {run["rounds"]}, repetitions: {len(records)}). Where some '
+    f'resamples have no crossover within the measured range, their share is stated. The bytes of a '
+    f'training step are exact. For a generated token, the length is the position of the token. '
+    f'{times.describe_timing_setup(run, workload)}.'
+    f'{times.describe_out_of_memory(records, "train", "generate")}'
   )
-  return Table(times.title('Crossovers', records, alone), ('layers', 'who is ahead'), rows, caption)
+  title = times.append_tokens_and_device('Crossover lengths between layers', records, is_only_grid)
+  return Table(title, ('layers', 'cheaper layer by sequence length'), rows, caption)
 
 
-def clause(found: Sequence[Crossover]) -> str:
-  """What is known of one pair and one quantity, as the end of a sentence."""
-  last = found[-1]
+def describe_crossovers(crossovers: Sequence[Crossover]) -> str:
+  """Describes which layer of a pair is cheaper at which sequence lengths."""
+  last = crossovers[-1]
   if not last.lengths:
-    return 'there is nothing to compare'
-  if last.ahead_above is None:
-    return 'they are equal'
-  if not last.apart:
-    return 'they are not told apart'
+    return 'no length was measured for both layers'
+  if last.cheaper_above is None:
+    return 'both layers have equal costs'
+  if not last.significant_lengths:
+    return 'the difference is not significant'
   if last.length is None:
-    return _throughout(last)
-  up_to = [f'{one.ahead_below} up to {_told(one)}' for one in found[1:]]
-  first = f'{found[0].ahead_below} is ahead up to {_told(found[0])}'
-  return ', '.join((first, *up_to, f'{last.ahead_above} beyond'))
+    return _describe_always_cheaper_layer(last)
+  up_to = [f'{crossover.cheaper_below} up to {_format_length(crossover)}'
+           for crossover in crossovers[1:]]
+  first = f'{crossovers[0].cheaper_below} is cheaper up to {_format_length(crossovers[0])}'
+  return ', '.join((first, *up_to, f'{last.cheaper_above} beyond'))
 
 
-def _throughout(found: Crossover) -> str:
-  """Who is ahead at all lengths, and by how much; or where that is not sure."""
-  first, last = found.lengths[0], found.lengths[-1]
+def _describe_always_cheaper_layer(pair: Crossover) -> str:
+  """Names the layer that is cheaper at all lengths, and states by what factor."""
+  first, last = pair.lengths[0], pair.lengths[-1]
   where = f'at {first}' if first == last else f'from {first} to {last}'
-  hidden = [str(length) for length in found.lengths if length not in found.apart]
-  least = '' if first == last else ' at least'
-  margin = f'by a factor of {notation.cell(found.lead)}{least}'
-  how = f'but not told apart at {", ".join(hidden)}' if hidden else margin
-  return f'{found.ahead_above} is ahead {where} tokens, {how}'
+  insignificant = [str(n) for n in pair.lengths if n not in pair.significant_lengths]
+  at_least = '' if first == last else 'at least '
+  margin = f'by a factor of {at_least}{notation.format_table_cell(pair.smallest_cost_ratio)}'
+  detail = f'but not significantly at {", ".join(insignificant)}' if insignificant else margin
+  return f'{pair.cheaper_above} is cheaper {where} tokens, {detail}'
 
 
-def _told(found: Crossover) -> str:
-  """A length with its interval, in tokens, and how many resamples know nothing of it."""
-  absent = round(100 * found.absent)
-  length = found.length
-  text = notation.cell(length if length.known else round(length.mean))
-  return f'{text} tokens' + (f' (never in {absent} % of resamples)' if absent else '')
+def _format_length(crossover: Crossover) -> str:
+  """Formats a crossover length with its interval and the share of resamples without it."""
+  missing = round(100 * crossover.missing_share)
+  length = crossover.length
+  text = notation.format_table_cell(length if length.has_bounds else round(length.estimate))
+  return f'{text} tokens' + (f' (no crossover in {missing} % of resamples)' if missing else '')
 
 
-def panels(records: Sequence[dict], alone: bool = True) -> list[HeatMap]:
-  """A heat map a quantity: from which length a layer is ahead of another, to the longest."""
+def crossover_heat_maps(records: Sequence[dict], is_only_grid: bool = True) -> list[HeatMap]:
+  """One heat map per quantity with the length above which a layer is cheaper than another."""
   layers, lengths = (records[0]['run'][name] for name in ('layers', 'lengths'))
-  longest = max(map(len, layers))
-  side = 0.2 * max(len(layers), _FEW) + 0.06 * longest  # inches of cells and of names
-  ordinary = len(layers) <= _FEW and longest <= _SHORT
-  size = None if ordinary else (side + 1.0, side + 0.6)
-  made = []
-  for measure, phrase in PHRASES.items():
-    weights = np.full((len(layers), len(layers)), NEVER)
-    notes = np.full((len(layers), len(layers)), '', object)
-    for (first, second), found in _by_pair(crossovers(records, measure)).items():
-      places = layers.index(first), layers.index(second)
-      last = found[-1]
-      if not last.apart:
-        notes[places] = notes[places[::-1]] = '≈' if last.lengths else notation.DASH
+  longest_name = max(map(len, layers))
+  side = 0.2 * max(len(layers), _FEW) + 0.06 * longest_name  # inches of cells and of names
+  fits = len(layers) <= _FEW and longest_name <= _SHORT
+  size = None if fits else (side + 1.0, side + 0.6)
+  heat_maps = []
+  for measured_quantity, label in QUANTITY_LABELS.items():
+    weights = np.full((len(layers), len(layers)), WEIGHT_NEVER)
+    texts = np.full((len(layers), len(layers)), '', object)
+    pairs = _group_by_layer_pair(find_crossovers(records, measured_quantity))
+    for (first, second), crossovers in pairs.items():
+      indices = layers.index(first), layers.index(second)
+      last = crossovers[-1]
+      if not last.significant_lengths:
+        texts[indices] = texts[indices[::-1]] = '≈' if last.lengths else notation.DASH
         continue
-      ahead = places if last.ahead_above == first else places[::-1]
-      since = last.length.mean if last.length else min(lengths)
-      weights[ahead] = shade(since, lengths)
+      cheaper = indices if last.cheaper_above == first else indices[::-1]
+      since = last.length.estimate if last.length else min(lengths)
+      weights[cheaper] = color_intensity(since, lengths)
       if last.length:
-        notes[ahead] = f'{since:.0f}' + ('' if last.sure else '?')
-    title = times.title(f'Ahead {phrase}', records, alone)
-    scale = {shade(length, lengths): str(length) for length in _ticks(lengths)} | {NEVER: 'never'}
-    made.append(HeatMap(
-      title, 'behind from that length on', 'ahead', layers, layers, weights.tolist(),
-      notes=notes.tolist(), scale=scale, size=size, palette='Blues',
+        texts[cheaper] = f'{since:.0f}' + ('' if last.is_reliable else '?')
+    title = times.append_tokens_and_device(f'Cheaper layer, {label}', records, is_only_grid)
+    labelled = _color_scale_label_lengths(lengths)
+    scale = {color_intensity(length, lengths): str(length) for length in labelled}
+    heat_maps.append(HeatMap(
+      title, 'more expensive layer above the stated length', 'cheaper layer', layers, layers,
+      weights.tolist(), cell_labels=texts.tolist(), scale_labels=scale | {WEIGHT_NEVER: 'never'},
+      size=size, palette='Blues',
     ))
-  return made
+  return heat_maps
 
 
-def shade(length: float, lengths: Sequence[int]) -> float:
-  """The weight of being ahead from a length on: 1 for the shortest, LATEST for the longest."""
-  first, last = min(lengths), max(lengths)
-  part = math.log(length / first) / math.log(last / first) if last > first else 0.0
-  return 1 - (1 - LATEST) * part
+def color_intensity(crossover_length: float, measured_lengths: Sequence[int]) -> float:
+  """Heat-map intensity of a crossover, from 1 at the shortest length to WEIGHT_LONGEST."""
+  first, last = min(measured_lengths), max(measured_lengths)
+  fraction = math.log(crossover_length / first) / math.log(last / first) if last > first else 0.0
+  return 1 - (1 - WEIGHT_LONGEST) * fraction
 
 
-def _ticks(lengths: Iterable[int], most: int = 6) -> list[int]:
-  """The shortest length and others up to the longest, at equal steps."""
+def _color_scale_label_lengths(lengths: Iterable[int], max_count: int = 6) -> list[int]:
+  """The sequence lengths that label the colour scale, at most `max_count` of them."""
   ordered = sorted(lengths)
-  return ordered[:: math.ceil(len(ordered) / most)]
+  return ordered[:: math.ceil(len(ordered) / max_count)]
 
 
-def _by_pair(found: Iterable[Crossover]) -> dict[tuple[str, str], list[Crossover]]:
+def _group_by_layer_pair(
+  crossovers: Iterable[Crossover]
+) -> dict[tuple[str, str], list[Crossover]]:
   pairs = {}
-  for one in found:
-    pairs.setdefault((one.first, one.second), []).append(one)
+  for crossover in crossovers:
+    pairs.setdefault((crossover.first, crossover.second), []).append(crossover)
   return pairs

@@ -1,15 +1,15 @@
-"""How many operations must follow one another: the longest chain of a program's dependences.
+"""Depth of a program, which is the length of its longest chain of dependent operations.
 
-However many processors there are, an operation waits for its operands. An operation is one equation
-on whole arrays, moving data is none, and a sum is counted in either of two ways:
+On any number of processors, an operation waits for its operands. Here an operation is one equation
+on complete arrays, and moving data is no operation. A sum is counted by one of two conventions.
 
   unit           a product of matrices or a sum is one operation (Vaswani et al. 2017, Table 1)
-  logarithmic    a sum of n numbers is log2(n) additions in a tree (the PRAM of theory)
+  logarithmic    a sum of n numbers is log2(n) additions in a tree (the PRAM model)
 
-A depth d of outputs by depths of inputs is linear where max is the sum and + the product:
-d_out = max_j (w_j + d_j). So a program is a matrix, one function after another a product of two,
-and a scan of n turns a power, found in log2(n) products: exact for any length. What the turns of a
-scan do not hand on to one another, they do at the same time.
+The depths d of outputs are a linear function of the depths of inputs over the max-plus semiring,
+d_out = max_j (w_j + d_j). A program is therefore a matrix, a composition of functions is a matrix
+product, and a scan of n iterations is a matrix power, which takes log2(n) products and is exact for
+any length. Operations in a scan run in parallel if no later iteration depends on them.
 """
 
 import math
@@ -22,99 +22,133 @@ from jax.extend import core
 from experiments.lab.measure.primitives import (
   FREE,
   LoopOperands,
+  count_scan_operands,
   inner_jaxprs,
-  kind_of,
-  scan_operands,
-  summands,
+  primitive_kind,
+  terms_per_output_element,
 )
 
-NEVER = -np.inf  # no chain at all
+NO_CHAIN = -np.inf
 
 
-def of(function: Callable, *arguments, logarithmic: bool = False) -> int:
-  """Operations on the longest chain from any input, or constant, to any output.
+def longest_chain_length(
+  function: Callable, *arguments, logarithmic_reductions: bool = False
+) -> int:
+  """The length of the longest chain of dependent operations in a function.
 
-  Raises a ValueError for a loop whose number of turns is not known before it runs, and for a
-  primitive that is not known, by its name.
+  A chain leads from any input or constant to any output.
+
+  A while loop with an unknown number of iterations raises a ValueError, and an unknown primitive
+  raises UnknownPrimitive.
+
+  Args:
+    function: the function.
+    *arguments: the arguments of the function, or their shapes.
+    logarithmic_reductions: whether a sum counts as a tree of additions and not as one operation.
+
+  Returns:
+    The number of operations on the longest chain.
+
   """
-  return of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr, logarithmic)
+  program = jax.make_jaxpr(function)(*arguments).jaxpr
+  return longest_chain_length_of_jaxpr(program, logarithmic_reductions)
 
 
-def of_jaxpr(jaxpr: core.Jaxpr, logarithmic: bool = False) -> int:
-  """The same of a program that has been traced."""
-  return int(max(_chains(jaxpr, logarithmic).max(initial=0), 0))
+def longest_chain_length_of_jaxpr(jaxpr: core.Jaxpr, logarithmic_reductions: bool = False) -> int:
+  """The length of the longest chain of dependent operations in a jaxpr."""
+  return int(max(_longest_chain_matrix(jaxpr, logarithmic_reductions).max(initial=0), 0))
 
 
-def cost(equation, logarithmic: bool) -> int:
-  """Operations that follow one another in one equation."""
-  kind = kind_of(equation)
+def _equation_depth(equation, logarithmic_reductions: bool) -> int:
+  """The number of sequential operations of one equation of a jaxpr."""
+  kind = primitive_kind(equation)
   if kind in FREE:
     return 0
-  levels = math.ceil(math.log2(max(summands(equation), 1)))
-  if not logarithmic or kind in ('elementwise', 'scatter'):
+  levels = math.ceil(math.log2(max(terms_per_output_element(equation), 1)))
+  if not logarithmic_reductions or kind in ('elementwise', 'scatter'):
     return 1
   if kind == 'transform':
-    return 2 * levels  # a product and an addition a level
+    return 2 * levels  # a product and an addition per level
   if kind == 'sorting':
     return levels * (levels + 1) // 2  # a bitonic network (Batcher 1968)
   return levels + (kind == 'product')
 
 
-def _chains(jaxpr: core.Jaxpr, logarithmic: bool) -> np.ndarray:
-  """The longest chain to each output [outputs, inputs + 1]; the last column: from constants."""
-  inputs = [*jaxpr.invars]
-  unit = np.where(np.eye(len(inputs) + 1, dtype=bool), 0.0, NEVER)
-  constant = unit[-1]
-  known = dict(zip(inputs, unit, strict=False)) | dict.fromkeys(jaxpr.constvars, constant)
+def _longest_chain_matrix(jaxpr: core.Jaxpr, logarithmic_reductions: bool) -> np.ndarray:
+  """The length [outputs, inputs + 1] of the longest chain from each input to each output.
 
-  def read(atom):
-    return constant if isinstance(atom, core.Literal) else known[atom]
+  The last column holds the chains that start at constants.
+  """
+  inputs = [*jaxpr.invars]
+  identity = _max_plus_identity(len(inputs) + 1)
+  constant = identity[-1]
+  chains = dict(zip(inputs, identity, strict=False)) | dict.fromkeys(jaxpr.constvars, constant)
+
+  def longest_chains_to_value(atom):
+    return constant if isinstance(atom, core.Literal) else chains[atom]
 
   for equation in jaxpr.eqns:
-    operands = np.array([read(atom) for atom in equation.invars] + [constant])
-    if kind_of(equation) == 'control':
-      through = _control(equation, logarithmic)
-      known |= zip(equation.outvars, follow(through, operands), strict=True)
+    operands = np.array([longest_chains_to_value(atom) for atom in equation.invars] + [constant])
+    if primitive_kind(equation) == 'control':
+      inner = _longest_chains_through_control_flow(equation, logarithmic_reductions)
+      chains |= zip(equation.outvars, max_plus_product(inner, operands), strict=True)
     else:
-      latest = operands.max(0) + cost(equation, logarithmic)
-      known |= dict.fromkeys(equation.outvars, latest)
-  return np.array([read(atom) for atom in jaxpr.outvars]).reshape(-1, len(unit))
+      longest = operands.max(0) + _equation_depth(equation, logarithmic_reductions)
+      chains |= dict.fromkeys(equation.outvars, longest)
+  to_outputs = [longest_chains_to_value(atom) for atom in jaxpr.outvars]
+  return np.array(to_outputs).reshape(-1, len(identity))
 
 
-def _control(equation, logarithmic: bool) -> np.ndarray:
-  """Chains [outputs, operands + 1] through what an equation runs."""
+def _longest_chains_through_control_flow(equation, logarithmic_reductions: bool) -> np.ndarray:
+  """Lengths [outputs, operands + 1] of the longest chains through a loop, branch or call.
+
+  The last column holds the chains that start at constants.
+  """
   name, params = equation.primitive.name, equation.params
   if name == 'while':
-    raise ValueError('a while loop runs as often as its data say: its depth cannot be counted')
-  inner = [_chains(one.jaxpr, logarithmic) for one in inner_jaxprs(equation)]
+    raise ValueError(
+      'the depth of a while loop cannot be counted, because its iterations depend on data')
+  inner = [
+    _longest_chain_matrix(body.jaxpr, logarithmic_reductions) for body in inner_jaxprs(equation)]
   if name == 'scan':
-    return _scan(inner[0], scan_operands(equation), params['length'])
-  if name == 'cond':  # a branch begins when it is known which one it is
+    return _longest_chains_through_scan(inner[0], count_scan_operands(equation), params['length'])
+  if name == 'cond':  # a branch starts after its index has been computed
     branch = np.max(inner, 0)
     return np.concatenate([branch.max(1, keepdims=True), branch], 1)
   return inner[0]
 
 
-def _scan(body: np.ndarray, operands: LoopOperands, length: int) -> np.ndarray:
-  """Chains through so many turns of a body, [carried and stacked outputs, operands + 1]."""
+def _longest_chains_through_scan(
+  body: np.ndarray, operands: LoopOperands, length: int
+) -> np.ndarray:
+  """Lengths [outputs, operands + 1] of the longest chains through all iterations of a scan.
+
+  The carried outputs precede the stacked outputs. The last column holds chains from constants.
+  """
   consts, carry, _ = operands
-  turn = np.where(np.eye(body.shape[1], dtype=bool), 0.0, NEVER)  # the operands stay as they are
-  turn[consts : consts + carry] = body[:carry]
-  last = power(turn, length)[consts : consts + carry]
-  before = power(np.maximum(turn, np.where(np.eye(len(turn), dtype=bool), 0.0, NEVER)), length - 1)
-  return np.concatenate([last, follow(body[carry:], before)])
+  iteration = _max_plus_identity(body.shape[1])  # operands that are not carried do not change
+  iteration[consts : consts + carry] = body[:carry]
+  last_carry = max_plus_power(iteration, length)[consts : consts + carry]
+  # The identity matrix allows chains that pass through fewer than length - 1 iterations.
+  any_iteration = np.maximum(iteration, _max_plus_identity(len(iteration)))
+  earlier = max_plus_power(any_iteration, length - 1)
+  return np.concatenate([last_carry, max_plus_product(body[carry:], earlier)])
 
 
-def follow(after: np.ndarray, before: np.ndarray) -> np.ndarray:
-  """The product of two matrices of chains, [a, b] by [b, c]: the longest of all ways round."""
-  return np.max(after[:, :, None] + before[None], 1, initial=NEVER)
+def _max_plus_identity(size: int) -> np.ndarray:
+  return np.where(np.eye(size, dtype=bool), 0.0, NO_CHAIN)
 
 
-def power(chains: np.ndarray, exponent: int) -> np.ndarray:
-  """A square matrix of chains followed by itself so many times."""
-  result = np.where(np.eye(len(chains), dtype=bool), 0.0, NEVER)
+def max_plus_product(outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
+  """The product of matrices [a, b] and [b, c] over the max-plus semiring."""
+  return np.max(outer[:, :, None] + inner[None], 1, initial=NO_CHAIN)
+
+
+def max_plus_power(matrix: np.ndarray, exponent: int) -> np.ndarray:
+  """A power of a square matrix over the max-plus semiring."""
+  result = _max_plus_identity(len(matrix))
   while exponent > 0:
     if exponent % 2:
-      result = follow(chains, result)
-    chains, exponent = follow(chains, chains), exponent // 2
+      result = max_plus_product(matrix, result)
+    matrix, exponent = max_plus_product(matrix, matrix), exponent // 2
   return result

@@ -1,14 +1,14 @@
-"""How times and bytes grow with length: measured exponents beside those of the papers.
+"""Measured exponents of the growth of time and memory with the sequence length.
 
-A quantity y is taken to be a n^p of the length n; p is the slope of log y over log n, fitted to the
-medians at all lengths. What is constant in y hides p at short lengths, so the slope between the two
-longest lengths stands beside it. Intervals resample whole rounds (statistics.growth_exponent);
-bytes are the same in every round and need none.
+A quantity y is modelled as a n^p of the length n. The exponent p is the slope of log y over log n,
+fitted to the medians at all lengths. A constant part of y lowers p at short lengths, so that the
+slope between the two longest lengths is also given. Intervals come from resampling complete rounds
+(statistics.growth_exponent). Bytes are the same in every round and need no interval.
 
-A training step always has the same number of tokens, as many sequences as a length leaves room for;
-so its time and its memory are those of a sequence once they are divided by how many there are. A
-generated token's time is as it is; and so are the bytes of the state, whose length is what it has
-room for, the tokens that are generated included.
+All training steps have the same number of tokens, so that the number of sequences decreases with
+their length. The time and memory of a step are therefore divided by the number of sequences. The
+time per generated token and the bytes of the state are not divided. The length of a state is its
+capacity, which includes the generated tokens.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,64 +18,83 @@ from experiments.lab.results import times
 from experiments.lab.results.statistics import Interval, growth_exponent
 from experiments.lab.results.table import Table
 
-np = optional.later('numpy')
+np = optional.lazy_module('numpy')
 MEASURES = (times.STEP, times.MEMORY, times.TOKEN, times.STATE)
 
 
-def table(
-  records: Sequence[dict], orders: Mapping[str, str] | None = None, alone: bool = True
+def exponent_table(
+  records: Sequence[dict],
+  published_orders: Mapping[str, str] | None = None,
+  is_only_grid: bool = True,
 ) -> Table:
-  """The exponents of every layer of one grid, over all lengths and between the two longest.
+  """A table of growth exponents of time and memory for all layers of one timing grid.
 
   Args:
-    records: the repetitions of one grid, of two lengths at least.
-    orders: what a paper says of a layer, as it is to be shown.
-    alone: whether the title needs no more to tell it from another grid's.
+    records: the repetitions of one grid, with at least two lengths.
+    published_orders: the published order of growth of a layer, such as O(n²), by its name.
+    is_only_grid: whether there is a single grid, so that the title needs no distinction.
+
+  Returns:
+    The exponents over all lengths and between the two longest lengths.
 
   """
   run = records[0]['run']
   lengths, last = run['lengths'], sorted(run['lengths'])[-2:]
-  ends = [lengths.index(length) for length in last]
+  last_indices = [lengths.index(length) for length in last]
   columns, rows = ['layer'], [[layer] for layer in run['layers']]
-  if orders:
-    columns.append('as published')
+  if published_orders:
+    columns.append('published complexity')
     for row in rows:
-      row.append(orders.get(row[0]))
+      row.append(published_orders.get(row[0]))
   for measure in MEASURES:
     columns += [measure.name, f'{measure.name}, {last[0]} to {last[-1]}']
-    sample = times.samples(records, measure)
-    room = run['generated'] if measure == times.STATE else 0
-    grid = [length + room for length in lengths]
-    for row, rounds in zip(rows, np.moveaxis(sample, 1, 0), strict=True):
-      grown = rounds * lengths if measure.shared else rounds
+    samples = times.stack_measurements(records, measure)
+    extra = run['generated'] if measure == times.STATE else 0
+    sizes = [length + extra for length in lengths]
+    for row, rounds in zip(rows, np.moveaxis(samples, 1, 0), strict=True):
+      values = rounds * lengths if measure.shared else rounds
       row += [
-        exponent(grid, grown), exponent([grid[i] for i in ends], grown[:, ends], whole=True)]
+        fit_growth_exponent(sizes, values),
+        fit_growth_exponent([sizes[i] for i in last_indices], values[:, last_indices],
+                     requires_all_lengths=True)]
+  workload = times.describe_workload(run, 'train', 'generate')
   caption = (
-    f'Exponents p of n^p, in the length n, for a sequence in a training step, and for a token that '
-    f'is generated at position n; over all lengths from {min(lengths)} to {last[-1]} that were '
-    f'measured, and between the two longest. '
-    f'{times.setting(run, times.work(run, "train", "generate"))}; slopes of medians with 95 % '
-    f'intervals (rounds: {run["rounds"]}, repetitions: {len(records)}); bytes are exact: temporary '
-    f'memory that the compiled step plans, and the state of generation with the room that it has.'
-    f'{times.out_of_memory(records, "train", "generate")}'
+    f'Exponents p of costs that grow as n^p with the sequence length n, for one sequence in a '
+    f'training step and for one token that is generated at position n. They are fitted over all '
+    f'measured lengths from {min(lengths)} to {last[-1]}, and between the two longest lengths. '
+    f'{times.describe_timing_setup(run, workload)}; slopes of medians with 95 % intervals (rounds: '
+    f'{run["rounds"]}, repetitions: {len(records)}). Bytes are exact, and are those of the '
+    f'temporary memory that the compiler plans for a training step, and those of the decoding '
+    f'state at its capacity.'
+    f'{times.describe_out_of_memory(records, "train", "generate")}'
   )
-  return Table(times.title('Measured exponents', records, alone), columns, rows, caption)
+  title = times.append_tokens_and_device(
+    'Measured exponents of growth with length', records, is_only_grid)
+  return Table(title, columns, rows, caption)
 
 
-def exponent(
-  lengths: Sequence[float], rounds: 'np.ndarray', whole: bool = False
+def fit_growth_exponent(
+  lengths: Sequence[float], values: 'np.ndarray', requires_all_lengths: bool = False
 ) -> Interval | None:
-  """Exponent p of values ~ length^p from values [rounds, lengths]; NaN: not measured.
+  """Fits the exponent p of measured times or bytes that grow as length^p.
 
-  It is fitted to the lengths that were measured, or to all or none if it is to be `whole`; None:
-  there are not two.
+  Args:
+    lengths: the lengths.
+    values: times or bytes [rounds, lengths], NaN where a value was not measured.
+    requires_all_lengths: whether all lengths must have been measured.
+
+  Returns:
+    The exponent, or None if fewer than two lengths were measured.
+
   """
-  known = ~np.all(np.isnan(rounds), axis=0)
-  if np.sum(known) < 2 or (whole and not np.all(known)):
+  known = ~np.all(np.isnan(values), axis=0)
+  if np.sum(known) < 2 or (requires_all_lengths and not np.all(known)):
     return None
-  complete = rounds[:, known][~np.any(np.isnan(rounds[:, known]), axis=1)]
+  complete = values[:, known][~np.any(np.isnan(values[:, known]), axis=1)]
   if not len(complete):
     return None
-  found = growth_exponent(np.asarray(lengths)[known], complete)
-  # Least squares leave a last digit of what does not grow at all.
-  return found if found.known else found._replace(mean=round(found.mean, 12))
+  exponent = growth_exponent(np.asarray(lengths)[known], complete)
+  # Rounding removes the error of least squares, so that constant bytes have an exponent of 0.
+  if exponent.has_bounds:
+    return exponent
+  return exponent._replace(estimate=round(exponent.estimate, 12))

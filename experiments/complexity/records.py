@@ -1,48 +1,63 @@
-"""What the records of counted layers must have."""
+"""The schema of the records that hold the operation counts of a layer."""
 
-from experiments.lab.results.measured import FIELD, SIZE
-from experiments.lab.results.schema import Choice, Fields, Kind, Law, List, Maybe, Text, Whole
+from experiments.lab.results.schema import (
+  Choice,
+  Constraint,
+  Fields,
+  Integer,
+  ListOf,
+  Nullable,
+  RecordKind,
+  Text,
+)
+from experiments.lab.results.timing_schema import FIELD, SIZE
 
 PHASES = ('forward', 'train', 'generate')
 COUNT = Fields({
   'phase': Choice(PHASES), 'length': SIZE, 'width': SIZE, 'option': FIELD,
   **dict.fromkeys(
-    ('products', 'elementwise', 'bytes', 'depth', 'logarithmic_depth', 'state_bytes'), Whole()),
+    ('products', 'elementwise', 'bytes', 'depth', 'logarithmic_depth', 'state_bytes'), Integer()),
 })
 
 
-def counted_along(run: dict, result: dict) -> bool:
-  """Whether each phase is counted at two lengths at least, at the first width and own option."""
-  own = result['option'] and result['option']['value']
+def has_counts_at_two_lengths(run: dict, result: dict) -> bool:
+  """Whether each phase is counted at two lengths or more, so that a law can be fitted.
+
+  Only counts at the first width and the original kernel or window size are considered.
+  """
+  option = result['option'] and result['option']['value']
   lengths = {phase: {
     count['length'] for count in result['counts']
-    if (count['phase'], count['width'], count['option']) == (phase, run['widths'][0], own)
+    if (count['phase'], count['width'], count['option']) == (phase, run['widths'][0], option)
   } for phase in PHASES}
-  return all(len(known) > 1 for known in lengths.values())
+  return all(len(counted) > 1 for counted in lengths.values())
 
 
-def same_option(run: dict, result: dict) -> bool:
-  """Whether counts have an option exactly if the layer has one."""
+def count_options_agree_with_layer(run: dict, result: dict) -> bool:
+  """Whether all counts state a kernel or window size if the layer has one, and none otherwise."""
   return all((count['option'] is None) == (result['option'] is None) for count in result['counts'])
 
 
-def paths_along(run: dict, result: dict) -> bool:
-  """Whether paths are counted at two lengths at least."""
+def has_path_lengths_at_two_lengths(run: dict, result: dict) -> bool:
+  """Whether the result has path lengths for two sequence lengths or more."""
   return len({path['length'] for path in result['paths']}) > 1
 
 
-COUNTING = Kind(
+COUNTING = RecordKind(
   'platform',
-  Fields({'layer': Text(), 'platform': Text(), 'widths': List(SIZE, 1)}),
+  Fields({'layer': Text(), 'platform': Text(), 'widths': ListOf(SIZE, 1)}),
   Fields({
-    'option': Maybe(Fields({'name': Text(), 'value': SIZE})), 'receptive_field': FIELD,
-    'counts': List(COUNT),
-    'paths': List(Fields({'length': SIZE, 'layers': Whole(), 'operations': Maybe(Whole())})),
+    'option': Nullable(Fields({'name': Text(), 'value': SIZE})), 'receptive_field': FIELD,
+    'counts': ListOf(COUNT),
+    'paths': ListOf(Fields({
+      'length': SIZE, 'layers': Integer(), 'operations': Nullable(Integer()),
+    })),
   }),
   (
-    Law('each phase is counted at two lengths or more', counted_along),
-    Law('counts have the option that the layer has', same_option),
-    Law('paths are counted at two lengths or more', paths_along),
+    Constraint('each phase is counted at two lengths or more', has_counts_at_two_lengths),
+    Constraint('the option of each count is null if and only if that of the layer is null',
+               count_options_agree_with_layer),
+    Constraint('path lengths are computed at two lengths or more', has_path_lengths_at_two_lengths),
   ),
-  cells=('experiments.complexity.counting',),
+  modules=('experiments.complexity.layer_counts',),
 )

@@ -1,15 +1,17 @@
-"""Table 1, measured: complexity, sequential operations and path length of every layer.
+"""Complexity, sequential operations and path length of every layer, as in Table 1 of the paper.
 
   python -m experiments.complexity --preset=quick --runs=runs/quick
 
-Counted, from the programs themselves and therefore the same on every device: how many operations a
-layer takes to read n tokens at width d, how many of them must follow one another, and how many lie
-between two positions that are far apart; for training and for generating a token, too. A law is
-found where the counts follow one exactly, and stands beside what the paper says. Measured, on this
-device: how time and memory grow with length, and at which length one layer overtakes another.
+The study counts operations from the traced programs of a layer, so that the counts are the same on
+every device. It counts the operations of a layer for n tokens at width d, the operations on the
+longest chain of dependent operations, and the maximum path length between two positions. The first
+two are also counted for training and for generating a token. Where the counts follow a growth law
+exactly, the law is shown beside the published order (Vaswani et al. 2017). The study also measures,
+on this device, the growth of time and memory with the sequence length, and the length from which
+one layer becomes cheaper than another.
 
-Layers have forms. Those that are counted first are made for many processors, with short chains of
-operations; those for a CPU, where the least work wins, stand beside them.
+Many layers have two implementations. The implementation for an accelerator has short chains of
+operations that run on many processors. The implementation for a CPU has fewer operations.
 """
 
 import dataclasses
@@ -22,12 +24,12 @@ from experiments.complexity.records import COUNTING
 from experiments.complexity.tables import report
 from experiments.lab.launch import flags
 from experiments.lab.launch.study import Study
-from experiments.lab.results.measured import GENERATING
+from experiments.lab.results.timing_schema import GENERATING
 
 
 @dataclasses.dataclass(frozen=True)
 class ComplexityPreset:
-  """Sizes to count at, and to measure at; no layers: the whole catalogue, the paper's first."""
+  """Sizes of counted and timed programs, and the layer specs, where () selects all layers."""
 
   counted_lengths: tuple[int, ...]
   widths: tuple[int, ...]
@@ -40,25 +42,25 @@ class ComplexityPreset:
   layers: tuple[str, ...] = ()
 
 
-LENGTHS = (512, 1024, 2048, 4096)  # powers of two, so that logarithms are whole
+LENGTHS = (512, 1024, 2048, 4096)  # powers of two, whose logarithms are integers
 WIDTHS = (64, 128, 256)
 PATHS = (64, 128, 256, 512)
 
 PRESETS = {
-  # Every line that `paper` goes through, in the least time.
+  # The smoke preset runs all code of the paper preset at the smallest sizes.
   'smoke': ComplexityPreset(
     layers=('attention', 'lstm', 'convolution'), counted_lengths=(8, 16, 32, 64),
     widths=(8, 16, 32), path_lengths=(4, 8, 16), lengths=(8, 12), tokens=48, sequences=2,
     generated=8,
     settings={'width': 8, 'depth': 1, 'steps': 2, 'seeds': (0, 1), 'match': 'none'},
   ),
-  # For two CPU cores.
+  # The quick preset is for two CPU cores.
   'quick': ComplexityPreset(
     counted_lengths=LENGTHS, widths=WIDTHS, path_lengths=PATHS, lengths=(64, 256, 1024, 4096),
     tokens=4096, sequences=4, generated=32,
     settings={'width': 64, 'depth': 1, 'steps': 7, 'seeds': (0,), 'match': 'none'},
   ),
-  # Sizes that fill a GPU or a TPU.
+  # The paper preset has sizes that fully occupy a GPU or a TPU.
   'paper': ComplexityPreset(
     counted_lengths=LENGTHS, widths=WIDTHS, path_lengths=PATHS,
     lengths=(128, 256, 512, 1024, 2048, 4096, 8192, 16384), tokens=65536, sequences=16,
@@ -71,19 +73,19 @@ PRESETS = {
 }
 
 
-def define(presets) -> None:
-  """The study's flags."""
-  flags.define_study(
+def define_flags(presets) -> None:
+  flags.define_study_flags(
     presets,
-    steps='Timed rounds of a repetition; --seeds is how many repetitions there are.',
-    lengths="Sequence lengths to measure at, instead of the preset's.",
+    steps_help='Number of timed rounds per repetition; there is one repetition per seed.',
+    lengths_help='Sequence lengths at which programs are timed, instead of those of the preset.',
   )
-  flags.define_workers()
-  absl_flags.DEFINE_boolean('measure', True, 'Measure on this device, besides counting.')
+  flags.define_workers_flag()
+  absl_flags.DEFINE_boolean(
+    'measure', True, 'Measure times and memory on this device, in addition to counting operations.')
 
 
-# One device, so that all cores of a CPU work for it.
+# The study uses one device, so that a CPU is not split into several devices.
 STUDY = Study(
-  'complexity', __doc__, PRESETS, report, CLAIMS, CONTROLS, define,
+  'complexity', __doc__, PRESETS, report, CLAIMS, CONTROLS, define_flags,
   cells='experiments.complexity.cells', kinds=(COUNTING, GENERATING), devices=1,
 )

@@ -1,13 +1,14 @@
-"""What the paper says of each layer in Table 1, and in which forms layers are counted beside it."""
+"""Published complexity of layers (Table 1 of Vaswani et al., 2017) and the counted layers."""
 
-FORMS = {'gpu': 'for an accelerator', 'cpu': 'for a CPU'}
-# Layers that choose a form by the length, in one that suits what the paper counts.
-COUNTED = {
+IMPLEMENTATIONS = {'gpu': 'for an accelerator', 'cpu': 'for a CPU'}
+# The option `form` fixes the implementation, which otherwise depends on the sequence length.
+COUNTED = {  # with the implementation that the paper describes
   'attention': 'attention(form=naive)',
   'sliding_window': 'sliding_window(form=banded)',
   'interleave': 'interleave(rglru, rglru, sliding_window(form=banded))',
 }
-# Vaswani et al. 2017, Table 1, and the sentences after it on contiguous and dilated kernels.
+# Each row states layer type, complexity per layer, sequential operations, maximum path length.
+# The path lengths of contiguous and dilated kernels are stated in the text below Table 1.
 PAPER = {
   'attention': ('Self-Attention', 'O(n² · d)', 'O(1)', 'O(1)'),
   'elman': ('Recurrent', 'O(n · d²)', 'O(n)', 'O(n)'),

@@ -1,26 +1,26 @@
-"""Tables of what was counted and measured, and the maps of who overtakes whom."""
+"""The report of the study, with tables of counts and times and heat maps of crossovers."""
 
 from collections.abc import Sequence
 
-from experiments.complexity import counts, crossovers, exponents
-from experiments.complexity.table_1 import COUNTED, FORMS, PAPER, SYMBOLS
+from experiments.complexity import count_tables, crossovers, exponents
+from experiments.complexity.table_1 import COUNTED, IMPLEMENTATIONS, PAPER, SYMBOLS
 from experiments.lab.results import times
 
 
 def report(records: Sequence[dict]):
-  """Tables of what was counted and measured, and the maps of who overtakes whom."""
+  """Returns the tables and figures of all finished counts and of each grid of timed cells."""
   counted = [r for r in records if 'platform' in r['run'] and r['status'] == 'finished']
-  timed = times.grids(filter(times.is_timed, records))
-  tables, panels, alone = [], [], len(timed) == 1
+  timed = times.group_repetitions(filter(times.is_timed, records))
+  tables, panels, is_only_grid = [], [], len(timed) == 1
   if counted:
-    names = {counting: name for name, counting in COUNTED.items()}
-    tables += counts.tables(counted, names, PAPER, FORMS, SYMBOLS)
-    panels += counts.panels(counted, names, FORMS)
+    names = {counted_form: name for name, counted_form in COUNTED.items()}
+    tables += count_tables.operation_tables(counted, names, PAPER, IMPLEMENTATIONS, SYMBOLS)
+    panels += count_tables.operation_panels(counted, names, IMPLEMENTATIONS)
   for grid in timed:
-    orders = {name: said[1] for name, said in PAPER.items()}
+    orders = {name: published[1] for name, published in PAPER.items()}
     if len(grid[0]['run']['lengths']) > 1:
-      tables.append(exponents.table(grid, orders, alone))
+      tables.append(exponents.exponent_table(grid, orders, is_only_grid))
     if len(grid[0]['run']['layers']) > 1:
-      tables.append(crossovers.sentences(grid, alone))
-      panels += crossovers.panels(grid, alone)
+      tables.append(crossovers.crossover_table(grid, is_only_grid))
+      panels += crossovers.crossover_heat_maps(grid, is_only_grid)
   return tables, panels

@@ -1,1 +1,1 @@
-"""The command that takes others' checkpoints over."""
+"""Conversion of published language-model checkpoints."""

@@ -1,19 +1,20 @@
-"""Checkpoints as Hugging Face keeps them: a folder with a config.json and tensors in safetensors.
+"""Checkpoints in the format of Hugging Face, a config.json with tensors in safetensors files.
 
-Both are read to the last entry. A field of the config is taken; or it can change no logit, since
-its value switches nothing on (false, null, empty) or since `transformers` does not read it
-(`IGNORED`); or it is refused by name. A tensor is taken, once and of its shape, or refused. So a
-model that is returned computes what `transformers` does, or one line says what is not known here.
+All fields of the config and all tensors are accounted for. A field of the config is either used, or
+it cannot change a logit, or it is refused by name. It cannot change a logit if its value enables
+nothing (false, null, empty), or if `transformers` does not read it (`IGNORED_FIELDS`). A tensor is
+either used once with its expected shape, or refused. A returned model therefore computes the same
+function as in `transformers`, and otherwise an error of one line names what is not supported.
 
-Dropout is a matter of training, and is not taken over. Parameters become float32, which holds all
-that float16 and bfloat16 can say.
+Dropout affects only training and is not converted. Parameters become float32, which represents all
+values of float16 and bfloat16 exactly.
 """
 
 import json
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,27 +27,28 @@ from experiments.lab.weights.safetensors import Archive
 from transformer.block import Block
 from transformer.layer import SequenceLayer
 from transformer.model import DecoderOnly
-from transformer.options import suits
+from transformer.options import check_width
 from transformer.stack import Stack
 
-WHOLE, INDEX = 'model.safetensors', 'model.safetensors.index.json'
-CONFIG, GENERATION = 'config.json', 'generation_config.json'
+SINGLE_FILE, INDEX = 'model.safetensors', 'model.safetensors.index.json'
+CONFIG, GENERATION_CONFIG = 'config.json', 'generation_config.json'
 TOKENIZER = 'tokenizer.json'
 FLOATS = ('float32', 'bfloat16', 'float16')
-EMPTY = ('', [], {})
-SHOWN = 100  # the most characters of a value that an error repeats
-LARGEST = 2**31 - 1  # of the whole numbers: sizes are counted in int32
-HIGHEST = 1e18  # of the reals: float32 has the square of it
-IGNORED = frozenset((  # what transformers does not read when it computes logits
-  # where the checkpoint comes from, and code of its own, which runs only if that is asked for
+EMPTY_VALUES = ('', [], {})
+MAX_SHOWN_CHARACTERS = 100  # of a value that an error message repeats
+MAX_INTEGER = 2**31 - 1  # sizes are counted in int32
+MAX_FLOAT = 1e18  # float32 can represent the square of this number
+# Config fields that do not affect the logits in transformers, grouped by purpose.
+IGNORED_FIELDS = frozenset((
+  # These fields state the origin of the checkpoint, or custom code that is off by default.
   '_from_model_config', '_name_or_path', 'architectures', 'auto_map', 'dtype', 'finetuned',
   'finetuning_task', 'is_llama_config', 'tokenizer_class', 'torch_dtype',
   'transformers.js_config', 'transformers_version', 'unsloth_fixed', 'unsloth_version',
-  # how it is trained, and how long texts were then
+  # These fields are settings of training, such as the length of the training texts.
   'attention_dropout', 'attn_pdrop', 'classifier_dropout', 'embd_pdrop', 'gradient_checkpointing',
   'hidden_dropout', 'initializer_range', 'max_sequence_length', 'model_max_length', 'n_ctx',
   'neftune_noise_alpha', 'pretraining_tp', 'resid_pdrop', 'seq_length',
-  # which tokens mean what, and how answers are written
+  # These fields define special tokens and the settings of text generation.
   'bad_words_ids', 'begin_suppress_tokens', 'bos_token_id', 'decoder_start_token_id',
   'diversity_penalty', 'do_sample', 'early_stopping', 'encoder_no_repeat_ngram_size',
   'eos_token_id', 'exponential_decay_length_penalty', 'forced_bos_token_id',
@@ -54,14 +56,14 @@ IGNORED = frozenset((  # what transformers does not read when it computes logits
   'no_repeat_ngram_size', 'num_beam_groups', 'num_beams', 'num_return_sequences', 'pad_token_id',
   'prefix', 'repetition_penalty', 'sep_token_id', 'suppress_tokens', 'task_specific_params',
   'temperature', 'top_k', 'top_p', 'typical_p',
-  # what is returned
+  # These fields determine which values a forward pass returns.
   'keys_to_ignore_at_inference', 'output_attentions', 'output_hidden_states', 'output_past',
   'output_scores', 'return_dict', 'return_dict_in_generate', 'use_cache',
-  # how it is computed, to the same numbers
+  # These fields choose between implementations that compute the same result.
   '_attn_implementation', '_attn_implementation_autoset', '_attn_implementation_internal',
   '_flash_attn_2_enabled', 'chunk_size_feed_forward', 'reorder_and_upcast_attn',
   'remove_invalid_values', 'tf_legacy_loss', 'torchscript', 'use_bfloat16',
-  # other heads than that of a language model, and its place in a model of two halves
+  # These fields configure classification heads and encoder-decoder models.
   '_num_labels', 'id2label', 'is_decoder', 'label2id', 'n_special', 'num_labels',
   'predict_special_tokens', 'problem_type', 'summary_activation', 'summary_first_dropout',
   'summary_last_dropout', 'summary_proj_to_labels', 'summary_type', 'summary_use_proj',
@@ -70,109 +72,156 @@ IGNORED = frozenset((  # what transformers does not read when it computes logits
 
 
 class Config:
-  """Fields that are to be taken one by one; `finish` refuses those that nobody knew."""
+  """Config that removes each field when it is used, so that unused fields can be detected."""
 
-  def __init__(self, fields: dict[str, Any], place: str):
-    self.place = place
+  def __init__(self, fields: dict[str, Any], location: str):
+    self.location = location
     self._fields = dict(fields)
 
-  def assume(self, defaults: Mapping[str, Any]) -> None:
-    """What holds where a field is left out; one that is null is not."""
+  def set_defaults(self, defaults: Mapping[str, Any]) -> None:
+    """Sets the values of fields that the config omits, but not of fields that are null."""
     self._fields = {**defaults, **self._fields}
 
-  def take(self, name: str, default: Any = None) -> Any:
-    """A field as it is; `default` where it is null or left out, an error where that is None."""
+  def take_field(self, name: str, default: Any = None) -> Any:
+    """Removes a field and returns its value, or the default if it is null or omitted.
+
+    Without a default, such a field is a BadInput.
+    """
     value = self._fields.pop(name, None)
     if value is None and default is None:
-      raise BadInput(f'{self.place} lacks {name}')
+      raise BadInput(f'{self.location} lacks the field {name}')
     return default if value is None else value
 
-  def whole(self, name: str, default: int | None = None) -> int:
-    """A whole number above 0."""
-    return self._above_0(name, int, default, LARGEST)
+  def take_positive_integer(self, name: str, default: int | None = None) -> int:
+    """Removes a field and returns its value, a positive integer."""
+    return self._take_positive_number(name, int, default, MAX_INTEGER)
 
-  def real(self, name: str, default: float | None = None) -> float:
-    """A number above 0 with which float32 can compute."""
-    return float(self._above_0(name, int | float, default, HIGHEST))
+  def take_positive_float(self, name: str, default: float | None = None) -> float:
+    """Removes a field and returns its value, a positive number that float32 can represent."""
+    return float(self._take_positive_number(name, int | float, default, MAX_FLOAT))
 
-  def choice(self, name: str, choices: Iterable[Any], default: Any = None) -> Any:
-    """One of the choices."""
-    value, choices = self.take(name, default), tuple(choices)
+  def take_choice(self, name: str, choices: Iterable[Any], default: Any = None) -> Any:
+    """Removes a field and returns its value, which must be among the choices.
+
+    Args:
+      name: Name of the field.
+      choices: Supported values.
+      default: Value of an omitted field, or None if the field is required.
+
+    Returns:
+      The value.
+
+    Raises:
+      BadInput: The value is not among the choices.
+
+    """
+    value, choices = self.take_field(name, default), tuple(choices)
     if not any(isinstance(value, bool) == isinstance(choice, bool) and value == choice
-               for choice in choices):  # 1 is 1.0, but not true
-      raise self.refused(name, value, choices)
+               for choice in choices):  # 1 equals 1.0, but does not stand for true
+      raise self.unsupported_value_error(name, value, choices)
     return value
 
-  def only(self, **values) -> None:
-    """Refuses fields with other values than these."""
-    for name, value in values.items():
-      self.choice(name, (value,), value)
+  def require_field_values(self, required_values: Mapping[str, Any]) -> None:
+    """Removes fields, and raises a BadInput if a field differs from the required value."""
+    for name, value in required_values.items():
+      self.take_choice(name, (value,), value)
 
-  def inner(self, *names: str) -> 'Config':
-    """The fields of the first of these fields that is not empty; each is an object or null."""
-    values = {name: self.take(name, {}) for name in names}
+  def take_first_nonempty_object(self, names: Sequence[str]) -> 'Config':
+    """Removes the named fields, and returns the first nonempty JSON object of them as a Config."""
+    values = {name: self.take_field(name, {}) for name in names}
     for name, value in values.items():
       if not isinstance(value, dict):
-        raise self.refused(name, value)
+        raise self.unsupported_value_error(name, value)
     name = next((name for name, value in values.items() if value), names[0])
-    return Config(values[name], f'{self.place}, {name}')
+    return Config(values[name], f'{self.location}, {name}')
 
-  def refused(self, name: str, value: Any, choices: Iterable[Any] = ()) -> BadInput:
-    """The error for a field with a value that is not known, or is none of the choices."""
-    right = f'; there is {" or ".join(map(json.dumps, choices))}' if choices else ''
-    name = _shown(name)[1:-1]
-    return BadInput(f'{self.place}: {name} = {_shown(value)} cannot be taken over{right}')
+  def unsupported_value_error(self, name: str, value: Any, choices: Iterable[Any] = ()) -> BadInput:
+    """Creates the BadInput for a config field whose value is not supported.
 
-  def finish(self) -> None:
-    """Refuses what is left, unless it can change no logit."""
+    Args:
+      name: Name of the field.
+      value: Its value.
+      choices: Supported values, if they can be listed.
+
+    Returns:
+      The error, to be raised by the caller.
+
+    """
+    supported = f' (supported: {" or ".join(map(json.dumps, choices))})' if choices else ''
+    name = _abbreviated_json(name)[1:-1]
+    return BadInput(
+      f'{self.location}: {name} = {_abbreviated_json(value)} is not supported{supported}')
+
+  def reject_unused_fields(self) -> None:
+    """Raises a BadInput if an unused field of the config could change the logits."""
     for name, value in self._fields.items():
-      if name not in IGNORED and value is not None and value is not False and value not in EMPTY:
-        raise self.refused(name, value)
+      enables_nothing = value is None or value is False or value in EMPTY_VALUES
+      if name not in IGNORED_FIELDS and not enables_nothing:
+        raise self.unsupported_value_error(name, value)
 
-  def _above_0(self, name: str, kind: type, default: float | None, most: float) -> Any:
-    value = self.take(name, default)
+  def _take_positive_number(
+    self, name: str, number_type: type, default: float | None, maximum: float
+  ) -> Any:
+    value = self.take_field(name, default)
     if value is default:
       return value
-    if isinstance(value, bool) or not isinstance(value, kind) or not 0 < value <= most:
-      raise self.refused(name, value)
+    if isinstance(value, bool) or not isinstance(value, number_type) or not 0 < value <= maximum:
+      raise self.unsupported_value_error(name, value)
     return value
 
 
 class Tensors:
-  """Tensors of one file or of many, by name without a prefix, each to be taken once."""
+  """Tensors of a checkpoint, each removed when it is used, so that unused ones are detected."""
 
   def __init__(self, folder: pathlib.Path, prefix: str):
     self.folder = folder
-    self._archives = {}  # name without the prefix -> where it is, and its name there
-    for archive in _archives(folder):
+    self._archives = {}  # name without the prefix -> archive and name with the prefix
+    for archive in _open_archives(folder):
       for name in archive.names:
         if (short := name.removeprefix(prefix)) in self._archives:
-          raise BadInput(f'{folder} has two tensors {short!r}')
+          raise BadInput(f'{folder} has two tensors with the name {short!r}')
         self._archives[short] = archive, name
 
   def __contains__(self, name: str) -> bool:
     return name in self._archives
 
-  def take(self, name: str, *shape: int) -> np.ndarray:
-    """A tensor of this shape, as float32."""
+  def take_tensor(self, name: str, *shape: int) -> np.ndarray:
+    """Removes a tensor of the given shape from the unused tensors, and returns it as float32."""
     if name not in self._archives:
       raise BadInput(f'{self.folder} lacks the tensor {name!r}')
-    archive, full = self._archives.pop(name)
-    return archive.read(full, shape, FLOATS).astype(np.float32)
+    archive, stored_name = self._archives.pop(name)
+    return archive.read_tensor(stored_name, shape, FLOATS).astype(np.float32)
 
-  def finish(self, computed: str) -> None:
-    """Refuses what is left, unless its name matches the pattern."""
-    for name, (archive, full) in sorted(self._archives.items()):
-      if not re.fullmatch(computed, name):
-        raise BadInput(f'{archive.path} has an unexpected tensor {full!r}')
+  def reject_unused_tensors(self, ignored_pattern: str) -> None:
+    """Raises a BadInput for an unused tensor whose name does not match the ignored pattern."""
+    for name, (archive, stored_name) in sorted(self._archives.items()):
+      if not re.fullmatch(ignored_pattern, name):
+        raise BadInput(f'{archive.path} has an unexpected tensor {stored_name!r}')
 
 
-def decoder(
+def build_decoder(
   vocabulary: int, width: int, depth: int, attention: SequenceLayer, feedforward: SequenceLayer,
   normalization: nn.Module, tied: bool,
 ) -> DecoderOnly:
-  """The expression of a pre-norm language model; a ValueError where its parts do not suit."""
-  suits(attention, width)
+  """Builds a pre-norm, decoder-only language model from its layers and sizes.
+
+  Args:
+    vocabulary: Number of token ids V.
+    width: Channels D of the residual stream.
+    depth: Number of pairs of an attention block and a feed-forward block.
+    attention: Attention layer.
+    feedforward: Feed-forward layer.
+    normalization: Norm before each layer and before the head.
+    tied: Whether the head uses the transposed embedding.
+
+  Returns:
+    The model.
+
+  Raises:
+    ValueError: The width is not a multiple of what the attention layer requires.
+
+  """
+  check_width(attention, width)
   return DecoderOnly(
     embedding=nn.Embed(vocabulary, width),
     stack=Stack(
@@ -183,100 +232,127 @@ def decoder(
   )
 
 
-def head(tensors: Tensors, model: DecoderOnly, embedding: np.ndarray) -> dict[str, Any]:
-  """The parameters of the head, under its name; a head that is tied has none."""
+def take_head_parameters(
+  tensors: Tensors, model: DecoderOnly, embedding: np.ndarray
+) -> dict[str, Any]:
+  """Removes the output projection from the unused tensors, and returns its parameters.
+
+  Args:
+    tensors: Tensors of the checkpoint.
+    model: Model that the config describes.
+    embedding: Embedding [V, D].
+
+  Returns:
+    The parameters under the name of the head, or nothing if the head is tied.
+
+  Raises:
+    BadInput: The head is tied, but the checkpoint has a head that differs from the embedding.
+
+  """
   name = 'lm_head.weight'
   if model.head is not None:
-    return {'head': {'kernel': tensors.take(name, *embedding.shape).T}}
-  if name in tensors and not np.array_equal(tensors.take(name, *embedding.shape), embedding):
-    raise BadInput(f'{tensors.folder}: {name!r} is to be tied to the embedding, but it differs')
+    return {'head': {'kernel': tensors.take_tensor(name, *embedding.shape).T}}
+  if name in tensors and not np.array_equal(
+      tensors.take_tensor(name, *embedding.shape), embedding):
+    raise BadInput(
+      f'{tensors.folder}: {name!r} differs from the embedding, although the config ties the two')
   return {}
 
 
-def load(
-  folder: str | os.PathLike, model_of: Callable[[Config], DecoderOnly],
-  parameters_of: Callable[[Tensors, DecoderOnly], dict], prefix: str, computed: str,
+def load_checkpoint(
+  folder: str | os.PathLike, build_model: Callable[[Config], DecoderOnly],
+  convert_parameters: Callable[[Tensors, DecoderOnly], dict], prefix: str, ignored_pattern: str,
 ) -> tuple[DecoderOnly, dict]:
-  """A model's expression and its parameters, when all of both was checked; else BadInput.
+  """Loads a model and its parameters, and rejects unused config fields and tensors.
 
   Args:
-    folder: where config.json and the tensors are.
-    model_of: the expression for a config.
-    parameters_of: its parameters, by the names of its parts.
-    prefix: what the names of tensors may start with.
-    computed: a pattern of the tensors that are not learnt, and are left alone.
+    folder: Folder of config.json and the tensors.
+    build_model: Builds the model from its config.
+    convert_parameters: Converts the tensors into the parameters of the model.
+    prefix: Prefix that the names of tensors may have.
+    ignored_pattern: Regular expression for names of tensors that are not parameters.
+
+  Returns:
+    The model, and its variables {'params': ...}.
+
+  Raises:
+    BadInput: A field or a tensor is not supported, missing or damaged.
 
   """
   folder = pathlib.Path(folder)
-  model = described(read_config(folder), model_of)
+  model = model_from_config(read_config(folder), build_model)
   tensors = Tensors(folder, prefix)
-  parameters = parameters_of(tensors, model)
-  tensors.finish(computed)
+  parameters = convert_parameters(tensors, model)
+  tensors.reject_unused_tensors(ignored_pattern)
   return model, jax.tree.map(jnp.asarray, {'params': parameters})
 
 
-def described(config: Config, model_of: Callable[[Config], DecoderOnly]) -> DecoderOnly:
-  """The expression for a config of which nothing is left over; else BadInput."""
+def model_from_config(config: Config, build_model: Callable[[Config], DecoderOnly]) -> DecoderOnly:
+  """Builds a model from a config, and raises a BadInput for an invalid or unused field."""
   try:
-    model = model_of(config)
+    model = build_model(config)
   except BadInput:
     raise
-  except ValueError as error:  # such as a width that the heads do not share
-    raise BadInput(f'{config.place}: {error}') from None
-  config.finish()
+  except ValueError as error:  # such as a width that is not a multiple of the number of heads
+    raise BadInput(f'{config.location}: {error}') from None
+  config.reject_unused_fields()
   return model
 
 
 def read_config(folder: pathlib.Path, name: str = CONFIG) -> Config:
-  """What the folder's config.json says, or another file of its kind."""
+  """Reads a JSON file in a folder, by default config.json, as a Config."""
   path = folder / name
-  return Config(_read_json(path), str(path))
+  return Config(_read_json_object(path), str(path))
 
 
-def ends(folder: str | os.PathLike) -> tuple[int, ...]:
-  """The tokens that end an answer, as generation_config.json names them, or else config.json."""
+def read_end_tokens(folder: str | os.PathLike) -> tuple[int, ...]:
+  """Returns the ids of the tokens after which generation stops.
+
+  They are the eos_token_id of generation_config.json or, if it has none, of config.json.
+  """
   folder = pathlib.Path(folder)
-  for name in (GENERATION, CONFIG):
+  for name in (GENERATION_CONFIG, CONFIG):
     if name == CONFIG or (folder / name).exists():
       config = read_config(folder, name)
-      value = config.take('eos_token_id', [])
+      value = config.take_field('eos_token_id', [])
       tokens = value if isinstance(value, list) else [value]
-      if not all(type(token) is int and abs(token) <= LARGEST for token in tokens):
-        raise config.refused('eos_token_id', value)
+      if not all(type(token) is int and abs(token) <= MAX_INTEGER for token in tokens):
+        raise config.unsupported_value_error('eos_token_id', value)
       if tokens:
         return tuple(tokens)
   return ()
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
+def _read_json_object(path: pathlib.Path) -> dict[str, Any]:
   try:
     content = json.loads(path.read_text(encoding='utf-8'))
   except OSError as error:
     raise BadInput(f'cannot read {path}: {error.strerror}') from None
   except (ValueError, RecursionError):
-    raise BadInput(f'{path} is not JSON in UTF-8') from None
+    raise BadInput(f'{path} is not a JSON file in UTF-8') from None
   if not isinstance(content, dict):
-    raise BadInput(f'{path} is not a JSON object')
+    raise BadInput(f'{path} does not contain a JSON object')
   return content
 
 
-def _shown(value: Any) -> str:
-  """A JSON value in one line, cut where it is long."""
+def _abbreviated_json(value: Any) -> str:
+  """Returns a value as JSON text, truncated if it is long."""
   text = json.dumps(value)
-  return text if len(text) <= SHOWN else f'{text[:SHOWN]}...'
+  return text if len(text) <= MAX_SHOWN_CHARACTERS else f'{text[:MAX_SHOWN_CHARACTERS]}...'
 
 
-def _archives(folder: pathlib.Path) -> list[Archive]:
-  """The files that hold the tensors; where there are many, an index says which holds what."""
+def _open_archives(folder: pathlib.Path) -> list[Archive]:
+  """Opens model.safetensors, or the files that model.safetensors.index.json lists."""
   if not (folder / INDEX).exists():
-    if not (folder / WHOLE).exists():
-      raise BadInput(f'{folder} has no {WHOLE}; other formats are not read')
-    return [Archive(folder / WHOLE, of_others=True)]
-  places = _read_json(folder / INDEX).get('weight_map')
-  if not isinstance(places, dict) or not all(
-      isinstance(file, str) and pathlib.PurePath(file).name == file for file in places.values()):
-    raise BadInput(f'{folder / INDEX} has no weight_map of names to files beside it')
-  archives = [Archive(folder / file, of_others=True) for file in sorted(set(places.values()))]
+    if not (folder / SINGLE_FILE).exists():
+      raise BadInput(f'{folder} has no {SINGLE_FILE}, and other formats are not supported')
+    return [Archive(folder / SINGLE_FILE, has_checksums=False)]
+  files = _read_json_object(folder / INDEX).get('weight_map')
+  if not isinstance(files, dict) or not all(
+      isinstance(file, str) and pathlib.PurePath(file).name == file for file in files.values()):
+    raise BadInput(
+      f'{folder / INDEX} has no weight_map from tensor names to files in the same folder')
+  archives = [Archive(folder / file, has_checksums=False) for file in sorted(set(files.values()))]
   for archive in archives:
-    archive.expect(name for name, file in places.items() if file == archive.path.name)
+    archive.check_tensor_names(name for name, file in files.items() if file == archive.path.name)
   return archives

@@ -1,16 +1,17 @@
-"""Llama (Touvron et al. 2023) and its descendants, from checkpoints as Hugging Face keeps them.
+"""Conversion of Llama, Mistral and Qwen checkpoints in the format of Hugging Face.
 
   x_2i+1  = x_2i   + W attention(norm(x_2i))                    rotary positions, grouped queries
   x_2i+2  = x_2i+1 + W2 (silu(W1 y) * W3 y),  y = norm(x_2i+1)  norms by the RMS alone
   logits  = W norm(x_n),  or with the embedding's transpose for W
 
-  Llama 3.1   slow turns stretched             (Grattafiori et al. 2024)
-  Mistral     a window                         (Jiang et al. 2023)
-  Qwen2       biases of queries, keys, values  (Yang et al. 2024)
-  Qwen3       norms of queries and keys        (Yang et al. 2025)
+  Llama       the equations above                          (Touvron et al. 2023)
+  Llama 3.1   low rotary frequencies divided by a factor   (Grattafiori et al. 2024)
+  Mistral     attention within a window                    (Jiang et al. 2023)
+  Qwen2       biases of queries, keys and values           (Yang et al. 2024)
+  Qwen3       norms of queries and keys                    (Yang et al. 2025)
 
 Rotary positions may be plain, linear, Llama 3.1's, YaRN or dynamic, in any of these families.
-Its matrices stand as [out, in].
+The stored matrices have the layout [out, in].
 """
 
 import math
@@ -26,16 +27,21 @@ from transformer.feedforward import FeedForward
 from transformer.model import DecoderOnly
 from transformer.normalization import RMSNorm
 from transformer.positions import Rotary
-from transformer.stretched_rotary import DynamicRotary, Llama3Rotary, YarnRotary, yarn_magnitude
+from transformer.stretched_rotary import (
+  DynamicRotary,
+  Llama3Rotary,
+  YarnRotary,
+  yarn_query_key_factor,
+)
 
-FREQUENCIES = r'(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq'  # as older files have them
+FREQUENCIES = r'(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq'  # tensors of older files
 
 
 class Family(NamedTuple):
-  """Where a descendant differs."""
+  """Differences between the attention and the config defaults of a model family and of Llama."""
 
-  defaults: dict[str, Any]  # of what its config.json may leave out
-  attention_bias: bool = False  # whether its config.json may ask for biases in attention
+  defaults: dict[str, Any]  # values of the fields that its config.json may omit
+  attention_bias: bool = False  # whether its config.json may enable biases in attention
   window: bool = False
   input_bias: bool = False
   query_key_norm: bool = False
@@ -51,161 +57,182 @@ FAMILIES = {
 }
 
 
-def load(folder: str | os.PathLike) -> tuple[DecoderOnly, dict]:
-  """The model's expression and its parameters; BadInput for another's model, or a damaged one."""
-  return checkpoint.load(folder, model_of, parameters_of, 'model.', FREQUENCIES)
+def load_llama(folder: str | os.PathLike) -> tuple[DecoderOnly, dict]:
+  """Loads a Llama, Mistral or Qwen model, and raises a BadInput for any other checkpoint."""
+  return checkpoint.load_checkpoint(
+    folder, build_llama, convert_llama_parameters, 'model.', FREQUENCIES)
 
 
-def model_of(config: checkpoint.Config) -> DecoderOnly:
-  """The expression that a config describes."""
-  family = FAMILIES[config.choice('model_type', FAMILIES)]
-  config.assume(family.defaults)
-  config.choice('hidden_act', ('silu', 'swish'), 'silu')  # two names of one function
-  config.only(mlp_bias=False, rope_interleaved=False, is_encoder_decoder=False, is_causal=True)
-  width, heads = config.whole('hidden_size'), config.whole('num_attention_heads')
-  head_width = config.whole('head_dim', width // heads)
-  epsilon = config.real('rms_norm_eps', 1e-6)
+def build_llama(config: checkpoint.Config) -> DecoderOnly:
+  """Builds the model that a Llama, Mistral or Qwen config describes."""
+  family = FAMILIES[config.take_choice('model_type', FAMILIES)]
+  config.set_defaults(family.defaults)
+  config.take_choice('hidden_act', ('silu', 'swish'), 'silu')  # two names of one function
+  config.require_field_values({
+    'mlp_bias': False, 'rope_interleaved': False, 'is_encoder_decoder': False, 'is_causal': True})
+  width = config.take_positive_integer('hidden_size')
+  heads = config.take_positive_integer('num_attention_heads')
+  head_width = config.take_positive_integer('head_dim', width // heads)
+  epsilon = config.take_positive_float('rms_norm_eps', 1e-6)
   biases = (True, False) if family.attention_bias else (False,)
-  return checkpoint.decoder(
-    vocabulary=config.whole('vocab_size'),
+  return checkpoint.build_decoder(
+    vocabulary=config.take_positive_integer('vocab_size'),
     width=width,
-    depth=config.whole('num_hidden_layers'),
+    depth=config.take_positive_integer('num_hidden_layers'),
     attention=Attention(
       heads,
-      rotary(config),
-      config.whole('num_key_value_heads', heads),
-      window=window(config, family),
+      rotary_positions(config),
+      config.take_positive_integer('num_key_value_heads', heads),
+      window=attention_window(config, family),
       query_key_norm=family.query_key_norm,
       query_key_epsilon=epsilon if family.query_key_norm else Attention.query_key_epsilon,
       key_width=head_width,
       value_width=head_width,
-      use_bias=config.choice('attention_bias', biases, False),
+      use_bias=config.take_choice('attention_bias', biases, False),
       input_bias=family.input_bias,
     ),
-    feedforward=FeedForward('swiglu', config.whole('intermediate_size') / width),
+    feedforward=FeedForward(
+      'swiglu', config.take_positive_integer('intermediate_size') / width),
     normalization=RMSNorm(epsilon),
-    tied=config.choice('tie_word_embeddings', (True, False), False),
+    tied=config.take_choice('tie_word_embeddings', (True, False), False),
   )
 
 
-def window(config: checkpoint.Config, family: Family) -> int:
-  """How many of the latest tokens all layers see; 0: all tokens."""
-  size = config.whole('sliding_window', 0)
-  config.only(use_sliding_window=False)
-  config.take('max_window_layers', 0)  # says nothing where that is false
-  kinds = config.take('layer_types', [])
+def attention_window(config: checkpoint.Config, family: Family) -> int:
+  """Returns the size of the sliding attention window in tokens, or 0 for no window."""
+  size = config.take_positive_integer('sliding_window', 0)
+  config.require_field_values({'use_sliding_window': False})
+  config.take_field('max_window_layers', 0)  # has no effect where use_sliding_window is false
+  kinds = config.take_field('layer_types', [])
   if not isinstance(kinds, list) or any(kind != 'full_attention' for kind in kinds):
-    raise config.refused('layer_types', kinds, ('full_attention',))
+    raise config.unsupported_value_error('layer_types', kinds, ('full_attention',))
   return size if family.window else 0
 
 
-def rotary(config: checkpoint.Config) -> Rotary:
-  """Positions by the names of transformers 5, or by those of its versions before."""
-  base = config.real('rope_theta', 10000.0)
-  longest = config.whole('max_position_embeddings', 2048)
-  config.only(partial_rotary_factor=1.0)
-  fields = config.inner('rope_scaling', 'rope_parameters')
-  fields.only(partial_rotary_factor=1.0)
-  kind = fields.choice('rope_type', ROTARY, fields.choice('type', ROTARY, 'default'))
-  trained_length = fields.whole('original_max_position_embeddings', longest)
-  positions = ROTARY[kind](fields, fields.real('rope_theta', base), longest, trained_length)
-  fields.finish()
+def rotary_positions(config: checkpoint.Config) -> Rotary:
+  """Builds the rotary position encoding that the config of a checkpoint describes.
+
+  The config has the fields of transformers 5 or of earlier versions.
+  """
+  base = config.take_positive_float('rope_theta', 10000.0)
+  max_positions = config.take_positive_integer('max_position_embeddings', 2048)
+  config.require_field_values({'partial_rotary_factor': 1.0})
+  fields = config.take_first_nonempty_object(('rope_scaling', 'rope_parameters'))
+  fields.require_field_values({'partial_rotary_factor': 1.0})
+  kind = fields.take_choice(
+    'rope_type', ROTARY_KINDS, fields.take_choice('type', ROTARY_KINDS, 'default'))
+  trained_length = fields.take_positive_integer('original_max_position_embeddings', max_positions)
+  base = fields.take_positive_float('rope_theta', base)
+  positions = ROTARY_KINDS[kind](fields, base, max_positions, trained_length)
+  fields.reject_unused_fields()
   return positions
 
 
-def plain(fields, base: float, longest: int, trained_length: int) -> Rotary:
-  """Turns that no length changes."""
+def _plain_rotary(fields, base: float, max_positions: int, trained_length: int) -> Rotary:
   return Rotary(base)
 
 
-def linear(fields, base: float, longest: int, trained_length: int) -> Rotary:
-  """All turns stretched alike."""
-  return Rotary(base, fields.real('factor'))
+def _linear_rotary(fields, base: float, max_positions: int, trained_length: int) -> Rotary:
+  """Builds rotary positions with all frequencies divided by the same factor."""
+  return Rotary(base, fields.take_positive_float('factor'))
 
 
-def llama3(fields, base: float, longest: int, trained_length: int) -> Llama3Rotary:
-  """Those of Llama 3.1."""
+def _llama3_rotary(fields, base: float, max_positions: int, trained_length: int) -> Llama3Rotary:
+  """Builds the rotary positions of Llama 3.1."""
   return Llama3Rotary(
     base=base,
-    stretch=fields.real('factor'),
+    stretch=fields.take_positive_float('factor'),
     trained_length=trained_length,
-    few_turns=fields.real('low_freq_factor'),
-    many_turns=fields.real('high_freq_factor'),
+    min_rotations=fields.take_positive_float('low_freq_factor'),
+    max_rotations=fields.take_positive_float('high_freq_factor'),
   )
 
 
-def yarn(fields, base: float, longest: int, trained_length: int) -> YarnRotary:
-  """YaRN's; there are three ways to say by how much attention is sharpened."""
-  stretch = fields.real('factor', longest / trained_length)
-  slopes = [fields.real(name, 0.0) for name in ('mscale', 'mscale_all_dim')]
-  sharpening = yarn_magnitude(stretch)
+def _yarn_rotary(fields, base: float, max_positions: int, trained_length: int) -> YarnRotary:
+  """Builds YaRN rotary positions, with an attention factor given by attention_factor or mscale."""
+  stretch = fields.take_positive_float('factor', max_positions / trained_length)
+  slopes = [fields.take_positive_float(name, 0.0) for name in ('mscale', 'mscale_all_dim')]
+  attention_factor = yarn_query_key_factor(stretch)
   if all(slopes):
-    above, below = (yarn_magnitude(stretch, slope) for slope in slopes)
-    sharpening = above / below
+    numerator, denominator = (yarn_query_key_factor(stretch, slope) for slope in slopes)
+    attention_factor = numerator / denominator
   return YarnRotary(
     base=base,
     stretch=stretch,
     trained_length=trained_length,
-    few_turns=fields.real('beta_slow', 1.0),
-    many_turns=fields.real('beta_fast', 32.0),
-    whole_pairs=fields.choice('truncate', (True, False), True),
-    sharpening=fields.real('attention_factor', sharpening),
+    min_rotations=fields.take_positive_float('beta_slow', 1.0),
+    max_rotations=fields.take_positive_float('beta_fast', 32.0),
+    round_boundaries=fields.take_choice('truncate', (True, False), True),
+    attention_factor=fields.take_positive_float('attention_factor', attention_factor),
   )
 
 
-def dynamic(fields, base: float, longest: int, trained_length: int) -> DynamicRotary:
-  """Dynamic ones; transformers takes max_position_embeddings for the trained length."""
-  return DynamicRotary(base=base, stretch=fields.real('factor'), trained_length=longest)
+def _dynamic_rotary(fields, base: float, max_positions: int, trained_length: int) -> DynamicRotary:
+  """Builds rotary positions with lower frequencies beyond max_position_embeddings tokens."""
+  return DynamicRotary(
+    base=base, stretch=fields.take_positive_float('factor'), trained_length=max_positions)
 
 
-ROTARY = {'default': plain, 'linear': linear, 'llama3': llama3, 'yarn': yarn, 'dynamic': dynamic}
+ROTARY_KINDS = {
+  'default': _plain_rotary, 'linear': _linear_rotary, 'llama3': _llama3_rotary,
+  'yarn': _yarn_rotary, 'dynamic': _dynamic_rotary,
+}
 
 
-def parameters_of(tensors: checkpoint.Tensors, model: DecoderOnly) -> dict:
-  """The parameters of that expression, by the names of its parts."""
+def convert_llama_parameters(tensors: checkpoint.Tensors, model: DecoderOnly) -> dict:
+  """Converts the tensors of a Llama, Mistral or Qwen checkpoint into the model's parameters."""
   width = model.embedding.features
   attention, feedforward = (block.layer for block in model.stack.layers)
-  heads, key_heads, head_width = attention.num_heads, attention.key_heads, attention.key_width
+  heads, key_heads, head_width = attention.num_heads, attention.num_key_heads, attention.key_width
   inner = round(feedforward.expansion * width)
 
-  def norm(name, channels=width):
-    return {'scale': tensors.take(f'{name}.weight', channels)}
+  def convert_norm(tensor_prefix, channels=width):
+    return {'scale': tensors.take_tensor(f'{tensor_prefix}.weight', channels)}
 
-  def dense(name, into, out, bias=False):
-    shape = math.prod(out), math.prod(into)
-    found = {'kernel': tensors.take(f'{name}.weight', *shape).T.reshape(*into, *out)}
+  def convert_dense(tensor_prefix, input_shape, output_shape, bias=False):
+    shape = math.prod(output_shape), math.prod(input_shape)
+    kernel = tensors.take_tensor(f'{tensor_prefix}.weight', *shape)
+    parameters = {'kernel': kernel.T.reshape(*input_shape, *output_shape)}
     if bias:
-      found['bias'] = tensors.take(f'{name}.bias', shape[0]).reshape(out)
-    return found
+      stored_bias = tensors.take_tensor(f'{tensor_prefix}.bias', shape[0])
+      parameters['bias'] = stored_bias.reshape(output_shape)
+    return parameters
 
-  def attend(name):
+  def convert_attention(tensor_prefix):
     bias = attention.use_bias or attention.input_bias
-    parts = (dense(f'{name}.{part}_proj', (width,), (count, head_width), bias)
-             for part, count in (('q', heads), ('k', key_heads), ('v', key_heads)))
-    found = {
-      'projection': jax.tree.map(lambda *parts: np.concatenate(parts, -2), *parts),
-      'output': dense(f'{name}.o_proj', (heads, head_width), (width,), attention.use_bias),
+    projections = (
+      convert_dense(f'{tensor_prefix}.{part}_proj', (width,), (count, head_width), bias)
+      for part, count in (('q', heads), ('k', key_heads), ('v', key_heads)))
+    parameters = {
+      'projection': jax.tree.map(lambda *parts: np.concatenate(parts, -2), *projections),
+      'output': convert_dense(
+        f'{tensor_prefix}.o_proj', (heads, head_width), (width,), attention.use_bias),
     }
     if attention.query_key_norm:
-      found['query_norm'] = norm(f'{name}.q_norm', head_width)
-      found['key_norm'] = norm(f'{name}.k_norm', head_width)
-    return found
+      parameters['query_norm'] = convert_norm(f'{tensor_prefix}.q_norm', head_width)
+      parameters['key_norm'] = convert_norm(f'{tensor_prefix}.k_norm', head_width)
+    return parameters
 
   stack = {}
   for level in range(model.stack.depth):
     name = f'layers.{level}'
     stack[f'level_{2 * level}'] = {
-      'norm': norm(f'{name}.input_layernorm'), 'layer': attend(f'{name}.self_attn'),
+      'norm': convert_norm(f'{name}.input_layernorm'),
+      'layer': convert_attention(f'{name}.self_attn'),
     }
-    stack[f'level_{2 * level + 1}'] = {'norm': norm(f'{name}.post_attention_layernorm'), 'layer': {
-      'expand': dense(f'{name}.mlp.gate_proj', (width,), (inner,)),  # the one that silu bends
-      'gate': dense(f'{name}.mlp.up_proj', (width,), (inner,)),
-      'contract': dense(f'{name}.mlp.down_proj', (inner,), (width,)),
-    }}
-  embedding = tensors.take('embed_tokens.weight', model.embedding.num_embeddings, width)
+    stack[f'level_{2 * level + 1}'] = {
+      'norm': convert_norm(f'{name}.post_attention_layernorm'),
+      'layer': {
+        # In these checkpoints, gate_proj is the projection whose output passes through silu.
+        'expand': convert_dense(f'{name}.mlp.gate_proj', (width,), (inner,)),
+        'gate': convert_dense(f'{name}.mlp.up_proj', (width,), (inner,)),
+        'contract': convert_dense(f'{name}.mlp.down_proj', (inner,), (width,)),
+      },
+    }
+  embedding = tensors.take_tensor('embed_tokens.weight', model.embedding.num_embeddings, width)
   return {
     'embedding': {'embedding': embedding},
     'stack': stack,
-    'last_norm': norm('norm'),
-    **checkpoint.head(tensors, model, embedding),
+    'last_norm': convert_norm('norm'),
+    **checkpoint.take_head_parameters(tensors, model, embedding),
   }

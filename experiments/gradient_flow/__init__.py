@@ -1,1 +1,1 @@
-"""How far gradients flow, before training and during it."""
+"""Norm of the gradient of an output with respect to an input, against their distance in tokens."""

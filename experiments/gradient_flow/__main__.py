@@ -1,4 +1,4 @@
-"""The command: python -m experiments.gradient_flow."""
+"""Command line of the study of gradient norms, python -m experiments.gradient_flow."""
 
 from experiments.gradient_flow.study import STUDY
 from experiments.lab.launch import driver

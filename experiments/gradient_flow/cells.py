@@ -1,11 +1,11 @@
-"""The cells of the study: layers at initialisation, and layers watched while they train."""
+"""Experiment cells that measure gradient norms of models, untrained and during training."""
 
 import itertools
 from collections.abc import Iterable
 
 from baselines import LAYERS
-from experiments.gradient_flow import flow
-from experiments.gradient_flow.study import GradientPreset, Grid
+from experiments.gradient_flow import gradient_norms
+from experiments.gradient_flow.study import GradientPreset, LayerGrid
 from experiments.lab.cells import checks, spec
 from experiments.lab.cells.cell import Cell
 from experiments.lab.cells.experiment import Experiment
@@ -15,40 +15,47 @@ from experiments.lab.launch.study import Study
 
 
 def jobs(study: Study, preset: GradientPreset) -> list[Job]:
-  """The cells that the flags ask for."""
-  cells = starts(study.name, preset)
-  return [training_grid.trained(study, grid(preset), flow.watch), Job(cells, flow.measure_cell)]
+  """Returns a job that measures gradient norms in training, and another for untrained models."""
+  cells, experiments = initial_gradient_cells(study.name, preset), training_experiments(preset)
+  return [
+    training_grid.training_job(study, experiments, gradient_norms.norms_in_training),
+    Job(cells, gradient_norms.measure_cell),
+  ]
 
 
-def expand(grids: Iterable[Grid]):
-  """Every layer, or every one of --layers, with each combination of settings of its grid."""
-  for one in grids:
-    asked = flags.FLAGS.layers if flags.given('layers') else one.layers or tuple(LAYERS)
-    for layer in spec.parse_all(asked, 'layer'):
-      for values in itertools.product(*one.varied.values()):
-        yield layer, dict(zip(one.varied, values, strict=True))
+def _layers_with_settings(grids: Iterable[LayerGrid]):
+  """Yields each layer of the grids or of --layers with each combination of varied settings."""
+  for grid in grids:
+    layers = flags.FLAGS.layers if flags.flag_was_set('layers') else grid.layers or tuple(LAYERS)
+    for layer in spec.parse_spec_list(layers, 'layer'):
+      for values in itertools.product(*grid.varied.values()):
+        yield layer, dict(zip(grid.varied, values, strict=True))
 
 
-def starts(study: str, preset: GradientPreset) -> list[Cell]:
-  """The cells before training: a layer by itself unless a grid says otherwise."""
+def initial_gradient_cells(study: str, preset: GradientPreset) -> list[Cell]:
+  """The experiment cells that measure gradient norms of the untrained models of a preset.
+
+  A model is a single layer without a residual block unless the settings of its grid differ.
+  """
   cells = []
-  for length in flags.lengths() or (preset.length,):
-    for layer, varied in expand(preset.start):
-      alone = {'block': 'plain', 'depth': len(layer.pattern)}
-      settings = preset.settings | alone | varied | flags.settings()
-      run = flags.make_run(**settings | {'layer': spec.describe(layer, 'layer')})
-      cell = flow.cell_of(study, flow.asked(run, length), layer)
+  for length in flags.requested_lengths() or (preset.length,):
+    for layer, varied in _layers_with_settings(preset.untrained):
+      single_layer = {'block': 'plain', 'depth': len(layer.layer_pattern)}
+      settings = preset.settings | single_layer | varied | flags.requested_settings()
+      run = flags.make_run(**settings | {'layer': spec.format_spec(layer, 'layer')})
+      measurement = gradient_norms.measurement_settings(run, length)
+      cell = gradient_norms.initial_gradient_cell(study, measurement, layer)
       if cell not in cells:
-        checks.check(cell.experiment)
+        checks.check_experiment(cell.experiment)
         cells.append(cell)
   return cells
 
 
-def grid(preset: GradientPreset) -> list[Experiment]:
-  """What is trained."""
-  return training_grid.distinct(
-    training_grid.resolved(
-      preset.settings | question.settings | varied | flags.settings(), layer, task)
-    for question, task in training_grid.tasks_of(preset)
-    for layer, varied in expand(preset.trained)
+def training_experiments(preset: GradientPreset) -> list[Experiment]:
+  """The experiments that train every layer of a preset on every task of the preset."""
+  return training_grid.distinct_experiments(
+    training_grid.experiment_from_settings(
+      preset.settings | task_grid.settings | varied | flags.requested_settings(), layer, task)
+    for task_grid, task in training_grid.requested_tasks(preset)
+    for layer, varied in _layers_with_settings(preset.trained)
   )

@@ -1,115 +1,149 @@
-"""What is claimed of how far gradients flow, and what the claims rest on."""
+"""Claims on the decay of gradients with distance, and controls that check the measurements."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from experiments.gradient_flow import decay
-from experiments.lab.evidence.claim import VASWANI, Claim, calibrated
+from experiments.lab.evidence.claim import VASWANI, Claim, oracle_and_baseline_controls
 from experiments.lab.evidence.effects import Effect, Records
 
 CONTROL = 'convolution'
+DECREASE = 'decrease of log10 of the gradient norm from distance 1 to the longest distance'
 
 
-class Flow(NamedTuple):
-  """The gradient of a layer in a setting, at initialisation or after it has been trained."""
+class GradientSetting(NamedTuple):
+  """The layer and settings of a model, and whether its gradient is measured after training."""
 
   layer: str
   settings: Mapping
   trained: bool = False
 
 
-def start(layer: str, **settings) -> Flow:
-  """A layer's gradient at initialisation, by itself unless the settings say otherwise."""
-  return Flow(layer, {'block': 'plain', 'depth': 1} | settings)
+def untrained_layer_setting(layer: str, **settings) -> GradientSetting:
+  """An untrained single layer without a residual block, except where `settings` differ."""
+  return GradientSetting(layer, {'block': 'plain', 'depth': 1} | settings)
 
 
-def falls(records: Records, flow: Flow) -> list[float]:
-  """Powers of ten by which it falls from distance 1 to the greatest, by seed; empty: not run.
+def gradient_decreases_by_seed(records: Records, setting: GradientSetting) -> list[float]:
+  """The decrease of log10 of the gradient norm from distance 1 to the longest, for each seed.
 
-  Of several cells it is the one with the longest sequences, or the most steps.
+  If several records have the setting, the one with the longest sequences counts, or with the most
+  training steps. The list is empty if no record has the setting.
   """
-  found = [
+  matching = [
     record for record in records
-    if record['status'] == 'finished' and ('at' not in record['run']) == flow.trained
-    and record['run']['layer'] == flow.layer
-    and all(record['run'].get(name) == value for name, value in flow.settings.items())
+    if record['status'] == 'finished' and ('at' not in record['run']) == setting.trained
+    and record['run']['layer'] == setting.layer
+    and all(record['run'].get(name) == value for name, value in setting.settings.items())
   ]
-  if not found:
+  if not matching:
     return []
-  record = max(found, key=lambda r: r['run'].get('length', r['run'].get('steps')))
-  looks = decay.in_training(record).values() if flow.trained else [decay.at_start(record)]
-  return decay.falls([*looks][-1])
+  record = max(matching, key=lambda r: r['run'].get('length', r['run'].get('steps')))
+  if not setting.trained:
+    return decay.log10_norm_decrease(decay.initial_norm_curves(record))
+  return decay.log10_norm_decrease([*decay.training_norm_curves(record).values()][-1])
 
 
-def gradient_fall(flow: Flow, less: Flow | None = None) -> Effect:
-  """Powers of ten by which a gradient falls with distance, or falls more than another, by seed."""
-  def effect(records: Records) -> list[float] | None:
-    ours = falls(records, flow)
-    theirs = falls(records, less) if less else [0.0] * len(ours)
-    return [a - b for a, b in zip(ours, theirs, strict=False)] or None
+def gradient_decrease(
+  setting: GradientSetting, reference: GradientSetting | None = None
+) -> Effect:
+  """The decrease of log10 of a model's gradient norm with distance, minus that of a reference."""
+  def decrease_minus_reference(records: Records) -> list[float] | None:
+    decreases = gradient_decreases_by_seed(records, setting)
+    subtracted = [0.0] * len(decreases)
+    if reference:
+      subtracted = gradient_decreases_by_seed(records, reference)
+    return [a - b for a, b in zip(decreases, subtracted, strict=False)] or None
 
-  return effect
+  return decrease_minus_reference
 
 
-def gradient_beyond(layer: str) -> Effect:
-  """The largest norm of a layer's gradient beyond its receptive field, by seed."""
-  def effect(records: Records) -> list[float] | None:
-    found = [
+def largest_gradient_beyond_field(layer: str) -> Effect:
+  """The largest gradient norm of an untrained layer beyond its receptive field, by seed."""
+  def largest_norm_of_each_seed(records: Records) -> list[float] | None:
+    norms = [
       norm for record in records
       if record['status'] == 'finished' and 'at' in record['run']
       and record['run']['layer'] == layer
-      for norm in decay.beyond(decay.at_start(record))
+      for norm in decay.largest_norms_beyond_field(decay.initial_norm_curves(record))
     ]
-    return found or None
+    return norms or None
 
-  return effect
+  return largest_norm_of_each_seed
 
 
 CONTROLS = (
-  *calibrated('gradient_flow'),
+  *oracle_and_baseline_controls('gradient_flow'),
   Claim(
-    'blind-gradient', 'A convolution has no gradient at all beyond its receptive field', 'control',
-    'gradient_flow', gradient_beyond('convolution'), 'norm', '<', 1e-30, exact=True,
+    'blind-gradient',
+    'At initialisation the gradient of the last output of a convolution with respect to inputs '
+    'beyond its receptive field is 0',
+    'control', 'gradient_flow', largest_gradient_beyond_field('convolution'), 
+    'largest norm of the gradient beyond the receptive field', '<', 1e-30, exact=True,
   ),
 )
 CLAIMS = (
   Claim(
-    'gradients-vanish', 'Gradients of a simple recurrent network vanish with distance',
-    'Bengio et al. 1994; Pascanu et al. 2013', 'gradient_flow', gradient_fall(start('elman')),
-    'powers of ten', '>', 3.0,
-  ),
-  Claim(
-    'gradients-explode', 'Recurrent weights that stretch make them explode',
+    'gradients-vanish',
+    'At initialisation the gradient of the last output of an Elman network with respect to an '
+    'earlier input vanishes with the distance between them',
     'Bengio et al. 1994; Pascanu et al. 2013', 'gradient_flow',
-    gradient_fall(start('elman(recurrent_gain=2.0)')), 'powers of ten lost', '<', 0.0,
+    gradient_decrease(untrained_layer_setting('elman')), DECREASE, '>', 3.0,
   ),
   Claim(
-    'orthogonal-keeps', 'Orthogonal recurrent weights keep them longer than normal ones',
+    'gradients-explode',
+    'At initialisation the gradient of the last output of an Elman network with respect to an '
+    'earlier input explodes with the distance between them if the orthogonal recurrent weights are '
+    'multiplied by 2',
+    'Bengio et al. 1994; Pascanu et al. 2013', 'gradient_flow',
+    gradient_decrease(untrained_layer_setting('elman(recurrent_gain=2.0)')), DECREASE, '<', 0.0,
+  ),
+  Claim(
+    'orthogonal-keeps',
+    'At initialisation the gradient of the last output of an Elman network with respect to an '
+    'earlier input decreases less with the distance between them if the recurrent weights are '
+    'orthogonal than if they are normally distributed',
     'Saxe et al. 2014; Arjovsky et al. 2016', 'gradient_flow',
-    gradient_fall(start('elman(recurrent_init=normal)'), less=start('elman')),
-    'powers of ten', '>', 0.0,
+    gradient_decrease(
+      untrained_layer_setting('elman(recurrent_init=normal)'),
+      reference=untrained_layer_setting('elman')),
+    f'{DECREASE}, with normal weights minus with orthogonal weights', '>', 0.0,
   ),
   Claim(
-    'gate-keeps-gradients', 'A forget gate that starts open keeps them longer',
+    'gate-keeps-gradients',
+    'At initialisation the gradient of the last output of an LSTM with respect to an earlier input '
+    'decreases less with the distance between them if the bias of the forget gate is 3 than if it '
+    'is 0',
     'Gers et al. 2000; Jozefowicz et al. 2015', 'gradient_flow',
-    gradient_fall(start('lstm(forget_bias=0.0)'), less=start('lstm(forget_bias=3.0)')),
-    'powers of ten', '>', 3.0,
+    gradient_decrease(
+      untrained_layer_setting('lstm(forget_bias=0.0)'),
+      reference=untrained_layer_setting('lstm(forget_bias=3.0)')),
+    f'{DECREASE}, at bias 0 minus at bias 3', '>', 3.0,
   ),
   Claim(
-    'attention-flows', "Attention's gradients do not vanish with distance", VASWANI,
-    'gradient_flow', gradient_fall(start('attention')), 'powers of ten', '<', 1.0,
+    'attention-flows',
+    'At initialisation the gradient of the last output of an attention layer with respect to an '
+    'earlier input does not vanish with the distance between them',
+    VASWANI, 'gradient_flow', gradient_decrease(untrained_layer_setting('attention')), DECREASE,
+    '<', 1.0,
   ),
   Claim(
     'residual-across-time',
-    'Residual connections from block to block do not carry gradients back in time',
+    'At initialisation residual connections around the layers of a four-layer Elman network do not '
+    'keep the gradient of its last output with respect to an earlier input from decreasing with '
+    'the distance between them',
     'Pascanu et al. 2013; He et al. 2016', 'gradient_flow',
-    gradient_fall(start('elman', depth=4), less=start('elman', depth=4, block='no_norm')),
-    'powers of ten kept', '<', 3.0,
+    gradient_decrease(
+      untrained_layer_setting('elman', depth=4),
+      reference=untrained_layer_setting('elman', depth=4, block='no_norm')),
+    f'{DECREASE}, without residual connections minus with them', '<', 3.0,
   ),
   Claim(
-    'clipping-no-cure', 'Clipping does not keep gradients from vanishing in training',
+    'clipping-no-cure',
+    'After training with gradients clipped to a norm of 1, the gradient of the last output of an '
+    'Elman network with respect to an earlier input vanishes with the distance between them',
     'Pascanu et al. 2013', 'gradient_flow',
-    gradient_fall(Flow('elman', {'block': 'plain', 'clip': 1.0}, trained=True)),
-    'powers of ten', '>', 3.0,
+    gradient_decrease(GradientSetting('elman', {'block': 'plain', 'clip': 1.0}, trained=True)),
+    DECREASE, '>', 3.0,
   ),
 )

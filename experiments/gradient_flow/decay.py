@@ -1,26 +1,28 @@
-"""How gradients fall with distance: two fits, the half-life, and a verdict that an interval names.
+"""Decay of gradient norms with distance, with least-squares fits, a half-life and a verdict.
 
-Norms at distances k = 1, 2, ... are fitted by least squares in their logarithm, seed by seed,
+The logarithms of the norms at distances k = 1, 2, ... are fitted by least squares, seed by seed,
 
   exponential   log norm = a - k / tau        half-life = tau ln 2 tokens
   power         log norm = a - p log k
 
-and the better of the two is the one that leaves the smaller residual over all seeds. Distance 0 is
-left out: what a token does to its own output is no flow through time. So is everything from the
-first norm on that is below `REACH` in one of the seeds: beyond a convolution's field it is exactly
-0, and before float32 ends, rounding has eaten parts of it.
+and the fit with the smaller residual over all seeds is the better fit. Distance 0 is left out,
+because the dependence of an output on its own token is no dependence over time. The fit also stops
+before the first distance at which the norm of any seed is below `SMALLEST_NORM`. Beyond a
+convolution's receptive field the norm is exactly 0, and close to the smallest float32 number some
+entries of the Jacobian are rounded to 0.
 
-The verdict is about the change of log norm from the first distance of the fit to its last, by the
-better fit, with Student's 95 % interval over the seeds:
+The verdict is on the change of log norm between the first and the last distance of the fit. The
+change is that of the better fit, with Student's 95 % interval over the seeds.
 
-  vanishing   the whole interval is below -log 2: less than half is left
-  exploding   the whole interval is above log 2, and the norm ends above that of the identity, 1
-  rising      the same of a norm that does not, such as where all early tokens are looked at more
-  steady      the whole interval is between them
-  unclear     none of these; always so with a single seed
-  not finite  a norm of one of the seeds is no finite number
+  vanishing   the interval lies below -log 2, so that less than half of the gradient is left
+  exploding   the interval lies above log 2, and the last norm is above 1, that of the identity
+  rising      the interval lies above log 2, and the last norm is not above 1, such as where the
+              first tokens receive more attention
+  steady      the interval lies between -log 2 and log 2
+  unclear     none of these, or only one seed
+  not finite  a norm of one of the seeds is not finite
 
-but of a curve that a receptive field cuts off it is `nothing beyond r`, the last distance seen.
+If the curve extends beyond a receptive field of r tokens, the verdict is `zero beyond r - 1`.
 
 Bengio, Simard and Frasconi 1994; Pascanu, Mikolov and Bengio 2013, "On the difficulty of training
 recurrent neural networks".
@@ -30,159 +32,163 @@ import math
 from typing import NamedTuple
 
 from experiments.lab import optional
-from experiments.lab.results.scores import chosen
+from experiments.lab.results.scores import members_at_best_learning_rate
 from experiments.lab.results.statistics import Interval, mean_interval
 
-np = optional.later('numpy')
-REACH = 1e-30  # entries of rows are larger than float32's smallest, 1e-38, by far
-FEWEST = 3  # distances that a fit needs
-HALF = math.log(2)
-FORMS = {'exponential': lambda k: k, 'power': lambda k: np.log(k)}  # what log norm is linear in
+np = optional.lazy_module('numpy')
+SMALLEST_NORM = 1e-30  # far above float32's smallest normal number, 1e-38
+FEWEST_DISTANCES = 3  # for a fit
+LOG_2 = math.log(2)
+# Each law fits the log gradient norm by a linear function of f(k), where k is the distance.
+DECAY_LAWS = {'exponential': lambda k: k, 'power': lambda k: np.log(k)}
 
 
-class Curves(NamedTuple):
-  """Norms by distance, of every seed, and the field beyond which they are exactly 0, if any."""
+class NormCurves(NamedTuple):
+  """Gradient norms of a model by seed and distance, with the receptive field of the model."""
 
   distances: 'np.ndarray'  # [N]
   norms: 'np.ndarray'  # [seeds, N]
-  receptive_field: int | None = None
+  receptive_field: int | None = None  # in tokens, or None if unbounded
 
-  def at(self, distance: int) -> Interval | str | None:
-    """Log10 of the norm, its mean over seeds with its interval; None: not measured there.
+  def log10_norm_at(self, distance: int) -> Interval | str | None:
+    """The mean over seeds of log10 of the gradient norm at a distance, or None if not measured.
 
-    Beyond the receptive field it is minus infinity, exactly; below reach it is only said to be.
+    The mean is minus infinity where all norms beyond the receptive field are 0. The result is the
+    text `below -30` where the norm of a seed is below `SMALLEST_NORM`.
     """
     if distance not in self.distances:
       return None
     values = self.norms[:, list(self.distances).index(distance)]
-    if self.ends and distance >= self.receptive_field and not np.any(values):
-      return Interval.bare(-math.inf, len(values))
-    if np.any(values < REACH):  # also if others are NaN
-      return f'below {math.log10(REACH):.0f}'
+    if self.extends_beyond_field and distance >= self.receptive_field and not np.any(values):
+      return Interval.without_bounds(-math.inf, len(values))
+    if np.any(values < SMALLEST_NORM):  # checked first, because other seeds may be NaN
+      return f'below {math.log10(SMALLEST_NORM):.0f}'
     return mean_interval(np.log10(values))
 
-  def points(self, lowest: float) -> list[tuple[int, Interval]]:
-    """The norm's geometric means from distance 1 on, as far as they are above `lowest`."""
+  def geometric_mean_norms(self, lowest: float) -> list[tuple[int, Interval]]:
+    """Pairs of a distance and the geometric mean of the norm over seeds, if above `lowest`."""
     with np.errstate(divide='ignore'):
       logs = [mean_interval(column) for column in np.log10(self.norms[:, 1:]).T]
     return [
       (int(k), Interval(*(10.0 ** min(bound, 300) for bound in log[:3]), log.count))
-      for k, log in zip(self.distances[1:], logs, strict=True) if log.mean > math.log10(lowest)
+      for k, log in zip(self.distances[1:], logs, strict=True) if log.estimate > math.log10(lowest)
     ]
 
   @property
-  def ends(self) -> bool:
-    """Whether there are distances beyond the receptive field."""
+  def extends_beyond_field(self) -> bool:
+    """Whether norms were measured at distances beyond the receptive field."""
     return self.receptive_field is not None and self.receptive_field <= self.distances[-1]
 
   @property
-  def fitted(self) -> 'Curves':
-    """The part that is fitted: from distance 1 to before the first norm below reach."""
-    ends = np.flatnonzero(np.any(self.norms[:, 1:] < REACH, 0))
-    stop = 1 + ends[0] if len(ends) else len(self.distances)
+  def curves_within_fit_range(self) -> 'NormCurves':
+    """The gradient norms from distance 1 up to where a norm falls below `SMALLEST_NORM`."""
+    too_small = np.flatnonzero(np.any(self.norms[:, 1:] < SMALLEST_NORM, 0))
+    stop = 1 + too_small[0] if len(too_small) else len(self.distances)
     return self._replace(distances=self.distances[1:stop], norms=self.norms[:, 1:stop])
 
 
 class Fit(NamedTuple):
-  """Least squares in the logarithm, by seed."""
+  """A least-squares fit of the log gradient norm against distance, with a slope for each seed."""
 
-  slopes: 'np.ndarray'  # [seeds] of log norm in k, or in log k
-  residual: float  # root of the mean square over all seeds and distances
-  change: 'np.ndarray'  # [seeds] of log norm, from the first distance to the last
+  slopes: 'np.ndarray'  # [seeds], of log norm in k, or in log k
+  residual: float  # root mean square over all seeds and distances
+  change: 'np.ndarray'  # [seeds], of log norm between the first and the last distance
 
 
 class Decay(NamedTuple):
-  """What the curves of several seeds come to; fits are None where nothing can be fitted."""
+  """The verdict on the decay of gradient norms, such as vanishing, and the fits to the norms."""
 
   verdict: str
-  better: str | None = None  # of FORMS
+  better: str | None = None  # a key of DECAY_LAWS
   fits: dict[str, Fit] | None = None
-  half_life: Interval | str | None = None  # in tokens, by the exponential fit
+  half_life: Interval | str | None = None  # in tokens, of the exponential fit
 
 
-def at_start(record: dict) -> Curves:
-  """What a cell at initialisation says."""
-  return curves_of(record['result'], record['result'], slice(None))
+def initial_norm_curves(record: dict) -> NormCurves:
+  """The gradient norms by seed and distance in the record of an untrained model."""
+  return _norm_curves_of_members(record['result'], record['result'], slice(None))
 
 
-def in_training(record: dict) -> dict[int, Curves]:
-  """Step -> what a cell that trained said of itself there, at the rate that was chosen."""
-  members, own = record['result']['members'], chosen(record)
-  rows = [members.index(member) for member in own]
-  return {look['step']: curves_of(look, record['result'], rows)
-          for look in record['result']['watched']}
+def training_norm_curves(record: dict) -> dict[int, NormCurves]:
+  """Maps each evaluated training step to the gradient norms at the best learning rate."""
+  members, result = record['result']['members'], record['result']
+  rows = [members.index(member) for member in members_at_best_learning_rate(record)]
+  return {evaluation['step']: _norm_curves_of_members(evaluation, result, rows)
+          for evaluation in result['watched']}
 
 
-def curves_of(kept: dict, result: dict, rows) -> Curves:
-  """The curves of some members from what a record keeps of them all."""
-  norms = np.array(kept['norms'], float)[rows]
-  return Curves(np.array(kept['distances']), norms, result['receptive_field'])
+def _norm_curves_of_members(measurement: dict, result: dict, members) -> NormCurves:
+  """The gradient norms by distance of the ensemble members with the indices `members`."""
+  norms = np.array(measurement['norms'], float)[members]
+  return NormCurves(np.array(measurement['distances']), norms, result['receptive_field'])
 
 
-def fit(curves: Curves, form: str) -> Fit:
-  """Log norm as a straight line in k ('exponential') or in log k ('power')."""
-  x, y = FORMS[form](curves.distances.astype(float)), np.log(curves.norms)
+def fit_log_norms(curves: NormCurves, law: str) -> Fit:
+  """Fits log gradient norms linearly in the distance k ('exponential') or in log k ('power')."""
+  x, y = DECAY_LAWS[law](curves.distances.astype(float)), np.log(curves.norms)
   centred = x - x.mean()
   slopes = (y @ centred) / (centred @ centred)
   residuals = y - y.mean(1, keepdims=True) - slopes[:, None] * centred
   return Fit(slopes, float(np.sqrt(np.mean(residuals**2))), slopes * (x[-1] - x[0]))
 
 
-def decay(curves: Curves) -> Decay:
-  """The fits, the half-life and the verdict, which beyond a receptive field is that it ends."""
+def analyse_decay(curves: NormCurves) -> Decay:
+  """Fits exponential and power decay of gradient norms, and derives a half-life and a verdict."""
   if not np.all(np.isfinite(curves.norms)):
     return Decay('not finite')
-  part, ends = curves.fitted, None
-  if curves.ends:
-    ends = f'nothing beyond {curves.receptive_field - 1}'
-  if len(part.distances) < FEWEST:
-    return Decay(ends or 'unclear')
-  fits = {form: fit(part, form) for form in FORMS}
-  better = min(fits, key=lambda form: fits[form].residual)
-  life = half_life(mean_interval(fits['exponential'].slopes), int(part.distances[-1]))
-  word = verdict(mean_interval(fits[better].change), mean_interval(np.log(part.norms[:, -1])))
-  return Decay(ends or word, better, fits, life)
+  part, field_verdict = curves.curves_within_fit_range, None
+  if curves.extends_beyond_field:
+    field_verdict = f'zero beyond {curves.receptive_field - 1}'
+  if len(part.distances) < FEWEST_DISTANCES:
+    return Decay(field_verdict or 'unclear')
+  fits = {law: fit_log_norms(part, law) for law in DECAY_LAWS}
+  better = min(fits, key=lambda law: fits[law].residual)
+  half_life = half_life_from_slope(
+    mean_interval(fits['exponential'].slopes), int(part.distances[-1]))
+  verdict = _classify_change(
+    mean_interval(fits[better].change), mean_interval(np.log(part.norms[:, -1])))
+  return Decay(field_verdict or verdict, better, fits, half_life)
 
 
-def verdict(change: Interval, last: Interval) -> str:
-  """The word for a change of log norm that ends at its last value, by the rule above."""
-  if not change.known:
+def _classify_change(change: Interval, last_log_norm: Interval) -> str:
+  """Classifies the change of the log gradient norm over the fitted distances as vanishing, etc."""
+  if not change.has_bounds:
     return 'unclear'
-  if change.high < -HALF:
+  if change.high < -LOG_2:
     return 'vanishing'
-  if change.low > HALF:
-    return 'exploding' if last.low > 0 else 'rising'
-  return 'steady' if change.low > -HALF and change.high < HALF else 'unclear'
+  if change.low > LOG_2:
+    return 'exploding' if last_log_norm.low > 0 else 'rising'
+  return 'steady' if change.low > -LOG_2 and change.high < LOG_2 else 'unclear'
 
 
-def half_life(slope: Interval, longest: int) -> Interval | str:
-  """Tokens after which half is left, at a rate of change of log norm a token.
+def half_life_from_slope(slope: Interval, longest_distance: int) -> Interval | str:
+  """The half-life of the gradient norm in tokens, from the slope of the log norm per token.
 
-  A curve that takes longer than it was followed, or that rises, has none within the length; where
-  the rate's interval admits that, the half-life is only known from below.
+  A half-life above the longest fitted distance, or a rising norm, gives `none within` that
+  distance. If the interval of the slope contains 0, only a lower bound is known.
   """
-  tokens = [math.inf if rate >= 0 else -HALF / rate for rate in slope[:3]]
-  if tokens[0] > longest:
-    return f'none within {longest}'
-  if not slope.known:
-    return Interval.bare(tokens[0], slope.count)
+  tokens = [math.inf if rate >= 0 else -LOG_2 / rate for rate in slope[:3]]
+  if tokens[0] > longest_distance:
+    return f'none within {longest_distance}'
+  if not slope.has_bounds:
+    return Interval.without_bounds(tokens[0], slope.count)
   return Interval(*tokens, slope.count) if slope.high < 0 else f'{tokens[1]:.2g} or more'
 
 
-def falls(curves: Curves, near: int = 1) -> list[float]:
-  """By how many powers of ten the norm falls from a distance to the greatest, by seed.
+def log10_norm_decrease(curves: NormCurves, first_distance: int = 1) -> list[float]:
+  """The decrease of log10 of the gradient norm from `first_distance` to the longest, by seed.
 
-  What is below reach counts as `REACH`: the fall is at least this much.
+  Norms below `SMALLEST_NORM` count as `SMALLEST_NORM`, so that the result is a lower bound.
   """
-  if near not in curves.distances:
+  if first_distance not in curves.distances:
     return []
-  start, end = (np.log10(np.maximum(curves.norms[:, place], REACH))
-                for place in (list(curves.distances).index(near), -1))
+  start, end = (np.log10(np.maximum(curves.norms[:, index], SMALLEST_NORM))
+                for index in (list(curves.distances).index(first_distance), -1))
   return (start - end).tolist()
 
 
-def beyond(curves: Curves) -> list[float]:
-  """The largest norm beyond the receptive field, by seed; empty: nothing lies beyond it."""
-  if not curves.ends:
+def largest_norms_beyond_field(curves: NormCurves) -> list[float]:
+  """The largest gradient norm beyond the receptive field by seed, or [] if none was measured."""
+  if not curves.extends_beyond_field:
     return []
   return curves.norms[:, curves.distances >= curves.receptive_field].max(1).tolist()

@@ -1,35 +1,49 @@
-"""What the records of gradients must have: at initialisation, and in cells that train."""
+"""Schemas of the records of gradient norms, at initialisation and in training."""
 
 import dataclasses
 
-from experiments.lab.results.schema import Fields, Kind, Law, List, Text, Whole
-from experiments.lab.results.trained import FIELD, NORM, SIZE, TRAINING, ascending, shaped
+from experiments.lab.results.schema import Constraint, Fields, Integer, ListOf, RecordKind, Text
+from experiments.lab.results.training_schema import (
+  FIELD,
+  NORM,
+  SIZE,
+  TRAINING,
+  has_matrix_shape,
+  is_ascending,
+)
 
-FLOW = {'distances': List(Whole(), 1), 'norms': List(List(NORM)), 'stretches': List(List(NORM))}
+NORM_FIELDS = {
+  'distances': ListOf(Integer(), 1), 'norms': ListOf(ListOf(NORM)),
+  'spectral_norms': ListOf(ListOf(NORM)),
+}
 
 
-def flows(kept: dict, members: int) -> bool:
-  """Whether there are norms of each member at all distances, from 0 on."""
-  distances = kept['distances']
-  return distances[0] == 0 and ascending(distances) and all(
-    shaped(kept[name], members, len(distances)) for name in ('norms', 'stretches'))
+def has_all_norms(measurement: dict, num_members: int) -> bool:
+  """Whether each ensemble member has a norm and a spectral norm at every distance."""
+  distances = measurement['distances']
+  return distances[0] == 0 and is_ascending(distances) and all(
+    has_matrix_shape(measurement[name], num_members, len(distances))
+    for name in ('norms', 'spectral_norms'))
 
 
-START = Kind(
+UNTRAINED_NORMS = RecordKind(
   'at',
   Fields({
     'at': Text(), 'layer': Text(), 'length': SIZE, 'width': SIZE, 'depth': SIZE, 'block': Text(),
-    'seeds': List(Whole(), 1, distinct=True),
+    'seeds': ListOf(Integer(), 1, distinct=True),
   }),
-  Fields({'receptive_field': FIELD, **FLOW}),
-  (Law('there is a norm for each seed at each distance', lambda run, result: flows(
-    result, len(run['seeds']))),),
-  cells=('experiments.gradient_flow.flow',),
+  Fields({'receptive_field': FIELD, **NORM_FIELDS}),
+  (Constraint(
+    'there are two norms for each seed at each distance',
+    lambda run, result: has_all_norms(result, len(run['seeds']))),),
+  modules=('experiments.gradient_flow.gradient_norms',),
 )
-WATCHED_FLOW = dataclasses.replace(
+EVALUATION = Fields({'step': Integer(), **NORM_FIELDS})
+TRAINING_NORMS = dataclasses.replace(
   TRAINING,
-  result=TRAINING.result.requiring(watched=List(Fields({'step': Whole(), **FLOW}), 1)),
-  laws=(*TRAINING.laws, Law('there is a norm for each member at each distance', (
-    lambda run, result: all(flows(look, len(result['members'])) for look in result['watched'])))),
-  cells=('experiments.lab.cells.training', 'experiments.gradient_flow.flow'),
+  result=TRAINING.result.with_required_fields({'watched': ListOf(EVALUATION, 1)}),
+  constraints=(*TRAINING.constraints, Constraint(
+    'there are two norms for each member at each distance', lambda run, result: all(
+      has_all_norms(evaluation, len(result['members'])) for evaluation in result['watched']))),
+  modules=('experiments.lab.cells.training', 'experiments.gradient_flow.gradient_norms'),
 )

@@ -1,19 +1,22 @@
-"""How far do gradients flow? Their norm against distance, before training and during it.
+"""Does the gradient vanish with distance? Gradient norms of layers before and during training.
 
   python -m experiments.gradient_flow --preset=quick --layers=elman,attention --runs=runs/quick
 
-What the last output of a stack of blocks owes to the token k steps before it is the Jacobian
-d y_T / d x_{T - k}, taken row by row, never by finite differences. Its norm is followed over k:
+The dependence of the last output of a stack of blocks on the input k tokens earlier is the Jacobian
+d y_T / d x_{T - k}. It is computed row by row by reverse-mode differentiation, without finite
+differences. Its norm is measured over k.
 
-  at initialisation   every layer by itself; then some in all shells and at depths, with other
-                      biases of the forget gate and other recurrent weights; no task, no training
+  at initialisation   every layer alone, then some layers in all residual blocks and at several
+                      depths, with other biases of the forget gate and other recurrent weights,
+                      without a task and without training
   during training     recurrent networks and attention on the adding problem, with and without
-                      clipping, in several shells: the same norms at every look, and the score
+                      gradient clipping, in several residual blocks, with the same norms at every
+                      evaluation beside the score
 
-An exponential and a power of k are fitted; half-lives are in tokens, and whether a gradient is
-vanishing or exploding is said by an interval over seeds. Through several blocks of attention the
-first tokens have the most paths, so that there a gradient grows with the distance. A convolution
-has exactly no gradient beyond its receptive field: that is the control.
+An exponential and a power of k are fitted to the norms. Half-lives are in tokens, and a verdict
+such as vanishing or exploding rests on an interval over seeds. Through several blocks of attention
+the first tokens have the most paths to the output, so that the gradient grows with the distance.
+The control is a convolution, whose gradient beyond its receptive field is exactly zero.
 """
 
 import dataclasses
@@ -21,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.gradient_flow.claims import CLAIMS, CONTROL, CONTROLS
-from experiments.gradient_flow.records import START, WATCHED_FLOW
+from experiments.gradient_flow.records import TRAINING_NORMS, UNTRAINED_NORMS
 from experiments.gradient_flow.tables import report
 from experiments.lab.launch import flags
 from experiments.lab.launch.study import SMOKE, Study, TaskGrid
@@ -30,8 +33,8 @@ BLOCKS = ('plain', 'no_norm', 'pre_norm', 'post_norm')
 
 
 @dataclasses.dataclass(frozen=True)
-class Grid:
-  """Layers, each with every combination of settings; no layers: the whole catalogue."""
+class LayerGrid:
+  """Layers with every combination of the varied settings, or all layers if none are listed."""
 
   layers: tuple[str, ...] = ()
   varied: Mapping[str, Sequence] = dataclasses.field(default_factory=dict)
@@ -39,11 +42,11 @@ class Grid:
 
 @dataclasses.dataclass(frozen=True)
 class GradientPreset:
-  """What is looked at before training, on sequences of a length, and what is trained."""
+  """Layers that are measured at initialisation, layers that are trained, and their settings."""
 
-  start: tuple[Grid, ...]
-  length: int
-  trained: tuple[Grid, ...]
+  untrained: tuple[LayerGrid, ...]
+  length: int  # of sequences at initialisation, in tokens
+  trained: tuple[LayerGrid, ...]
   task_grids: tuple[TaskGrid, ...]
   settings: dict[str, Any]
 
@@ -52,28 +55,30 @@ BIASES = ('lstm(forget_bias=0.0)', 'lstm(forget_bias=3.0)')
 RECURRENT_WEIGHTS = ('elman(recurrent_init=normal)', 'elman(recurrent_gain=2.0)')
 
 PRESETS = {
-  # Every line that `paper` goes through, in the least time.
+  # This preset runs all code of the `paper` preset at the smallest sizes, as a fast test.
   'smoke': GradientPreset(
-    start=(Grid(('elman', CONTROL)), Grid(('elman',), {'block': ('plain', 'pre_norm')})),
+    untrained=(
+      LayerGrid(('elman', CONTROL)), LayerGrid(('elman',), {'block': ('plain', 'pre_norm')}),
+    ),
     length=12,
-    trained=(Grid(('elman',), {'clip': (1.0, 0.0)}),),
+    trained=(LayerGrid(('elman',), {'clip': (1.0, 0.0)}),),
     task_grids=(TaskGrid('adding', (8,)),),
     settings=SMOKE | {'match': 'none'},
   ),
-  # For two CPU cores: about five minutes.
+  # This preset takes about five minutes on two CPU cores.
   'quick': GradientPreset(
-    start=(
-      Grid(),
-      Grid(('elman', 'lstm', 'attention'), {'depth': (2, 4)}),
-      Grid(('elman', 'lstm', 'attention'), {'depth': (4,), 'block': BLOCKS}),
-      Grid((*BIASES, *RECURRENT_WEIGHTS)),
+    untrained=(
+      LayerGrid(),
+      LayerGrid(('elman', 'lstm', 'attention'), {'depth': (2, 4)}),
+      LayerGrid(('elman', 'lstm', 'attention'), {'depth': (4,), 'block': BLOCKS}),
+      LayerGrid((*BIASES, *RECURRENT_WEIGHTS)),
     ),
     length=128,
     trained=(
-      Grid(('elman', RECURRENT_WEIGHTS[1], 'lstm'), {'clip': (1.0, 0.0)}),
-      Grid(('elman', 'lstm'), {'block': ('pre_norm', 'post_norm')}),
-      Grid(('attention',), {'block': ('pre_norm',)}),
-      Grid(('gru', *BIASES, RECURRENT_WEIGHTS[0])),
+      LayerGrid(('elman', RECURRENT_WEIGHTS[1], 'lstm'), {'clip': (1.0, 0.0)}),
+      LayerGrid(('elman', 'lstm'), {'block': ('pre_norm', 'post_norm')}),
+      LayerGrid(('attention',), {'block': ('pre_norm',)}),
+      LayerGrid(('gru', *BIASES, RECURRENT_WEIGHTS[0])),
     ),
     task_grids=(TaskGrid('adding', (64,)),),
     settings={
@@ -82,26 +87,26 @@ PRESETS = {
       'seeds': (0, 1, 2, 3, 4), 'stop_when_solved': False,
     },
   ),
-  # Sizes for a GPU.
+  # The sizes of this preset need a GPU.
   'paper': GradientPreset(
-    start=(
-      Grid(),
-      Grid(
+    untrained=(
+      LayerGrid(),
+      LayerGrid(
         ('elman', 'lstm', 'gru', 'attention', 'mamba', 'lru', 'gated_deltanet', 'tcn'),
         {'depth': (1, 2, 4, 8), 'block': BLOCKS},
       ),
-      Grid((
+      LayerGrid((
         *BIASES, 'lstm(forget_bias=6.0)', *RECURRENT_WEIGHTS, 'lstm(recurrent_init=normal)',
         'gru(recurrent_init=normal)',
       )),
     ),
     length=512,
     trained=(
-      Grid(
+      LayerGrid(
         ('elman', RECURRENT_WEIGHTS[1], 'lstm', 'gru', 'attention', 'mamba'),
         {'clip': (1.0, 0.0), 'block': BLOCKS},
       ),
-      Grid((*BIASES, RECURRENT_WEIGHTS[0])),
+      LayerGrid((*BIASES, RECURRENT_WEIGHTS[0])),
     ),
     task_grids=(TaskGrid('adding', (200,)), TaskGrid('copy_memory', (110,))),
     settings={
@@ -113,17 +118,17 @@ PRESETS = {
 }
 
 
-def define(presets) -> None:
-  """The study's flags."""
-  flags.define_study(
+def define_flags(presets) -> None:
+  flags.define_study_flags(
     presets,
-    steps='Training steps.',
-    lengths="Lengths before training, and distances of the tasks, instead of the preset's.",
+    steps_help='Number of training steps.',
+    lengths_help='Sequence lengths of models at initialisation and distances of tasks in training, '
+                 'in tokens and separated by commas, instead of those of the preset.',
   )
-  flags.define_training()
+  flags.define_task_flags()
 
 
 STUDY = Study(
-  'gradient_flow', __doc__, PRESETS, report, CLAIMS, CONTROLS, define,
-  cells='experiments.gradient_flow.cells', kinds=(WATCHED_FLOW, START),
+  'gradient_flow', __doc__, PRESETS, report, CLAIMS, CONTROLS, define_flags,
+  cells='experiments.gradient_flow.cells', kinds=(TRAINING_NORMS, UNTRAINED_NORMS),
 )

@@ -1,4 +1,4 @@
-"""Tables and panels of gradients: at initialisation, and before and after training."""
+"""Tables and figure panels of gradient norms, at initialisation and during training."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,148 +10,168 @@ from experiments.lab.results.figures import Panel
 from experiments.lab.results.statistics import mean_interval
 from experiments.lab.results.table import Table
 
-SHOWN = (1, 8, 32)  # distances that tables have, besides the farthest
-PICTURED = ('attention', 'elman', 'lstm', 'gru', 'mamba', 'lru', CONTROL)
-LOWEST = 1e-12  # norm of a panel
+TABLE_DISTANCES = (1, 8, 32)  # columns of tables, beside the longest distance
+PLOTTED_LAYERS = ('attention', 'elman', 'lstm', 'gru', 'mamba', 'lru', CONTROL)
+LOWEST_PLOTTED = 1e-12
 
 
 def report(records: list[dict]):
-  """The study's tables and panels."""
-  done = [record for record in records if record['result']]
-  started = [record for record in done if 'at' in record['run']]
-  trained = [record for record in done if 'at' not in record['run']]
-  shown = (
-    ('every layer by itself', bare(started)),
-    ('shells and depths', varied_of(started)),
+  """The tables and figure panels of the gradient norms of untrained and of trained models."""
+  with_result = [record for record in records if record['result']]
+  untrained = [record for record in with_result if 'at' in record['run']]
+  trained = [record for record in with_result if 'at' not in record['run']]
+  titled_records = (
+    ('every layer alone', _records_of_simplest_models(untrained)),
+    ('residual blocks and depths compared', _records_of_compared_layers(untrained)),
   )
-  tables = [start_table(f'Gradient flow at initialisation: {what}', of) for what, of in shown if of]
-  if started:
-    tables.append(fit_table(bare(started)))
+  tables = [
+    _initial_norms_table(f'Gradient norm against distance at initialisation: {title}', selected)
+    for title, selected in titled_records if selected
+  ]
+  if untrained:
+    tables.append(_decay_fits_table(_records_of_simplest_models(untrained)))
   if trained:
-    tables.append(training_table(trained))
-  return tables, [*start_panels(started), *training_panels(trained)]
+    tables.append(_trained_norms_table(trained))
+  return tables, [*_initial_norms_panels(untrained), *_trained_norms_panels(trained)]
 
 
-def bare(records: Sequence[dict]) -> list[dict]:
-  """Of each layer the cell with least around it, and as shallow as there is."""
-  found = {}
+def _records_of_simplest_models(records: Sequence[dict]) -> list[dict]:
+  """For each layer, the record of its shallowest model, preferably without residual blocks."""
+  simplest = {}
   for record in sorted(records, key=lambda r: (r['run']['block'] != 'plain', r['run']['depth'])):
     run = record['run']
-    found.setdefault((run['layer'], run['length'], run['width']), record)
-  return list(found.values())
+    simplest.setdefault((run['layer'], run['length'], run['width']), record)
+  return list(simplest.values())
 
 
-def varied_of(records: Sequence[dict]) -> list[dict]:
-  """The cells of layers that were looked at in more than one shell or at more than one depth."""
+def _records_of_compared_layers(records: Sequence[dict]) -> list[dict]:
+  """The records of layers that were measured at several depths or in several residual blocks."""
   layers = [record['run']['layer'] for record in records]
   return [record for record in records if layers.count(record['run']['layer']) > 1]
 
 
-def start_table(title: str, records: Sequence[dict]):
-  """Norms at some distances, the better fit, half-life and verdict of cells at initialisation."""
+def _initial_norms_table(title: str, records: Sequence[dict]):
+  """Table of gradient norms of untrained models by distance, with fit, half-life and verdict."""
   rows = []
   for record in records:
-    run, curves = record['run'], decay.at_start(record)
-    found = decay.decay(curves)
+    run, curves = record['run'], decay.initial_norm_curves(record)
+    analysis = decay.analyse_decay(curves)
     rows.append((
       run['layer'], run['block'], run['depth'], run['length'],
-      *(curves.at(k) for k in (*SHOWN, int(curves.distances[-1]))),
-      found.better, found.half_life, found.verdict,
+      *(curves.log10_norm_at(k) for k in (*TABLE_DISTANCES, int(curves.distances[-1]))),
+      analysis.better, analysis.half_life, analysis.verdict,
     ))
   return Table(
     title,
-    ('layer', 'block', 'depth', 'length T', *(f'k = {k}' for k in SHOWN), 'k = T - 1',
-     'better fit', 'half-life', 'verdict'),
+    ('layer', 'residual block', 'depth', 'length T', *(f'k = {k}' for k in TABLE_DISTANCES),
+     'k = T - 1', 'better fit', 'half-life in tokens', 'verdict'),
     rows,
-    'Log10 of the norm of d y_T / d x_(T - k), 0 for the identity, minus infinity where there is '
-    'exactly no gradient; means over seeds with 95 % intervals. Unit Gaussian inputs. The '
-    'half-life, in tokens, is of the exponential fit from k = 1 on. Vanishing or exploding: over '
-    'the distances fitted, the whole interval of the change is beyond a factor of 2; steady: '
-    'within it.',
+    'Columns k: log10 of the norm of d y_T / d x_(T - k), the gradient of the last output with '
+    'respect to the input k tokens earlier. It is 0 for an identity map, and minus infinity where '
+    'the gradient is exactly 0. Means over seeds with 95 % intervals, for unit Gaussian inputs. '
+    'The half-life is that of the exponential fit from k = 1 on. A gradient is vanishing or '
+    'exploding if the 95 % interval of its change over the fitted distances lies beyond a factor '
+    'of 2, and steady if the interval lies within a factor of 2.',
   )
 
 
-def fit_table(records: Sequence[dict]):
-  """Both fits of cells at initialisation, with what they leave over."""
+def _decay_fits_table(records: Sequence[dict]):
+  """Table of exponential and power-law fits to gradient norms at initialisation."""
   rows = []
   for record in records:
-    curves = decay.at_start(record)
-    fits = decay.decay(curves).fits or {}
+    curves = decay.initial_norm_curves(record)
+    fits = decay.analyse_decay(curves).fits or {}
+    longest = curves.curves_within_fit_range.distances[-1] if fits else None
     rows.append((
-      record['run']['layer'], f'1 to {curves.fitted.distances[-1]}' if fits else None,
-      *(value for form in decay.FORMS for value in (
-        (mean_interval(fits[form].slopes), fits[form].residual) if fits else (None, None))),
+      record['run']['layer'], f'1 to {longest}' if fits else None,
+      *(value for law in decay.DECAY_LAWS for value in (
+        (mean_interval(fits[law].slopes), fits[law].residual) if fits else (None, None))),
     ))
   return Table(
-    'Gradient flow at initialisation: fits',
-    ('layer', 'fitted', 'rate a token', 'misfit', 'exponent of k', 'misfit of the power'),
+    'Gradient norm against distance at initialisation: fits',
+    ('layer', 'fitted distances', 'rate per token', 'residual of the exponential',
+     'exponent of k', 'residual of the power'),
     rows,
-    'log norm = a + rate k, or a + exponent log k, by least squares over the distances fitted; the '
-    'rate is -1 / tau. Means over seeds with 95 % intervals. Misfit: root mean square of what is '
-    'left, in log norm.',
+    'Least-squares fits of log norm = a + rate k (exponential) and log norm = a + exponent log k '
+    '(power) over the fitted distances k, where rate = -1 / tau. Means over seeds with 95 % '
+    'intervals. Residual: root mean square over seeds and distances, in log norm.',
   )
 
 
-def training_table(records: Sequence[dict]):
-  """Half-lives before, halfway through and after training, beside the score."""
+def _trained_norms_table(records: Sequence[dict]):
+  """Table of half-lives of the gradient norm before, during and after training, and of scores."""
   rows = []
   for record in records:
     run, result = record['run'], record['result']
-    looks = list(decay.in_training(record).values())
-    before, halfway, after = (decay.decay(looks[i]) for i in (0, len(looks) // 2, -1))
+    evaluations = list(decay.training_norm_curves(record).values())
+    before, halfway, after = (
+      decay.analyse_decay(evaluations[i]) for i in (0, len(evaluations) // 2, -1))
     rows.append((
       f'{result["title"]} {result["distance"]}', run['layer'], run['block'], run['clip'],
       before.half_life, halfway.half_life, after.half_life,
-      *(look.at(int(look.distances[-1])) for look in (looks[0], looks[-1])),
-      before.verdict, after.verdict, scores.metric_interval(record),
+      *(curves.log10_norm_at(int(curves.distances[-1]))
+        for curves in (evaluations[0], evaluations[-1])),
+      before.verdict, after.verdict, scores.test_metric_interval(record),
     ))
   metrics = ', '.join(dict.fromkeys(record['result']['metric'] for record in records))
   return Table(
-    'Gradient flow during training',
-    ('question', 'layer', 'block', 'clip', 'half-life before', 'halfway', 'after',
-     'farthest before', 'farthest after', 'verdict before', 'verdict after', 'score'),
+    'Gradient norm during training',
+    ('task', 'layer', 'residual block', 'clipping norm', 'half-life before training',
+     'half-life halfway through training', 'half-life after training', 'log10 norm before training',
+     'log10 norm after training', 'verdict before training', 'verdict after training', 'score'),
     rows,
-    'Half-lives in tokens, and log10 of the norm at the greatest distance, on test sequences. '
-    f'Score: {metrics} on the test split, at the learning rate that is best on validation. 95 % '
-    'intervals over seeds. Clip: the global norm that gradients are scaled down to; 0: none.',
+    'The gradient is that of the last output with respect to the inputs of the first block, on '
+    'test sequences. Half-lives are in tokens. The log10 norm is at the longest distance. '
+    f'Score: {metrics} on the test split, at the learning rate that is best on the validation '
+    'split. 95 % intervals over seeds. Clipping norm: the global norm to which training gradients '
+    'are scaled down, or 0 without clipping.',
   )
 
 
-def panel(title: str, series: Mapping[str, Any]):
-  """Norms against distance, from 1 on; what is exactly 0, or too small to draw, is left out."""
-  drawn = {name: curves.points(LOWEST) for name, curves in series.items()}
-  most = max((norm.mean for points in drawn.values() for _, norm in points), default=1.0)
-  return Panel(title, 'distance k', 'norm of the gradient', drawn, log_x=True, log_y=True,
-               y_range=(LOWEST, 4 * most))
+def _norms_panel(title: str, series: Mapping[str, Any]):
+  """A panel of gradient norms against distance, without norms below `LOWEST_PLOTTED`."""
+  drawn = {name: curves.geometric_mean_norms(LOWEST_PLOTTED) for name, curves in series.items()}
+  most = max((norm.estimate for points in drawn.values() for _, norm in points), default=1.0)
+  return Panel(title, 'distance k in tokens', 'norm of the gradient', drawn, log_x=True, log_y=True,
+               y_range=(LOWEST_PLOTTED, 4 * most))
 
 
-def start_panels(records: Sequence[dict]):
-  """The main layers; other biases and recurrent weights; the shells of the deepest stacks."""
-  alone = {record['run']['layer']: decay.at_start(record) for record in bare(records)}
-  panels = [panel('at initialisation', {n: alone[n] for n in PICTURED if n in alone})]
+def _initial_norms_panels(records: Sequence[dict]):
+  """Panels of gradient norms at initialisation by layer, initial weights and residual block."""
+  simplest = _records_of_simplest_models(records)
+  by_layer = {record['run']['layer']: decay.initial_norm_curves(record) for record in simplest}
+  main_layers = {name: by_layer[name] for name in PLOTTED_LAYERS if name in by_layer}
+  panels = [_norms_panel('at initialisation', main_layers)]
   for family in ('elman', 'lstm'):
-    same = {name: curves for name, curves in alone.items() if name.partition('(')[0] == family}
-    if len(same) > 1:
-      panels.append(panel(f'{family}, other weights at the start', same))
-  several = varied_of(records)
-  for layer in dict.fromkeys(record['run']['layer'] for record in several):
-    own = [record for record in several if record['run']['layer'] == layer]
-    depth = max(record['run']['depth'] for record in own)
-    panels.append(panel(f'{layer}, shells at a depth of {depth}', {
-      record['run']['block']: decay.at_start(record)
-      for record in own if record['run']['depth'] == depth
+    variants = {
+      name: curves for name, curves in by_layer.items() if name.partition('(')[0] == family}
+    if len(variants) > 1:
+      panels.append(_norms_panel(f'{family} by initial weights', variants))
+  compared = _records_of_compared_layers(records)
+  for layer in dict.fromkeys(record['run']['layer'] for record in compared):
+    same_layer = [record for record in compared if record['run']['layer'] == layer]
+    depth = max(record['run']['depth'] for record in same_layer)
+    panels.append(_norms_panel(f'{layer} by residual block, depth {depth}', {
+      record['run']['block']: decay.initial_norm_curves(record)
+      for record in same_layer if record['run']['depth'] == depth
     }))
-  return [one for one in panels if any(one.series.values())]
+  return [panel for panel in panels if any(panel.series.values())]
 
 
-def training_panels(records: Sequence[dict]):
-  """Before and after training, with clipping, of each layer in the shell that it is in first."""
+def _trained_norms_panels(records: Sequence[dict]):
+  """Panels of gradient norms by layer, before and after training with gradient clipping.
+
+  Each layer has only one kind of residual block.
+  """
   panels = []
   for title in dict.fromkeys(record['result']['title'] for record in records):
-    own = {}
+    by_layer = {}
     for record in sorted(records, key=lambda r: r['run']['block']):
       if record['result']['title'] == title and record['run']['clip']:
-        own.setdefault(record['run']['layer'], list(decay.in_training(record).values()))
-    for when, place in (('before', 0), ('after', -1)):
-      panels.append(panel(f'{when} {title}', {n: looks[place] for n, looks in own.items()}))
-  return [one for one in panels if any(one.series.values())]
+        evaluations = list(decay.training_norm_curves(record).values())
+        by_layer.setdefault(record['run']['layer'], evaluations)
+    for time, index in (('before', 0), ('after', -1)):
+      panels.append(_norms_panel(f'{time} training on {title}', {
+        layer: evaluations[index] for layer, evaluations in by_layer.items()
+      }))
+  return [panel for panel in panels if any(panel.series.values())]

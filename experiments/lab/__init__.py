@@ -1,1 +1,1 @@
-"""What the studies share; it knows no study."""
+"""Code that all studies share; it imports no study."""

@@ -1,8 +1,9 @@
-"""A file appears whole or not at all.
+"""Atomic file writes, after which a file has either its old or its new content, never a part.
 
-The bytes go to a temporary name in the same folder, reach the disk, and only then take the final
-name in one step of the file system. A reader sees the old file or the new one, never a part. A
-writer that is killed leaves at most a temporary file, which nobody reads; `clean` removes it later.
+The bytes are written to a temporary file in the same folder and flushed to the disk. Only then is
+the temporary file renamed to the final name, which the file system does in one step. A process that
+is killed while it writes leaves at most a temporary file, which no reader opens. The function
+`remove_abandoned_files` deletes such files later.
 """
 
 import contextlib
@@ -10,16 +11,16 @@ import os
 import pathlib
 import uuid
 
-TEMPORARY = '.tmp'
-ABANDONED = 3600.0  # seconds after which nobody still writes a temporary file
+TEMPORARY_SUFFIX = '.tmp'
+ABANDONED_SECONDS = 3600.0  # age at which a temporary file is no longer being written
 
 
 def write(path: str | os.PathLike, data: bytes) -> None:
-  """Replace the file at `path` by `data`; OSError, with this path, when that cannot be done."""
+  """Replaces the content of a file; an OSError names this file and not the temporary file."""
   path = pathlib.Path(path)
-  partial = temporary(path, uuid.uuid4().hex)
+  partial = temporary_path(path, uuid.uuid4().hex)
   try:
-    # Not tempfile: its files are readable by their owner alone, and results are shared.
+    # Only the owner could read a file that the module `tempfile` creates, but results are shared.
     with open(partial, 'xb') as file:
       file.write(data)
       file.flush()
@@ -28,23 +29,24 @@ def write(path: str | os.PathLike, data: bytes) -> None:
   except BaseException as error:
     with contextlib.suppress(OSError):
       partial.unlink()
-    if isinstance(error, OSError):  # which may name the temporary file, or none
+    if isinstance(error, OSError):  # its file name may be the temporary one, or missing
       raise OSError(error.errno, error.strerror or str(error), str(path)) from None
     raise
   _sync_folder(path.parent)
 
 
-def temporary(path: pathlib.Path, name: str) -> pathlib.Path:
-  """A hidden file beside another, of a name that says what it is for."""
-  return path.with_name(f'.{path.name}.{name}{TEMPORARY}')
+def temporary_path(path: pathlib.Path, purpose: str) -> pathlib.Path:
+  """The path of a hidden temporary file beside `path`, with the purpose in its name."""
+  return path.with_name(f'.{path.name}.{purpose}{TEMPORARY_SUFFIX}')
 
 
-def clock(path: pathlib.Path) -> float:
-  """The time, in seconds as in `stat`, by the clock of a file's own file system.
+def file_system_time(path: pathlib.Path) -> float:
+  """The current time of the file system that holds a path, in seconds since the epoch.
 
-  It may be another machine's, so that only its times can be compared with those of files.
+  A network file system uses the clock of its server. Modification times of files must therefore be
+  compared with this time and not with the local clock.
   """
-  probe = temporary(path, uuid.uuid4().hex)
+  probe = temporary_path(path, uuid.uuid4().hex)
   try:
     probe.touch()
     return probe.stat().st_mtime
@@ -52,17 +54,17 @@ def clock(path: pathlib.Path) -> float:
     probe.unlink(missing_ok=True)
 
 
-def clean(folder: str | os.PathLike) -> None:
-  """Removes temporary files that writers left which were killed an hour ago or earlier."""
-  for partial in pathlib.Path(folder).glob(f'.*{TEMPORARY}'):
-    with contextlib.suppress(OSError):  # another process may be faster
-      if clock(partial) - partial.stat().st_mtime > ABANDONED:
+def remove_abandoned_files(folder: str | os.PathLike) -> None:
+  """Deletes the temporary files that were last modified more than an hour ago."""
+  for partial in pathlib.Path(folder).glob(f'.*{TEMPORARY_SUFFIX}'):
+    with contextlib.suppress(OSError):  # another process may have deleted it already
+      if file_system_time(partial) - partial.stat().st_mtime > ABANDONED_SECONDS:
         partial.unlink()
 
 
 def _sync_folder(folder: pathlib.Path) -> None:
-  """Make the new name itself survive a power cut."""
-  # Some network file systems cannot sync a folder; the file itself is safe there too.
+  """Flushes a folder's entries to the disk, so that a new name survives a power failure."""
+  # Some network file systems cannot sync a folder, but they store the file itself safely.
   with contextlib.suppress(OSError):
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -1,45 +1,56 @@
-"""What a user can get wrong: said in one line, with what would be right."""
+"""Errors in the user's input, each reported in one line that also states the valid input."""
 
 import difflib
 import errno
 
-LONGEST = 1000  # characters of a line
-ENDING = 300  # of them those that are kept of its end
+MAX_CHARACTERS = 1000  # of an error message
+KEPT_ENDING = 300  # characters at the end of a long message that are never cut
 
 
 class BadInput(ValueError):
-  """A flag, a spec or a file that cannot be used as it is; the message is for the user."""
+  """An invalid flag, spec or file; the message is shown to the user without a traceback."""
 
   def __init__(self, message: str):
-    super().__init__(brief(message))
+    super().__init__(shorten_to_line(message))
 
 
-def brief(message: str) -> str:
-  """A message as one line, without the middle of one that repeats a long input.
+def shorten_to_line(message: str) -> str:
+  """Joins the lines of a message, and shortens it to MAX_CHARACTERS by a cut in the middle.
 
-  What is wrong stands at its beginning, and what would be right at its end.
+  The beginning, which states the fault, and the end, which states the valid input, are kept.
   """
   line = ' '.join(message.splitlines())
-  if len(line) <= LONGEST:
+  if len(line) <= MAX_CHARACTERS:
     return line
-  return f'{line[: LONGEST - ENDING - 5]} ... {line[-ENDING:]}'
+  return f'{line[: MAX_CHARACTERS - KEPT_ENDING - 5]} ... {line[-KEPT_ENDING:]}'
 
 
-def no_such(kind: str, name: str, known, meant: str = '') -> BadInput:
-  """The error for an unknown name: it suggests what is meant or the nearest, and lists all."""
+def unknown_name_error(kind: str, name: str, known, suggestion: str = '') -> BadInput:
+  """Creates the error for an unknown name, which lists the valid names and suggests one.
+
+  Args:
+    kind: kind of the name, such as 'layer'.
+    name: the unknown name.
+    known: valid names, all of which the message lists.
+    suggestion: name to suggest; '' suggests the most similar valid name.
+
+  Returns:
+    The error, which the caller raises.
+
+  """
   known = list(known)
-  near = [meant] if meant else difflib.get_close_matches(name, known, n=1)
-  hint = f'did you mean {near[0]!r}? ' if near else ''
-  return BadInput(f'no {kind} {name!r}; {hint}there is {", ".join(known) or "none"}')
+  suggestions = [suggestion] if suggestion else difflib.get_close_matches(name, known, n=1)
+  hint = f'did you mean {suggestions[0]!r}? ' if suggestions else ''
+  return BadInput(f'no {kind} {name!r}; {hint}valid names are {", ".join(known) or "none"}')
 
 
-def worded(error: OSError) -> str:
-  """An error of the system in one line: which file, and what is wrong."""
-  if error.errno is None:  # raised with words of its own
+def describe_os_error(error: OSError) -> str:
+  """Describes an error of the operating system in one line with the file and the reason."""
+  if error.errno is None:  # it was raised with a message only
     return str(error)
   reason = {
-    errno.EEXIST: 'it is no folder, and a folder is needed there',
-    errno.ENOTDIR: 'a part of this path is no folder',
+    errno.EEXIST: 'it is not a folder, and a folder is needed there',
+    errno.ENOTDIR: 'a part of this path is not a folder',
     errno.EISDIR: 'it is a folder, and a file is needed there',
   }.get(error.errno, error.strerror)
   return f'cannot use {error.filename}: {reason}' if error.filename else str(reason)

@@ -1,12 +1,13 @@
-"""Ctrl-C and SIGTERM set a flag, which work that takes long looks at between its calls.
+"""Interruption by signals (Ctrl-C, SIGTERM), which set a flag that long computations check.
 
-Python's own handler raises KeyboardInterrupt wherever the program happens to be. If that is a
-callback of a library (JAX has one for garbage collections), the exception is printed and dropped,
-and the program goes on. A flag is not lost.
+Python's default handler raises KeyboardInterrupt at whatever instruction is executing. If that
+instruction is in a callback of a library (JAX has one for garbage collection), the exception is
+printed and discarded, and the program continues. A flag cannot be lost in this manner.
 
-A call into compiled code ends before anybody looks at the flag, and Python runs no handler until
-then. So the system itself writes each signal into a pipe (`signal.set_wakeup_fd`), and a thread
-that reads from it says at once what will happen. A second signal ends the process at once.
+Computations check the flag between calls into compiled code, and Python executes no handler during
+such a call. The operating system therefore writes each signal into a pipe (`signal.set_wakeup_fd`),
+and a thread that reads the pipe announces immediately that the process will stop. A second signal
+ends the process immediately.
 """
 
 import contextlib
@@ -19,102 +20,106 @@ from collections.abc import Iterator
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-TOGETHER = 1.0  # seconds: signals this close are one, such as the two that `timeout` sends
-POLL = 0.2  # seconds between looks at the flag while there is nothing to do but wait
+SAME_SIGNAL_SECONDS = 1.0  # signals within this time count once, as `timeout` sends two
+POLL_SECONDS = 0.2  # between two checks of the flag while the process only waits
 MESSAGE = (
-  'interrupted by {}: it stops after the current call, what was stored is kept, and the same '
-  'command goes on; a second signal ends it at once'
+  'interrupted by {}: the command stops after the current call and keeps all stored results; '
+  'the same command resumes from them, and a second signal ends it immediately'
 )
 
 
 class Interrupted(KeyboardInterrupt):
-  """The process was asked to stop by a signal, and a look at the flag has noticed."""
+  """The error that a check of the flag raises after a signal has requested the process to stop."""
 
   def __init__(self, number: int, message: str = ''):
     super().__init__(message)
-    self.exit_code = 128 + number  # as shells report it
+    self.exit_code = 128 + number  # the exit code that shells report for a signal
 
 
 class _Listener:
-  """The handlers of the signals, and which signal came first."""
+  """The signal handlers, and the number of the first signal that they received."""
 
   def __init__(self):
-    self.received: int | None = None
+    self.first_signal: int | None = None
     self._reader, self._writer = os.pipe()
     os.set_blocking(self._writer, False)
-    self._thread = threading.Thread(target=self._announce, name='signals', daemon=True)
+    self._thread = threading.Thread(target=self._announce_signals, name='signals', daemon=True)
 
-  def start(self) -> None:
-    # A background job of a shell ignores Ctrl-C, and goes on doing so.
-    heard = [n for n in SIGNALS if signal.getsignal(n) not in (signal.SIG_IGN, None)]
-    self._before = {number: signal.signal(number, self._note) for number in heard}
-    self._descriptor = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+  def install_handlers(self) -> None:
+    # Signals that are already ignored stay ignored, such as Ctrl-C in a background job.
+    handled = [n for n in SIGNALS if signal.getsignal(n) not in (signal.SIG_IGN, None)]
+    self._previous_handlers = {n: signal.signal(n, self._record_signal) for n in handled}
+    self._previous_descriptor = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
     self._thread.start()
 
-  def stop(self) -> None:
-    signal.set_wakeup_fd(self._descriptor)
-    for number, handler in self._before.items():
+  def restore_handlers(self) -> None:
+    signal.set_wakeup_fd(self._previous_descriptor)
+    for number, handler in self._previous_handlers.items():
       signal.signal(number, handler)
     os.write(self._writer, b'\0')
     self._thread.join()
     os.close(self._reader)
     os.close(self._writer)
 
-  def _note(self, number: int, frame: FrameType | None) -> None:
-    self.received = self.received or number
+  def _record_signal(self, number: int, frame: FrameType | None) -> None:
+    self.first_signal = self.first_signal or number
 
-  def _announce(self) -> None:
-    first = None
+  def _announce_signals(self) -> None:
+    first_time = None
     while number := os.read(self._reader, 1)[0]:
-      if number not in self._before:
+      if number not in self._previous_handlers:
         continue
-      if first is None:
-        first, self.received = time.monotonic(), self.received or number
-        with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
+      if first_time is None:
+        first_time, self.first_signal = time.monotonic(), self.first_signal or number
+        with contextlib.suppress(OSError, ValueError):  # the terminal may be closed
           print(MESSAGE.format(signal.Signals(number).name), file=sys.stderr, flush=True)
-      elif time.monotonic() - first > TOGETHER:
+      elif time.monotonic() - first_time > SAME_SIGNAL_SECONDS:
         os._exit(128 + number)
 
 
-_listener: _Listener | None = None  # signals belong to the process, so that there is one at most
+_listener: _Listener | None = None  # a process has one set of handlers, hence one listener
 
 
 @contextlib.contextmanager
-def noticed() -> Iterator[None]:
-  """Notices signals instead of dying of them as long as the block lasts; may be nested.
+def deferred_signals() -> Iterator[None]:
+  """Makes signals inside the block set a flag instead of ending the process.
 
-  Outside the main thread, which alone may handle signals, nothing changes. Interrupted if a signal
-  came and the block ends as if none had.
+  Blocks may be nested. Python permits signal handlers in the main thread only, so that the block
+  has no effect in any other thread.
+
+  Raises:
+    Interrupted: if a signal arrived and the block ended without an exception.
+
   """
   global _listener
   if _listener or threading.current_thread() is not threading.main_thread():
     yield
     return
   _listener = _Listener()
-  _listener.start()
+  _listener.install_handlers()
   try:
     yield
-    check()
+    raise_if_stopped()
   finally:
-    _listener.stop()
+    _listener.restore_handlers()
     _listener = None
 
 
-def requested() -> bool:
-  """Whether a signal has asked the process to stop."""
-  return _listener is not None and _listener.received is not None
+def stop_requested() -> bool:
+  """Whether a signal has requested the process to stop."""
+  return _listener is not None and _listener.first_signal is not None
 
 
-def check(message: str = '') -> None:
-  """Interrupted, with a message, if a signal has asked the process to stop."""
-  if requested():
-    raise Interrupted(_listener.received, message)
+def raise_if_stopped(message: str = '') -> None:
+  """Raises Interrupted with the message if a signal has requested the process to stop."""
+  if stop_requested():
+    raise Interrupted(_listener.first_signal, message)
 
 
-def wait(seconds: float) -> None:
-  """Sleeps; Interrupted as soon as a signal asks the process to stop."""
-  end = time.monotonic() + seconds
-  check()
-  while (left := end - time.monotonic()) > 0:
-    time.sleep(min(POLL, left))
-    check()
+def sleep_until_stopped(seconds: float) -> None:
+  """Sleeps for some seconds, and raises Interrupted as soon as a signal requests a stop."""
+  deadline = time.monotonic() + seconds
+  raise_if_stopped()
+  while (remaining := deadline - time.monotonic()) > 0:
+    time.sleep(min(POLL_SECONDS, remaining))
+    raise_if_stopped()

@@ -1,7 +1,7 @@
-"""Libraries that only some things need: loaded when they are used, with what to install.
+"""Optional dependencies, which are imported on first use and reported if they are missing.
 
-Records are read, flags parsed and --help printed without most of them, so that those which take
-long to load are declared with `later` instead of being imported.
+Most libraries are not needed to load records, parse flags or print --help. Libraries that take long
+to import are therefore declared with `lazy_module` instead of an import statement.
 """
 
 import importlib
@@ -9,22 +9,36 @@ import types
 
 
 class MissingExtra(ImportError):
-  """A library of an extra of setup.cfg is not installed; the message says how to."""
+  """A library of an extra in setup.cfg is not installed; the message states the install command."""
 
 
-def load(module: str, purpose: str, extra: str) -> types.ModuleType:
-  """Import a module of an extra; MissingExtra says in one line what needs it and how to install."""
+def import_optional(module: str, purpose: str, extra: str) -> types.ModuleType:
+  """Imports a module that belongs to an optional extra of setup.cfg.
+
+  Args:
+    module: dotted name of the module.
+    purpose: plural noun phrase for what needs the module, with which the message begins.
+    extra: name of the extra in setup.cfg that installs the module.
+
+  Returns:
+    The imported module.
+
+  Raises:
+    MissingExtra: if the library is not installed; the message states the install command.
+
+  """
   try:
     return importlib.import_module(module)
   except ModuleNotFoundError as error:
-    # It is there, but something that it needs is not: show the true cause.
+    # If a dependency of the library is missing, the original error names this dependency.
     if (error.name or '').partition('.')[0] != module.partition('.')[0]:
       raise
-    raise MissingExtra(f'{purpose} need the extra: {install(extra)}', name=error.name) from None
+    message = f'{purpose} need an optional library: {install_command(extra)}'
+    raise MissingExtra(message, name=error.name) from None
 
 
-class Later(types.ModuleType):
-  """A module that is loaded when something of it is first used."""
+class LazyModule(types.ModuleType):
+  """A module that is imported when one of its attributes is first used."""
 
   def __getattr__(self, name: str):
     module = importlib.import_module(self.__name__)
@@ -32,11 +46,14 @@ class Later(types.ModuleType):
     return getattr(module, name)
 
 
-def later(module: str) -> Later:
-  """A library of the core, loaded when it is first used; annotations that name it are texts."""
-  return Later(module)
+def lazy_module(module: str) -> LazyModule:
+  """Declares a required library that is imported on first use.
+
+  Annotations that refer to the library must be strings.
+  """
+  return LazyModule(module)
 
 
-def install(extra: str) -> str:
-  """How to install an extra: this project is in no package index, only in its repository."""
+def install_command(extra: str) -> str:
+  """The pip command that installs the libraries of an extra in setup.cfg from the repository."""
   return f"pip install -e '.[{extra}]' in the folder of the repository"

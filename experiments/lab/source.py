@@ -1,12 +1,14 @@
-"""The source of this repository as data: what catalogues list, what imports what, and fingerprints.
+"""Static analysis of the repository's source, which yields catalogues, imports and fingerprints.
 
-A number depends on the modules that compute it: those that make its cell, the layer and the task,
-and all that these import. Their fingerprints are part of what a record is stored under, so that an
-edited layer makes its own cells stale and no others. A fingerprint is of the parsed source:
-comments, docstrings and layout change nothing. Nothing is imported to find any of this out.
+The numbers of an experiment cell depend on the modules that execute the cell, on its layer and
+task, and on all modules that these import. Their fingerprints are a part of the key under which a
+record is stored. An edited layer therefore invalidates its own cells and no others. A fingerprint
+is computed from the syntax tree, so that comments, docstrings and layout do not affect it. The
+analysis imports no module.
 
-Package files (`__init__.py`) are catalogues: they only list, so that an import through one of them
-leads nowhere; what a cell takes out of a catalogue is named by its specs.
+Package files (`__init__.py`) are catalogues that only list entries. An import of a catalogue
+therefore counts as a dependence on none of its entries. The entries that a cell uses are named by
+the specs in its settings.
 """
 
 import ast
@@ -18,62 +20,63 @@ from collections.abc import Iterable
 
 ROOT = pathlib.Path(__file__).parents[2]
 PACKAGES = ('transformer', 'baselines', 'experiments')
-# What may decide a number, of the lab; of other rooms it is what is imported by these or named.
-ROOMS = tuple(f'experiments.lab.{room}' for room in (
+# In experiments/lab, only modules of these packages can affect the numbers of a cell.
+# Elsewhere, every module that a cell imports or a spec names can affect the numbers of a cell.
+RELEVANT_PACKAGES = tuple(f'experiments.lab.{package}' for package in (
   'cells', 'tasks', 'corpora', 'training', 'measure'))
-# Which cells can be, and where they are made: that changes none of their numbers.
-SETTLING = tuple(f'experiments.lab.cells.{name}' for name in (
+# These modules validate the settings of a cell or name its machine, and affect no number.
+IRRELEVANT_MODULES = tuple(f'experiments.lab.cells.{name}' for name in (
   'checks', 'environment', 'limits', 'run', 'sizes', 'spec'))
 CATALOGUES = {
   'LAYERS': 'baselines', 'TRANSLATORS': 'baselines', 'POSITIONS': 'transformer.positions',
-  'TASKS': 'experiments.lab.tasks', 'CONTESTS': 'experiments.speed.contests',
+  'TASKS': 'experiments.lab.tasks', 'BENCHMARKS': 'experiments.speed.benchmarks',
 }
-# A setting of a run whose value names entries of catalogues.
-NAMED = {
+# Settings of a run whose values are specs, with the catalogues of the names in these specs.
+SPEC_SETTINGS = {
   **dict.fromkeys(('layer', 'layers'), ('LAYERS', 'TRANSLATORS', 'POSITIONS')),
-  'task': ('TASKS',), 'what': ('CONTESTS',),
+  'task': ('TASKS',), 'benchmark': ('BENCHMARKS',),
 }
 
-OF_FLAX = ('parent', 'name')  # fields of every module
+FLAX_FIELDS = ('parent', 'name')  # fields that Flax adds to every module
 
 
 @functools.cache
-def path_of(module: str) -> pathlib.Path | None:
-  """The file of a module of this repository; None: it has none."""
-  place = ROOT.joinpath(*module.split('.'))
+def source_path(module: str) -> pathlib.Path | None:
+  """The source file of a module, or None for a module outside this repository."""
+  path = ROOT.joinpath(*module.split('.'))
   if module.split('.')[0] not in PACKAGES:
     return None
-  file = place / '__init__.py' if place.is_dir() else place.with_suffix('.py')
+  file = path / '__init__.py' if path.is_dir() else path.with_suffix('.py')
   return file if file.exists() else None
 
 
 @functools.cache
-def text_of(module: str) -> bytes:
-  """The source of a module as it is when it is first asked for."""
-  return path_of(module).read_bytes()
+def source_bytes(module: str) -> bytes:
+  """The content of a module's source file, which is read once per process."""
+  return source_path(module).read_bytes()
 
 
-def keep() -> None:
-  """Reads all sources now: fingerprints are then of the code that a command is about to load.
+def cache_all_sources() -> None:
+  """Reads all source files now, so that fingerprints describe the code that a command then loads.
 
-  What is edited while cells are made is not what makes them.
+  Files that are edited while the command computes its cells do not change these fingerprints.
   """
   for package in PACKAGES:
     for path in (ROOT / package).rglob('*.py'):
       parts = path.relative_to(ROOT).with_suffix('').parts
-      text_of('.'.join(parts).removesuffix('.__init__'))
+      source_bytes('.'.join(parts).removesuffix('.__init__'))
 
 
 @functools.cache
-def tree_of(module: str) -> ast.Module:
-  """The parsed source of a module."""
-  return ast.parse(text_of(module))
+def syntax_tree(module: str) -> ast.Module:
+  """The syntax tree of a module."""
+  return ast.parse(source_bytes(module))
 
 
-def bound(nodes: Iterable[ast.AST]) -> dict[str, tuple[str, str]]:
-  """What the import statements among some nodes bind: name -> its module, and its name there.
+def imported_names(nodes: Iterable[ast.AST]) -> dict[str, tuple[str, str]]:
+  """Maps each name that import statements bind to its module and to its name in that module.
 
-  A name that is a module itself has '' for the latter.
+  The second name is '' if the imported object is itself a module.
   """
   names = {}
   for node in nodes:
@@ -81,171 +84,178 @@ def bound(nodes: Iterable[ast.AST]) -> dict[str, tuple[str, str]]:
       names |= {alias.asname or alias.name: (alias.name, '') for alias in node.names}
     elif isinstance(node, ast.ImportFrom):
       for alias in node.names:
-        whole = f'{node.module}.{alias.name}'
-        place = (whole, '') if path_of(whole) else (node.module, alias.name)
-        names[alias.asname or alias.name] = place
+        qualified = f'{node.module}.{alias.name}'
+        origin = (qualified, '') if source_path(qualified) else (node.module, alias.name)
+        names[alias.asname or alias.name] = origin
   return names
 
 
 @functools.cache
-def names_of(module: str) -> dict[str, tuple[str, str]]:
-  """What a module imports at its top: name -> the module that it is from, and its name there."""
-  return bound(tree_of(module).body)
+def top_level_imports(module: str) -> dict[str, tuple[str, str]]:
+  """Maps each name that a module imports at its top level to the original module and name."""
+  return imported_names(syntax_tree(module).body)
 
 
 @functools.cache
-def imports_of(module: str) -> frozenset[str]:
-  """The modules of this repository that a module imports, inside its functions too."""
-  statements = ([node] for node in ast.walk(tree_of(module)))  # two may bind the same name
+def imported_modules(module: str) -> frozenset[str]:
+  """The modules of this repository that a module imports, including imports inside functions."""
+  # Statements are analysed separately, because two of them may bind the same name.
+  statements = ([node] for node in ast.walk(syntax_tree(module)))
   return frozenset(
-    name for each in statements for name, _ in bound(each).values() if path_of(name))
+    name for statement in statements
+    for name, _ in imported_names(statement).values() if source_path(name))
 
 
 @functools.cache
-def catalogue(name: str) -> dict[str, tuple[str, str]]:
-  """The entries of a catalogue: name -> the module that defines the entry, and its name there."""
-  module = CATALOGUES[name]
-  entries = constants_of(module)[name]
+def catalogue_entries(catalogue: str) -> dict[str, tuple[str, str]]:
+  """Maps each entry of a catalogue to the module that defines it and its name in that module."""
+  module = CATALOGUES[catalogue]
+  entries = module_constants(module)[catalogue]
   return {
-    key.value: names_of(module).get(value.id, (module, value.id))
+    key.value: top_level_imports(module).get(value.id, (module, value.id))
     for key, value in zip(entries.keys, entries.values, strict=True)
   }
 
 
 @functools.cache
-def class_of(module: str, name: str) -> ast.ClassDef | None:
-  """The definition of a class; None for what is no class of this module, such as a function."""
-  return next((node for node in tree_of(module).body
+def class_definition(module: str, name: str) -> ast.ClassDef | None:
+  """The definition of a class in a module, or None if the module defines no such class."""
+  return next((node for node in syntax_tree(module).body
                if isinstance(node, ast.ClassDef) and node.name == name), None)
 
 
-def options_of(module: str, name: str) -> dict[str, str]:
-  """The options of a component: name -> its default as a spec has it."""
-  fields = fields_of(module, name).items()
-  return {option: text for option, text in fields if text and option not in OF_FLAX}
+def component_options(module: str, class_name: str) -> dict[str, str]:
+  """Maps each option of a component to its default, formatted as in a spec."""
+  fields = dataclass_fields(module, class_name).items()
+  return {option: text for option, text in fields if text and option not in FLAX_FIELDS}
 
 
 @functools.cache
-def fields_of(module: str, name: str) -> dict[str, str]:
-  """The fields of a dataclass, those of its bases first; '' for one without a default."""
-  if path_of(module) is None or (made := class_of(module, name)) is None:
+def dataclass_fields(module: str, class_name: str) -> dict[str, str]:
+  """Maps each field of a dataclass to its default as text, inherited fields first.
+
+  The text is '' for a field without a default.
+  """
+  if source_path(module) is None or (definition := class_definition(module, class_name)) is None:
     return {}
   fields = {}
-  for base in reversed(made.bases):
+  for base in reversed(definition.bases):
     if isinstance(base, ast.Name):
-      fields |= fields_of(*names_of(module).get(base.id, (module, base.id)))
-  for node in made.body:
+      fields |= dataclass_fields(*top_level_imports(module).get(base.id, (module, base.id)))
+  for node in definition.body:
     if isinstance(node, ast.AnnAssign) and 'ClassVar' not in ast.unparse(node.annotation):
-      fields[node.target.id] = written(module, node.value) if node.value else ''
+      fields[node.target.id] = format_default(module, node.value) if node.value else ''
   return fields
 
 
 @functools.cache
-def constants_of(module: str) -> dict[str, ast.expr]:
-  """What a module assigns to names: name -> the expression."""
+def module_constants(module: str) -> dict[str, ast.expr]:
+  """Maps each name that a module assigns at its top level to the assigned expression."""
   constants = {}
-  for node in tree_of(module).body:
+  for node in syntax_tree(module).body:
     if isinstance(node, ast.Assign):
-      (to,) = node.targets
-      pairs = zip(to.elts, node.value.elts, strict=True) if isinstance(to, ast.Tuple) else (
-        [(to, node.value)])
-      constants |= {each.id: value for each, value in pairs if isinstance(each, ast.Name)}
+      (target,) = node.targets
+      pairs = (zip(target.elts, node.value.elts, strict=True)
+               if isinstance(target, ast.Tuple) else [(target, node.value)])
+      constants |= {name.id: value for name, value in pairs if isinstance(name, ast.Name)}
   return constants
 
 
-def written(module: str, value: ast.expr) -> str:
-  """The default of an option as a spec has it: components by their names in the catalogues."""
+def format_default(module: str, value: ast.expr) -> str:
+  """Formats the default of an option as in a spec, with components under their catalogue names."""
   if isinstance(value, ast.Tuple):
-    return ', '.join(written(module, each) for each in value.elts)
+    return ', '.join(format_default(module, element) for element in value.elts)
   if isinstance(value, ast.Name):  # a constant of the module
-    return written(module, constants_of(module)[value.id])
+    return format_default(module, module_constants(module)[value.id])
   if isinstance(value, ast.Call) and isinstance(value.func, ast.Name):
-    made = names_of(module).get(value.func.id, (module, value.func.id))
-    names = (name for each in CATALOGUES for name, place in catalogue(each).items()
-             if place == made)
-    options = [f'{each.arg}={written(module, each.value)}'
-               for each in value.keywords if each.arg not in OF_FLAX]
+    origin = top_level_imports(module).get(value.func.id, (module, value.func.id))
+    names = (name for catalogue in CATALOGUES
+             for name, entry in catalogue_entries(catalogue).items() if entry == origin)
+    options = [f'{keyword.arg}={format_default(module, keyword.value)}'
+               for keyword in value.keywords if keyword.arg not in FLAX_FIELDS]
     name = next(names, value.func.id)
     return f'{name}({", ".join(options)})' if options else name
   text = ast.literal_eval(value) if isinstance(value, ast.Constant) else ast.unparse(value)
   return text if isinstance(text, str) and text.isidentifier() else ast.unparse(value)
 
 
-def summary(module: str, name: str) -> str:
-  """The first line of what a component says of itself."""
-  return (ast.get_docstring(class_of(module, name)) or '').partition('\n')[0]
+def docstring_summary(module: str, class_name: str) -> str:
+  """The first line of the docstring of a class."""
+  return (ast.get_docstring(class_definition(module, class_name)) or '').partition('\n')[0]
 
 
-def named_by(run: dict) -> set[str]:
-  """The modules of the layers, tasks and contests that the settings of a run name."""
+def modules_named_in_run(run: dict) -> set[str]:
+  """The modules of the layers, tasks and benchmarks that the settings of a run name."""
   modules = set()
-  for setting, catalogues in NAMED.items():
+  for setting, catalogues in SPEC_SETTINGS.items():
     value = run.get(setting, ())
     for text in (value,) if isinstance(value, str) else value:
       words = set(re.findall(r'\w+', text))
-      modules |= {
-        catalogue(each)[word][0] for each in catalogues for word in words & catalogue(each).keys()}
+      for entries in map(catalogue_entries, catalogues):
+        modules |= {entries[word][0] for word in words & entries.keys()}
   return modules
 
 
-def decides(module: str) -> bool:
-  """Whether a number may depend on a module that is imported on its way."""
-  if path_of(module).name == '__init__.py' or module in SETTLING:
+def affects_numbers(module: str) -> bool:
+  """Whether the numbers of a cell may depend on an imported module of this repository."""
+  if source_path(module).name == '__init__.py' or module in IRRELEVANT_MODULES:
     return False
-  return not module.startswith('experiments.lab.') or module.rpartition('.')[0] in ROOMS
+  in_lab = module.startswith('experiments.lab.')
+  return not in_lab or module.rpartition('.')[0] in RELEVANT_PACKAGES
 
 
 @functools.cache
-def reached_from(module: str) -> frozenset[str]:
-  """The module, and all that it imports on which a number may depend."""
-  seen, waiting = set(), [module]
-  while waiting:
-    one = waiting.pop()
-    if one not in seen:
-      seen.add(one)
-      waiting += filter(decides, imports_of(one))
-  return frozenset(seen)
+def relevant_imports(module: str) -> frozenset[str]:
+  """The module and its direct and indirect imports that may affect the numbers of a cell."""
+  visited, pending = set(), [module]
+  while pending:
+    current = pending.pop()
+    if current not in visited:
+      visited.add(current)
+      pending += filter(affects_numbers, imported_modules(current))
+  return frozenset(visited)
 
 
-def code(cells: Iterable[str], run: dict) -> dict[str, str]:
-  """The fingerprint of each module that the numbers of a run depend on.
+def code_fingerprints(cell_modules: Iterable[str], run: dict) -> dict[str, str]:
+  """The fingerprints of all modules that the numbers of a run depend on.
 
   Args:
-    cells: the modules that make its cell.
-    run: its settings.
+    cell_modules: names of the modules that execute the run's cell.
+    run: the settings of the run, as JSON values by name.
 
   """
-  modules = set().union(*map(reached_from, {*cells, *named_by(run)}))
-  return {module: fingerprint(module) for module in sorted(modules)}
+  modules = set().union(*map(relevant_imports, {*cell_modules, *modules_named_in_run(run)}))
+  return {module: module_fingerprint(module) for module in sorted(modules)}
 
 
 @functools.cache
-def fingerprint(module: str) -> str:
-  """Twelve hex digits of a module's parsed source without docstrings, the same in every Python."""
-  return digest(tree_of(module))
+def module_fingerprint(module: str) -> str:
+  """Twelve hex digits that identify a module's code, equal in every version of Python."""
+  return syntax_tree_digest(syntax_tree(module))
 
 
-def digest(tree: ast.Module) -> str:
-  """Twelve hex digits of a syntax tree without docstrings."""
-  return hashlib.sha256(_written(tree).encode()).hexdigest()[:12]
+def syntax_tree_digest(tree: ast.Module) -> str:
+  """Twelve hex digits that identify a syntax tree, in which docstrings are ignored."""
+  return hashlib.sha256(_serialize_tree(tree).encode()).hexdigest()[:12]
 
 
-def _written(node) -> str:
-  """A syntax tree as text: node types and what they hold, but for what is empty or no code."""
+def _serialize_tree(node) -> str:
+  """Serializes a syntax tree as text, without empty fields and without docstrings."""
   if isinstance(node, list):
-    return f'[{",".join(map(_written, node))}]'
+    return f'[{",".join(map(_serialize_tree, node))}]'
   if not isinstance(node, ast.AST):
     return repr(node)
   parts = []
   for name, value in ast.iter_fields(node):
-    if name == 'body' and _is_docstring(value):
+    if name == 'body' and _starts_with_docstring(value):
       value = value[1:]
     if value is not None and value != [] and name not in ('ctx', 'kind', 'type_comment'):
-      parts.append(f'{name}={_written(value)}')
+      parts.append(f'{name}={_serialize_tree(value)}')
   return f'{type(node).__name__}({",".join(parts)})'
 
 
-def _is_docstring(body) -> bool:
+def _starts_with_docstring(body) -> bool:
+  """Whether the first statement of a function, class or module body is a docstring."""
   first = body[0] if isinstance(body, list) and body else None
   return (
     isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)

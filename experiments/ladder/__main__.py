@@ -1,4 +1,4 @@
-"""The command: python -m experiments.ladder."""
+"""Command line of the study of recurrent layers and attention, python -m experiments.ladder."""
 
 from experiments.lab.launch import driver
 from experiments.ladder.study import STUDY

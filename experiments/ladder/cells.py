@@ -1,4 +1,4 @@
-"""The cells of the ladder: every layer on every task, and the steps of all layers in turns."""
+"""Experiment cells that train every layer on every task, and a cell that times training steps."""
 
 from experiments.lab.cells import timing
 from experiments.lab.cells.cell import Cell
@@ -8,24 +8,24 @@ from experiments.lab.launch.grid import Job
 from experiments.lab.launch.study import Preset, Study
 from experiments.ladder.tables import TIMED_LENGTH
 
-ROUNDS = 7  # of timed steps
+TIMING_ROUNDS = 7
 
 
 def jobs(study: Study, preset: Preset) -> list[Job]:
-  """The cells that the flags ask for."""
-  experiments = training_grid.grid(preset)
-  execute = timing.time_cell(flags.FLAGS.timeout)
+  """Returns a job that trains all layers, and another that times a training step of each layer."""
+  experiments = training_grid.requested_experiments(preset)
+  execute = timing.timing_executor(flags.FLAGS.timeout)
   return [
-    training_grid.trained(study, experiments),
-    Job([clock(study.name, experiments)], execute),
+    training_grid.training_job(study, experiments),
+    Job([_step_timing_cell(study.name, experiments)], execute),
   ]
 
 
-def clock(study: str, experiments: list[Experiment]) -> Cell:
-  """The cell that times a training step of every layer among the experiments, in turns."""
+def _step_timing_cell(study: str, experiments: list[Experiment]) -> Cell:
+  """The experiment cell that times training steps of all layers in interleaved rounds."""
   first = experiments[0].run
-  asked = timing.asked(
-    first, dict.fromkeys(one.run.layer for one in experiments), [TIMED_LENGTH], ['train'],
-    tokens=first.batch_size * TIMED_LENGTH, rounds=ROUNDS,
+  settings = timing.timing_cell_settings(
+    first, dict.fromkeys(e.run.layer for e in experiments), [TIMED_LENGTH], ['train'],
+    tokens=first.batch_size * TIMED_LENGTH, rounds=TIMING_ROUNDS,
   )
-  return timing.cell_of(study, asked, first.seeds[0], 'steps of all layers in turns')
+  return timing.timing_cell(study, settings, first.seeds[0], 'training steps of all layers')

@@ -1,29 +1,44 @@
-"""What is claimed of the rungs, and what the claims rest on."""
+"""Claims on task scores of recurrent layers, and controls that check the measured scores."""
 
-from experiments.lab.evidence.claim import Claim, calibrated
-from experiments.lab.evidence.effects import across_field, lead_at_distance
+from experiments.lab.evidence.claim import Claim, oracle_and_baseline_controls
+from experiments.lab.evidence.effects import (
+  advantage_at_longest_distance,
+  scores_outside_or_inside_receptive_field,
+)
 
 CONTROL = 'convolution'
 CONTROLS = (
-  *calibrated('ladder'),
+  *oracle_and_baseline_controls('ladder'),
   Claim(
-    'blind-ladder', 'A convolution of few tokens copies nothing from beyond them', 'control',
-    'ladder', across_field('copy_memory', 'convolution', beyond=True), 'score', '<', 0.05,
+    'blind-ladder',
+    'A convolution scores no better than chance on copy memory at a distance beyond its receptive '
+    'field',
+    'control', 'ladder',
+    scores_outside_or_inside_receptive_field('copy_memory', 'convolution', outside=True),
+    'copy memory score, 0 at chance and 1 if perfect', '<', 0.05,
   ),
 )
 CLAIMS = (
   Claim(
-    'delta-recalls', 'Erasing what a key held before it is written again recalls more than adding',
-    'Yang et al. 2024', 'ladder', lead_at_distance('recall', 'deltanet', ('retnet',)),
-    'score ahead', '>', 0.1,
+    'delta-recalls',
+    'DeltaNet, which replaces the stored value of a key, scores higher on associative recall than '
+    'RetNet, which adds values, at the longest distance and under the same budget',
+    'Yang et al. 2024', 'ladder', advantage_at_longest_distance('recall', 'deltanet', ('retnet',)),
+    'recall score of DeltaNet minus that of RetNet', '>', 0.1,
   ),
   Claim(
-    'matrix-recalls', 'A matrix for a state recalls more than a vector', 'Arora et al. 2024',
-    'ladder', lead_at_distance('recall', 'gla', ('mingru',)), 'score ahead', '>', 0.1,
+    'matrix-recalls',
+    'Gated linear attention, whose state is a matrix, scores higher on associative recall than '
+    'minGRU, whose state is a vector, at the longest distance and under the same budget',
+    'Arora et al. 2024', 'ladder', advantage_at_longest_distance('recall', 'gla', ('mingru',)),
+    'recall score of gated linear attention minus that of minGRU', '>', 0.1,
   ),
   Claim(
-    'selection-copies', 'Decays that depend on the input copy selectively what fixed ones do not',
-    'Gu and Dao 2023', 'ladder', lead_at_distance('selective_copying', 'mamba', ('lru', 's5')),
-    'score ahead', '>', 0.1,
+    'selection-copies',
+    'Mamba, whose decays depend on the input, scores higher on selective copying than LRU and S5, '
+    'whose decays are fixed, at the longest distance and under the same budget',
+    'Gu and Dao 2023', 'ladder',
+    advantage_at_longest_distance('selective_copying', 'mamba', ('lru', 's5')),
+    'selective copying score of Mamba minus that of LRU or S5', '>', 0.1,
   ),
 )

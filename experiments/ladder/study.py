@@ -1,25 +1,27 @@
-"""What did each rung bring? From Elman to attention in one shell, at one budget.
+"""Scores, state size and step time of recurrent layers and attention, at equal training budgets.
 
   python -m experiments.ladder --preset=quick --layers=gru,mingru,mamba --runs=runs/quick
 
-  elman                     a state, all of it rewritten at every step
-  lstm, gru                 gates that depend on the state: it keeps what they say
-  mingru                    gates that depend on the input alone: the recurrence is linear
-  lru, s5                   linear with fixed decays, complex ones: parallel, but it cannot select
-  mamba                     decays that depend on the input: it can
-  retnet, gla               a matrix for a state: keys and values, under a decay
-  deltanet, gated_deltanet  a key's old value is erased before the new one is written
-  attention                 a state that grows: nothing has to be forgotten
+  elman                     the whole state is overwritten at every step
+  lstm, gru                 gates that depend on the state decide how much of it is kept
+  mingru                    gates depend on the input alone, so that the recurrence is linear
+  lru, s5                   a linear recurrence with fixed complex decays, which can be computed in
+                            parallel but cannot select inputs
+  mamba                     decays depend on the input, so that inputs can be selected
+  retnet, gla               the state is a matrix of keys and values that decays
+  deltanet, gated_deltanet  the stored value of a key is erased before the new value is written
+  attention                 the state grows with the sequence, so that nothing is forgotten
 
-Each layer is trained on recall, copying, adding, parity and selective copying. Beside its scores
-stand the bytes of its state and the time of a training step, all layers' steps in turns in one run.
-A convolution that sees a few tokens stands below: what lies beyond them it must fail.
+All layers have the same residual block and a matched number of parameters. Each is trained on
+recall, copying, adding, parity and selective copying. The table of scores also has the bytes of the
+state and the time of a training step, measured for all layers in interleaved rounds of one run. A
+convolution with a receptive field of a few tokens is the control. It has to fail beyond that field.
 """
 
 from experiments.lab.launch.study import SMOKE, Preset, Study, TaskGrid
 from experiments.lab.results import scoreboard
-from experiments.lab.results.measured import TIMING
-from experiments.lab.results.trained import TRAINING
+from experiments.lab.results.timing_schema import TIMING
+from experiments.lab.results.training_schema import TRAINING
 from experiments.ladder import tables
 from experiments.ladder.claims import CLAIMS, CONTROL, CONTROLS
 
@@ -29,7 +31,7 @@ LADDER = (
 )
 
 PRESETS = {
-  # Every line that `paper` goes through, in the least time.
+  # This preset runs all code of the `paper` preset at the smallest sizes, as a fast test.
   'smoke': Preset(
     layers=('elman', 'attention(num_heads=2)'),
     task_grids=(
@@ -38,7 +40,7 @@ PRESETS = {
     ),
     settings=SMOKE,
   ),
-  # For two CPU cores: under twenty minutes.
+  # This preset takes less than twenty minutes on two CPU cores.
   'quick': Preset(
     layers=(*LADDER, CONTROL),
     task_grids=(
@@ -52,7 +54,7 @@ PRESETS = {
       'steps': 300, 'batch_size': 32, 'validations': 10, 'learning_rates': (3e-3, 1e-2),
     },
   ),
-  # Sizes for a GPU or a TPU.
+  # The sizes of this preset need a GPU or a TPU.
   'paper': Preset(
     layers=(
       *LADDER[:4], 'minlstm', *LADDER[4:6], 's4d', 'rglru', 'mamba', 'mamba2', 'linear_attention',
@@ -76,12 +78,16 @@ PRESETS = {
 
 
 def report(records: list[dict]):
-  """The study's tables and panels."""
-  trained, timed = tables.split(records, PRESETS['paper'].layers)
-  columns, layers = scoreboard.columns_of(trained), scoreboard.layers_of(trained)
-  scored = scoreboard.score_table('Ladder: scores, state and time', columns, layers)
-  budgets = scoreboard.budget_table('Ladder: budgets', columns, layers)
-  return [tables.beside(scored, columns, timed), budgets], scoreboard.state_panels(trained)
+  """Tables of scores and training budgets, and panels of scores against the state size."""
+  trained, timed = tables.split_training_and_timing_records(records, PRESETS['paper'].layers)
+  columns = scoreboard.group_by_table_column(trained)
+  layers = scoreboard.layers_in_record_order(trained)
+  scores = scoreboard.test_metric_table(
+    'Layers from Elman to attention: scores, state size and step time', columns, layers)
+  budgets = scoreboard.budget_table(
+    'Layers from Elman to attention: parameter budgets and training time', columns, layers)
+  panels = scoreboard.state_size_panels(trained)
+  return [tables.insert_state_and_time_columns(scores, columns, timed), budgets], panels
 
 
 STUDY = Study(

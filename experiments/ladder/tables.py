@@ -1,4 +1,4 @@
-"""Scores of every rung, beside the bytes of its state and the time of a training step."""
+"""The table of scores, state size and step time of recurrent layers and attention."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,34 +8,50 @@ from experiments.lab.results import times
 TIMED_LENGTH = 64
 
 
-def split(records: list[dict], order: Sequence[str]) -> tuple[list[dict], list[dict]]:
-  """Records of trained cells, those of layers in an order, and records of times."""
+def split_training_and_timing_records(
+  records: list[dict], layer_order: Sequence[str]
+) -> tuple[list[dict], list[dict]]:
+  """Returns the training records in the order of layer names, and the records of step times."""
   trained = [record for record in records if 'layer' in record['run']]
 
-  def rung(record):
+  def index_in_layer_order(record):
     name = record['run']['layer'].partition('(')[0]
-    return order.index(name) if name in order else len(order)
+    return layer_order.index(name) if name in layer_order else len(layer_order)
 
-  return sorted(trained, key=rung), [record for record in records if 'layers' in record['run']]
+  timed = [record for record in records if 'layers' in record['run']]
+  return sorted(trained, key=index_in_layer_order), timed
 
 
-def beside(scored, columns, timed: list[dict]):
-  """The table of scores with two more columns: bytes of state, and time of a step a token."""
-  held = {}  # by the first question that a layer was asked
+def insert_state_and_time_columns(score_table, columns, timed: list[dict]):
+  """Inserts columns of state size and training-step time into a table of scores.
+
+  Args:
+    score_table: the table of test metrics by layer and task.
+    columns: the records of trained layers by column of the table.
+    timed: the records of step times.
+
+  Returns:
+    A copy of the table with both columns after that of the layers.
+
+  """
+  state_bytes = {}  # of the first task on which a layer was trained
   for group in columns.values():
     for record in group:
       if record['result']:
-        held.setdefault(record['run']['layer'], record['result']['state_bytes'])
+        state_bytes.setdefault(record['run']['layer'], record['result']['state_bytes'])
 
-  def cost(layer):
-    own = [record for record in timed if layer in record['run']['layers']]
-    return times.microseconds(own, layer, 'train', TIMED_LENGTH)
+  def median_step_time(layer):
+    records = [record for record in timed if layer in record['run']['layers']]
+    return times.median_microseconds_per_token(records, layer, 'train', TIMED_LENGTH)
 
   return dataclasses.replace(
-    scored,
-    columns=(scored.columns[0], 'state bytes', 'us a token', *scored.columns[1:]),
-    rows=[(row[0], held.get(row[0]), cost(row[0]), *row[1:]) for row in scored.rows],
-    caption=f'{scored.caption} State: what the model remembers of one sequence of the first '
-    f'question. Time: a training step at length {TIMED_LENGTH}, all layers in turns, median.',
-    best=scored.best | {'us a token': 'lower'} if scored.best else {},
+    score_table,
+    columns=(
+      score_table.columns[0], 'state bytes', 'step time, us per token', *score_table.columns[1:]),
+    rows=[(row[0], state_bytes.get(row[0]), median_step_time(row[0]), *row[1:])
+          for row in score_table.rows],
+    caption=f'{score_table.caption} State bytes: the recurrent state or the cache of the model '
+    'after one sequence of the first task. Step time: median time of a training step in '
+    f'microseconds per token, at length {TIMED_LENGTH}, with the steps of all layers interleaved.',
+    best=score_table.best | {'step time, us per token': 'lower'} if score_table.best else {},
   )

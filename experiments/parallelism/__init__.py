@@ -1,1 +1,1 @@
-"""What does length cost? Time and memory against length."""
+"""Time and memory of training and generation against sequence length."""

@@ -1,4 +1,4 @@
-"""The command: python -m experiments.parallelism."""
+"""Command line of the parallelism study, python -m experiments.parallelism."""
 
 from experiments.lab.launch import driver
 from experiments.parallelism.study import STUDY

@@ -1,4 +1,4 @@
-"""The cells of the study: repetitions of all layers at all lengths, in turns."""
+"""Experiment grid of the parallelism study, with one cell per repetition of all measurements."""
 
 from experiments.lab.cells import checks, spec, timing
 from experiments.lab.cells.cell import Cell
@@ -10,35 +10,43 @@ from experiments.parallelism.study import SIZES, ParallelismPreset
 
 
 def jobs(study: Study, preset: ParallelismPreset) -> list[Job]:
-  """The cells that the flags ask for."""
-  return [Job(grid(study.name, preset), timing.time_cell(flags.FLAGS.timeout))]
+  """Returns the job that times the requested layers at the requested sequence lengths."""
+  return [
+    Job(repetition_cells(study.name, preset), timing.timing_executor(flags.FLAGS.timeout))]
 
 
-def grid(study: str, preset: ParallelismPreset) -> list[Cell]:
-  """The cells that the flags ask for, one a repetition."""
-  run = timing_grid.settings(
+def repetition_cells(study: str, preset: ParallelismPreset) -> list[Cell]:
+  """Creates a grid cell for every seed, which measures all layers at all sequence lengths.
+
+  Raises a BadInput for invalid sizes, or if a flag was set that has no effect in this study.
+  """
+  run = timing_grid.requested_timing_run(
     preset.settings, 'one device is timed, at --tokens and --lengths')
-  layers = spec.canonical(flags.FLAGS.layers if flags.given('layers') else preset.layers, 'layer')
+  layers = spec.canonical_specs(
+    flags.FLAGS.layers if flags.flag_was_set('layers') else preset.layers, 'layer')
   if len(run.learning_rates) > 1:
-    raise BadInput('--learning_rates takes one here: the time of a step does not depend on it')
-  sizes = {name: getattr(flags.FLAGS if flags.given(name) else preset, name) for name in SIZES}
-  asked = timing.asked(
-    run, layers, flags.lengths() or preset.lengths, timing.QUANTITIES, rounds=run.steps, **sizes
-  )
-  check(asked)
-  return [timing.cell_of(study, asked, seed, f'repetition {seed}') for seed in run.seeds]
+    raise BadInput(
+      '--learning_rates takes one value here, because the time of a step does not depend on it')
+  sizes = {
+    name: getattr(flags.FLAGS if flags.flag_was_set(name) else preset, name) for name in SIZES}
+  settings = timing.timing_cell_settings(
+    run, layers, flags.requested_lengths() or preset.lengths, timing.QUANTITIES,
+    rounds=run.steps, **sizes)
+  check_batch_sizes(settings)
+  return [timing.timing_cell(study, settings, seed, f'repetition {seed}') for seed in run.seeds]
 
 
-def check(asked: dict) -> None:
-  """A BadInput for sizes or lengths that make no batches."""
+def check_batch_sizes(settings: dict) -> None:
+  """Raises a BadInput for nonpositive sizes, or tokens that are no multiple of a length."""
   for name in SIZES:
-    if asked[name] < 1:
-      raise BadInput(f'--{name} is 1 or more, not {asked[name]}')
-  for length in asked['lengths']:
-    if asked['tokens'] % length:
+    if settings[name] < 1:
+      raise BadInput(f'--{name} must be at least 1, not {settings[name]}')
+  for length in settings['lengths']:
+    if settings['tokens'] % length:
       raise BadInput(
-        f'--tokens={asked["tokens"]} is no multiple of length {length}: sequences stay whole'
+        f'--tokens={settings["tokens"]} is not a multiple of length {length}, so these tokens '
+        'cannot be split into sequences of this length'
       )
-    spec.parse(timing.run_of(asked, asked['layers'][0], length).task, 'task')
-  for layer in asked['layers']:
-    checks.check(timing.resolved(asked, layer, asked['lengths'][0]))
+    spec.parse_spec(timing.timed_run(settings, settings['layers'][0], length).task, 'task')
+  for layer in settings['layers']:
+    checks.check_experiment(timing.timed_experiment(settings, layer, settings['lengths'][0]))

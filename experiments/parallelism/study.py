@@ -1,16 +1,17 @@
-"""What does length cost? Time and memory against sequence length, for every layer, in one shell.
+"""How do time and memory grow with sequence length? All layers in the same residual blocks.
 
   python -m experiments.parallelism --preset=quick --layers=attention,lstm --runs=runs/quick
 
-A training step always has the same number of tokens, as few long sequences or as many short ones,
-so that its time grows with the length only by what the layer makes of length. Generation goes on
-from a position, by the same few tokens everywhere, so that its time grows only by what has to be
-looked back at. Training steps, forward passes and generation of all layers at all lengths take
-turns in one process, on one device (experiments/lab/cells/timing.py).
+A training step always has the same number of tokens, in a few long or in many short sequences. Its
+time therefore grows with the length only if the layer's cost per token does. Generation continues
+from a position by a fixed number of tokens, so its time grows with the position only if a token
+costs more after a longer prefix. Training steps, forward passes and generation of all layers at all
+lengths are timed in interleaved rounds in one process on one device
+(experiments/lab/cells/timing.py).
 
-A cell is one repetition of all this, with parameters and data of its own. Finished cells are
-stored, and skipped next time; the device is part of what a cell is stored under, so that times of
-two machines never meet in one table.
+A cell is one repetition of all these measurements with its own parameters and data. Finished cells
+are stored and skipped in later runs. The device is part of a cell's key, so the times of two
+machines are never combined in one table.
 """
 
 import dataclasses
@@ -20,20 +21,20 @@ from absl import flags as absl_flags
 
 from experiments.lab.launch import flags
 from experiments.lab.launch.study import Study
-from experiments.lab.results.measured import GENERATING
+from experiments.lab.results.timing_schema import GENERATING
 from experiments.parallelism.claims import CLAIMS, CONTROLS
 from experiments.parallelism.tables import report
 
 SIZES = {
-  'tokens': 'Tokens in a training step: every length divides it.',
-  'sequences': 'Sequences that are generated side by side.',
-  'generated': 'Tokens of each that are timed, from a position on; the positions are the lengths.',
+  'tokens': 'Tokens in a training step, a multiple of every length.',
+  'sequences': 'Sequences that are generated in parallel.',
+  'generated': 'Timed tokens per generated sequence, after a prefix of each of the lengths.',
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class ParallelismPreset:
-  """Layers, lengths, the sizes above, and the settings of the shell."""
+  """Layers, sequence lengths, batch sizes and run settings of a preset."""
 
   layers: tuple[str, ...]
   lengths: tuple[int, ...]
@@ -44,17 +45,17 @@ class ParallelismPreset:
 
 
 PRESETS = {
-  # Every line that `paper` goes through, in the least time.
+  # This preset runs all code paths of the `paper` preset at the smallest sizes.
   'smoke': ParallelismPreset(
     layers=('attention(num_heads=2)', 'lstm'), lengths=(8, 12), tokens=48, sequences=2,
     generated=8, settings={'width': 8, 'depth': 1, 'steps': 2, 'seeds': (0, 1)},
   ),
-  # The whole story at sizes for two CPU cores: about a minute.
+  # The main layers at sizes for two CPU cores, with a run time of about a minute.
   'quick': ParallelismPreset(
     layers=('attention', 'lstm', 'gru', 'tcn'), lengths=(64, 256, 1024), tokens=4096,
     sequences=8, generated=32, settings={'steps': 7},
   ),
-  # Sizes that fill a GPU or a TPU.
+  # The sizes of this preset keep a GPU or a TPU fully occupied.
   'paper': ParallelismPreset(
     layers=('attention', 'elman', 'lstm', 'gru', 'convolution', 'tcn'),
     lengths=(128, 256, 512, 1024, 2048, 4096, 8192, 16384), tokens=65536,
@@ -67,19 +68,18 @@ PRESETS = {
 }
 
 
-def define(presets) -> None:
-  """The study's flags."""
-  flags.define_study(
+def define_flags(presets) -> None:
+  flags.define_study_flags(
     presets,
-    steps='Timed rounds of a repetition; --seeds is how many repetitions there are.',
-    lengths="Sequence lengths, and positions to generate from, instead of the preset's.",
+    steps_help='Timed rounds of a repetition; --seeds is the number of repetitions.',
+    lengths_help="Sequence lengths, and prefix lengths of generation, instead of the preset's.",
   )
   for name, text in SIZES.items():
-    absl_flags.DEFINE_integer(name, None, f'{text} {flags.of_presets(presets, name)}')
+    absl_flags.DEFINE_integer(name, None, f'{text} {flags.format_preset_values(presets, name)}')
 
 
-# One device, so that all cores of a CPU work for it.
+# JAX treats the CPU as a single device, so that each computation uses all cores.
 STUDY = Study(
-  'parallelism', __doc__, PRESETS, report, CLAIMS, CONTROLS, define,
+  'parallelism', __doc__, PRESETS, report, CLAIMS, CONTROLS, define_flags,
   cells='experiments.parallelism.cells', kinds=(GENERATING,), devices=1,
 )

@@ -1,4 +1,4 @@
-"""Time and memory against length: tables, growth from the shortest to the longest, and panels."""
+"""Tables and figure panels of the growth of time and memory with the sequence length."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -11,8 +11,8 @@ from experiments.lab.results.table import Table
 MEBI = 2**20
 
 
-class View(NamedTuple):
-  """A table, and the panel that shows the same."""
+class Metric(NamedTuple):
+  """Metric that is reported in one table and one panel, such as the time of a training step."""
 
   quantity: str
   title: str
@@ -20,69 +20,124 @@ class View(NamedTuple):
   axis: str = 'sequence length'
 
 
-VIEWS = (
-  View('train', 'Training', 'microseconds a token'),
-  View('forward', 'Forward pass', 'microseconds a token'),
-  View('train', 'Memory of a training step', 'MiB'),
-  View('generate', 'Generation', 'microseconds a token', 'position'),
+METRICS = (
+  Metric('train', 'Training', 'microseconds per token'),
+  Metric('forward', 'Forward pass', 'microseconds per token'),
+  Metric('train', 'Memory of a training step', 'MiB'),
+  Metric('generate', 'Generation', 'microseconds per token', 'position'),
 )
 
 
 def report(records: Iterable[dict]) -> tuple[list, list]:
-  """Tables and figure panels; each device and each grid among the records gets its own."""
-  grids = times.grids(records)
-  shown = [
-    show(view, repetitions, alone=len(grids) == 1) for repetitions in grids for view in VIEWS
+  """Returns tables and figure panels, separate for each device and combination of settings."""
+  grids = times.group_repetitions(records)
+  reported = [
+    metric_table_and_panel(metric, repetitions, single_grid=len(grids) == 1)
+    for repetitions in grids for metric in METRICS
   ]
-  return [table for table, _ in shown], [panel for _, panel in shown]
+  return [table for table, _ in reported], [panel for _, panel in reported]
 
 
-def show(view: View, records: Sequence[dict], alone: bool):
-  """The table and the panel of one grid's records; `alone`: their titles need no more to tell."""
+def metric_table_and_panel(
+  metric: Metric, records: Sequence[dict], single_grid: bool
+) -> tuple[Table, Panel]:
+  """Makes a table and a figure panel of one metric against the sequence length.
+
+  Args:
+    metric: Metric to show.
+    records: Repetitions of one grid.
+    single_grid: Whether the report has only this grid, so that titles omit its settings.
+
+  Returns:
+    The table with one row per layer, and the panel with one line per layer.
+
+  """
   run = records[0]['run']
   layers, lengths = run['layers'], run['lengths']
-  values = {layer: {n: estimate(view, records, layer, n) for n in lengths} for layer in layers}
-  columns, rows = ['layer', *map(str, lengths)], [[n, *values[n].values()] for n in layers]
+  values = {
+    layer: {length: metric_at_length(metric, records, layer, length) for length in lengths}
+    for layer in layers
+  }
+  columns = ['layer', *map(str, lengths)]
+  rows = [[layer, *values[layer].values()] for layer in layers]
   if len(lengths) > 1:
     columns.append(f'{lengths[-1]} / {lengths[0]}')
     for row in rows:
-      row.append(growth(view, records, row[0], lengths[0], lengths[-1]))
-  title = times.title(view.title, records, alone)
+      row.append(growth_ratio(metric, records, row[0], lengths[0], lengths[-1]))
+  title = times.append_tokens_and_device(metric.title, records, single_grid)
   best = dict.fromkeys(map(str, lengths), 'lower')
-  table = Table(f'{title}, {view.unit}', columns, rows, caption(view, records), best)
+  table = Table(f'{title}, {metric.unit}', columns, rows, metric_caption(metric, records), best)
   series = {
-    layer: [(n, value) for n, value in known.items() if value is not None]
-    for layer, known in values.items()
+    layer: [(length, value) for length, value in by_length.items() if value is not None]
+    for layer, by_length in values.items()
   }
-  return table, Panel(title, view.axis, view.unit, series, log_x=True, log_y=True)
+  return table, Panel(title, metric.axis, metric.unit, series, log_x=True, log_y=True)
 
 
-def estimate(view: View, records: Sequence[dict], layer: str, length: int):
-  """A cell of a table: the median of all rounds, or what a compiled program plans to hold."""
-  if view.unit == 'MiB':
-    every = [p for record in records for p in times.points(record, layer, view.quantity)]
-    found = [p['bytes'] for p in every if p['length'] == length and p['bytes'] is not None]
-    return Interval.bare(found[0] / MEBI, len(found)) if found else None
-  return times.microseconds(records, layer, view.quantity, length)
+def metric_at_length(
+  metric: Metric, records: Sequence[dict], layer: str, length: int
+) -> Interval | None:
+  """Returns the median time or the planned memory of a layer at one sequence length.
+
+  Args:
+    metric: Metric to show.
+    records: Repetitions of one grid.
+    layer: Spec of the layer.
+    length: Sequence length, or position for generation.
+
+  Returns:
+    Microseconds per token with an interval, or MiB, or None where nothing was measured.
+
+  """
+  if metric.unit == 'MiB':
+    points = [
+      point for record in records
+      for point in times.layer_measurements(record, layer, metric.quantity)]
+    planned = [
+      point['bytes'] for point in points
+      if point['length'] == length and point['bytes'] is not None]
+    return Interval.without_bounds(planned[0] / MEBI, len(planned)) if planned else None
+  return times.median_microseconds_per_token(records, layer, metric.quantity, length)
 
 
-def growth(view: View, records: Sequence[dict], layer: str, first: int, last: int):
-  """The last length's value over the first's; of times, in pairs from the same rounds."""
-  if view.unit == 'MiB':
-    low, high = (estimate(view, records, layer, length) for length in (first, last))
-    known = low and high and low.mean  # a program may need nothing but its arguments
-    return Interval.bare(high.mean / low.mean, low.count) if known else None
-  known = [times.per_token(record, layer, view.quantity) for record in records]
-  both = [by_length for by_length in known if first in by_length and last in by_length]
-  pooled = [[s for by_length in both for s in by_length[length]] for length in (last, first)]
-  return ratio_interval(*pooled, paired=True) if both else None
+def growth_ratio(
+  metric: Metric, records: Sequence[dict], layer: str, first_length: int, last_length: int
+) -> Interval | None:
+  """Returns the time or memory at the longest length, divided by that at the shortest length.
+
+  Args:
+    metric: Metric to show.
+    records: Repetitions of one grid.
+    layer: Spec of the layer.
+    first_length: Shortest length.
+    last_length: Longest length.
+
+  Returns:
+    The ratio, or None where a value is missing. Times of the same rounds are compared in pairs.
+
+  """
+  if metric.unit == 'MiB':
+    low, high = (
+      metric_at_length(metric, records, layer, length) for length in (first_length, last_length))
+    # The memory ratio is undefined if the program at the first length has no temporary memory.
+    is_defined = low and high and low.estimate
+    return (
+      Interval.without_bounds(high.estimate / low.estimate, low.count) if is_defined else None)
+  repetitions = [times.seconds_per_token(record, layer, metric.quantity) for record in records]
+  complete = [
+    by_length for by_length in repetitions
+    if first_length in by_length and last_length in by_length]
+  pooled = [
+    [seconds for by_length in complete for seconds in by_length[length]]
+    for length in (last_length, first_length)]
+  return ratio_interval(*pooled, paired=True) if complete else None
 
 
-def caption(view: View, records: Sequence[dict]) -> str:
-  """On what, of what, how often; and which dashes are memory that was short."""
+def metric_caption(metric: Metric, records: Sequence[dict]) -> str:
+  """Describes device, workload and statistic, and lists the points that ran out of memory."""
   run = records[0]['run']
-  how = f'median and 95 % interval (rounds: {run["rounds"]}, repetitions: {len(records)})'
-  if view.unit == 'MiB':
-    how = 'temporary memory that the compiled program plans'
-  where = times.setting(run, times.work(run, view.quantity))
-  return f'{where}; {how}.{times.out_of_memory(records, view.quantity)}'
+  statistic = f'median and 95 % interval (rounds: {run["rounds"]}, repetitions: {len(records)})'
+  if metric.unit == 'MiB':
+    statistic = 'temporary memory that the compiled program plans'
+  setting = times.describe_timing_setup(run, times.describe_workload(run, metric.quantity))
+  return f'{setting}; {statistic}.{times.describe_out_of_memory(records, metric.quantity)}'

@@ -1,1 +1,1 @@
-"""What a pronoun refers to, and which head attends to the antecedent."""
+"""Pronoun resolution by distance, and the attention weights on the antecedent."""

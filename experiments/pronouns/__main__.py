@@ -1,4 +1,4 @@
-"""The command: python -m experiments.pronouns."""
+"""Command line of the study of pronoun resolution, python -m experiments.pronouns."""
 
 from experiments.lab.launch import driver
 from experiments.pronouns.study import STUDY

@@ -1,13 +1,14 @@
-"""What does *it* refer to? Accuracy by distance, and the weight of a head on the antecedent.
+"""Can layers resolve a pronoun? Accuracy by distance, and attention to the antecedent.
 
   python -m experiments.pronouns --preset=quick --runs=runs/quick
 
-"The dog didn't cross the street because it was too tired", or too wide: the last word decides
-which of two nouns the pronoun means. Sentences are generated, with other nouns in between, at
-growing distances; a model reads one and names the noun. Beside its accuracy stands where attention
-looks when it answers: the weight that its best head puts on the antecedent, where looking at all
-tokens alike would put one part in as many as there are. A convolution that sees the last few words
-knows an animal from a place, but must guess which; at the longest distance it is the control.
+In "The dog didn't cross the street because it was too tired", or "too wide", the last word decides
+which of two nouns is the antecedent of the pronoun. Generated sentences have growing distances with
+other nouns between the first clause and the pronoun. A model predicts the antecedent at the end of
+the sentence. The second table contains the attention weight on the antecedent at that position, of
+the head with the largest weight, beside the weight of uniform attention. The control is a
+convolution at the longest distance. Its receptive field contains the last few words, which
+distinguish animals from places, but not the nouns.
 """
 
 from experiments.lab.launch.study import SMOKE, Preset, Study, TaskGrid
@@ -16,13 +17,13 @@ from experiments.pronouns import tables
 from experiments.pronouns.claims import CLAIMS, CONTROL, CONTROLS
 
 PRESETS = {
-  # Every line that `paper` goes through, in the least time.
+  # This preset runs all code of the `paper` preset at the smallest sizes, as a fast test.
   'smoke': Preset(
     layers=('attention(num_heads=2)', 'lstm'),
     task_grids=(TaskGrid('pronouns', (8,)),),
     settings=SMOKE,
   ),
-  # For two CPU cores.
+  # The sizes of this preset suit two CPU cores.
   'quick': Preset(
     layers=('attention', 'lstm', CONTROL),
     task_grids=(TaskGrid('pronouns', (8, 16, 32, 64)),),
@@ -31,7 +32,7 @@ PRESETS = {
       'feedforward': 'relu',
     },
   ),
-  # Sizes for a GPU or a TPU.
+  # The sizes of this preset need a GPU or a TPU.
   'paper': Preset(
     layers=('attention', 'attention(positions=sinusoidal)', 'lstm', 'gru', 'mamba', CONTROL),
     task_grids=(TaskGrid('pronouns', (16, 32, 64, 128, 256)),),
@@ -45,14 +46,16 @@ PRESETS = {
 
 
 def report(records: list[dict]):
-  """The study's tables, and its curves: accuracy and weight against distance."""
-  columns, layers = scoreboard.columns_of(records), scoreboard.layers_of(records)
-  made = [
-    scoreboard.score_table('Pronouns: accuracy by distance', columns, layers),
-    tables.weight_table(columns),
-    scoreboard.budget_table('Pronouns: budgets', columns, layers),
+  """Tables of accuracy, attention weights and budgets, and panels against distance."""
+  columns = scoreboard.group_by_table_column(records)
+  layers = scoreboard.layers_in_record_order(records)
+  report_tables = [
+    scoreboard.test_metric_table('Pronouns: accuracy by distance', columns, layers),
+    tables.antecedent_attention_table(columns),
+    scoreboard.budget_table('Pronouns: parameter budgets and training time', columns, layers),
   ]
-  return made, [*scoreboard.panels(records), *tables.weight_panels(columns)]
+  panels = [*scoreboard.test_metric_panels(records), *tables.antecedent_attention_panels(columns)]
+  return report_tables, panels
 
 
 STUDY = Study('pronouns', __doc__, PRESETS, report, CLAIMS, CONTROLS)

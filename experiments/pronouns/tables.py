@@ -1,50 +1,55 @@
-"""How much weight heads of attention put on the antecedent, as a table and a panel."""
+"""Table and figure panel of the attention weights on the antecedent of a pronoun."""
 
 from experiments.lab.results.figures import Panel
 from experiments.lab.results.statistics import Interval
 from experiments.lab.results.table import Table
 
 
-def best_head(record: dict):
-  """The layer and the head with the most weight on the antecedent, and the weight; None: none."""
-  found = [
+def largest_antecedent_weight(record: dict):
+  """The largest attention weight on the antecedent over all layers and heads, or None.
+
+  Returns (weight, layer, head), or None for a model without attention.
+  """
+  measurements = record['result'].get('antecedent_attention') or [{'heads': {}}]
+  weights = [
     (weight, layer, head)
-    for layer, heads in (record['result'].get('looks') or [{'heads': {}}])[0]['heads'].items()
-    for head, weight in enumerate(heads)
+    for layer, heads in measurements[0]['heads'].items() for head, weight in enumerate(heads)
   ]
-  return max(found, default=None)
+  return max(weights, default=None)
 
 
-def weight_table(columns):
-  """The best head of every model that attends, at every distance."""
+def antecedent_attention_table(records_by_task):
+  """Table of the largest attention weight on the antecedent, over all heads of each model."""
   rows = []
-  for question, group in columns.items():
+  for task, group in records_by_task.items():
     for record in group:
-      best = best_head(record)
-      if best is not None:
-        weight, layer, head = best
-        tokens = record['result']['looks'][0]['tokens']
-        rows.append((question, record['run']['layer'], f'{layer}, head {head}', weight, 1 / tokens))
+      largest = largest_antecedent_weight(record)
+      if largest is not None:
+        weight, layer, head = largest
+        tokens = record['result']['antecedent_attention'][0]['tokens']
+        rows.append((task, record['run']['layer'], f'{layer}, head {head}', weight, 1 / tokens))
   return Table(
-    'Pronouns: who looks at the antecedent',
-    ('question', 'model', 'head', 'weight', 'looking at all alike'),
+    'Pronouns: largest attention weight on the antecedent',
+    ('task', 'model', 'head', 'weight on the antecedent', 'weight of uniform attention'),
     rows,
-    'Mean weight on the antecedent at the position that answers, over the test split; the head '
-    'that puts most there, of the first seed at the chosen rate.',
+    'Attention weight from the last position to the antecedent of the pronoun, averaged over the '
+    'test split. Of all heads of the first seed at the selected learning rate, the head with the '
+    'largest weight is shown.',
   )
 
 
-def weight_panels(columns):
-  """The best head's weight against distance."""
+def antecedent_attention_panels(records_by_task):
+  """Panel of the largest attention weight on the antecedent over all heads, by distance."""
   series = {}
-  for group in columns.values():
+  for group in records_by_task.values():
     for record in group:
-      best = best_head(record)
-      if best is not None:
-        point = record['result']['distance'], Interval.bare(best[0])
+      largest = largest_antecedent_weight(record)
+      if largest is not None:
+        point = record['result']['distance'], Interval.without_bounds(largest[0])
         series.setdefault(record['run']['layer'], []).append(point)
   if not series:
     return []
-  title = 'weight of the best head'
-  axis = next(r['result']['axis'] for group in columns.values() for r in group if r['result'])
+  title = 'largest attention weight'
+  axis = next(
+    r['result']['axis'] for group in records_by_task.values() for r in group if r['result'])
   return [Panel(title, axis, 'weight on the antecedent', series, log_x=True, y_range=(0, 1.03))]

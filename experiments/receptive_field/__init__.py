@@ -1,1 +1,1 @@
-"""How far back does a layer see? Fields declared, shown and effective."""
+"""Declared, measured and effective receptive fields of layers."""

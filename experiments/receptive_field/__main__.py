@@ -1,4 +1,4 @@
-"""The command: python -m experiments.receptive_field."""
+"""Command line of the study of receptive fields, python -m experiments.receptive_field."""
 
 from experiments.lab.launch import driver
 from experiments.receptive_field.study import STUDY

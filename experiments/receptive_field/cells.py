@@ -1,4 +1,4 @@
-"""The cells of the study: stacks as they are initialised, and models trained around their edge."""
+"""Experiment cells that measure receptive fields of untrained stacks and of models in training."""
 
 from experiments.lab.cells import checks, spec
 from experiments.lab.cells.cell import Cell
@@ -8,72 +8,85 @@ from experiments.lab.launch import flags, training_grid
 from experiments.lab.launch.grid import Job
 from experiments.lab.launch.study import Study, TaskGrid
 from experiments.lab.tasks.recall import Recall
-from experiments.receptive_field import fields
+from experiments.receptive_field import field_measurement
 from experiments.receptive_field.study import FieldPreset
 
-PLACEHOLDER = Recall()  # stacks at the start read no task
-DEPTH = 2  # of layers that a preset does not train
+PLACEHOLDER = Recall()  # a run needs a task, but untrained stacks do not use it
+DEPTH = 2  # of trained layers for which the preset has no depths
 
 
 def jobs(study: Study, preset: FieldPreset) -> list[Job]:
-  """The cells that the flags ask for."""
-  cells = stacks(study.name, preset)
-  return [training_grid.trained(study, grid(preset), fields.watch), Job(cells, fields.measure_cell)]
+  """Returns a job that measures fields during training, and another for untrained stacks."""
+  cells = untrained_stack_cells(study.name, preset)
+  experiments = experiments_around_field_edges(preset)
+  return [
+    training_grid.training_job(study, experiments, field_measurement.fields_in_training),
+    Job(cells, field_measurement.measure_cell),
+  ]
 
 
-def asked(preset: FieldPreset) -> list | None:
-  """The layers of --layers; None: the preset's own."""
-  return spec.parse_all(flags.FLAGS.layers, 'layer') if flags.given('layers') else None
+def _requested_layers() -> list | None:
+  """The layers in the flag --layers, or None if the flag is not set."""
+  return spec.parse_spec_list(flags.FLAGS.layers, 'layer') if flags.flag_was_set('layers') else None
 
 
-def stacks(study: str, preset: FieldPreset) -> list[Cell]:
-  """The cells of stacks as they are initialised."""
-  layers, sweeps = asked(preset), preset.sweeps
+def untrained_stack_cells(study: str, preset: FieldPreset) -> list[Cell]:
+  """The experiment cells that measure receptive fields of stacks at initialisation."""
+  layers, sweeps = _requested_layers(), preset.sweeps
   if layers:
     sweeps = sweeps[:1]
   experiments = {}
   for sweep in sweeps:
     for block in sweep.blocks:
-      for layer in layers or spec.parse_all(sweep.layers, 'layer'):
+      for layer in layers or spec.parse_spec_list(sweep.layers, 'layer'):
         for depth in sweep.depths:
-          settings = preset.initialised | {'depth': depth, 'block': block} | flags.settings()
-          one = training_grid.resolved(settings | {'match': 'none'}, layer, PLACEHOLDER)
-          experiments[one.run] = one
-  for one in experiments.values():
-    checks.check(one)
+          settings = preset.initialised | {'depth': depth, 'block': block}
+          settings |= flags.requested_settings() | {'match': 'none'}
+          experiment = training_grid.experiment_from_settings(settings, layer, PLACEHOLDER)
+          experiments[experiment.run] = experiment
+  for experiment in experiments.values():
+    checks.check_experiment(experiment)
   return [
-    fields.cell_of(study, one, preset.length, preset.sequences) for one in experiments.values()
+    field_measurement.untrained_stack_cell(study, experiment, preset.length, preset.sequences)
+    for experiment in experiments.values()
   ]
 
 
-def around(field: int) -> tuple[int, ...]:
-  """Distances half way to the edge of a field, last inside, first outside, and far beyond."""
+def distances_around_field_edge(field: int) -> tuple[int, ...]:
+  """Distances of about half and twice a receptive field, and just inside and outside its edge."""
   return (field - 1) // 2, field - 1, field, 2 * (field - 1)
 
 
-def grid(preset: FieldPreset) -> list[Experiment]:
-  """What is trained: at distances around every edge, or those of --lengths."""
-  own = {layer: preset.trained[text] for text in preset.trained
-         for layer in spec.parse_all((text,), 'layer')}
-  models = [
-    (layer, depth) for layer in asked(preset) or own for depth in own.get(layer, (DEPTH,))]
+def experiments_around_field_edges(preset: FieldPreset) -> list[Experiment]:
+  """The experiments that train models at distances around the edge of their receptive field.
+
+  The flag --lengths replaces these distances. Without it a model with an unbounded field is trained
+  at the first distances outside the fields of the other models.
+  """
+  depths = {layer: preset.trained[text] for text in preset.trained
+            for layer in spec.parse_spec_list((text,), 'layer')}
+  models = [(layer, depth) for layer in _requested_layers() or depths
+            for depth in depths.get(layer, (DEPTH,))]
   experiments = []
-  for question, task in training_grid.wanted(preset):
-    edges = {
-      model: fields.stack_of(trained(preset, question, *model, task)).receptive_field
-      for model in models
-    }
-    outside = sorted(set(filter(None, edges.values())))
-    if not outside and not flags.given('lengths'):
-      raise BadInput('none of these layers has a field with an edge: --lengths says where to ask')
-    for model, field in edges.items():
-      distances = flags.lengths() or (around(field) if field else outside)
-      experiments += [trained(preset, question, *model, training_grid.at(task, distance))
-                for distance in distances]
-  return training_grid.distinct(experiments)
+  for task_grid, task in training_grid.requested_task_grids(preset):
+    fields = {}
+    for model in models:
+      experiment = _training_experiment(preset, task_grid, *model, task)
+      fields[model] = field_measurement.model_stack(experiment).receptive_field
+    outside = sorted(set(filter(None, fields.values())))
+    if not outside and not flags.flag_was_set('lengths'):
+      raise BadInput('none of these layers has a bounded receptive field, so --lengths is needed')
+    for model, field in fields.items():
+      distances = flags.requested_lengths() or (
+        distances_around_field_edge(field) if field else outside)
+      tasks = (training_grid.task_at_distance(task, distance) for distance in distances)
+      experiments += [_training_experiment(preset, task_grid, *model, task) for task in tasks]
+  return training_grid.distinct_experiments(experiments)
 
 
-def trained(preset: FieldPreset, question: TaskGrid, layer, depth: int, task) -> Experiment:
-  """The experiment of a layer at a depth, or at that of --depth, on a task."""
-  settings = preset.settings | question.settings | {'depth': depth} | flags.settings()
-  return training_grid.resolved(settings, layer, task)
+def _training_experiment(
+  preset: FieldPreset, task_grid: TaskGrid, layer, depth: int, task
+) -> Experiment:
+  """The experiment that trains a layer on a task, where the flag --depth overrides `depth`."""
+  settings = preset.settings | task_grid.settings | {'depth': depth} | flags.requested_settings()
+  return training_grid.experiment_from_settings(settings, layer, task)

@@ -1,100 +1,132 @@
-"""What is claimed of receptive fields, and what the claims rest on."""
+"""Claims on declared, measured and effective receptive fields, and controls that check them."""
 
-from experiments.lab.evidence.claim import Claim, calibrated
+from experiments.lab.evidence.claim import Claim, oracle_and_baseline_controls
 from experiments.lab.evidence.effects import Effect, Records
-from experiments.lab.results.scores import scores
+from experiments.lab.results.scores import scores_by_seed
 from experiments.receptive_field import tables
 
 LUO = 'Luo et al. 2016'
+SCORE = 'copy memory score, 0 at chance and 1 if perfect'
+FRACTION = 'effective receptive field divided by the declared one'
+SPREAD = 'standard deviation of the lag, weighted by the squared gradient of the last output'
 
 
-def shown_as_declared(records: Records) -> list[float] | None:
-  """1 for each stack whose Jacobian shows the field that it declares, 0 for each other."""
-  stacks, _ = tables.split(records)
-  return [float(tables.agrees(stack)) for stack in stacks] or None
+def declared_field_agreement(records: Records) -> list[float] | None:
+  """1 for each stack whose measured receptive field equals the declared one, and 0 otherwise."""
+  stacks, _ = tables.split_untrained_and_trained(records)
+  return [float(tables.measured_equals_declared(stack)) for stack in stacks] or None
 
 
-def effective_part(lost: bool) -> Effect:
-  """The effective part of the field of the deepest stacks, by seed; or how much less it is there.
+def effective_field_fraction(decrease_with_depth: bool) -> Effect:
+  """The effective receptive field divided by the declared one, for the deepest stack of each layer.
 
-  Less than that of the shallowest stacks of the same layers.
+  With `decrease_with_depth` the effect is the fraction of the shallowest stack of each layer minus
+  that of its deepest stack.
   """
-  def effect(records: Records) -> list[float] | None:
-    groups = tables.by_depth(tables.split(records)[0]).values()
-    found = [
-      (first - last if lost else last) for group in groups
-      for first, last in zip(tables.shares(group[0]), tables.shares(group[-1]), strict=True)
-    ]
-    return found or None
+  def fraction_of_each_stack_and_seed(records: Records) -> list[float] | None:
+    untrained, _ = tables.split_untrained_and_trained(records)
+    values = []
+    for group in tables.group_stacks_by_layer(untrained).values():
+      shallowest, deepest = (tables.effective_field_fractions(group[index]) for index in (0, -1))
+      values += [first - last if decrease_with_depth else last
+                 for first, last in zip(shallowest, deepest, strict=True)]
+    return values or None
 
-  return effect
+  return fraction_of_each_stack_and_seed
 
 
-def spread_exponent(block: str) -> Effect:
-  """With what power of the depth the gradient spreads in a shell, by layer and seed."""
-  def effect(records: Records) -> list[float] | None:
-    groups = tables.by_depth(tables.split(records)[0]).values()
+def lag_spread_growth_exponent(block: str) -> Effect:
+  """The exponent with which the standard deviation of the gradient's lag grows with depth.
+
+  There is an exponent for each layer and seed.
+  """
+  def exponent_of_each_stack_and_seed(records: Records) -> list[float] | None:
+    untrained, _ = tables.split_untrained_and_trained(records)
     return [
-      power for group in groups if group[0]['run']['block'] == block
-      for power in tables.exponents(group, 'spread')
+      exponent for group in tables.group_stacks_by_layer(untrained).values()
+      if group[0]['run']['block'] == block
+      for exponent in tables.depth_growth_exponents(group, 'spread')
     ] or None
 
-  return effect
+  return exponent_of_each_stack_and_seed
 
 
-def around_edge(beyond: bool) -> Effect:
-  """Scores, by seed, of all models that have an edge, at the distances inside or beyond it."""
-  def effect(records: Records) -> list[float] | None:
+def scores_outside_or_inside_field(outside: bool) -> Effect:
+  """Scores of trained models at distances outside their receptive field, or inside the field."""
+  def score_of_each_model_and_seed(records: Records) -> list[float] | None:
     return [
-      score for record in tables.split(records)[1]
+      score for record in tables.split_untrained_and_trained(records)[1]
       if record['status'] == 'finished' and record['result']['receptive_field']
-      and tables.inside(record) != beyond
-      for score in scores(record).values()
+      and tables.is_distance_within_field(record) != outside
+      for score in scores_by_seed(record).values()
     ] or None
 
-  return effect
+  return score_of_each_model_and_seed
 
 
-def widening(records: Records) -> list[float] | None:
-  """The spread of the gradient after training over that before, right inside of each field."""
-  return [
-    after / before for record in tables.just_inside(tables.split(records)[1])
-    for before, after in zip(*(tables.watched(record, 'spread', look) for look in (0, -1)),
-                             strict=True) if before
-  ] or None
+def lag_spread_ratio(records: Records) -> list[float] | None:
+  """The ratio of the standard deviation of the gradient's lag after training to that before.
+
+  There is a ratio for each seed and each model with a bounded receptive field, at the longest
+  trained distance within that field.
+  """
+  _, trained = tables.split_untrained_and_trained(records)
+  ratios = []
+  for record in tables.records_at_field_edge(trained):
+    before, after = (tables.statistic_at_evaluation(record, 'spread', index) for index in (0, -1))
+    ratios += [last / first for first, last in zip(before, after, strict=True) if first]
+  return ratios or None
 
 
 CONTROLS = (
-  *calibrated('receptive_field'),
+  *oracle_and_baseline_controls('receptive_field'),
   Claim(
-    'declared-field', 'The field that a layer declares is the one that its Jacobian shows',
-    'control', 'receptive_field', shown_as_declared, 'part of the stacks', '>', 0.999,
-    exact=True,
+    'declared-field',
+    'At initialisation the receptive field that a stack of layers declares equals the support of '
+    'the Jacobian of its last output',
+    'control', 'receptive_field', declared_field_agreement,
+    'fraction of the stacks with equal fields', '>', 0.999, exact=True,
   ),
   Claim(
-    'blind-field', 'Beyond its receptive field a model scores chance', 'control',
-    'receptive_field', around_edge(beyond=True), 'score', '<', 0.05,
+    'blind-field',
+    'A model trained on copy memory at a distance beyond its receptive field scores no better than '
+    'chance',
+    'control', 'receptive_field', scores_outside_or_inside_field(outside=True), SCORE,
+    '<', 0.05,
   ),
 )
 CLAIMS = (
   Claim(
-    'inside-field', 'Within its receptive field a convolution copies', 'Bai et al. 2018',
-    'receptive_field', around_edge(beyond=False), 'score', '>', 0.9,
+    'inside-field',
+    'A model with a bounded receptive field, such as a stack of convolutions, solves copy memory '
+    'at trained distances within that field',
+    'Bai et al. 2018', 'receptive_field', scores_outside_or_inside_field(outside=False), SCORE,
+    '>', 0.9,
   ),
   Claim(
-    'effective-field', 'The effective field is a part of the declared one', LUO,
-    'receptive_field', effective_part(lost=False), 'part of the field', '<', 0.9,
+    'effective-field',
+    'At initialisation the effective receptive field of the deepest measured stacks is smaller '
+    'than their declared receptive field',
+    LUO, 'receptive_field', effective_field_fraction(decrease_with_depth=False), FRACTION, '<', 0.9,
   ),
   Claim(
-    'effective-shrinks', 'That part shrinks with depth', LUO, 'receptive_field',
-    effective_part(lost=True), 'part of the field', '>', 0.0,
+    'effective-shrinks',
+    'At initialisation the effective receptive field is a smaller fraction of the declared one in '
+    'the deepest than in the shallowest measured stack of a layer',
+    LUO, 'receptive_field', effective_field_fraction(decrease_with_depth=True),
+    f'{FRACTION}, in the shallowest stack minus in the deepest', '>', 0.0,
   ),
   Claim(
-    'effective-root', 'Without residuals the gradient spreads with the root of the depth', LUO,
-    'receptive_field', spread_exponent('plain'), 'power of the depth', '<', 0.6,
+    'effective-root',
+    f'At initialisation, in stacks of convolutions without residual connections, the {SPREAD}, '
+    'grows with about the square root of the depth',
+    LUO, 'receptive_field', lag_spread_growth_exponent('plain'), 'exponent of the depth', '<', 0.6,
   ),
   Claim(
-    'training-widens', 'Training widens the effective field to where the answer is', LUO,
-    'receptive_field', widening, 'times the spread before', '>', 1.0,
+    'training-widens',
+    'Training a model on copy memory at the longest distance within its receptive field increases '
+    f'the {SPREAD}',
+    LUO, 'receptive_field', lag_spread_ratio,
+    'standard deviation of the lag after training divided by that before training', '>', 1.0,
   ),
 )

@@ -1,34 +1,39 @@
-"""What the records of receptive fields must have: of stacks, and of cells that train."""
+"""Schemas of the records of receptive fields, of untrained stacks and of models in training."""
 
 import dataclasses
 
-from experiments.lab.results.schema import Fields, Kind, Law, List, Text, Whole
-from experiments.lab.results.trained import FIELD, NORM, SIZE, TRAINING, shaped
+from experiments.lab.results.schema import Constraint, Fields, Integer, ListOf, RecordKind, Text
+from experiments.lab.results.training_schema import FIELD, NORM, SIZE, TRAINING, has_matrix_shape
 
-SEEN = {'shown': List(Whole(), 1), 'effective': List(NORM), 'spread': List(NORM),
-        'energy': List(List(NORM))}
-
-
-def seen(kept: dict, members: int) -> bool:
-  """Whether there is a field for each member, and equally many lags."""
-  return all(len(kept[name]) == members for name in ('shown', 'effective', 'spread')) and shaped(
-    kept['energy'], members)
+FIELD_STATISTICS = {
+  'measured': ListOf(Integer(), 1), 'effective': ListOf(NORM), 'spread': ListOf(NORM),
+  'energy': ListOf(ListOf(NORM)),
+}
+EVALUATION = Fields({'step': Integer(), **FIELD_STATISTICS})
 
 
-STACK = Kind(
+def has_all_statistics(measurement: dict, num_members: int) -> bool:
+  """Whether every ensemble member has all receptive-field statistics, over equally many lags."""
+  return has_matrix_shape(measurement['energy'], num_members) and all(
+    len(measurement[name]) == num_members for name in ('measured', 'effective', 'spread'))
+
+
+UNTRAINED_FIELDS = RecordKind(
   'sequences',
   Fields({
     'layer': Text(), 'depth': SIZE, 'block': Text(), 'sequences': SIZE,
-    'seeds': List(Whole(), 1, distinct=True),
+    'seeds': ListOf(Integer(), 1, distinct=True),
   }),
-  Fields({'declared': FIELD, 'length': SIZE, **SEEN}),
-  (Law('there is a field for each seed', lambda run, result: seen(result, len(run['seeds']))),),
-  cells=('experiments.receptive_field.fields',),
+  Fields({'declared': FIELD, 'length': SIZE, **FIELD_STATISTICS}),
+  (Constraint('there is a receptive field for each seed', lambda run, result: has_all_statistics(
+    result, len(run['seeds']))),),
+  modules=('experiments.receptive_field.field_measurement',),
 )
-WATCHED_FIELD = dataclasses.replace(
+TRAINING_FIELDS = dataclasses.replace(
   TRAINING,
-  result=TRAINING.result.requiring(watched=List(Fields({'step': Whole(), **SEEN}), 1)),
-  laws=(*TRAINING.laws, Law('there is a field for each member', (
-    lambda run, result: all(seen(look, len(result['members'])) for look in result['watched'])))),
-  cells=('experiments.lab.cells.training', 'experiments.receptive_field.fields'),
+  result=TRAINING.result.with_required_fields({'watched': ListOf(EVALUATION, 1)}),
+  constraints=(*TRAINING.constraints, Constraint(
+    'there is a receptive field for each member', lambda run, result: all(
+      has_all_statistics(evaluation, len(result['members'])) for evaluation in result['watched']))),
+  modules=('experiments.lab.cells.training', 'experiments.receptive_field.field_measurement'),
 )

@@ -1,15 +1,17 @@
-"""How far back does a layer see? The field declared, shown, effective, and what lies beyond it.
+"""How many tokens does an output depend on? Declared, measured and effective receptive fields.
 
   python -m experiments.receptive_field --preset=quick --layers=tcn,bytenet --runs=runs/quick
 
-Stacks of every depth, kernel and dilation, as they are initialised: the field that they declare
-must be the one that the Jacobian shows, exactly. Most of the gradient comes from a smaller,
-effective field (Luo et al. 2016), which without residuals grows with the root of the depth.
+At initialisation, stacks of several depths, kernel sizes and dilations are measured. The receptive
+field that a stack declares must equal the measured one, which is the support of the Jacobian of its
+last output. Most of the gradient comes from a smaller, effective field (Luo et al. 2016). Without
+residual connections it grows with the square root of the depth.
 
-Then models learn to copy from right inside of their field, from its edge, and from beyond. In copy
-memory all symbols are equally far, so that a field holds all of them or none: a distance d can be
-bridged by a field of d + 1 tokens or more. Beyond that is the control, where nothing but chance is
-possible; those whose field has no edge are asked the same. Their effective fields are watched.
+Then models are trained on copy memory at distances inside their receptive field, at its edge and
+beyond. In copy memory all symbols are at the same distance from their targets, so that a field
+contains all of them or none. A model needs a field of d + 1 tokens or more to copy at a distance d.
+The control is the score beyond the field, which has to be chance. Models with an unbounded field
+are trained at the same distances. The effective fields of all models are measured during training.
 """
 
 import dataclasses
@@ -17,7 +19,7 @@ from typing import Any
 
 from experiments.lab.launch.study import SMOKE, Study, TaskGrid
 from experiments.receptive_field.claims import CLAIMS, CONTROLS
-from experiments.receptive_field.records import STACK, WATCHED_FIELD
+from experiments.receptive_field.records import TRAINING_FIELDS, UNTRAINED_FIELDS
 from experiments.receptive_field.tables import report
 
 KERNELS = tuple(f'convolution(kernel_size={size})' for size in (2, 5))
@@ -29,7 +31,7 @@ UNBOUNDED = ('attention', 'lstm', 'mamba')
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-  """Layers, each at every depth in every shell, as they are initialised."""
+  """Layers to be measured at initialisation, at several depths and in several residual blocks."""
 
   layers: tuple[str, ...]
   depths: tuple[int, ...]
@@ -38,19 +40,30 @@ class Sweep:
 
 @dataclasses.dataclass(frozen=True)
 class FieldPreset:
-  """What is initialised and how, and which layers learn what, at which depths."""
+  """Stacks to be measured at initialisation, and models to be trained.
+
+  Attributes:
+    sweeps: the stacks to be measured at initialisation.
+    initialised: the settings of these stacks.
+    length: the length of the input sequences of stacks with an unbounded field.
+    sequences: the number of input sequences.
+    trained: the layers to be trained, with their depths.
+    task_grids: the tasks on which they are trained, at distances that follow from their fields.
+    settings: the settings of their training.
+
+  """
 
   sweeps: tuple[Sweep, ...]
-  initialised: dict[str, Any]  # settings
-  length: int  # that stacks without a bound read
+  initialised: dict[str, Any]
+  length: int
   sequences: int
-  trained: dict[str, tuple[int, ...]]  # layer -> depths
-  task_grids: tuple[TaskGrid, ...]  # their distances follow from the fields
+  trained: dict[str, tuple[int, ...]]
+  task_grids: tuple[TaskGrid, ...]
   settings: dict[str, Any]
 
 
 PRESETS = {
-  # Every line that `paper` goes through, in the least time.
+  # This preset runs all code of the `paper` preset at the smallest sizes, as a fast test.
   'smoke': FieldPreset(
     sweeps=(Sweep(('convolution',), (1, 2, 3)), Sweep(('attention',), (1,))),
     initialised={'width': 8, 'seeds': (0, 1)},
@@ -60,7 +73,7 @@ PRESETS = {
     task_grids=(TaskGrid('copy_memory(delay=2, num_symbols=1)', ()),),
     settings=SMOKE,
   ),
-  # For two CPU cores: about six minutes.
+  # This preset takes about six minutes on two CPU cores.
   'quick': FieldPreset(
     sweeps=(
       Sweep((*KERNELS, *DILATIONS), (1, 2, 4)),
@@ -81,7 +94,7 @@ PRESETS = {
       'learning_rates': (3e-3, 1e-2),
     },
   ),
-  # Sizes for a GPU or a TPU.
+  # The sizes of this preset need a GPU or a TPU.
   'paper': FieldPreset(
     sweeps=(
       Sweep(
@@ -114,5 +127,5 @@ PRESETS = {
 
 STUDY = Study(
   'receptive_field', __doc__, PRESETS, report, CLAIMS, CONTROLS,
-  cells='experiments.receptive_field.cells', kinds=(WATCHED_FIELD, STACK),
+  cells='experiments.receptive_field.cells', kinds=(TRAINING_FIELDS, UNTRAINED_FIELDS),
 )

@@ -1,8 +1,8 @@
-"""What records of receptive fields say: declared and shown, effective, and recall around the edge.
+"""Tables and figure panels of declared, measured and effective receptive fields.
 
-A record is of one of two kinds: of a stack as it was initialised (its run has no task), or of a
-trained cell whose field was watched. Effective fields are by seed; a trained cell's are those of
-the members at the chosen rate.
+A record is that of an untrained stack, whose run has no task, or that of a trained model with the
+field statistics of its evaluations. Effective fields are by seed. Those of a trained model belong
+to the members at the selected learning rate.
 """
 
 import math
@@ -10,38 +10,41 @@ from collections.abc import Sequence
 
 from experiments.lab.results import scores
 from experiments.lab.results.figures import Panel
-from experiments.lab.results.scoreboard import told_apart, value_of
+from experiments.lab.results.scoreboard import (
+  label_columns_by_differing_settings,
+  test_metric_or_status,
+)
 from experiments.lab.results.statistics import Interval, growth_exponent, mean_interval
 from experiments.lab.results.table import Table
 
 
 def report(records: list[dict]):
-  """The study's tables and panels."""
-  initialised, trained = split(records)
+  """The tables and figure panels of the receptive fields of untrained and trained models."""
+  untrained, trained = split_untrained_and_trained(records)
   tables = []
-  if initialised:
-    tables.append(declared_table(initialised))
-  if groups := by_depth(initialised):
-    tables.append(growth_table(groups))
-  for question, group in questions(trained).items():
-    tables += [recall_table(question, group), training_table(question, group)]
-  return tables, panels(initialised, trained)
+  if untrained:
+    tables.append(receptive_field_table(untrained))
+  if groups := group_stacks_by_layer(untrained):
+    tables.append(_depth_growth_table(groups))
+  for task, group in _group_by_task_and_settings(trained).items():
+    tables += [_scores_around_field_edge_table(task, group), _effective_field_table(task, group)]
+  return tables, _receptive_field_panels(untrained, trained)
 
 
-def split(records: Sequence[dict]) -> tuple[list[dict], list[dict]]:
-  """The records of stacks that have a result, and those of trained cells; each kind in order."""
-  known = [record for record in records if record['result']]
-  stacks = [record for record in known if 'task' not in record['run']]
-  trained = [record for record in known if 'task' in record['run']]
+def split_untrained_and_trained(records: Sequence[dict]) -> tuple[list[dict], list[dict]]:
+  """Returns the records of untrained stacks and of trained models, sorted, without failed runs."""
+  with_result = [record for record in records if record['result']]
+  untrained = [record for record in with_result if 'task' not in record['run']]
+  trained = [record for record in with_result if 'task' in record['run']]
   return (
-    sorted(stacks, key=lambda r: (layer_of(r), r['run']['depth'])),
+    sorted(untrained, key=lambda r: (_layer_name(r), r['run']['depth'])),
     sorted(trained, key=lambda r: (
-      r['result']['receptive_field'] or math.inf, name_of(r), r['result']['distance'])),
+      r['result']['receptive_field'] or math.inf, _stack_name(r), r['result']['distance'])),
   )
 
 
-def questions(trained: Sequence[dict]) -> dict[str, list[dict]]:
-  """The cells of each question; those that differ in more than stack and distance stand apart."""
+def _group_by_task_and_settings(trained: Sequence[dict]) -> dict[str, list[dict]]:
+  """Groups records of trained models by task, and by training settings where these differ."""
   groups: dict[str, dict] = {}
   for record in trained:
     setting = {k: str(v) for k, v in record['run'].items() if k not in ('layer', 'depth', 'task')}
@@ -49,214 +52,233 @@ def questions(trained: Sequence[dict]) -> dict[str, list[dict]]:
     same.setdefault(tuple(setting.items()), (setting, []))[1].append(record)
   return {
     name: group for title, same in groups.items()
-    for name, group in told_apart(title, list(same.values()))
+    for name, group in label_columns_by_differing_settings(title, list(same.values()))
   }
 
 
-def layer_of(record: dict) -> str:
-  """The layer, with its shell where that is not the usual one."""
+def _layer_name(record: dict) -> str:
+  """The name of a record's layer, with its residual block unless the block is `pre_norm`."""
   run = record['run']
   return run['layer'] + ('' if run['block'] == 'pre_norm' else f', {run["block"]} block')
 
 
-def name_of(record: dict) -> str:
-  """The stack, as its depth times its layer."""
-  return f'{record["run"]["depth"]} x {layer_of(record)}'
+def _stack_name(record: dict) -> str:
+  """The depth and the layer of a record as text, such as `2 x tcn`."""
+  return f'{record["run"]["depth"]} x {_layer_name(record)}'
 
 
-def agrees(record: dict) -> bool:
-  """Whether a stack's Jacobian shows what it declares; without a bound, all that was read."""
+def measured_equals_declared(record: dict) -> bool:
+  """Whether the measured field equals the declared one, or the input length if it is unbounded."""
   result = record['result']
-  return max(result['shown']) == (result['declared'] or result['length'])
+  return max(result['measured']) == (result['declared'] or result['length'])
 
 
-def shares(record: dict) -> list[float]:
-  """The effective part of a stack's declared field, by seed."""
+def effective_field_fractions(record: dict) -> list[float]:
+  """The effective receptive field of a stack divided by its declared field, by seed."""
   result = record['result']
   return [size / (result['declared'] or result['length']) for size in result['effective']]
 
 
-def by_depth(stacks: Sequence[dict]) -> dict[str, list[dict]]:
-  """Layers with a bound that stand at three depths or more -> their records by depth."""
+def group_stacks_by_layer(stacks: Sequence[dict]) -> dict[str, list[dict]]:
+  """Maps each layer with a bounded receptive field and three or more depths to its records."""
   groups: dict[tuple, list[dict]] = {}
   for record in stacks:
     if record['result']['declared']:
       same = tuple((k, str(v)) for k, v in record['run'].items() if k != 'depth')
       groups.setdefault(same, []).append(record)
-  deep = (sorted(g, key=lambda r: r['run']['depth']) for g in groups.values() if len(g) > 2)
-  return {layer_of(group[0]): group for group in deep}
+  by_depth = (sorted(g, key=lambda r: r['run']['depth']) for g in groups.values() if len(g) > 2)
+  return {_layer_name(group[0]): group for group in by_depth}
 
 
-def exponents(group: Sequence[dict], quantity: str) -> list[float]:
-  """With what power of the depth a quantity grows, by seed."""
-  depths = [record['run']['depth'] for record in group]
-  seeds = zip(*(record['result'][quantity] for record in group), strict=True)
-  return [growth_exponent(depths, [one]).mean for one in seeds]
+def depth_growth_exponents(stacks: Sequence[dict], statistic: str) -> list[float]:
+  """The exponent with which a receptive-field statistic of a layer grows with depth, by seed."""
+  depths = [record['run']['depth'] for record in stacks]
+  by_seed = zip(*(record['result'][statistic] for record in stacks), strict=True)
+  return [growth_exponent(depths, [values]).estimate for values in by_seed]
 
 
-def watched(record: dict, quantity: str, look: int) -> list:
-  """A quantity of the chosen members at a look, by seed; the first look is before training."""
+def statistic_at_evaluation(record: dict, statistic: str, evaluation: int) -> list:
+  """A receptive-field statistic of a trained model at one evaluation, for each seed.
+
+  The learning rate is the best on the validation split.
+
+  Args:
+    record: the record of a trained model.
+    statistic: the name of the statistic, one of `effective`, `spread` and `energy`.
+    evaluation: the index of the evaluation, 0 before training and -1 after training.
+
+  Returns:
+    The values in the order of the seeds. An energy is a list over lags.
+
+  """
   members = record['result']['members']
-  places = [members.index(member) for member in scores.chosen(record)]
-  return [record['result']['watched'][look][quantity][place] for place in places]
+  indices = [members.index(member) for member in scores.members_at_best_learning_rate(record)]
+  values = record['result']['watched'][evaluation][statistic]
+  return [values[index] for index in indices]
 
 
-def inside(record: dict) -> bool:
-  """Whether what a trained cell is asked for lies in its field."""
+def is_distance_within_field(record: dict) -> bool:
+  """Whether the token distance of a task is within the receptive field of the trained model."""
   field = record['result']['receptive_field']
   return field is None or record['result']['distance'] < field
 
 
-def just_inside(trained: Sequence[dict]) -> list[dict]:
-  """Of each model with an edge, the record at its longest distance before it."""
-  found: dict[str, dict] = {}
+def records_at_field_edge(trained: Sequence[dict]) -> list[dict]:
+  """The record of each trained model at the longest distance within its receptive field."""
+  longest: dict[str, dict] = {}
   for record in sorted(trained, key=lambda r: r['result']['distance']):
-    if record['result']['receptive_field'] and inside(record) and record['result'].get('watched'):
-      found[name_of(record)] = record
-  return list(found.values())
+    result = record['result']
+    if result['receptive_field'] and is_distance_within_field(record) and result.get('watched'):
+      longest[_stack_name(record)] = record
+  return list(longest.values())
 
 
-def declared_table(stacks: Sequence[dict]) -> Table:
-  """A row a stack: what it declares, what its Jacobian shows, how much of it is effective."""
+def receptive_field_table(stacks: Sequence[dict]) -> Table:
+  """Table of declared, measured and effective receptive fields of untrained stacks."""
   rows = [
     (
-      name_of(record), record['result']['declared'], max(record['result']['shown']),
-      agrees(record), mean_interval(record['result']['effective']),
-      mean_interval(shares(record)), mean_interval(record['result']['spread']),
+      _stack_name(record), record['result']['declared'], max(record['result']['measured']),
+      measured_equals_declared(record), mean_interval(record['result']['effective']),
+      mean_interval(effective_field_fractions(record)), mean_interval(record['result']['spread']),
     )
     for record in stacks
   ]
   return Table(
-    'Receptive fields at the start',
-    ('stack', 'declared', 'shown', 'equal', 'effective', 'part of the field', 'spread'),
+    'Receptive fields at initialisation',
+    ('stack', 'declared field', 'measured field', 'measured equals declared', 'effective field',
+     'effective / declared', 'spread'),
     rows,
-    'Tokens. Shown: the farthest input with an entry of the Jacobian of the last output that is '
-    'not zero. Effective: the lags where the gradient is over 4.55 % of its peak (Luo et al. '
-    "2016), which a dilation's gaps never are; spread: the lag's standard deviation. Mean over "
-    "seeds with Student's 95 % interval. A dash: no bound is declared, and all that was read must "
-    'be seen.',
+    'In tokens. Measured: up to the earliest input with a nonzero entry in the Jacobian of the '
+    'last output. Effective: the number of lags at which the gradient exceeds 4.55 % of its '
+    'maximum (Luo et al. 2016), which excludes the gaps of a dilated kernel. Spread: the standard '
+    "deviation of the lag, weighted by the squared gradient. Mean over seeds with Student's 95 % "
+    'interval. A dash marks an unbounded field, where the last output must depend on every input.',
   )
 
 
-def growth_table(groups: dict[str, list[dict]]) -> Table:
-  """A row a layer: the powers of the depth with which its fields grow."""
+def _depth_growth_table(stacks_by_layer: dict[str, list[dict]]) -> Table:
+  """Table of the exponents with which the receptive fields of each layer grow with depth."""
   rows = []
-  for layer, group in groups.items():
+  for layer, group in stacks_by_layer.items():
     depths = [record['run']['depth'] for record in group]
     declared = growth_exponent(depths, [[record['result']['declared'] for record in group]])
-    grown = (mean_interval(exponents(group, quantity)) for quantity in ('effective', 'spread'))
-    rows.append((layer, ', '.join(map(str, depths)), declared.mean, *grown))
+    intervals = (
+      mean_interval(depth_growth_exponents(group, statistic))
+      for statistic in ('effective', 'spread'))
+    rows.append((layer, ', '.join(map(str, depths)), declared.estimate, *intervals))
   return Table(
-    'Receptive fields against depth',
-    ('layer', 'depths', 'declared', 'effective', 'spread'),
+    'Growth of receptive fields with depth',
+    ('layer', 'depths', 'declared field', 'effective field', 'spread'),
     rows,
-    'Powers of the depth, fitted for each seed. The classic shell has no residuals: there the '
-    'spread of random weights grows with the root of the depth (Luo et al. 2016), power 0.5.',
+    'Exponents of the depth, fitted for each seed. The plain block has no residual connection. '
+    'There the spread of a stack with random weights grows with the square root of the depth '
+    '(Luo et al. 2016), which is an exponent of 0.5.',
   )
 
 
-def recall_table(question: str, trained: Sequence[dict]) -> Table:
-  """A row a model, a column a distance; what stands beyond the field must be chance."""
+def _scores_around_field_edge_table(task: str, trained: Sequence[dict]) -> Table:
+  """Table of test scores of each model by distance, within and beyond its receptive field."""
   distances = sorted({record['result']['distance'] for record in trained})
   rows: dict[str, dict] = {}
   for record in trained:
-    row = rows.setdefault(name_of(record), {'field': record['result']['receptive_field']})
-    row[record['result']['distance']] = value_of(record)
+    row = rows.setdefault(_stack_name(record), {'field': record['result']['receptive_field']})
+    row[record['result']['distance']] = test_metric_or_status(record)
   first = trained[0]['result']
   return Table(
-    f'Around the edge of the field: {question}',
-    ('model', 'field', *map(str, distances)),
+    f'Scores around the edge of the receptive field: {task}',
+    ('model', 'receptive field', *map(str, distances)),
     [
       *((name, *(row.get(key) for key in ('field', *distances))) for name, row in rows.items()),
       ('(chance)', None, *[first['chance']] * len(distances)),
     ],
-    f'{first["metric"].capitalize()} by distance. At a distance that is the field or more, none '
-    "of what is asked for is in it. Test split, mean over seeds with Student's 95 % interval, at "
-    'the learning rate that is best on the validation split.',
-    references=1,
+    f'{first["metric"].capitalize()} by distance in tokens. At a distance of the receptive field '
+    'or more, none of the symbols to be copied lies within the field. Test split, mean over seeds '
+    "with Student's 95 % interval, at the learning rate that is best on the validation split.",
+    reference_rows=1,
   )
 
 
-def training_table(question: str, trained: Sequence[dict]) -> Table:
-  """A row a trained cell: its effective field before and after, and the gradient's spread."""
+def _effective_field_table(task: str, trained: Sequence[dict]) -> Table:
+  """Table of effective receptive fields of trained models, before and after training."""
   rows = [
     (
-      name_of(record), record['result']['receptive_field'], record['result']['distance'],
+      _stack_name(record), record['result']['receptive_field'], record['result']['distance'],
       *(
-        mean_interval(watched(record, quantity, look))
-        for quantity in ('effective', 'spread') for look in (0, -1)
+        mean_interval(statistic_at_evaluation(record, statistic, evaluation))
+        for statistic in ('effective', 'spread') for evaluation in (0, -1)
       ),
     )
     for record in trained if record['result'].get('watched')
   ]
   return Table(
-    f'Effective fields before and after training: {question}',
-    ('model', 'field', 'distance', 'effective before', 'after', 'spread before', 'spread after'),
+    f'Effective receptive fields before and after training: {task}',
+    ('model', 'receptive field', 'distance', 'effective field before training',
+     'effective field after training', 'spread before training', 'spread after training'),
     rows,
-    'Tokens, as at the start, for the embedded tokens of the test split. Of the members at the '
-    'chosen rate, before the first step and when the last of them stopped.',
+    'In tokens, for the embedded tokens of the test split. Effective field: the number of lags at '
+    'which the gradient exceeds 4.55 % of its maximum. Spread: the standard deviation of the lag, '
+    'weighted by the squared gradient. Mean over the seeds at the selected learning rate, '
+    'before the first step and after the last.',
   )
 
 
-def panels(stacks: Sequence[dict], trained: Sequence[dict]) -> list[Panel]:
-  """Effective fields against depth; recall against distance over field, in training, by lag."""
-  drawn = [depth_panel(by_depth(stacks))]
-  for question, group in questions(trained).items():
-    edge = just_inside(group)
-    drawn += recall_panel(question, group), steps_panel(edge), *map(lag_panel, edge)
+def _receptive_field_panels(stacks: Sequence[dict], trained: Sequence[dict]) -> list[Panel]:
+  """Panels of effective receptive fields by depth, and of scores and fields in training."""
+  drawn = [_effective_field_by_depth_panel(group_stacks_by_layer(stacks))]
+  for task, group in _group_by_task_and_settings(trained).items():
+    at_edge = records_at_field_edge(group)
+    drawn += _scores_around_field_edge_panel(task, group), _lag_spread_panel(at_edge)
+    drawn += map(_energy_by_lag_panel, at_edge)
   return [panel for panel in drawn if panel.series]
 
 
-def recall_panel(question: str, trained: Sequence[dict]) -> Panel:
-  """The metric against distance in fields: it falls at 1."""
+def _scores_around_field_edge_panel(task: str, trained: Sequence[dict]) -> Panel:
+  """Panel of test scores against the distance divided by the receptive field."""
   series: dict[str, list] = {}
   for record in trained:
     field = record['result']['receptive_field']
     if field and record['status'] == 'finished':
-      point = record['result']['distance'] / field, scores.metric_interval(record)
-      series.setdefault(name_of(record), []).append(point)
+      point = record['result']['distance'] / field, scores.test_metric_interval(record)
+      series.setdefault(_stack_name(record), []).append(point)
   first = trained[0]['result']
   return Panel(
-    question, 'distance / field', first['metric'], series, lines={'chance': first['chance']}
+    task, 'distance / receptive field', first['metric'], series,
+    lines={'chance': first['chance']},
   )
 
 
-def depth_panel(groups: dict[str, list[dict]]) -> Panel:
-  """Effective fields of the layers at the most depths, with those that are declared."""
+def _effective_field_by_depth_panel(stacks_by_layer: dict[str, list[dict]]) -> Panel:
+  """Panel of effective and declared fields against depth, for layers with the most depths."""
   series: dict[str, list] = {}
-  most = max(map(len, groups.values()), default=0)
-  for layer, group in groups.items():
+  most = max(map(len, stacks_by_layer.values()), default=0)
+  for layer, group in stacks_by_layer.items():
     if len(group) == most:
-      found = [(record['run']['depth'], record['result']) for record in group]
-      series[layer] = [(depth, mean_interval(result['effective'])) for depth, result in found]
+      by_depth = [(record['run']['depth'], record['result']) for record in group]
+      series[layer] = [(depth, mean_interval(result['effective'])) for depth, result in by_depth]
       series[f'{group[0]["run"]["layer"]}, declared'] = [
-        (depth, Interval.bare(result['declared'])) for depth, result in found
+        (depth, Interval.without_bounds(result['declared'])) for depth, result in by_depth
       ]
-  return Panel('effective field', 'depth', 'tokens', series, log_x=True)
+  return Panel('effective receptive field', 'depth', 'tokens', series, log_x=True)
 
 
-def steps_panel(edge: Sequence[dict]) -> Panel:
-  """How the gradient spreads in training, at the longest distance inside of each field."""
+def _lag_spread_panel(records: Sequence[dict]) -> Panel:
+  """Panel of the standard deviation of the gradient's lag against the training step."""
   series = {
-    name_of(record): [
-      (look['step'], mean_interval(watched(record, 'spread', place)))
-      for place, look in enumerate(record['result']['watched'])
+    _stack_name(record): [
+      (evaluation['step'], mean_interval(statistic_at_evaluation(record, 'spread', index)))
+      for index, evaluation in enumerate(record['result']['watched'])
     ]
-    for record in edge
+    for record in records
   }
-  return Panel('spread in training', 'step', 'tokens', series)
+  return Panel('spread of the gradient in training', 'step', 'tokens', series)
 
 
-def lag_panel(record: dict) -> Panel:
-  """The squared gradient by lag before and after training, up to the edge of the field."""
-  result = record['result']
-  series = {
-    when: [
-      (lag, mean_interval(parts))
-      for lag, parts in enumerate(zip(*watched(record, 'energy', look), strict=True))
-      if lag < result['receptive_field']
-    ]
-    for when, look in (('before training', 0), ('after training', -1))
-  }
-  axis = f'lag (depth {record["run"]["depth"]}, asked for: {result["distance"]})'
-  return Panel(layer_of(record), axis, 'part of squared gradient', series)
+def _energy_by_lag_panel(record: dict) -> Panel:
+  """Panel of the squared gradient by lag within the field, before and after training."""
+  result, series = record['result'], {}
+  for time, evaluation in (('before training', 0), ('after training', -1)):
+    by_lag = zip(*statistic_at_evaluation(record, 'energy', evaluation), strict=True)
+    series[time] = [(lag, mean_interval(values)) for lag, values in enumerate(by_lag)
+                    if lag < result['receptive_field']]
+  axis = f'lag in tokens (depth {record["run"]["depth"]}, task distance {result["distance"]})'
+  return Panel(_layer_name(record), axis, 'fraction of squared gradient', series)

@@ -1,1 +1,1 @@
-"""The command that makes one HTML page of a folder of results."""
+"""The command that creates an HTML report from a folder of results."""

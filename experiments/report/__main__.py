@@ -1,10 +1,10 @@
-"""The report: everything in a store as one HTML page that opens with the verdicts.
+"""An HTML report on a folder of results, which begins with the verdicts on claims.
 
   python -m experiments.report --runs=runs/quick
 
-It trains nothing and measures nothing: it reads the records, asks each study for its tables and
-figures, and the ledger for its verdicts. A study whose records cannot be read is a note on the
-page. The page needs no network and no server.
+The command neither trains nor measures. It derives the verdicts on all claims and the tables and
+figures of all studies from the stored records. A study whose records cannot be evaluated has a note
+on the page. The page needs neither a network nor a server.
 """
 
 import pathlib
@@ -12,8 +12,8 @@ import sys
 
 from absl import flags as absl_flags
 
-from experiments.claims import ledger, rule
-from experiments.claims.stored import stored
+from experiments.claims import rule, verdict_table
+from experiments.claims.current_records import load_current_records
 from experiments.lab.launch import flags
 from experiments.lab.results import notes, publish
 from experiments.report import page, sections
@@ -21,35 +21,39 @@ from experiments.report import page, sections
 TITLE = 'What did the Transformer fix?'
 
 
-def define() -> None:
-  """The report's flags."""
-  flags.define_store()
-  absl_flags.DEFINE_string('title', TITLE, 'What the page is called.')
+def define_flags() -> None:
+  flags.define_runs_flag()
+  absl_flags.DEFINE_string('title', TITLE, 'The title of the page.')
 
 
 def main() -> None:
-  """Writes <runs>/report.html, prints the ledger and the first table of each study."""
+  """Writes <runs>/report.html and prints the verdicts and the first table of each study."""
   folder = pathlib.Path(flags.FLAGS.runs)
-  records, omitted = stored(folder)
-  found, controls = rule.findings(records), rule.judged(records)
-  studies, unreadable = sections.sections(records, folder)
-  wrong = [*omitted, *ledger.errors([*found, *controls], folder), *unreadable]
-  path = page.write(
-    folder / 'report.html',
+  records, omitted = load_current_records(folder)
+  claims, controls = rule.evaluate_claims(records), rule.evaluate_controls(records)
+  studies, unreadable = sections.study_sections(records, folder)
+  errors = verdict_table.evaluation_error_notes([*claims, *controls], folder)
+  faults = [*omitted, *errors, *unreadable]
+  html = page.render_page(
     flags.FLAGS.title,
-    sections.provenance(records),
+    sections.collect_provenance(records),
     list(studies.values()),
-    sections.verdicts(found),
-    subtitle='Claims about the Transformer, recurrence and convolution, as measured here.',
-    reproduce='\n'.join(notes.command(script, folder) for script in (*studies, 'report')),
-    notes=[*wrong, *ledger.advice(controls, folder)],
+    sections.verdict_rows(claims),
+    subtitle='Measured verdicts on claims about the Transformer, recurrence and convolution.',
+    reproduction_commands='\n'.join(
+      notes.shell_command(script, folder) for script in (*studies, 'report')),
+    notes=[*faults, *verdict_table.control_notes(controls, folder)],
   )
-  tables = [ledger.table(found), *(table for one in studies.values() for table in one.tables[:1])]
-  publish.tables('report', tables, folder)
-  for note in wrong:
+  path = page.write_page(folder / 'report.html', html)
+  tables = [
+    verdict_table.make_verdict_table('Claims', claims),
+    *(table for section in studies.values() for table in section.tables[:1]),
+  ]
+  publish.print_and_save_tables('report', tables, folder)
+  for note in faults:
     print(note, file=sys.stderr)
   print(f'report: {path}')
 
 
 if __name__ == '__main__':
-  flags.main(main, define, __doc__)
+  flags.main(main, define_flags, __doc__)

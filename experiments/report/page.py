@@ -1,8 +1,8 @@
-"""The report: one HTML file that needs nothing else, to be opened, printed, mailed or archived.
+"""The report as a single self-contained HTML file.
 
-It opens with the verdicts, because they are what is asked for, and ends with what it takes to get
-them again. Every table carries its LaTeX and its CSV, so that a paper can quote it as it is.
-Text is escaped on its way into the page; a backtick pair in a section's text sets code.
+The page begins with the verdicts and ends with the commands that reproduce them. Every table
+includes its LaTeX and CSV source for use in a paper. All text is escaped, and a pair of backticks
+in the text of a section marks code.
 """
 
 import base64
@@ -19,7 +19,7 @@ from experiments.lab.results.notes import Note
 from experiments.lab.results.statistics import Interval
 from experiments.lab.results.table import Table
 
-# Each verdict by a sign as well as by a colour, in the order in which they are counted.
+# The symbol of each verdict, in the order in which the page prints the counts of verdicts.
 SIGNS = {
   'supported': '✓', 'contradicted': '✕', 'inconclusive': '?', 'void': '!', 'error': '⚠',
   'not run': '–',
@@ -28,7 +28,7 @@ SIGNS = {
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-  """One row of the scoreboard: a claim and what the records say of it."""
+  """A row of the table of verdicts, with a claim, its verdict and its effect."""
 
   statement: str
   verdict: str
@@ -36,29 +36,32 @@ class Verdict:
   interval: Interval | None = None
   seeds: int | None = None
   source: str = ''
-  reason: str = ''  # what a reader needs to know of the verdict
+  reason: str = ''
 
   def __post_init__(self):
     if self.verdict not in SIGNS:
-      raise ValueError(f'verdict {self.verdict!r} is none of {tuple(SIGNS)}')
+      raise ValueError(f'verdict {self.verdict!r} is not one of {tuple(SIGNS)}')
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-  """A figure as PNG bytes; the caption also describes it to those who cannot see it."""
+  """A figure as PNG bytes, with a caption that is also the alternative text of the image."""
 
   png: bytes
   caption: str
 
   @property
-  def address(self) -> str:
-    """The picture itself, as an address that a page can show without a file."""
+  def data_url(self) -> str:
+    """A URL that contains the image as Base64 data."""
     return f'data:image/png;base64,{base64.b64encode(self.png).decode()}'
 
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-  """A study: text in paragraphs (parted by an empty line), tables and figures."""
+  """The part of the page about one study, with text, tables and figures.
+
+  Empty lines separate the paragraphs of `text`.
+  """
 
   heading: str
   text: str = ''
@@ -66,28 +69,33 @@ class Section:
   figures: Sequence[Picture] = ()
 
 
-def render(
+def render_page(
   title: str,
   provenance: Mapping[str, object],
   sections: Sequence[Section],
   verdicts: Sequence[Verdict] = (),
   subtitle: str = '',
-  reproduce: str = '',
+  reproduction_commands: str = '',
   notes: Sequence[Note] = (),
 ) -> str:
-  """HTML of a report.
+  """Returns the complete HTML text of a report.
 
   Args:
-    title: of the page.
-    provenance: where the numbers come from, by name.
-    sections: the studies.
-    verdicts: the scoreboard.
-    subtitle: below the title.
-    reproduce: the commands that make the report again, one a line.
-    notes: what is wrong with records or controls, and what to do about it.
+    title: The title of the page.
+    provenance: Facts about the origin of the records, by name.
+    sections: The sections of the studies.
+    verdicts: The rows of the table of verdicts.
+    subtitle: A sentence below the title.
+    reproduction_commands: The commands that reproduce the report, one per line.
+    notes: Faults of records or controls, with the commands that resolve them.
 
+  Returns:
+    The HTML text.
+
+  Raises:
+    MissingExtra: Jinja is not installed.
   """
-  jinja2 = optional.load('jinja2', 'report pages', 'report')
+  jinja2 = optional.import_optional('jinja2', 'report pages', 'report')
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
     autoescape=True,
@@ -95,36 +103,39 @@ def render(
     trim_blocks=True,
     lstrip_blocks=True,
   )
-  environment.filters |= {'cell': notation.cell, 'prose': _prose}
+  environment.filters |= {
+    'format_table_cell': notation.format_table_cell, 'prose': _paragraphs_to_html}
   return environment.get_template('page.html').render(
     title=title,
     subtitle=subtitle,
-    provenance={name: _plain(value) for name, value in provenance.items()},
-    sections=list(zip(_anchors(sections), sections, strict=True)),
+    provenance={name: _provenance_text(value) for name, value in provenance.items()},
+    sections=list(zip(_section_anchors(sections), sections, strict=True)),
     verdicts=verdicts,
     counts=Counter(row.verdict for row in verdicts),
     signs=SIGNS,
-    reproduce=reproduce,
+    reproduction_commands=reproduction_commands,
     notes=notes,
   )
 
 
-def write(path: str | os.PathLike, *arguments, **options) -> pathlib.Path:
-  """Write the report of `render`'s arguments, whole or not at all."""
+def write_page(path: str | os.PathLike, html: str) -> pathlib.Path:
+  """Writes the HTML of `render_page` to a file atomically and returns the path of the file."""
   path = pathlib.Path(path)
-  data = render(*arguments, **options).encode(errors='replace')  # a folder's name may be no text
+  # The page contains the name of its folder, in which some characters may be invalid in UTF-8.
+  data = html.encode(errors='replace')
   path.parent.mkdir(parents=True, exist_ok=True)
   atomic.write(path, data)
   return path
 
 
-def _anchors(sections: Sequence[Section]) -> list[str]:
-  """Give each section its own anchor, also where headings are alike."""
-  return [f'{place}-{escape.slug(section.heading)}' for place, section in enumerate(sections, 1)]
+def _section_anchors(sections: Sequence[Section]) -> list[str]:
+  """Returns a distinct HTML anchor for each section, even if two headings are equal."""
+  return [
+    f'{number}-{escape.to_slug(section.heading)}' for number, section in enumerate(sections, 1)]
 
 
-def _plain(value: object) -> str:
-  """Text of a provenance value: a mapping as `name value` pairs, a list by commas."""
+def _provenance_text(value: object) -> str:
+  """Converts a provenance value to text, with commas between the items of a mapping or a list."""
   if isinstance(value, Mapping):
     return ', '.join(f'{name} {item}' for name, item in value.items())
   if isinstance(value, list | tuple | set | frozenset):
@@ -132,9 +143,9 @@ def _plain(value: object) -> str:
   return str(value)
 
 
-def _prose(text: str):
-  """Paragraphs of escaped text, with code between backticks."""
-  markup = optional.load('markupsafe', 'report pages', 'report')
+def _paragraphs_to_html(text: str):
+  """Converts paragraphs to escaped HTML, and text in backticks to HTML code elements."""
+  markup = optional.import_optional('markupsafe', 'report pages', 'report')
   paragraphs = (str(markup.escape(part.strip())) for part in re.split(r'\n\s*\n', text))
   coded = (re.sub(r'`([^`]+)`', r'<code>\1</code>', part) for part in paragraphs if part)
   return markup.Markup('\n'.join(f'<p>{part}</p>' for part in coded))

@@ -1,77 +1,77 @@
-"""Each study's part of the page, and where the numbers come from."""
+"""The sections about studies and the provenance of records for the report page."""
 
 import pathlib
 import re
 from collections.abc import Iterable
 
 from experiments import STUDIES
-from experiments.claims import ledger
+from experiments.claims import verdict_table
+from experiments.claims.registry import LOADED_STUDIES
 from experiments.claims.rule import Finding
-from experiments.claims.stated import LOADED
 from experiments.lab.results import figures, notes
 from experiments.report.page import Picture, Section, Verdict
 
 
-def section(name: str, records):
-  """A study's part of the page: what it asks, its tables, its figure."""
-  study = LOADED[name]
+def study_section(study_name: str, records):
+  """Returns the report section of a study, with its question, tables and figure."""
+  study = LOADED_STUDIES[study_name]
   heading, _, rest = study.question.partition('\n')
   rest = re.sub(r'(?m)^ +(python -m .*)$', r'`\1`', rest)
   tables, panels = study.report(records)
   pictures = []
   if panels:
-    drawn = figures.image(figures.draw(panels, order=layers_of(records)))
-    pictures = [Picture(drawn, f'{heading} Bands are 95 % intervals.')]
+    png = figures.encode_figure(figures.draw_figure(panels, curve_order=sorted_layers(records)))
+    pictures = [Picture(png, f'{heading} Bands are 95 % confidence intervals.')]
   return Section(heading, rest.strip(), tables, pictures)
 
 
-def layers_of(records) -> list[str]:
-  """Every layer in the records, in one order, so that it looks the same in every figure."""
-  found = {record['run'].get('layer') for record in records} - {None}
-  return sorted(found.union(*(record['run'].get('layers', ()) for record in records)))
+def sorted_layers(records) -> list[str]:
+  """Returns all layers of the records in sorted order, which determines their curve styles."""
+  layers = {record['run'].get('layer') for record in records} - {None}
+  return sorted(layers.union(*(record['run'].get('layers', ()) for record in records)))
 
 
-def provenance(records) -> dict[str, object]:
-  """Where the numbers come from."""
-  def each(field):
+def collect_provenance(records) -> dict[str, object]:
+  """Returns the devices, commits, library versions and counts of the records, by name."""
+  def distinct_record_values(field):
     return sorted({str(record[field]) for record in records})
 
   versions = {tuple(sorted(record['versions'].items())) for record in records}
   return {
-    'cells': len(records),
-    'not finished': sum(record['status'] != 'finished' for record in records),
-    'compute': f'{sum(record["seconds"] for record in records) / 60:.1f} minutes',
-    'device': each('device'),
-    'commit': each('commit'),
+    'experiment cells': len(records),
+    'unfinished cells': sum(record['status'] != 'finished' for record in records),
+    'computation time': f'{sum(record["seconds"] for record in records) / 60:.1f} minutes',
+    'device': distinct_record_values('device'),
+    'commit': distinct_record_values('commit'),
     'versions': [', '.join(f'{name} {version}' for name, version in v) for v in sorted(versions)],
   }
 
 
-def sections(records, folder: pathlib.Path):
-  """Each study's part of the page, and a note on each of which the records could not be read."""
-  made, said = {}, []
+def study_sections(records, folder: pathlib.Path):
+  """Returns the report section of each study by name, and notes about unreadable records."""
+  sections, faults = {}, []
   for name in STUDIES:
-    if own := [record for record in records if record['study'] == name]:
-      made[name], reason = notes.attempt(section, name, own)
+    if records_of_study := [record for record in records if record['study'] == name]:
+      sections[name], reason = notes.call_or_describe_failure(study_section, name, records_of_study)
       if reason:
-        note = notes.unreadable(name, reason, folder)
-        heading = LOADED[name].question.partition('\n')[0]
-        made[name] = Section(heading, f'{note.text}: `{note.command}`.')
-        said.append(note)
-  return made, said
+        note = notes.unreadable_records_note(name, reason, folder)
+        heading = LOADED_STUDIES[name].question.partition('\n')[0]
+        sections[name] = Section(heading, f'{note.text}: `{note.command}`.')
+        faults.append(note)
+  return sections, faults
 
 
-def verdicts(found: Iterable[Finding]):
-  """Rows of the report's scoreboard."""
+def verdict_rows(findings: Iterable[Finding]) -> list[Verdict]:
+  """Returns a row of the table of verdicts for each finding on a claim."""
   return [
     Verdict(
       f.claim.statement,
       f.verdict,
-      ledger.expectation(f),
+      verdict_table.describe_expected_effect(f),
       f.interval,
       f.seeds or None,
       f.claim.source,
       f.reason,
     )
-    for f in found
+    for f in findings
   ]

@@ -1,1 +1,1 @@
-"""Who remembers? Score against distance."""
+"""Scores of every layer against the distance over which it must retain tokens."""

@@ -1,4 +1,4 @@
-"""The command: python -m experiments.retention."""
+"""Command line of the study of retention over distance, python -m experiments.retention."""
 
 from experiments.lab.launch import driver
 from experiments.retention.study import STUDY

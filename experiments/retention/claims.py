@@ -1,49 +1,78 @@
-"""What is claimed of memory over a distance, and what the claims rest on."""
+"""Claims on associative recall and copying by distance, and controls that check the scores."""
 
-from experiments.lab.evidence.claim import VASWANI, Claim, calibrated
-from experiments.lab.evidence.effects import across_field, lead_at_distance, loss_with_distance
+from experiments.lab.evidence.claim import VASWANI, Claim, oracle_and_baseline_controls
+from experiments.lab.evidence.effects import (
+  advantage_at_longest_distance,
+  score_drop_with_distance,
+  scores_outside_or_inside_receptive_field,
+)
 
 RECURRENT = ('lstm', 'gru')
+RECALL_DROP = 'recall score at the shortest distance minus that at the longest'
+COPY_DROP = 'copy memory score after the shortest delay minus that after the longest'
+COPY_SCORE = 'copy memory score, 0 at chance and 1 if perfect'
 CONTROLS = (
-  *calibrated('retention'),
+  *oracle_and_baseline_controls('retention'),
   Claim(
-    'blind', 'A convolution scores chance beyond its receptive field', 'control', 'retention',
-    across_field('copy_memory', 'tcn', beyond=True), 'score', '<', 0.05,
+    'blind',
+    'A temporal convolutional network scores no better than chance on copy memory at a distance '
+    'beyond its receptive field',
+    'control', 'retention',
+    scores_outside_or_inside_receptive_field('copy_memory', 'tcn', outside=True),
+    COPY_SCORE, '<', 0.05,
   ),
 )
 CLAIMS = (
   Claim(
-    'recurrent-forget', 'Recurrent networks forget with distance',
+    'recurrent-forget',
+    'An LSTM and a GRU, trained at each distance under the same budget, score lower on associative '
+    'recall at the longest distance than at the shortest',
     'Bengio et al. 1994; Arora et al. 2024', 'retention',
-    loss_with_distance('recall', RECURRENT), 'score lost in recall', '>', 0.1,
+    score_drop_with_distance('recall', RECURRENT), RECALL_DROP, '>', 0.1,
   ),
   Claim(
-    'recurrent-forget-copy', 'Recurrent networks lose what they must copy as the delay grows',
+    'recurrent-forget-copy',
+    'An LSTM and a GRU, trained at each delay under the same budget, score lower on copy memory '
+    'after the longest delay than after the shortest',
     'Arjovsky et al. 2016', 'retention',
-    loss_with_distance('copy_memory', RECURRENT), 'score lost in copying', '>', 0.1,
+    score_drop_with_distance('copy_memory', RECURRENT), COPY_DROP, '>', 0.1,
   ),
   Claim(
-    'attention-remembers', 'Attention does not forget with distance', VASWANI, 'retention',
-    loss_with_distance('recall', ('attention',)), 'score lost in recall', '<', 0.1,
-  ),
-  Claim(
-    'attention-remembers-copy', 'Attention copies as well after a longer delay', VASWANI,
-    'retention', loss_with_distance('copy_memory', ('attention',)), 'score lost in copying',
+    'attention-remembers',
+    'Attention, trained at each distance under the same budget, does not score lower on '
+    'associative recall at the longest distance than at the shortest',
+    VASWANI, 'retention', score_drop_with_distance('recall', ('attention',)), RECALL_DROP,
     '<', 0.1,
   ),
   Claim(
-    'attention-leads', 'Attention recalls at a distance what recurrence does not',
+    'attention-remembers-copy',
+    'Attention, trained at each delay under the same budget, does not score lower on copy memory '
+    'after the longest delay than after the shortest',
+    VASWANI, 'retention', score_drop_with_distance('copy_memory', ('attention',)), COPY_DROP,
+    '<', 0.1,
+  ),
+  Claim(
+    'attention-leads',
+    'Attention scores higher than an LSTM and a GRU on associative recall at the longest distance, '
+    'under the same budget',
     'Arora et al. 2024', 'retention',
-    lead_at_distance('recall', 'attention', RECURRENT), 'score ahead', '>', 0.1,
+    advantage_at_longest_distance('recall', 'attention', RECURRENT),
+    'recall score of attention minus that of the LSTM or the GRU', '>', 0.1,
   ),
   Claim(
-    'convolution-sees', 'A convolution remembers what its receptive field covers',
+    'convolution-sees',
+    'A temporal convolutional network, trained on copy memory, copies symbols at distances within '
+    'its receptive field',
     'Bai et al. 2018', 'retention',
-    across_field('copy_memory', 'tcn', beyond=False), 'score', '>', 0.5,
+    scores_outside_or_inside_receptive_field('copy_memory', 'tcn', outside=False),
+    COPY_SCORE, '>', 0.5,
   ),
   Claim(
-    'convolution-blind', 'A convolution sees nothing beyond its receptive field',
+    'convolution-blind',
+    'A temporal convolutional network, trained on copy memory, does not copy symbols at distances '
+    'beyond its receptive field',
     'Luo et al. 2016', 'retention',
-    across_field('copy_memory', 'tcn', beyond=True), 'score', '<', 0.05,
+    scores_outside_or_inside_receptive_field('copy_memory', 'tcn', outside=True),
+    COPY_SCORE, '<', 0.05,
   ),
 )

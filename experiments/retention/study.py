@@ -1,22 +1,23 @@
-"""Who remembers? Score against distance, for every layer, in one shell and at one budget.
+"""Over which distance can a layer retain tokens? Scores by distance, at equal training budgets.
 
   python -m experiments.retention --preset=quick --layers=attention,lstm --runs=runs/quick
 
-Four questions, each at growing distances: associative recall (pairs and length grow), copy memory
-(the delay grows), the adding problem (the length grows) and real text (the context grows). Each
-layer is trained anew at each distance with every seed and learning rate; the rate is chosen on
-validation, the score is from the test split. Finished cells are stored, and skipped next time.
+There are four tasks at growing distances. In associative recall the number of pairs grows with the
+length, in copy memory the delay grows, in the adding problem the length, and in real text the
+context. Each layer is trained separately at each distance, with every seed and learning rate, and
+in the same residual block. The learning rate is selected on the validation split, and the score is
+measured on the test split. Finished trainings are stored, and skipped by the next run.
 """
 
 from experiments.lab.launch.study import SMOKE, Preset, Study, TaskGrid
 from experiments.lab.results import scoreboard
 from experiments.retention.claims import CLAIMS, CONTROLS
 
-# Losses are published far below what counts as solved: training goes on to its last step.
+# Training does not stop early at a high score, so that losses can reach the published values.
 PUBLISHED = {'steps': 20000, 'stop_when_solved': False}
 
 PRESETS = {
-  # Every line that `paper` goes through, in the least time.
+  # This preset runs all code of the `paper` preset at the smallest sizes, as a fast test.
   'smoke': Preset(
     layers=('attention(num_heads=2)', 'lstm'),
     task_grids=(
@@ -27,12 +28,12 @@ PRESETS = {
     ),
     settings=SMOKE,
   ),
-  # The whole story at sizes for two CPU cores: about ten minutes.
+  # This preset trains on all tasks, in about ten minutes on two CPU cores.
   'quick': Preset(
     layers=('attention', 'lstm', 'gru', 'tcn'),
     task_grids=(
       TaskGrid('recall(length=32, num_pairs=4, vocabulary_size=64)', (16, 32, 48)),
-      TaskGrid('copy_memory', (30, 60)),  # a TCN of this preset sees 57 tokens
+      TaskGrid('copy_memory', (30, 60)),  # the receptive field of this TCN is 57 tokens
       TaskGrid('adding', (50,), {'steps': 200}),
       TaskGrid('text', (64,), {'steps': 200, 'feedforward': 'gelu'}),
     ),
@@ -40,7 +41,7 @@ PRESETS = {
       'steps': 600, 'batch_size': 32, 'validations': 15, 'learning_rates': (3e-3, 1e-2),
     },
   ),
-  # Published sizes, for a GPU or a TPU: Zoology's Figure 2, Bai's and Arjovsky's settings.
+  # The sizes of Arora et al. 2024, Bai et al. 2018 and Arjovsky et al. 2016 need a GPU or a TPU.
   'paper': Preset(
     layers=(
       'attention', 'elman', 'lstm', 'gru', 'convolution', 'tcn', 'tcn(kernel_size=8, levels=8)'
@@ -73,14 +74,16 @@ PRESETS = {
 
 
 def report(records: list[dict]):
-  """The study's tables and panels."""
-  columns, layers = scoreboard.columns_of(records), scoreboard.layers_of(records)
+  """Tables of scores, training budgets and published results, and panels of scores by distance."""
+  columns = scoreboard.group_by_table_column(records)
+  layers = scoreboard.layers_in_record_order(records)
   tables = [
-    scoreboard.score_table('Retention: score against distance', columns, layers),
-    scoreboard.budget_table('Retention: budgets', columns, layers),
+    scoreboard.test_metric_table('Retention: score against distance', columns, layers),
+    scoreboard.budget_table(
+      'Retention: parameter budgets and training time', columns, layers),
     *scoreboard.published_tables(records),
   ]
-  return tables, scoreboard.panels(records)
+  return tables, scoreboard.test_metric_panels(records)
 
 
 STUDY = Study('retention', __doc__, PRESETS, report, CLAIMS, CONTROLS)

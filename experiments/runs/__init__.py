@@ -1,1 +1,1 @@
-"""The command that looks after folders of results."""
+"""Command that lists, shows, removes, compares and merges the records in folders of results."""

@@ -1,14 +1,15 @@
-"""Looks after folders of results: what is in them, what is stale, what differs, what may go.
+"""Manages the records in folders of results.
 
-  python -m experiments.runs list                     all cells of --runs, a line each
-  python -m experiments.runs list retention/lstm      those below a name
-  python -m experiments.runs show NAME                all that a record says of itself
+  python -m experiments.runs list                     lists all records of --runs, one per line
+  python -m experiments.runs list retention/lstm      lists the records with this name prefix
+  python -m experiments.runs show NAME                prints all fields of a record
   python -m experiments.runs rm NAME                  removes records; with --stale, only stale ones
-  python -m experiments.runs diff FOLDER OTHER        cells of two folders that differ
-  python -m experiments.runs merge FOLDER             copies into --runs what it lacks
+  python -m experiments.runs diff FOLDER OTHER        prints the cells in which two folders differ
+  python -m experiments.runs merge FOLDER             copies the records that --runs lacks
 
-A record is current if today's code would make its numbers; else it is stale, and neither tables nor
-claims show it. What was replaced is kept in the folder `history`.
+A record is current if the present code is the code that computed its numbers. Otherwise it is
+stale, and is omitted from tables and claims. Records that were replaced are kept in the folder
+`history`.
 """
 
 import json
@@ -17,140 +18,142 @@ from collections.abc import Sequence
 
 from absl import flags as absl_flags
 
-from experiments.claims.stored import KINDS
+from experiments.claims.current_records import KINDS
 from experiments.lab import atomic
-from experiments.lab.errors import BadInput, no_such
+from experiments.lab.errors import BadInput, unknown_name_error
 from experiments.lab.launch import flags
 from experiments.lab.results import notation
 from experiments.lab.results.store import Store
 from experiments.runs import differences, names
 
-LONG = 200  # characters of a value that is shown
+MAX_VALUE_CHARACTERS = 200  # of a value in the output of `show`
 
 
-def define() -> None:
-  """The command's flags."""
-  flags.define_store()
-  absl_flags.DEFINE_boolean('stale', False, 'Of `list` and `rm`: stale records alone.')
+def define_flags() -> None:
+  flags.define_runs_flag()
+  absl_flags.DEFINE_boolean('stale', False, 'Restrict `list` and `rm` to stale records.')
 
 
-def opened(folder: str) -> Store:
-  """The store of a folder; a BadInput where there is none."""
+def open_store(folder: str) -> Store:
+  """Opens the store in a folder, or raises BadInput if the folder does not exist."""
   if not pathlib.Path(folder).is_dir():
-    raise BadInput(f'no folder {folder}')
+    raise BadInput(f'the folder {folder} does not exist')
   return Store(folder, KINDS)
 
 
-def chosen(store: Store, wanted: Sequence[str]) -> list[dict]:
-  """The records of these names; with --stale, those of other code."""
-  records = names.matching(store.everything(), wanted)
+def selected_records(store: Store, prefixes: Sequence[str]) -> list[dict]:
+  """The records whose names begin with a prefix, restricted to stale records by --stale."""
+  records = names.matching_records(store.all_records(), prefixes)
   return [r for r in records if not (flags.FLAGS.stale and store.is_current(r))]
 
 
-def show_list(*wanted: str) -> None:
-  """Prints a line for each record."""
-  store = opened(flags.FLAGS.runs)
-  records = chosen(store, wanted)
-  labels = [names.of_record(record) for record in records]
-  widest, stale = max(map(len, labels), default=0), 0
+def show_list(*prefixes: str) -> None:
+  """Prints one line per selected record."""
+  store = open_store(flags.FLAGS.runs)
+  records = selected_records(store, prefixes)
+  labels = [names.record_name(record) for record in records]
+  name_width, num_stale = max(map(len, labels), default=0), 0
   for name, record in zip(labels, records, strict=True):
     current = store.is_current(record)
-    stale += not current
-    metric = differences.score(record)
-    print(f'{name:{widest}}  {record["status"]:13}  {"current" if current else "stale":7}  '
-          f'{notation.cell(metric):>14}  {record["seconds"]:8.1f} s')
-  print(f'{len(records)} records, {stale} of them stale, in {flags.FLAGS.runs}')
+    num_stale += not current
+    metric = differences.mean_test_metric(record)
+    print(f'{name:{name_width}}  {record["status"]:13}  {"current" if current else "stale":7}  '
+          f'{notation.format_table_cell(metric):>14}  {record["seconds"]:8.1f} s')
+  print(f'{len(records)} records, {num_stale} of them stale, in {flags.FLAGS.runs}')
 
 
-def show_record(*wanted: str) -> None:
-  """Prints what each of these records says of itself."""
-  if not wanted:
-    raise BadInput('show takes the name of a record, or the beginning of one; see `list`')
-  store = opened(flags.FLAGS.runs)
-  for record in names.matching(store.everything(), wanted):
-    print(names.of_record(record))
+def show_record(*prefixes: str) -> None:
+  """Prints the fields of each record whose name begins with a prefix."""
+  if not prefixes:
+    raise BadInput('show takes the name of a record or the beginning of a name; see `list`')
+  store = open_store(flags.FLAGS.runs)
+  for record in names.matching_records(store.all_records(), prefixes):
+    print(names.record_name(record))
     for name in ('status', 'reason', 'seconds', 'device', 'commit', 'versions'):
-      print(f'  {name}: {short(record[name])}')
-    print(f'  file: {store.path_of(record)}')
-    changed = ', '.join(store.changed(record))
+      print(f'  {name}: {shorten_value(record[name])}')
+    print(f'  file: {store.record_path(record)}')
+    changed = ', '.join(store.changed_modules(record))
     if changed and not record['code']:
-      changed = 'made before records knew their code'
+      changed = 'made before records contained fingerprints of their code'
     print(f'  code: {"stale: " + changed if changed else "current"}')
     for part in ('run', 'result'):
       for name, value in record[part].items():
-        print(f'  {part}.{name}: {short(value)}')
-    if (score := differences.score(record)) is not None:
-      print(f'  test metric: {notation.cell(score)}')
+        print(f'  {part}.{name}: {shorten_value(value)}')
+    if (metric := differences.mean_test_metric(record)) is not None:
+      print(f'  test metric: {notation.format_table_cell(metric)}')
 
 
-def short(value) -> str:
-  """A JSON value in one line, cut where it is long."""
+def shorten_value(value) -> str:
+  """Formats a JSON value in one line, and truncates a long value."""
   text = value if isinstance(value, str) else json.dumps(value)
-  return text if len(text) <= LONG else f'{text[:LONG]} ... ({len(text)} characters)'
+  if len(text) <= MAX_VALUE_CHARACTERS:
+    return text
+  return f'{text[:MAX_VALUE_CHARACTERS]} ... ({len(text)} characters)'
 
 
-def remove(*wanted: str) -> None:
-  """Removes the records of these names."""
-  if not wanted and not flags.FLAGS.stale:
-    raise BadInput('rm takes the name of a record, or the beginning of one; or --stale for all '
-                   'that are stale')
-  store = opened(flags.FLAGS.runs)
-  records = chosen(store, wanted)
+def remove_records(*prefixes: str) -> None:
+  """Removes the selected records."""
+  if not prefixes and not flags.FLAGS.stale:
+    raise BadInput('rm takes the name of a record or the beginning of a name, or --stale for all '
+                   'stale records')
+  store = open_store(flags.FLAGS.runs)
+  records = selected_records(store, prefixes)
   for record in records:
-    store.path_of(record).unlink(missing_ok=True)
-    print(f'removed {names.of_record(record)}')
+    store.record_path(record).unlink(missing_ok=True)
+    print(f'removed {names.record_name(record)}')
   print(f'{len(records)} records removed')
 
 
 def show_differences(*folders: str) -> None:
-  """Prints what differs between two folders."""
+  """Prints the cells in which two folders differ."""
   if len(folders) != 2:
     raise BadInput(f'diff takes two folders, not {len(folders)}')
-  stores = [opened(folder) for folder in folders]
-  # The current record of a cell comes last, and so is the one that is compared.
-  records = [sorted(store.everything(), key=store.is_current) for store in stores]
-  for line in differences.lines(*records):
+  stores = [open_store(folder) for folder in folders]
+  # Only the last record of each cell is compared, so that current records are sorted last.
+  records = [sorted(store.all_records(), key=store.is_current) for store in stores]
+  for line in differences.difference_lines(*records):
     print(line)
 
 
-def merge(*folders: str) -> None:
-  """Copies into --runs the records of other folders that it lacks; nothing in it is replaced."""
+def merge_folders(*folders: str) -> None:
+  """Copies the records of other folders that --runs lacks, and replaces no record in --runs."""
   if not folders:
-    raise BadInput('merge takes the folders whose records --runs is to have as well')
-  sources = [opened(folder) for folder in folders]
-  into = Store(flags.FLAGS.runs, KINDS).prepare(replacing=True)
-  into.everything()  # which sets damaged files aside, so that sound ones take their places
+    raise BadInput('merge takes the folders whose records are to be copied into --runs')
+  sources = [open_store(folder) for folder in folders]
+  target = Store(flags.FLAGS.runs, KINDS).prepare(check_history=True)
+  target.all_records()  # moves damaged files away, so that intact copies can replace them
   for folder, source in zip(folders, sources, strict=True):
-    counts = {'copied': 0, 'already there': 0, 'kept as history': 0}
-    for record in source.everything():
-      data, place = source.path_of(record).read_bytes(), into.path_of(record)
-      if not place.exists():
-        atomic.write(place, data)
+    counts = {'copied': 0, 'already stored': 0, 'added to history': 0}
+    for record in source.all_records():
+      data, path = source.record_path(record).read_bytes(), target.record_path(record)
+      if not path.exists():
+        atomic.write(path, data)
         counts['copied'] += 1
-      elif place.read_bytes() == data:
-        counts['already there'] += 1
+      elif path.read_bytes() == data:
+        counts['already stored'] += 1
       else:
-        into.keep_history(place.name, data)
-        counts['kept as history'] += 1
-    said = ', '.join(f'{count} {what}' for what, count in counts.items())
-    print(f'{folder}: {said}')
+        target.add_to_history(path.name, data)
+        counts['added to history'] += 1
+    summary = ', '.join(f'{count} {action}' for action, count in counts.items())
+    print(f'{folder}: {summary}')
 
 
 ACTIONS = {
-  'list': show_list, 'show': show_record, 'rm': remove, 'diff': show_differences, 'merge': merge,
+  'list': show_list, 'show': show_record, 'rm': remove_records, 'diff': show_differences,
+  'merge': merge_folders,
 }
 
 
-def main(action: str = 'list', *words: str) -> None:
-  """Does what the first word says with the others."""
+def main(action: str = 'list', *arguments: str) -> None:
+  """Runs an action with record names or folders as its arguments."""
   if action not in ACTIONS:
-    raise no_such('action', action, ACTIONS)
-  if flags.given('stale') and action not in ('list', 'rm'):
-    raise BadInput(f'--stale means nothing to {action}: it is of list and rm')
-  if flags.given('runs') and action == 'diff':
-    raise BadInput('--runs means nothing to diff: it takes two folders')
-  ACTIONS[action](*words)
+    raise unknown_name_error('action', action, ACTIONS)
+  if flags.flag_was_set('stale') and action not in ('list', 'rm'):
+    raise BadInput(f'--stale applies to list and rm, not to {action}')
+  if flags.flag_was_set('runs') and action == 'diff':
+    raise BadInput('--runs does not apply to diff, which takes two folders')
+  ACTIONS[action](*arguments)
 
 
 if __name__ == '__main__':
-  flags.main(main, define, __doc__, takes_words=True)
+  flags.main(main, define_flags, __doc__, takes_arguments=True)

@@ -1,4 +1,4 @@
-"""What differs between the records of two folders: cells, numbers, and the code that made them."""
+"""Differences between the records of two folders in cells, numbers and code."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -6,86 +6,101 @@ from typing import Any
 
 from experiments.lab.results import notation, notes, scores
 from experiments.lab.results.statistics import mean_interval
-from experiments.lab.results.store import canonical
+from experiments.lab.results.store import canonical_json
 from experiments.runs import names
 
-# What no two runs have in common; times are measured anew each time.
-OF_TIME = ('seconds', 'peak')
+# Fields that are not compared, because times differ from run to run.
+TIME_FIELDS = ('seconds', 'peak')
 
 
-def lines(first: Sequence[dict], second: Sequence[dict]) -> Iterator[str]:
-  """A line for each cell that only one folder has, or whose numbers or code differ.
+def difference_lines(first: Sequence[dict], second: Sequence[dict]) -> Iterator[str]:
+  """Yields one line per cell that exists in one folder only or differs in numbers or code.
 
-  Of a cell that several versions of the code made, the last record counts. Times are not compared.
+  If several versions of the code computed a cell, its last record is compared. Times are not
+  compared.
   """
-  groups, equal = (by_cell(first), by_cell(second)), 0
-  for cell in sorted(groups[0].keys() | groups[1].keys()):
-    one, other = (group.get(cell) for group in groups)
-    if said := difference(one, other):
-      yield f'{names.of_record(one or other).rpartition("/")[0]}: {said}'
+  folders, num_equal = (latest_record_by_cell(first), latest_record_by_cell(second)), 0
+  for cell in sorted(folders[0].keys() | folders[1].keys()):
+    first_record, second_record = (records.get(cell) for records in folders)
+    if text := describe_difference(first_record, second_record):
+      name = names.record_name(first_record or second_record)
+      yield f'{name.rpartition("/")[0]}: {text}'
     else:
-      equal += 1
-  yield f'equal in numbers and in code: {equal} cells; times are not compared'
+      num_equal += 1
+  yield f'equal in numbers and in code: {num_equal} cells; times are not compared'
 
 
-def by_cell(records: Sequence[dict]) -> dict[str, dict]:
-  """Study and run -> the record, the last of several."""
-  return {canonical([record['study'], record['run']]): record for record in records}
+def latest_record_by_cell(records: Sequence[dict]) -> dict[str, dict]:
+  """Maps each cell, identified by the JSON text of its study and run, to its last record."""
+  return {canonical_json([record['study'], record['run']]): record for record in records}
 
 
-def difference(one: dict | None, other: dict | None) -> str:
-  """What is to be said of a cell of two folders; '': nothing."""
-  if one is None or other is None:
-    return f'only in the {"first" if other is None else "second"}'
-  values = [path for path, a, b in leaves(one['result'], other['result']) if not same(a, b)]
-  modules = sorted(name for name in one['code'].keys() | other['code'].keys()
-                   if one['code'].get(name) != other['code'].get(name))
-  if not values and not modules and one['status'] == other['status']:
+def describe_difference(first: dict | None, second: dict | None) -> str:
+  """Describes the difference between two records of a cell, or returns '' if there is none."""
+  if first is None or second is None:
+    return f'only in the {"first" if second is None else "second"}'
+  values = [path for path, a, b in paired_leaves(first['result'], second['result'])
+            if not equal_or_both_nan(a, b)]
+  modules = sorted(name for name in first['code'].keys() | second['code'].keys()
+                   if first['code'].get(name) != second['code'].get(name))
+  statuses = first['status'], second['status']
+  if not values and not modules and statuses[0] == statuses[1]:
     return ''
-  said = [f'{one["status"]}, then {other["status"]}'] if one['status'] != other['status'] else []
+  parts = [f'{statuses[0]}, then {statuses[1]}'] if statuses[0] != statuses[1] else []
   if values:
-    said.append(f'{len(values)} values differ{between(one, other)}')
+    parts.append(f'{len(values)} values differ{describe_metric_change(first, second)}')
   else:
-    said.append('the same numbers')
-  if modules and one['code'] and other['code']:
-    said.append(f'other code: {", ".join(modules)}')
+    parts.append('the same numbers')
+  if modules and first['code'] and second['code']:
+    parts.append(f'different code: {", ".join(modules)}')
   elif modules:
-    said.append('the code of one is not known')
-  return '; '.join(said)
+    parts.append('the code of one record is unknown')
+  return '; '.join(parts)
 
 
-def between(one: dict, other: dict) -> str:
-  """The test metrics of both records, if they have any."""
-  if (scored := (score(one), score(other))) and None in scored:
+def describe_metric_change(first: dict, second: dict) -> str:
+  """Formats the test metrics of two records, or returns '' if a record has no test metric."""
+  metrics = mean_test_metric(first), mean_test_metric(second)
+  if None in metrics:
     return ''
-  first, second = map(notation.cell, scored)
-  return f', test metric {first}, then {second}'
+  first_text, second_text = map(notation.format_table_cell, metrics)
+  return f', test metric {first_text}, then {second_text}'
 
 
-def leaves(one: Any, other: Any, path: str = '') -> Iterator[tuple[str, Any, Any]]:
-  """The values of two results that stand in one place: the place, and both; None: there is none."""
-  if path.rpartition('.')[2] in OF_TIME:
-    return
-  if isinstance(one, dict) and isinstance(other, dict):
-    for name in {**one, **other}:
-      yield from leaves(one.get(name), other.get(name), f'{path}.{name}')
-  elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-    for i, (a, b) in enumerate(zip(one, other, strict=True)):
-      yield from leaves(a, b, f'{path}[{i}]')
-  else:
-    yield path, one, other
+def paired_leaves(first: Any, second: Any, path: str = '') -> Iterator[tuple[str, Any, Any]]:
+  """Yields each path in two nested JSON values with the values at this path.
 
+  Args:
+    first: a JSON value.
+    second: a JSON value to compare it with.
+    path: path of both values in the enclosing value.
 
-def same(one: Any, other: Any) -> bool:
-  """Whether two values are equal, NaN being equal to itself."""
-  both = isinstance(one, float) and isinstance(other, float)
-  return one == other or (both and math.isnan(one) and math.isnan(other))
+  Yields:
+    The path and both values. A value that is missing is None. Times are left out.
 
-
-def score(record: dict | None):
-  """The test metric of a trained cell, its mean over seeds; None where there is none.
-
-  A record of other code, or of a study that is not listed, may have results of any form.
   """
-  value, _ = notes.attempt(lambda: mean_interval(scores.metrics(record)))
+  if path.rpartition('.')[2] in TIME_FIELDS:
+    return
+  if isinstance(first, dict) and isinstance(second, dict):
+    for name in {**first, **second}:
+      yield from paired_leaves(first.get(name), second.get(name), f'{path}.{name}')
+  elif isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
+    for i, (a, b) in enumerate(zip(first, second, strict=True)):
+      yield from paired_leaves(a, b, f'{path}[{i}]')
+  else:
+    yield path, first, second
+
+
+def equal_or_both_nan(first: Any, second: Any) -> bool:
+  """Whether two values are equal, where NaN counts as equal to NaN."""
+  both_floats = isinstance(first, float) and isinstance(second, float)
+  return first == second or (both_floats and math.isnan(first) and math.isnan(second))
+
+
+def mean_test_metric(record: dict | None):
+  """The mean test metric over seeds with its interval, or None for a record without test metrics.
+
+  Records of different code or of unknown studies may have results of any form.
+  """
+  value, _ = notes.call_or_describe_failure(lambda: mean_interval(scores.test_metrics(record)))
   return value

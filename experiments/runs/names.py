@@ -1,62 +1,67 @@
-"""Names of records that people can read: study/layer/task/key.
+"""Readable names of records, of the form study/layer/task/key.
 
   retention/lstm/recall-length-32-num-pairs-4-vocabulary-size-64/3f2a9c1b
 
-The key is the beginning of the record's file name, so that no two records have one name. A name
-may be cut after any of its parts: it then means all records below it.
+The key is the beginning of the record's file name, so that no two records have the same name. A
+prefix of a name that ends with one of its parts selects all records below it.
 """
 
 from collections.abc import Iterable, Sequence
 
-from experiments.lab.errors import BadInput, no_such
-from experiments.lab.results.escape import slug
-from experiments.lab.results.store import key_of
+from experiments.lab.errors import BadInput, unknown_name_error
+from experiments.lab.results.escape import to_slug
+from experiments.lab.results.store import cell_key
 
-KEY = 8  # hex digits
-FEW = 3  # layers that are all named
-MOST = 20  # names that an error lists
-
-
-def of_record(record: dict) -> str:
-  """The name of a record."""
-  key = key_of(record['study'], record['run'], record['code'])
-  parts = (subject(record['run']), circumstances(record['run']))
-  return '/'.join((record['study'], *(slug(part) for part in parts if part), key[:KEY]))
+KEY_DIGITS = 8  # hex digits of the key in a name
+MAX_LISTED_LAYERS = 3  # a run with more layers is named by their number
+MAX_SUGGESTIONS = 20  # names that an error message lists
 
 
-def subject(run: dict) -> str:
-  """Whose numbers a run's are: its layer, its layers, or what it compares."""
-  layers = run.get('layers', ())  # which the schema of all records has as texts
-  several = '-'.join(layers) if len(layers) <= FEW else f'{len(layers)} layers'
-  return str(run.get('layer') or run.get('what') or several)
+def record_name(record: dict) -> str:
+  """The name of a record, whose parts are separated by slashes."""
+  key = cell_key(record['study'], record['run'], record['code'])
+  parts = (layers_or_benchmark(record['run']), distinguishing_settings(record['run']))
+  return '/'.join((record['study'], *(to_slug(part) for part in parts if part), key[:KEY_DIGITS]))
 
 
-def circumstances(run: dict) -> str:
-  """What tells a run from others of the same layers: its task, or where and at what it was made."""
-  said = [f'{run[name]}' for name in ('task', 'at', 'platform', 'topology') if name in run]
+def layers_or_benchmark(run: dict) -> str:
+  """Formats the layers or the benchmark of a run for the name of its record."""
+  layers = run.get('layers', ())  # the schema of all records requires a list of strings here
+  several = '-'.join(layers) if len(layers) <= MAX_LISTED_LAYERS else f'{len(layers)} layers'
+  return str(run.get('layer') or run.get('benchmark') or several)
+
+
+def distinguishing_settings(run: dict) -> str:
+  """Formats the settings that distinguish runs of the same layers, such as task and seed."""
+  texts = [f'{run[name]}' for name in ('task', 'at', 'platform', 'topology') if name in run]
   if 'task' not in run:
-    said += [f'{name} {run[name]}' for name in ('block', 'depth', 'length', 'seed') if name in run]
+    texts += [f'{name} {run[name]}' for name in ('block', 'depth', 'length', 'seed') if name in run]
   sizes = run.get('sizes')
   if isinstance(sizes, dict):
-    said += [f'{name} {size}' for name, size in sizes.items()]
-  return ' '.join(said)
+    texts += [f'{name} {size}' for name, size in sizes.items()]
+  return ' '.join(texts)
 
 
-def matching(records: Iterable[dict], wanted: Sequence[str]) -> list[dict]:
-  """The records of these names, or below them; all, if there are none. A BadInput for others."""
-  named = [(of_record(record), record) for record in records]
-  for one in wanted:
-    if not any(below(name, one) for name, _ in named):
+def matching_records(records: Iterable[dict], prefixes: Sequence[str]) -> list[dict]:
+  """The records whose names begin with one of the prefixes, or all records without prefixes.
+
+  Raises:
+    BadInput: if no name begins with one of the prefixes.
+
+  """
+  named = [(record_name(record), record) for record in records]
+  for prefix in prefixes:
+    if not any(has_name_prefix(name, prefix) for name, _ in named):
       if not named:
-        raise BadInput(f'there is no record {one!r}, nor any other')
-      parts = one.strip('/').count('/') + 1
-      known = sorted({'/'.join(name.split('/')[:parts]) for name, _ in named})
-      raise no_such('record', one, known[:MOST])
+        raise BadInput(f'there is no record {prefix!r}, because the folder has no records')
+      num_parts = prefix.strip('/').count('/') + 1
+      known = sorted({'/'.join(name.split('/')[:num_parts]) for name, _ in named})
+      raise unknown_name_error('record', prefix, known[:MAX_SUGGESTIONS])
   return [record for name, record in named
-          if not wanted or any(below(name, one) for one in wanted)]
+          if not prefixes or any(has_name_prefix(name, prefix) for prefix in prefixes)]
 
 
-def below(name: str, wanted: str) -> bool:
-  """Whether a name is another, or begins with all of its parts."""
-  wanted = wanted.strip('/')
-  return name == wanted or name.startswith(f'{wanted}/')
+def has_name_prefix(name: str, prefix: str) -> bool:
+  """Whether a name equals a prefix or begins with all of the prefix's parts."""
+  prefix = prefix.strip('/')
+  return name == prefix or name.startswith(f'{prefix}/')

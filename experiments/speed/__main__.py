@@ -1,4 +1,4 @@
-"""The command: python -m experiments.speed."""
+"""Command line of the speed study, python -m experiments.speed."""
 
 from experiments.lab.launch import driver
 from experiments.speed.study import STUDY

@@ -1,4 +1,4 @@
-"""The cells of the study: repetitions of each comparison."""
+"""Experiment grid of the speed study, with one cell per comparison and repetition."""
 
 import dataclasses
 import os
@@ -8,47 +8,53 @@ import jax
 from experiments.lab.cells import environment
 from experiments.lab.cells.cell import Cell
 from experiments.lab.cells.run import Run
-from experiments.lab.errors import BadInput, no_such
+from experiments.lab.errors import BadInput, unknown_name_error
 from experiments.lab.launch import flags
 from experiments.lab.launch.grid import Job
 from experiments.lab.launch.study import Study
-from experiments.speed import contest, pytorch
-from experiments.speed.comparison import TITLES, title
-from experiments.speed.contests import CONTESTS
+from experiments.speed import benchmark, pytorch
+from experiments.speed.benchmarks import BENCHMARKS
+from experiments.speed.comparison import TITLES, comparison_title
 from experiments.speed.study import SpeedPreset
 from experiments.speed.tables import LARGE_PAGES
 
 
 def jobs(study: Study, preset: SpeedPreset) -> list[Job]:
-  """The cells that the flags ask for."""
-  return [Job(grid(study.name, preset), contest.time_cell(CONTESTS, flags.FLAGS.timeout))]
+  """Returns the job that runs the comparisons requested by the command-line flags."""
+  run_cell = benchmark.benchmark_runner(BENCHMARKS, flags.FLAGS.timeout)
+  return [Job(comparison_cells(study.name, preset), run_cell)]
 
 
-def grid(study: str, preset: SpeedPreset) -> list[Cell]:
-  """The cells that the flags ask for, one a repetition of a comparison."""
+def comparison_cells(study: str, preset: SpeedPreset) -> list[Cell]:
+  """Creates a grid cell for every requested comparison and seed.
+
+  Raises a BadInput if a flag was set that has no effect in this study.
+  """
   recipe = {field.name for field in dataclasses.fields(Run)} - {'steps', 'seeds'}
   for name in sorted({'layers', 'lengths', 'parallel', *recipe}):
-    if name in flags.FLAGS and flags.given(name):
-      raise BadInput(f'--{name} means nothing here: comparisons have their sizes in the preset')
-  chosen = flags.FLAGS.compare.split(',') if flags.given('compare') else list(TITLES)
-  for name in chosen:
+    if name in flags.FLAGS and flags.flag_was_set(name):
+      raise BadInput(f'--{name} has no effect here: the preset fixes the sizes of each comparison')
+  selected = flags.FLAGS.compare.split(',') if flags.flag_was_set('compare') else list(TITLES)
+  for name in selected:
     if name not in TITLES:
-      raise no_such('comparison', name, TITLES)
-  run = flags.make_run(**preset.settings | flags.settings())
+      raise unknown_name_error('comparison', name, TITLES)
+  run = flags.make_run(**preset.settings | flags.requested_settings())
   shared = {
     'peak': list(preset.peak),
     'rounds': run.steps,
-    'torch': pytorch.version(),
+    'torch': pytorch.installed_version(),
     'devices': jax.device_count(),
     'large_pages': LARGE_PAGES in os.environ.get('GLIBC_TUNABLES', ''),
-    'device': environment.device(),
+    'device': environment.device_name(),
   }
   return [
     Cell(
       study,
       shared | {
-        'what': one.what, 'sizes': dict(one.sizes), 'timed': one.timed, 'seed': seed},
-      title(one.what, one.sizes),
+        'benchmark': comparison.benchmark, 'sizes': dict(comparison.sizes),
+        'timed': comparison.timed, 'seed': seed},
+      comparison_title(comparison.benchmark, comparison.sizes),
     )
-    for seed in run.seeds for one in preset.comparisons if one.what in chosen
+    for seed in run.seeds
+    for comparison in preset.comparisons if comparison.benchmark in selected
   ]

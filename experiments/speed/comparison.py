@@ -1,4 +1,4 @@
-"""What is compared for speed, as data: a computation at sizes, and what is to be reached."""
+"""Comparisons, which combine a benchmark, its sizes, and upper bounds on the time ratios."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -17,28 +17,28 @@ TITLES = {
 }
 LETTERS = {
   'batch': 'B', 'length': 'T', 'width': 'D', 'heads': 'H', 'head_width': 'K', 'kernel': 'k',
-  'dilation': 'd', 'depth': 'L', 'steps': 'x', 'written': 'w',
+  'dilation': 'd', 'depth': 'L', 'steps': 'x', 'generated': 'g',
 }
 
 
 class Target(NamedTuple):
-  """A ratio of forward and backward that must be kept, and the one that is aimed at."""
+  """Upper bounds, required and desired, on this repository's time / the alternative's time."""
 
-  must: float
-  aim: float
+  required: float
+  desired: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-  """What is compared, at which sizes, and what is to be reached against which rival."""
+  """Benchmark at given sizes, with upper bounds on the time ratio to each alternative."""
 
-  what: str
+  benchmark: str
   sizes: Mapping[str, int]
   targets: Mapping[str, Target] = dataclasses.field(default_factory=dict)
-  timed: bool = True  # or compiled only, for its memory
+  timed: bool = True  # if False, programs are only compiled, for their planned memory
 
 
-def title(what: str, sizes: Mapping[str, int]) -> str:
-  """A comparison in a few words."""
-  known = (f'{LETTERS[name]}{sizes[name]}' for name in LETTERS if name in sizes)
-  return ' '.join([TITLES.get(what, what), *known])
+def comparison_title(benchmark: str, sizes: Mapping[str, int]) -> str:
+  """Returns the title of a benchmark and its sizes, such as 'LSTM B8 T128 D128'."""
+  size_labels = (f'{LETTERS[name]}{sizes[name]}' for name in LETTERS if name in sizes)
+  return ' '.join([TITLES.get(benchmark, benchmark), *size_labels])

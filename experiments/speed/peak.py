@@ -1,8 +1,9 @@
-"""What this machine's matrix products reach: the yardstick of programs made of matrix products.
+"""Peak rate of float32 matrix products on this machine, the reference for measured times.
 
-Square float32 matrices of several sizes are multiplied, in turns with whatever is measured, so that
-a slow minute slows both. The size that does the most work a second is the peak; a program's share
-of it is what its own products come to, by formula, over its time and over the peak.
+Square float32 matrices of several sizes are multiplied in the same interleaved rounds as the
+benchmarks, so that a temporary slowdown affects both. The size with the most operations per second
+defines the peak rate. The share of the peak is the number of operations of a program's matrix
+products, divided by its time and by the peak rate.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,17 +13,17 @@ import jax
 import jax.numpy as jnp
 
 
-def products(sizes: Iterable[int]) -> dict[int, Callable[[], Any]]:
-  """Size -> a call that multiplies two square matrices of it."""
-  return {size: _product(size) for size in sizes}
+def matrix_product_calls(sizes: Iterable[int]) -> dict[int, Callable[[], Any]]:
+  """Returns functions that multiply two random square matrices, by the size of the matrices."""
+  return {size: _compiled_matrix_product(size) for size in sizes}
 
 
-def work(size: int) -> float:
-  """Floating-point operations of one product, a multiplication and an addition apart."""
+def matrix_product_flops(size: int) -> float:
+  """Counts the floating-point operations of a product of two square matrices."""
   return 2.0 * size**3
 
 
-def _product(size: int) -> Callable[[], Any]:
+def _compiled_matrix_product(size: int) -> Callable[[], Any]:
   left, right = jax.random.normal(jax.random.key(size), (2, size, size))
   program = jax.jit(jnp.matmul).lower(left, right).compile()
   return lambda: program(left, right)

@@ -1,7 +1,8 @@
-"""PyTorch's forms of what is compared for speed, the only place that knows PyTorch.
+"""PyTorch implementations of the benchmarks, in the only module that imports PyTorch for them.
 
-It is an extra: nothing but a comparison needs it, and it is loaded when one does. Where JAX runs on
-a GPU, PyTorch has to run on the same one, or it is left out.
+PyTorch is an optional dependency that only the benchmarks need. It is imported when the first
+benchmark requests it. Where JAX runs on a GPU, PyTorch must support the same GPU, or its
+implementations are left out.
 """
 
 import functools
@@ -15,13 +16,13 @@ import numpy as np
 
 from experiments.lab import optional
 from experiments.lab.cells import environment
-from experiments.speed.contest import RATE, Contestant, LeftOut
+from experiments.speed.benchmark import STEP_SIZE, Implementation, Unavailable
 
-INSTALL = optional.install('bench')
+INSTALL = optional.install_command('bench')
 
 
-def version() -> str:
-  """PyTorch's version; '' where it is not installed."""
+def installed_version() -> str:
+  """Returns the version of PyTorch, or an empty string if PyTorch is not installed."""
   try:
     return importlib.metadata.version('torch')
   except importlib.metadata.PackageNotFoundError:
@@ -29,190 +30,255 @@ def version() -> str:
 
 
 @functools.cache
-def load() -> Any:
-  """PyTorch, on all cores, or on the GPU with the digits that JAX multiplies with there."""
+def load_torch() -> Any:
+  """Imports PyTorch, and sets its number of CPU threads and its float32 precision on a GPU."""
   try:
     torch = importlib.import_module('torch')
   except ModuleNotFoundError as error:
     if error.name != 'torch':
       raise
-    raise LeftOut(f'a dash where PyTorch is not installed: {INSTALL}') from None
+    raise Unavailable(
+      f'PyTorch is not installed, so its rows show dashes (to install: {INSTALL})') from None
   platform = jax.default_backend()
   if platform != 'cpu' and not (platform == 'gpu' and torch.cuda.is_available()):
-    raise LeftOut(f'JAX runs on a {platform}, and this PyTorch does not')
-  torch.set_num_threads(environment.cores())
-  torch.set_float32_matmul_precision('high')  # says nothing to a CPU
+    raise Unavailable(f'JAX runs on a {platform}, which this installation of PyTorch cannot use')
+  torch.set_num_threads(environment.available_cores())
+  torch.set_float32_matmul_precision('high')  # has no effect on a CPU
   return torch
 
 
-def place() -> str:
-  """Where tensors live: beside JAX's arrays."""
+def torch_device() -> str:
+  """Returns the PyTorch device that corresponds to JAX's default device."""
   return 'cpu' if jax.default_backend() == 'cpu' else 'cuda'
 
 
-def tensor(array: Any) -> Any:
-  """An array as a tensor of PyTorch's own."""
-  return load().tensor(np.array(array), device=place())
+def to_tensor(array: Any) -> Any:
+  """Copies an array into a PyTorch tensor on the benchmark's device."""
+  return load_torch().tensor(np.array(array), device=torch_device())
 
 
-def array(tensor: Any) -> np.ndarray:
-  """A tensor as an array."""
+def to_array(tensor: Any) -> np.ndarray:
+  """Copies a PyTorch tensor into a NumPy array."""
   return tensor.detach().cpu().numpy().copy()
 
 
-def waited(call: Callable[[], Any]) -> Callable[[], Any]:
-  """A call that ends when the device has done its work."""
-  if place() == 'cpu':
+def synchronized_call(call: Callable[[], Any]) -> Callable[[], Any]:
+  """Wraps a call so that it returns only after the device has finished the computation."""
+  if torch_device() == 'cpu':
     return call
-  torch = load()
+  torch = load_torch()
 
-  def waiting():
+  def call_and_wait():
     result = call()
     torch.cuda.synchronize()
     return result
 
-  return waiting
+  return call_and_wait
 
 
-def enter(function: Callable, arguments: tuple, pull: Any, steps: int) -> Contestant:
-  """A contestant that is a function of PyTorch, as `contest.in_jax` is one that is of JAX.
+def prepare_torch_implementation(
+  function: Callable, arguments: tuple, cotangent: Any, steps: int
+) -> Implementation:
+  """Prepares timed calls of a PyTorch function and its gradient, or of gradient descent steps.
 
   Args:
-    function: of parameters in the places of the arguments; returns a call for the output.
-    arguments: trees of arrays.
-    pull: what the output is multiplied with for the scalar whose gradient is taken.
-    steps: as in `contest.contest`.
+    function: Function of the arguments, which are passed as PyTorch parameters. It returns a call
+      that computes the output.
+    arguments: Trees of arrays.
+    cotangent: Array that is multiplied with the output to give the scalar whose gradient is taken.
+    steps: Number of gradient descent steps, as in `benchmark.make_benchmark`.
+
+  Returns:
+    The calls and their results, without a memory plan.
 
   """
-  torch = load()
-  starts, tree = jax.tree.flatten(arguments)
-  leaves = [torch.nn.Parameter(tensor(leaf)) for leaf in starts]
-  call, pull = function(*jax.tree.unflatten(tree, leaves)), tensor(pull)
+  torch = load_torch()
+  initial_leaves, tree = jax.tree.flatten(arguments)
+  leaves = [torch.nn.Parameter(to_tensor(leaf)) for leaf in initial_leaves]
+  call, cotangent = function(*jax.tree.unflatten(tree, leaves)), to_tensor(cotangent)
 
-  def forward():
+  def forward_without_gradient():
     with torch.no_grad():
       return call()
 
-  def gradient():
+  def output_and_gradient():
     output = call()
-    return output, torch.autograd.grad(output, leaves, pull)
+    return output, torch.autograd.grad(output, leaves, cotangent)
 
-  def descend():
+  def run_gradient_descent():
     for _ in range(steps):
-      _, slopes = gradient()
+      _, gradients = output_and_gradient()
       with torch.no_grad():
-        for leaf, slope in zip(leaves, slopes, strict=True):
-          leaf -= RATE * slope
+        for leaf, gradient in zip(leaves, gradients, strict=True):
+          leaf -= STEP_SIZE * gradient
 
-  def found(tensors: Sequence) -> Any:
-    return jax.tree.unflatten(tree, [array(one) for one in tensors])
+  def to_argument_tree(tensors: Sequence) -> Any:
+    return jax.tree.unflatten(tree, [to_array(tensor) for tensor in tensors])
 
-  def descended():
-    descend()
-    return {'gradient': found(leaves)}
+  def parameters_after_descent():
+    run_gradient_descent()
+    return {'gradient': to_argument_tree(leaves)}
 
-  def results():
-    output, slopes = gradient()
-    return {'output': array(output), 'gradient': found(slopes)}
+  def output_and_gradient_arrays():
+    output, gradients = output_and_gradient()
+    return {'output': to_array(output), 'gradient': to_argument_tree(gradients)}
 
   if steps:
-    return Contestant({'gradient': waited(descend)}, descended)
-  return Contestant({'forward': waited(forward), 'gradient': waited(gradient)}, results)
+    return Implementation(
+      {'gradient': synchronized_call(run_gradient_descent)}, parameters_after_descent)
+  return Implementation(
+    {
+      'forward': synchronized_call(forward_without_gradient),
+      'gradient': synchronized_call(output_and_gradient),
+    },
+    output_and_gradient_arrays,
+  )
 
 
-def rnn(kind: str, weights: dict, x: Any) -> Callable[[], Any]:
-  """`torch.nn.LSTM` or `torch.nn.GRU` with these weights, batch first."""
+def recurrent_layer_call(class_name: str, weights: dict, x: Any) -> Callable[[], Any]:
+  """Returns a call of PyTorch's LSTM or GRU layer with the given weights and input.
+
+  Args:
+    class_name: 'LSTM' or 'GRU', the name of the class in `torch.nn`.
+    weights: Weights by attribute name of the PyTorch layer.
+    x: Input [B, T, D].
+
+  Returns:
+    A call that computes the output [B, T, D].
+
+  """
   width = x.shape[-1]
-  layer = getattr(load().nn, kind)(width, width, batch_first=True, device=place())
+  layer_class = getattr(load_torch().nn, class_name)
+  layer = layer_class(width, width, batch_first=True, device=torch_device())
   for name, weight in weights.items():
     setattr(layer, name, weight)
   return lambda: layer(x)[0]
 
 
-def attention(query: Any, key: Any, value: Any) -> Callable[[], Any]:
-  """The fused kernel, on [B, H, T, K]."""
-  fused = load().nn.functional.scaled_dot_product_attention
-  return lambda: fused(query, key, value, is_causal=True)
+def fused_attention_call(query: Any, key: Any, value: Any) -> Callable[[], Any]:
+  """Returns a call of PyTorch's fused attention kernel with a causal mask.
+
+  Args:
+    query: Queries [B, H, T, K].
+    key: Keys [B, H, T, K].
+    value: Values [B, H, T, K].
+
+  Returns:
+    A call that computes the output [B, H, T, K].
+
+  """
+  attend = load_torch().nn.functional.scaled_dot_product_attention
+  return lambda: attend(query, key, value, is_causal=True)
 
 
-def convolution(dilation: int, kernel: Any, bias: Any, x: Any) -> Callable[[], Any]:
-  """A causal convolution: a kernel [F, D, k] over x [B, D, T] with zeros before the first token."""
-  functional, past = load().nn.functional, (kernel.shape[-1] - 1) * dilation
+def causal_convolution_call(dilation: int, kernel: Any, bias: Any, x: Any) -> Callable[[], Any]:
+  """Returns a call of PyTorch's convolution with zeros padded before the first token.
+
+  Args:
+    dilation: Distance in tokens between neighbouring kernel taps.
+    kernel: Kernel [F, D, k].
+    bias: Bias [F].
+    x: Input [B, D, T].
+
+  Returns:
+    A call that computes the output [B, F, T].
+
+  """
+  functional, padding = load_torch().nn.functional, (kernel.shape[-1] - 1) * dilation
   return lambda: functional.conv1d(
-    functional.pad(x, (past, 0)), kernel, bias, dilation=dilation
+    functional.pad(x, (padding, 0)), kernel, bias, dilation=dilation
   )
 
 
-def decoder(
-  weights: dict, timed: Sequence, tried: Sequence, depth: int, heads: int, rate: float, decay: float
-) -> Contestant:
-  """The training step of a decoder in eager PyTorch with its fused AdamW.
+def prepare_eager_decoder_training(
+  initial_weights: dict, timed_batches: Sequence, verification_batches: Sequence, depth: int,
+  heads: int, learning_rate: float, weight_decay: float,
+) -> Implementation:
+  """Prepares the timed training steps of a decoder in eager PyTorch with fused AdamW.
 
   Args:
-    weights: by the names of `decoder_module`.
-    timed: (source, target) [B, T] of the steps of a timed call.
-    tried: those of the steps whose result must agree.
-    depth: blocks.
-    heads: H.
-    rate: AdamW's learning rate.
-    decay: AdamW's decay, of all weights but biases and norms.
+    initial_weights: Initial weights by their names in `build_torch_decoder`.
+    timed_batches: Pairs (source, target) of token ids [B, T], one per step of a timed call.
+    verification_batches: Pairs of the same kind for the steps whose results are compared.
+    depth: Number of blocks.
+    heads: Number of attention heads H.
+    learning_rate: Learning rate of AdamW.
+    weight_decay: Decay of all weights except biases and norms.
+
+  Returns:
+    The timed call, and results that consist of the losses and of the weights by name.
 
   """
-  torch = load()
+  torch = load_torch()
 
-  def training(batches):
-    """A call that makes one step a batch, from the parameters as they are; and those."""
-    vocabulary, width = weights['embedding.weight'].shape
-    model = decoder_module(vocabulary, width, depth, heads).to(place())
-    model.load_state_dict({name: tensor(weight) for name, weight in weights.items()})
-    batches = [(tensor(source).long(), tensor(target).long()) for source, target in batches]
+  def training_call_and_model(batches):
+    """Returns a function that trains a decoder for one step per batch, and the decoder."""
+    vocabulary, width = initial_weights['embedding.weight'].shape
+    model = build_torch_decoder(vocabulary, width, depth, heads).to(torch_device())
+    model.load_state_dict(
+      {name: to_tensor(weight) for name, weight in initial_weights.items()})
+    batches = [(to_tensor(source).long(), to_tensor(target).long()) for source, target in batches]
     groups = [[p for p in model.parameters() if (p.ndim > 1) == matrix] for matrix in (True, False)]
-    change = torch.optim.AdamW(
-      [{'params': groups[0], 'weight_decay': decay}, {'params': groups[1], 'weight_decay': 0.0}],
-      lr=rate, fused=True,
+    optimizer = torch.optim.AdamW(
+      [{'params': groups[0], 'weight_decay': weight_decay},
+       {'params': groups[1], 'weight_decay': 0.0}],
+      lr=learning_rate, fused=True,
     )
 
-    def steps():
+    def train_on_all_batches():
       losses = []
       for source, target in batches:
-        change.zero_grad(set_to_none=True)
-        scores = model(source)
-        loss = torch.nn.functional.cross_entropy(scores.flatten(0, 1), target.flatten())
+        optimizer.zero_grad(set_to_none=True)
+        logits = model(source)
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten())
         loss.backward()
-        change.step()
+        optimizer.step()
         losses.append(loss.detach())
       return losses
 
-    return steps, model
+    return train_on_all_batches, model
 
-  def results():
-    steps, model = training(tried)
-    losses = steps()
-    moved = {name: array(weight) for name, weight in model.state_dict().items()}
-    return [array(loss) for loss in losses], moved
+  def verification_losses_and_weights():
+    train_on_all_batches, model = training_call_and_model(verification_batches)
+    losses = train_on_all_batches()
+    trained_weights = {name: to_array(weight) for name, weight in model.state_dict().items()}
+    return [to_array(loss) for loss in losses], trained_weights
 
-  return Contestant({'gradient': waited(training(timed)[0])}, results)
+  train_on_all_batches, _ = training_call_and_model(timed_batches)
+  return Implementation(
+    {'gradient': synchronized_call(train_on_all_batches)}, verification_losses_and_weights)
 
 
-def decoder_module(vocabulary: int, width: int, depth: int, heads: int) -> Any:
-  """Pre-norm blocks of fused attention and a GELU network, as PyTorch's users write them."""
-  torch = load()
+def build_torch_decoder(vocabulary: int, width: int, depth: int, heads: int) -> Any:
+  """Builds a PyTorch decoder of pre-norm blocks with fused attention and a GELU MLP.
+
+  Args:
+    vocabulary: Number of token ids V.
+    width: Channels D of the residual stream.
+    depth: Number of blocks.
+    heads: Number of attention heads H.
+
+  Returns:
+    A `torch.nn.Module` that maps token ids [B, T] to logits [B, T, V].
+
+  """
+  torch = load_torch()
   nn = torch.nn
 
-  def norm():
-    return nn.LayerNorm(width, eps=1e-6)  # Flax's
+  def make_layer_norm():
+    return nn.LayerNorm(width, eps=1e-6)  # the default epsilon of Flax
 
   class Block(nn.Module):
     def __init__(self):
       super().__init__()
-      self.norms = nn.ModuleList([norm(), norm()])
+      self.norms = nn.ModuleList([make_layer_norm(), make_layer_norm()])
       self.project = nn.Linear(width, 3 * width, bias=False)
       self.output = nn.Linear(width, width, bias=False)
       self.expand, self.contract = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x):  # [B, T, D]
-      heads_apart = self.project(self.norms[0](x)).unflatten(-1, (3, heads, -1))
-      query, key, value = heads_apart.permute(2, 0, 3, 1, 4)  # each [B, H, T, K]
+      projected = self.project(self.norms[0](x)).unflatten(-1, (3, heads, -1))
+      query, key, value = projected.permute(2, 0, 3, 1, 4)  # each [B, H, T, K]
       y = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
       x = x + self.output(y.transpose(1, 2).flatten(2))
       y = nn.functional.gelu(self.expand(self.norms[1](x)), approximate='tanh')
@@ -223,7 +289,7 @@ def decoder_module(vocabulary: int, width: int, depth: int, heads: int) -> Any:
       super().__init__()
       self.embedding = nn.Embedding(vocabulary, width)
       self.blocks = nn.ModuleList([Block() for _ in range(depth)])
-      self.last_norm, self.head = norm(), nn.Linear(width, vocabulary)
+      self.last_norm, self.head = make_layer_norm(), nn.Linear(width, vocabulary)
 
     def forward(self, tokens):  # [B, T] -> [B, T, V]
       x = self.embedding(tokens)

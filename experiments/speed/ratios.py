@@ -1,7 +1,7 @@
-"""What the records of contests say: ratios of time, shares of the peak, bytes.
+"""Statistics of benchmark records, such as time ratios, shares of the peak rate, and memory.
 
-The times of a record are from the same rounds, so that they are compared in pairs. Records of the
-same contest are repetitions, and their rounds are pooled.
+The times of a record come from the same interleaved rounds, so they are compared in pairs. Records
+of the same benchmark are repetitions, and their rounds are pooled.
 """
 
 from collections.abc import Sequence
@@ -11,58 +11,78 @@ from experiments.lab.results.statistics import Interval, ratio_interval
 from experiments.speed import OURS
 
 
-def contestant(record: dict, name: str) -> dict:
-  """What a contestant came to in a record; without times if it took no part."""
-  every = record['result'].get('contestants', ())
-  return next((one for one in every if one['name'] == name), {'seconds': {}, 'bytes': None})
+def implementation_entry(record: dict, implementation: str) -> dict:
+  """Returns the times and memory of an implementation in a record, or an entry without values."""
+  entries = record['result'].get('implementations', ())
+  missing = {'seconds': {}, 'bytes': None}
+  return next((entry for entry in entries if entry['name'] == implementation), missing)
 
 
-def rivals(records: Sequence[dict]) -> list[str]:
-  """The names of those that ours was compared with."""
-  names = [one['name'] for record in records for one in record['result'].get('contestants', ())]
+def alternative_names(records: Sequence[dict]) -> list[str]:
+  """Returns the distinct names of the implementations that are not this repository's."""
+  names = [
+    entry['name'] for record in records for entry in record['result'].get('implementations', ())
+  ]
   return [name for name in dict.fromkeys(names) if name != OURS]
 
 
-def ratio(records: Sequence[dict], rival: str, quantity: str) -> Interval | None:
-  """Our time over theirs, with the interval of their ratio; None where either has none."""
+def median_time_ratio(
+  records: Sequence[dict], alternative: str, computation: str
+) -> Interval | None:
+  """Estimates the median time of this repository divided by that of an alternative.
+
+  Args:
+    records: Repetitions of one benchmark.
+    alternative: Name of the other implementation.
+    computation: 'forward' or 'gradient'.
+
+  Returns:
+    The ratio of medians with its interval, or None where either implementation has no times.
+
+  """
   pairs = [
-    (ours, theirs)
+    (our_seconds, alternative_seconds)
     for record in records
-    for ours, theirs in zip(
-      *(contestant(record, name)['seconds'].get(quantity, ()) for name in (OURS, rival)),
+    for our_seconds, alternative_seconds in zip(
+      *(
+        implementation_entry(record, name)['seconds'].get(computation, ())
+        for name in (OURS, alternative)
+      ),
       strict=False,
     )
   ]
   return ratio_interval(*zip(*pairs, strict=True), paired=True) if pairs else None
 
 
-def share(records: Sequence[dict], quantity: str) -> Interval | None:
-  """Our matrix products a second in per cent of the peak's; None where they are not most of it."""
-  spent, least = [], []
+def percent_of_peak_rate(records: Sequence[dict], computation: str) -> Interval | None:
+  """Estimates this repository's matrix-product FLOP/s in per cent of the machine's peak FLOP/s.
+
+  Returns None where matrix products do not dominate the cost.
+  """
+  seconds, percent_times_seconds = [], []
   for record in records:
-    ours = contestant(record, OURS)['seconds'].get(quantity, ())
-    work = record['result'].get('work', {}).get(quantity)
-    if work is None or not ours or not (yardstick := peak(record)):
+    our_seconds = implementation_entry(record, OURS)['seconds'].get(computation, ())
+    flops = record['result'].get('matmul_flops', {}).get(computation)
+    if flops is None or not our_seconds or not (product := fastest_matrix_product(record)):
       continue
-    scale = 100 * work / yardstick['work']
-    pairs = list(zip(yardstick['seconds'], ours, strict=False))
-    least += [scale * seconds for seconds, _ in pairs]
-    spent += [seconds for _, seconds in pairs]
-  return ratio_interval(least, spent, paired=True) if spent else None
+    scale = 100 * flops / product['flops']
+    pairs = list(zip(product['seconds'], our_seconds, strict=False))
+    percent_times_seconds += [scale * product_seconds for product_seconds, _ in pairs]
+    seconds += [round_seconds for _, round_seconds in pairs]
+  return ratio_interval(percent_times_seconds, seconds, paired=True) if seconds else None
 
 
-def peak(record: dict) -> dict | None:
-  """The product of large matrices that did the most work a second in a record."""
-  products = record['result'].get('peak', ())
-  return max(products, key=speed, default=None)
+def fastest_matrix_product(record: dict) -> dict | None:
+  """Returns the timed matrix product of a record that has the most operations per second."""
+  return max(record['result'].get('peak', ()), key=flops_per_second, default=None)
 
 
-def speed(product: dict) -> float:
-  """Operations a second of a product."""
-  return product['work'] / median(product['seconds'])
+def flops_per_second(product: dict) -> float:
+  """Returns the operations per second of a timed matrix product, from its median time."""
+  return product['flops'] / median(product['seconds'])
 
 
-def temporaries(records: Sequence[dict], name: str) -> int | None:
-  """Bytes that a contestant's compiled program plans beyond what goes in and out."""
-  found = [contestant(record, name)['bytes'] for record in records]
-  return next((planned for planned in found if planned is not None), None)
+def temporary_bytes(records: Sequence[dict], implementation: str) -> int | None:
+  """Returns the bytes of temporary memory of an implementation, or None if unknown."""
+  planned = [implementation_entry(record, implementation)['bytes'] for record in records]
+  return next((count for count in planned if count is not None), None)

@@ -1,33 +1,34 @@
-"""What the records of comparisons of speed must have."""
+"""Schema of the records of speed benchmarks."""
 
-from experiments.lab.results.measured import POSITIVE, SIZE
 from experiments.lab.results.schema import (
   STATUSES,
+  Boolean,
   Choice,
   Fields,
-  Flag,
-  Kind,
-  List,
-  Maybe,
+  Integer,
+  ListOf,
+  MapOf,
+  Nullable,
   Number,
-  Table,
+  RecordKind,
   Text,
-  Whole,
 )
+from experiments.lab.results.timing_schema import POSITIVE, SIZE
 
-CONTESTANT = Fields({
+IMPLEMENTATION = Fields({
   'name': Text(), 'status': Choice((*STATUSES, 'left out')), 'reason': Text(),
-  'bytes': Maybe(Whole()), 'seconds': Table(List(POSITIVE)),
+  'bytes': Nullable(Integer()), 'seconds': MapOf(ListOf(POSITIVE)),
 })
-CONTEST = Kind(
-  'what',
+BENCHMARK_RECORD = RecordKind(
+  'benchmark',
   Fields({
-    'what': Text(), 'sizes': Table(Whole()), 'timed': Flag(), 'seed': Whole(), 'rounds': SIZE,
-    'torch': Text(), 'large_pages': Flag(), 'devices': SIZE, 'device': Text(),
+    'benchmark': Text(), 'sizes': MapOf(Integer()), 'timed': Boolean(), 'seed': Integer(),
+    'rounds': SIZE, 'torch': Text(), 'large_pages': Boolean(), 'devices': SIZE, 'device': Text(),
   }),
   Fields({
-    'platform': Text(), 'work': Table(Number(0)), 'contestants': List(CONTESTANT, 1),
-    'peak': List(Fields({'work': POSITIVE, 'seconds': List(POSITIVE, 1)})),
+    'platform': Text(), 'matmul_flops': MapOf(Number(0)),
+    'implementations': ListOf(IMPLEMENTATION, 1),
+    'peak': ListOf(Fields({'flops': POSITIVE, 'seconds': ListOf(POSITIVE, 1)})),
   }),
-  cells=('experiments.speed.contest',),
+  modules=('experiments.speed.benchmark',),
 )

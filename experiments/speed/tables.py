@@ -1,156 +1,191 @@
-"""Ratios of time as a table of all comparisons, and as panels against the size."""
+"""Table of time ratios of all comparisons, and figure panels of the ratios against size."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
 from experiments.lab.results.figures import Panel
-from experiments.lab.results.store import canonical
+from experiments.lab.results.store import canonical_json
 from experiments.lab.results.table import Table
 from experiments.speed import OURS, ratios
-from experiments.speed.comparison import TITLES, Comparison, Target, title
+from experiments.speed.comparison import TITLES, Comparison, Target, comparison_title
 
 MEBI, GIGA = 2**20, 1e9
-ORDER = ('steps', 'length', 'batch', 'width')  # of the rows of one kind
-AXES = {'length': 'sequence length', 'batch': 'batch'}  # of a panel, the first that varies
-VARIED = ('what', 'sizes', 'timed', 'seed')
+ROW_ORDER = ('steps', 'length', 'batch', 'width')  # sizes that sort the rows of one benchmark
+AXES = {'length': 'sequence length', 'batch': 'batch size'}  # a panel uses the first that varies
+VARIED = ('benchmark', 'sizes', 'timed', 'seed')
 COLUMNS = (
-  'what', 'against', 'forward', 'with gradient', 'must', 'aim', 'kept', '% of peak', 'MiB',
-  'their MiB',
+  'benchmark', 'alternative', 'forward', 'with gradient', 'required', 'desired', 'target met',
+  '% of peak', 'MiB', 'MiB, alternative',
 )
 LARGE_PAGES = 'glibc.malloc.hugetlb=1'
 LEGEND = (
-  'ratios of medians of the same rounds, with 95 % intervals; below 1, ours is faster. Sizes: '
-  'batch B, length T, width D, heads H of width K, kernel k, dilation d, L layers; x8: eight '
-  'gradient steps in one compiled loop; w32: the last 32 tokens are written, the others '
-  'are read. All but forward alone is of forward and gradient, where there is one; must and aim '
-  'are for two CPU cores, and the temporaries (MiB, a device) of attention at T8192 are to stay '
-  'below 95.'
+  'Ratios of median times from interleaved rounds, the time of this repository divided by the time '
+  'of the alternative, with 95 % intervals. A value below 1 means that this repository is faster. '
+  'Sizes: batch B, length T, width D, heads H of width K, kernel k, dilation d, L blocks, x8 for '
+  'eight gradient steps in one compiled loop, g32 for 32 generated tokens after a prompt of the '
+  'other tokens. Targets, % of peak and MiB refer to the forward pass with the gradient if a '
+  'gradient is timed, and otherwise to the forward pass. The required and desired ratios apply to '
+  'two CPU cores. MiB is the temporary memory per device, of this repository and of the '
+  'alternative. Attention at T8192 must use less than 95 MiB.'
 )
 
 
-def target(
-  stated: Sequence[Comparison], what: str, sizes: Mapping[str, int], rival: str
+def speed_target(
+  comparisons: Sequence[Comparison], benchmark: str, sizes: Mapping[str, int], alternative: str
 ) -> Target | None:
-  """What is to be reached in a comparison, as the first of those that are stated says."""
+  """Returns the upper bounds on the time ratio to an alternative, as the presets state them.
+
+  Args:
+    comparisons: Comparisons of the presets.
+    benchmark: Name of the benchmark.
+    sizes: Sizes of the benchmark.
+    alternative: Name of the other implementation.
+
+  Returns:
+    The target of the first matching comparison, or None if no comparison states a target.
+
+  """
   return next(
     (
-      one.targets[rival] for one in stated
-      if (one.what, dict(one.sizes)) == (what, dict(sizes)) and rival in one.targets
+      comparison.targets[alternative] for comparison in comparisons
+      if (comparison.benchmark, dict(comparison.sizes)) == (benchmark, dict(sizes))
+      and alternative in comparison.targets
     ),
     None,
   )
 
 
-def report(stated: Sequence[Comparison], records: Iterable[dict]) -> tuple[list, list]:
-  """A table, and panels; each device and each grid among the records gets its own.
+def report(comparisons: Sequence[Comparison], records: Iterable[dict]) -> tuple[list, list]:
+  """Returns tables and figure panels, separate for each device and combination of settings.
 
-  Args:
-    stated: comparisons that say what is to be reached.
-    records: of repetitions of comparisons.
-
+  `comparisons` provide the targets, and `records` are repetitions of comparisons.
   """
   grids: dict[str, list[dict]] = {}
   for record in records:
     shared = {name: value for name, value in record['run'].items() if name not in VARIED}
-    grids.setdefault(canonical(shared), []).append(record)
-  tables, drawn = [], []
+    grids.setdefault(canonical_json(shared), []).append(record)
+  tables, panels = [], []
   for group in grids.values():
-    comparisons: dict[str, list[dict]] = {}
+    repetitions: dict[str, list[dict]] = {}
     for record in group:
-      what = [record['run'][name] for name in ('what', 'sizes', 'timed')]
-      comparisons.setdefault(canonical(what), []).append(record)
-    ordered = sorted(comparisons.values(), key=place)
-    tables.append(table(stated, ordered, alone=len(grids) == 1))
-    drawn += panels(ordered)
-  return tables, drawn
+      compared = [record['run'][name] for name in ('benchmark', 'sizes', 'timed')]
+      repetitions.setdefault(canonical_json(compared), []).append(record)
+    ordered = sorted(repetitions.values(), key=comparison_sort_key)
+    tables.append(speed_table(comparisons, ordered, single_grid=len(grids) == 1))
+    panels += time_ratio_panels(ordered)
+  return tables, panels
 
 
-def place(records: Sequence[dict]) -> tuple:
-  """Where a comparison stands: in the order of TITLES, then by its sizes."""
-  run, known = records[0]['run'], list(TITLES)
-  rank = known.index(run['what']) if run['what'] in known else len(known)
-  return rank, [run['sizes'].get(name, 0) for name in ORDER]
+def comparison_sort_key(records: Sequence[dict]) -> tuple:
+  """Sort key of a comparison, with the benchmark's rank in TITLES and the sizes."""
+  run, titles = records[0]['run'], list(TITLES)
+  rank = titles.index(run['benchmark']) if run['benchmark'] in titles else len(titles)
+  return rank, [run['sizes'].get(name, 0) for name in ROW_ORDER]
 
 
-def table(stated: Sequence[Comparison], comparisons: Sequence[Sequence[dict]], alone: bool):
-  """A row a rival; `alone`: the title needs no more to tell."""
-  shared = comparisons[0][0]['run']
-  where = '' if alone else (
-    f', {shared["rounds"]} rounds on {shared["device"]} as {shared["devices"]}, '
-    + (f'PyTorch {shared["torch"]}' if shared['torch'] else 'no PyTorch')
-    + ('' if shared['large_pages'] else ', small pages')
+def speed_table(
+  comparisons: Sequence[Comparison], groups: Sequence[Sequence[dict]], single_grid: bool
+) -> Table:
+  """Makes the table of time ratios on one device, one row per benchmark and alternative.
+
+  Args:
+    comparisons: Comparisons that provide the targets.
+    groups: Records of each comparison, its repetitions together.
+    single_grid: Whether the report has only this grid, so that the title omits its settings.
+
+  Returns:
+    The table.
+
+  """
+  run = groups[0][0]['run']
+  settings = '' if single_grid else (
+    f', {run["rounds"]} rounds on {run["device"]} as {run["devices"]} JAX devices, '
+    + (f'PyTorch {run["torch"]}' if run['torch'] else 'without PyTorch')
+    + ('' if run['large_pages'] else ', without large pages')
   )
-  rows = [row for records in comparisons for row in rows_of(stated, records)]
-  return Table(f'Speed: our time over theirs{where}', COLUMNS, rows, caption(comparisons))
+  rows = [row for records in groups for row in comparison_rows(comparisons, records)]
+  title = f'Speed: time of this repository / time of the alternative{settings}'
+  return Table(title, COLUMNS, rows, speed_table_caption(groups))
 
 
-def rows_of(stated: Sequence[Comparison], records: Sequence[dict]) -> list[tuple]:
-  """The rows of a comparison."""
-  def mebibytes(name):
-    planned = ratios.temporaries(records, name)
+def comparison_rows(comparisons: Sequence[Comparison], records: Sequence[dict]) -> list[tuple]:
+  """Makes the table rows of one comparison, one row per alternative implementation."""
+  def planned_mebibytes(implementation):
+    planned = ratios.temporary_bytes(records, implementation)
     return None if planned is None else planned / MEBI
 
   run, rows = records[0]['run'], []
-  cpu = records[0]['result'].get('platform') == 'cpu'
-  part = ratios.share(records, 'gradient')
-  for rival in ratios.rivals(records) or [None]:
-    forward, gradient = (ratios.ratio(records, rival, what) for what in ('forward', 'gradient'))
-    reached = forward if gradient is None else gradient
-    goal = target(stated, run['what'], run['sizes'], rival) if cpu else None
+  on_cpu = records[0]['result'].get('platform') == 'cpu'
+  percent = ratios.percent_of_peak_rate(records, 'gradient')
+  for alternative in ratios.alternative_names(records) or [None]:
+    forward, gradient = (
+      ratios.median_time_ratio(records, alternative, computation)
+      for computation in ('forward', 'gradient'))
+    ratio = forward if gradient is None else gradient
+    target = (
+      speed_target(comparisons, run['benchmark'], run['sizes'], alternative) if on_cpu else None)
     rows.append((
-      title(run['what'], run['sizes']), rival, forward, gradient,
-      *(goal or (None, None)), verdict(reached, goal),
-      part, mebibytes(OURS), mebibytes(rival),
+      comparison_title(run['benchmark'], run['sizes']), alternative, forward, gradient,
+      *(target or (None, None)), time_ratio_target_status(ratio, target),
+      percent, planned_mebibytes(OURS), planned_mebibytes(alternative),
     ))
   return rows
 
 
-def verdict(reached, goal: Target | None) -> str | None:
-  """Which of a comparison's targets its estimate keeps."""
-  if reached is None or goal is None:
+def time_ratio_target_status(ratio, target: Target | None) -> str | None:
+  """Returns 'desired' or 'required' for the lowest bound that a time ratio meets, or 'missed'."""
+  if ratio is None or target is None:
     return None
-  return 'aim' if reached.mean <= goal.aim else 'must' if reached.mean <= goal.must else 'missed'
+  if ratio.estimate <= target.desired:
+    return 'desired'
+  return 'required' if ratio.estimate <= target.required else 'missed'
 
 
-def caption(comparisons: Sequence[Sequence[dict]]) -> str:
-  """On what, how often, what the columns are; and why there are dashes."""
-  records = [record for group in comparisons for record in group]
+def speed_table_caption(groups: Sequence[Sequence[dict]]) -> str:
+  """Describes the device, the columns and the peak rate, and explains missing values."""
+  records = [record for group in groups for record in group]
   run, repetitions = records[0]['run'], len({record['run']['seed'] for record in records})
-  peaks = sorted(ratios.speed(best) for record in records if (best := ratios.peak(record)))
+  peaks = sorted(
+    ratios.flops_per_second(product)
+    for record in records if (product := ratios.fastest_matrix_product(record))
+  )
   notes = [
-    f'{run["device"]}, devices to JAX: {run["devices"]}, rounds: {run["rounds"]}, '
-    f'repetitions: {repetitions}; {LEGEND}',
-    *([f'Peak: {peaks[len(peaks) // 2] / GIGA:,.0f} GFLOP/s in float32 matrix products of the same '
-       'rounds; a share of it counts matrix products alone.'] if peaks else []),
+    f'{run["device"]}, JAX devices: {run["devices"]}, rounds: {run["rounds"]}, '
+    f'repetitions: {repetitions}. {LEGEND}',
   ]
+  if peaks:
+    notes.append(
+      f'Peak rate: {peaks[len(peaks) // 2] / GIGA:,.0f} GFLOP/s, measured in the same rounds with '
+      'large float32 matrix products. % of peak counts only the operations of matrix products.')
   if not run['large_pages'] and any(r['result'].get('platform') == 'cpu' for r in records):
-    notes.append(f'GLIBC_TUNABLES={LARGE_PAGES} was not set: page faults slow what XLA does here.')
+    notes.append(f'GLIBC_TUNABLES={LARGE_PAGES} was not set, so page faults slow down XLA.')
   for record in records:
-    named = title(record['run']['what'], record['run']['sizes'])
+    title = comparison_title(record['run']['benchmark'], record['run']['sizes'])
     if not record['result']:
-      notes.append(f'{named}: {record["status"]}, {record["reason"]}.')
-    for one in record['result'].get('contestants', ()):
-      if one['status'] == 'left out':
-        notes.append(f'{one["reason"]}.')
-      elif one['status'] != 'finished':
-        why = one['reason'] or 'no times'
-        notes.append(f'{named}, {one["name"]}: {one["status"]}, {why}.')
+      notes.append(f'{title}: {record["status"]}, {record["reason"]}.')
+    for entry in record['result'].get('implementations', ()):
+      if entry['status'] == 'left out':
+        notes.append(f'{entry["reason"]}.')
+      elif entry['status'] != 'finished':
+        reason = entry['reason'] or 'no round was timed'
+        notes.append(f'{title}, {entry["name"]}: {entry["status"]}, {reason}.')
   return ' '.join(dict.fromkeys(notes))
 
 
-def panels(comparisons: Sequence[Sequence[dict]]) -> list:
-  """Ratios of forward and gradient against the size that a kind of comparison is made at."""
-  drawn = []
-  for what, name in TITLES.items():
-    group = [records for records in comparisons if records[0]['run']['what'] == what]
+def time_ratio_panels(groups: Sequence[Sequence[dict]]) -> list:
+  """Makes a panel per benchmark, with time ratios against sequence length or batch size."""
+  panels = []
+  for benchmark, title in TITLES.items():
+    same = [records for records in groups if records[0]['run']['benchmark'] == benchmark]
     for size, axis in AXES.items():
       series: dict[str, list] = {}
-      for records in group:
+      for records in same:
         sizes = records[0]['run']['sizes']
-        for rival in ratios.rivals(records) if size in sizes else ():
-          if (reached := ratios.ratio(records, rival, 'gradient')) is not None:
-            series.setdefault(rival, []).append((sizes[size], reached))
+        for alternative in ratios.alternative_names(records) if size in sizes else ():
+          if (ratio := ratios.median_time_ratio(records, alternative, 'gradient')) is not None:
+            series.setdefault(alternative, []).append((sizes[size], ratio))
       if len({x for points in series.values() for x, _ in points}) > 1:
-        drawn.append(Panel(
-          name, axis, 'our time / theirs', series, log_x=True, log_y=True, lines={'same': 1.0}))
+        panels.append(Panel(
+          title, axis, 'time / time of the alternative', series, log_x=True, log_y=True,
+          lines={'equal': 1.0}))
         break
-  return drawn
+  return panels

@@ -1,1 +1,1 @@
-"""Trained on short sequences, tested on longer ones."""
+"""Scores of state tracking on sequences longer than those of training."""

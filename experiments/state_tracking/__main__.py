@@ -1,4 +1,4 @@
-"""The command: python -m experiments.state_tracking."""
+"""Command line of the study of state tracking, python -m experiments.state_tracking."""
 
 from experiments.lab.launch import driver
 from experiments.state_tracking.study import STUDY

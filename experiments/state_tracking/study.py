@@ -1,12 +1,13 @@
-"""Who keeps track of a state? Trained on short sequences, tested on longer ones.
+"""Do layers learn to track a state? Training on short sequences, and tests on longer ones.
 
   python -m experiments.state_tracking --preset=quick --layers=lstm,mamba --runs=runs/quick
 
-A finite automaton reads tokens; the answer is its state. In the shortest one, parity, every 1 flips
-it: a state that is a sum under eigenvalues in [0, 1] cannot be flipped (Sarrof et al. 2024, Grazzi
-et al. 2025), attention has no state at all, a recurrent network needs one bit of its own. Short
-sequences can be learnt by heart; only tests beyond the trained length tell who learnt the rule.
-Each of them asks what lies beyond the one before: of tests at 64 and 128 the second from 65 on.
+The target at every token is the state of a finite automaton. In the smallest automaton, parity,
+every 1 flips the state. A linear recurrence with eigenvalues in [0, 1] cannot flip its state
+(Sarrof et al. 2024, Grazzi et al. 2025), attention has no recurrent state, and a nonlinear
+recurrent network needs one bit. Short sequences can be memorised, so that only tests beyond the
+trained length show whether a model learnt the rule. Each test scores the positions beyond the
+previous test length alone. Of tests at lengths 64 and 128, the second scores positions from 65 on.
 """
 
 from experiments.lab.launch.study import SMOKE, Preset, Study, TaskGrid
@@ -14,13 +15,13 @@ from experiments.lab.results import scoreboard
 from experiments.state_tracking.claims import CLAIMS, CONTROLS, LINEAR, SIGNED
 
 PRESETS = {
-  # Every line that `paper` goes through, in the least time.
+  # This preset runs all code of the `paper` preset at the smallest sizes, as a fast test.
   'smoke': Preset(
     layers=('lstm', 'mamba'),
     task_grids=(TaskGrid('parity(length=8)', (8,)),),
     settings=SMOKE | {'test_lengths': (12, 16)},
   ),
-  # The shortest automaton, for two CPU cores: about eight minutes.
+  # This preset trains on parity alone, in about eight minutes on two CPU cores.
   'quick': Preset(
     layers=('attention', 'convolution', 'lstm', 'slstm', *LINEAR, *SIGNED),
     task_grids=(TaskGrid('parity', (40,)),),
@@ -29,7 +30,7 @@ PRESETS = {
       'test_lengths': (64, 128, 256), 'test_batches': 4, 'stop_when_solved': False,
     },
   ),
-  # Published lengths, for a GPU or a TPU: trained up to 40, tested up to 500.
+  # The published lengths, up to 40 in training and up to 500 in tests, need a GPU or a TPU.
   'paper': Preset(
     layers=(
       'attention', 'attention(positions=none)', 'attention(positions=alibi)', 'convolution', 'tcn',
@@ -56,11 +57,14 @@ PRESETS = {
 
 
 def report(records: list[dict]):
-  """The study's tables and panels."""
-  columns, layers = scoreboard.columns_of(records), scoreboard.layers_of(records)
+  """Tables of scores, training budgets and published results, and panels of scores by length."""
+  columns = scoreboard.group_by_table_column(records)
+  layers = scoreboard.layers_in_record_order(records)
   tables = [
-    scoreboard.extrapolation_table('State tracking: beyond the trained length', columns, layers),
-    scoreboard.budget_table('State tracking: budgets', columns, layers),
+    scoreboard.extrapolation_table(
+      'State tracking: scores beyond the trained length', columns, layers),
+    scoreboard.budget_table(
+      'State tracking: parameter budgets and training time', columns, layers),
     *scoreboard.published_tables(records),
   ]
   return tables, scoreboard.extrapolation_panels(records)

@@ -1,1 +1,1 @@
-"""The command that translates a sentence with trained weights."""
+"""The command that translates a sentence with stored weights of an encoder-decoder."""

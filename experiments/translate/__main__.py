@@ -1,11 +1,11 @@
-"""A trained translator at work: a sentence in, its answer out.
+"""Command that translates a sentence with the stored weights of an encoder-decoder.
 
   python -m experiments.translation --layers=transformer --seeds=1 --save_weights --runs=runs/mine
   python -m experiments.translate --weights=runs/mine/weights/CELL-seed0.safetensors --text='elf'
 
-The file says which run it is of, so that the model and the vocabulary are those that it was trained
-with. Nothing is answered if the vocabulary here is another one, or if the sentence is longer than a
-sentence is, or has more tokens than the model has places for.
+The file of weights contains the settings of its run, which determine the model and the vocabulary.
+The command is refused if the vocabulary differs from that of training, if the sentence has too many
+characters, or if it has more tokens than the model has positions.
 """
 
 import importlib
@@ -15,18 +15,21 @@ from absl import flags as absl_flags
 from experiments.lab.launch import flags
 
 
-def define() -> None:
-  """The script's flags."""
-  flags.define_path('weights', None, 'A file that a study kept with --save_weights.')
-  absl_flags.DEFINE_string('text', None, 'What to translate.')
-  absl_flags.DEFINE_integer('beam', 4, 'Hypotheses that are kept; 1: greedy.')
-  absl_flags.DEFINE_float('length_penalty', 0.6, 'Alpha of Wu et al. 2016.')
+def define_flags() -> None:
+  flags.define_path_flag(
+    'weights', None, 'File of weights that a study stored with --save_weights.')
+  absl_flags.DEFINE_string('text', None, 'Sentence to be translated.')
+  absl_flags.DEFINE_integer(
+    'beam', 4, 'Number of hypotheses of the beam search, or 1 for greedy decoding.')
+  absl_flags.DEFINE_float(
+    'length_penalty', 0.6, 'Exponent alpha of the length penalty of Wu et al. 2016.')
 
 
 def main() -> None:
-  """Prints the answers, the best first, each with its score."""
-  importlib.import_module('experiments.translate.command').main()  # which loads JAX
+  """Prints translations of the sentence in --text, in descending order of beam-search score."""
+  # The command module is imported after the flags are parsed, because it loads JAX.
+  importlib.import_module('experiments.translate.command').main()
 
 
 if __name__ == '__main__':
-  flags.main(main, define, __doc__)
+  flags.main(main, define_flags, __doc__)

@@ -1,4 +1,4 @@
-"""Loads a trained translator, and prints what it answers."""
+"""Translation of a sentence by beam search with the stored weights of an encoder-decoder."""
 
 import functools
 import json
@@ -7,100 +7,118 @@ import jax
 import jax.numpy as jnp
 
 from experiments.lab.cells import checks, experiment, models
-from experiments.lab.cells.run import run_from
+from experiments.lab.cells.run import run_from_json
 from experiments.lab.corpora.reserved import END, PAD, START
 from experiments.lab.errors import BadInput
 from experiments.lab.launch import flags
 from experiments.lab.weights import files, safetensors
 from transformer.decoding import beam_search
 
-LONGEST = 2000  # characters of a sentence; a search takes time in proportion to their square
-WIDEST = 256  # beam: that many copies of the model's state are kept
-STEEPEST = 10  # length penalty: with one of 100 the divisor leaves float32
-LONGER = 50  # tokens that an answer may have more than its source (Vaswani et al. 2017, 6.1)
+MAX_CHARACTERS = 2000  # because the time of a search grows with their square
+MAX_BEAM = 256  # because every hypothesis has a copy of the model's state
+MAX_LENGTH_PENALTY = 10  # because the divisor overflows float32 at 100
+EXTRA_TOKENS = 50  # of a translation, beyond those of its source (Vaswani et al. 2017, 6.1)
 
 
 def main() -> None:
-  """Prints the answers, the best first, each with its score."""
-  given = flags.FLAGS
-  if not given.weights or given.text is None:
-    raise BadInput('--weights=FILE is who translates, --text is what')
-  if not 1 <= given.beam <= WIDEST or not 0 <= given.length_penalty <= STEEPEST:
-    raise BadInput(f'--beam is 1 or more, up to {WIDEST}, and --length_penalty is from 0 to '
-                   f'{STEEPEST}, not {given.beam} and {given.length_penalty:g}')
-  check_text(given.text)
-  model, parameters, task = load(given.weights)
+  """Prints translations of the sentence in --text, in descending order of beam-search score."""
+  args = flags.FLAGS
+  if not args.weights or args.text is None:
+    raise BadInput('both --weights=FILE and --text=SENTENCE are needed')
+  if not 1 <= args.beam <= MAX_BEAM or not 0 <= args.length_penalty <= MAX_LENGTH_PENALTY:
+    raise BadInput(f'--beam must be from 1 to {MAX_BEAM} and --length_penalty from 0 to '
+                   f'{MAX_LENGTH_PENALTY}, not {args.beam} and {args.length_penalty:g}')
+  require_valid_sentence(args.text)
+  model, parameters, task = load_translator(args.weights)
   try:
-    source = task.tokens(given.text)
+    source = task.tokenize(args.text)
   except ValueError as error:
-    raise BadInput(f'{error!s:.300}') from None  # it may repeat the text
-  for score, text in translations(model, parameters, task, source):
+    raise BadInput(f'{error!s:.300}') from None  # cut off, because it may repeat the text
+  for score, text in _beam_search_translations(model, parameters, task, source):
     print(f'{score:8.3f}  {text}')
 
 
-def check_text(text: str) -> None:
-  """BadInput for what is no text, or more than a sentence."""
+def require_valid_sentence(text: str) -> None:
+  """Raises BadInput unless a text is valid UTF-8 of at most `MAX_CHARACTERS` characters."""
   try:
     text.encode()
-  except UnicodeEncodeError:  # bytes of the command that are not UTF-8 arrive as lone surrogates
-    raise BadInput('--text is not UTF-8 text: it has a byte or a surrogate of its own') from None
-  if len(text) > LONGEST:
-    raise BadInput(f'--text has {len(text)} characters; a sentence has at most {LONGEST}: '
-                   'translate sentence by sentence')
+  except UnicodeEncodeError:  # Python decodes invalid bytes of a command to lone surrogates
+    raise BadInput('--text is not UTF-8 text, because it has an invalid byte or a lone '
+                   'surrogate') from None
+  if len(text) > MAX_CHARACTERS:
+    raise BadInput(f'--text has {len(text)} characters, and a sentence has at most '
+                   f'{MAX_CHARACTERS}, so translate the sentences one by one')
 
 
-def load(path: str):
-  """The model, its parameters and its task; BadInput for a file that is no translator's."""
-  run = run_of(path)
+def load_translator(path: str):
+  """Loads an encoder-decoder, its parameters and its task from a file of weights.
+
+  Raises BadInput if the file is not that of an encoder-decoder.
+  """
+  run = read_stored_run(path)
   try:
-    one = experiment.resolve(run)
-    if one.task.answered_by != 'translator':
-      raise BadInput(f'{run.layer} on {run.task} is no translation')
-    checks.check(one)
-    model, task = one.model, one.task
+    resolved = experiment.create_experiment(run)
+    if resolved.task.model_kind != 'translator':
+      raise BadInput(f'{run.task} is not a translation task')
+    checks.check_experiment(resolved)
+    model, task = resolved.model, resolved.task
   except ValueError as error:
-    raise BadInput(f'{path} cannot translate: {error!s:.300}') from None
-  arguments, named = jax.eval_shape(task.arguments, models.shapes_of(task))
+    raise BadInput(f'{path} does not contain an encoder-decoder: {error!s:.300}') from None
+  arguments, named = jax.eval_shape(task.model_arguments, models.batch_shapes(task))
   like = jax.eval_shape(model.init, jax.random.key(0), *arguments, **named)
-  return model, files.load(path, like, {'vocabulary': task.digest}), task
+  return model, files.load_parameters(path, like, {'vocabulary': task.digest}), task
 
 
-def run_of(path: str):
-  """The run that kept a file of weights; BadInput where the file does not say it."""
+def read_stored_run(path: str):
+  """Returns the run stored in a file of weights, and raises BadInput if the file has none."""
   metadata = safetensors.Archive(path).metadata
   if 'run' not in metadata:
-    raise BadInput(f'{path} does not say which run it is of: it was not kept by a study')
+    raise BadInput(f'{path} has no settings of a run, because it was not stored by a study')
   try:
     values = json.loads(metadata['run'])
     if not isinstance(values, dict):
-      raise ValueError('it is no JSON object')
-    return run_from(values)
+      raise ValueError('they are not a JSON object')
+    return run_from_json(values)
   except (ValueError, RecursionError) as error:
-    raise BadInput(f'{path} names a run that cannot be: {error!s:.300}') from None
+    raise BadInput(f'{path} has invalid settings of a run: {error!s:.300}') from None
 
 
-def translations(model, parameters, task, source: list[int]):
-  """Scores and texts of what a beam finds, the best first."""
-  given, length = flags.FLAGS, len(source) + LONGER
+def _beam_search_translations(model, parameters, task, source: list[int]):
+  """Yields the scores and the texts of the hypotheses of a beam search, in descending order.
+
+  Args:
+    model: the encoder-decoder.
+    parameters: the parameters of the model.
+    task: the translation task, with the vocabulary.
+    source: the tokens of the source.
+
+  Yields:
+    Pairs of a score and a text.
+
+  Raises:
+    BadInput: if the model has too few positions, or if a score is not finite.
+
+  """
+  args, length = flags.FLAGS, len(source) + EXTRA_TOKENS
   for stack in (model.encoder, model.decoder):
-    most = getattr(stack.input_layer, 'max_length', None)
-    if most is not None and length > most:
-      raise BadInput(f'{len(source)} tokens and {LONGER} more need {length} positions; '
-                     f'this model has {most}')
+    max_length = getattr(stack.input_layer, 'max_length', None)
+    if max_length is not None and length > max_length:
+      raise BadInput(f'{len(source)} tokens of the source and {EXTRA_TOKENS} more need {length} '
+                     f'positions, but this model has {max_length}')
 
   @jax.jit
-  def search(parameters, source):
+  def run_beam_search(parameters, source):
     apply = functools.partial(model.apply, parameters)
     state = apply(source, capacity=length, method='encode')
     return beam_search(
       functools.partial(apply, method='decode'), state, jnp.full(1, START), length, END, PAD,
-      beam_size=given.beam, length_penalty=given.length_penalty,
+      beam_size=args.beam, length_penalty=args.length_penalty,
     )
 
-  found = search(parameters, jnp.array([source]))
-  if jnp.isnan(found.scores).any():
-    raise BadInput('the model gives no finite scores for this text: its weights are damaged, '
-                   'or overflow on it')
-  for tokens, score in zip(found.tokens[0], found.scores[0], strict=True):
+  hypotheses = run_beam_search(parameters, jnp.array([source]))
+  if jnp.isnan(hypotheses.scores).any():
+    raise BadInput('the scores of this text are not finite, because the weights are damaged or '
+                   'overflow')
+  for tokens, score in zip(hypotheses.tokens[0], hypotheses.scores[0], strict=True):
     if score > -jnp.inf:
-      yield float(score), task.text(tokens)
+      yield float(score), task.detokenize(tokens)

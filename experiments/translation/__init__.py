@@ -1,1 +1,1 @@
-"""Quality and training FLOPs of all encoder-decoders."""
+"""Translation quality and training FLOPs of all encoder-decoders."""

@@ -1,4 +1,4 @@
-"""The command: python -m experiments.translation."""
+"""Command line of the study of translation, python -m experiments.translation."""
 
 from experiments.lab.launch import driver
 from experiments.translation.study import STUDY

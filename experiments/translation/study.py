@@ -1,13 +1,14 @@
-"""Who translates best, at what cost? Quality and training FLOPs, the two columns of Table 2.
+"""Translation quality and training FLOPs of encoder-decoders, as in Table 2 of Vaswani 2017.
 
   python -m experiments.translation --preset=quick --runs=runs/quick
   python -m experiments.translation --preset=paper --layers=transformer --runs=runs/wmt14
 
-Every encoder-decoder on one corpus, at matched parameters: through a fixed vector, with additive
-and multiplicative attention, by convolutions, and the Transformer. `quick` translates spelled-out
-numbers from German to English; `paper` is WMT14, English to German, with the paper's own recipe and
-base model (Vaswani et al. 2017, sections 5 and 6.1). Quality is sacreBLEU, the tokenised BLEU with
-compounds split that the paper reports, chrF and exact match; cost is counted, not estimated.
+Encoder-decoders with a fixed vector, with additive and multiplicative attention and with
+convolutions are compared with the Transformer on one corpus, at matched parameters. The preset
+`quick` translates spelled-out numbers from German to English. The preset `paper` is WMT14, English
+to German, with the training recipe and the base model of the paper (Vaswani et al. 2017, sections 5
+and 6.1). Quality is sacreBLEU, the tokenised BLEU with compounds split that the paper reports, chrF
+and exact match. The FLOPs are counted, not estimated.
 """
 
 from experiments.lab.launch.study import SMOKE, Preset, Study, TaskGrid
@@ -17,14 +18,14 @@ from experiments.translation.claims import CLAIMS, CONTROLS, TRANSLATORS
 KIND = 'translator'
 
 PRESETS = {
-  # Every line that `paper` goes through but its corpus, in the least time.
+  # This preset runs the code of the `paper` preset on a small generated corpus, as a fast test.
   'smoke': Preset(
     layers=('fixed_vector', 'convs2s', 'transformer'),
     task_grids=(TaskGrid('number_words(pairs=500)', (2,)),),
     settings=SMOKE | {'beam': 2, 'average': 2, 'label_smoothing': 0.1},
     kind=KIND,
   ),
-  # For two CPU cores.
+  # The sizes of this preset suit two CPU cores.
   'quick': Preset(
     layers=(*TRANSLATORS, 'transformer(mamba)'),
     task_grids=(TaskGrid('number_words(source=de, target=en)', (6,)),),
@@ -34,7 +35,7 @@ PRESETS = {
     },
     kind=KIND,
   ),
-  # The paper's base model, recipe and corpus, for eight accelerators.
+  # The base model, the training recipe and the corpus of the paper need eight accelerators.
   'paper': Preset(
     layers=TRANSLATORS,
     task_grids=(
@@ -54,17 +55,20 @@ PRESETS = {
 
 
 def report(records: list[dict]):
-  """The study's tables, curves and alignments."""
-  columns, layers = scoreboard.columns_of(records), scoreboard.layers_of(records)
-  entries = published.published(task='corpus', dataset='wmt14_translate/de-en')
+  """Tables of translation quality, budgets, examples and published scores, and their panels."""
+  columns = scoreboard.group_by_table_column(records)
+  layers = scoreboard.layers_in_record_order(records)
+  entries = published.find_published_numbers(task='corpus', dataset='wmt14_translate/de-en')
   tables = [
-    translation_tables.quality_table('Translation: quality and cost', columns, layers),
-    scoreboard.budget_table('Translation: budgets', columns, layers),
-    *translation_tables.example_tables(columns),
-    published.table('Translation: published, WMT14 English to German', entries),
+    translation_tables.translation_quality_table(
+      'Translation: quality and training FLOPs', columns, layers),
+    scoreboard.budget_table('Translation: parameter budgets and training time', columns, layers),
+    *translation_tables.example_translation_tables(columns),
+    published.published_numbers_table(
+      'Translation: published results on WMT14, English to German', entries),
   ]
   return tables, [
-    *translation_tables.length_panels(columns), *translation_tables.alignment_maps(records)
+    *translation_tables.source_length_panels(columns), *translation_tables.alignment_maps(records)
   ]
 
 

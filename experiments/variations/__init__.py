@@ -1,1 +1,1 @@
-"""Table 3 at a scale that fits; parameters beside the paper's."""
+"""Table 3 of "Attention is all you need", repeated at reduced size, with parameter counts."""

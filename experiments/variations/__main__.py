@@ -1,4 +1,4 @@
-"""The command: python -m experiments.variations."""
+"""Command line of the study of variations of the Transformer, python -m experiments.variations."""
 
 from experiments.lab.launch import driver
 from experiments.variations.study import STUDY

@@ -1,37 +1,37 @@
-"""The cells of the study: every row of the table on every task."""
+"""Experiments that train the model of every row of Table 3 of Vaswani 2017 on every task."""
 
 from experiments.lab.cells import spec
 from experiments.lab.cells.experiment import Experiment
-from experiments.lab.errors import BadInput, no_such
+from experiments.lab.errors import BadInput, unknown_name_error
 from experiments.lab.launch import flags, training_grid
 from experiments.lab.launch.grid import Job
 from experiments.lab.launch.study import Preset, Study
-from experiments.variations.tables import variation
+from experiments.variations.tables import table_row_settings
 from transformer.presets import TABLE_3
 
-OF_ROWS = ('expansion', 'dropout', 'label_smoothing')
+ROW_SETTINGS = ('expansion', 'dropout', 'label_smoothing')
 
 
 def jobs(study: Study, preset: Preset) -> list[Job]:
-  """The cells that the flags ask for."""
-  return [training_grid.trained(study, grid(preset))]
+  """Returns the job that trains the models in the requested rows of Table 3 of Vaswani 2017."""
+  return [training_grid.training_job(study, table_row_experiments(preset))]
 
 
-def grid(preset: Preset) -> list[Experiment]:
-  """The experiments that the flags ask for; --layers names rows."""
-  for name in OF_ROWS:
-    if flags.given(name):
-      raise BadInput(f'--{name} changes nothing here: every row of the table has its own')
-  wanted = spec.split(flags.FLAGS.layers) if flags.given('layers') else preset.layers
-  for row in wanted:
+def table_row_experiments(preset: Preset) -> list[Experiment]:
+  """The experiments that train each row of Table 3 requested by --layers on every task."""
+  for name in ROW_SETTINGS:
+    if flags.flag_was_set(name):
+      raise BadInput(f'--{name} has no effect here, because every row of Table 3 has its own value')
+  names = spec.split_specs(flags.FLAGS.layers) if flags.flag_was_set('layers') else preset.layers
+  for row in names:
     if row not in TABLE_3:
-      raise no_such('row', row, TABLE_3)
-  base = preset.settings | flags.settings()
+      raise unknown_name_error('row', row, TABLE_3)
+  base = preset.settings | flags.requested_settings()
   sizes = {name: base[name] for name in ('width', 'depth', 'steps')}
-  rows = [variation(TABLE_3[row], **sizes) for row in wanted]
-  layers = {row['layer']: spec.parse(row['layer'], 'translator') for row in rows}
-  return training_grid.distinct(
-    training_grid.resolved(base | row, layers[row['layer']], task)
-    for _, task in training_grid.tasks_of(preset)
+  rows = [table_row_settings(TABLE_3[row], **sizes) for row in names]
+  layers = {row['layer']: spec.parse_spec(row['layer'], 'translator') for row in rows}
+  return training_grid.distinct_experiments(
+    training_grid.experiment_from_settings(base | row, layers[row['layer']], task)
+    for _, task in training_grid.requested_tasks(preset)
     for row in rows
   )

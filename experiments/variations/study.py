@@ -1,12 +1,14 @@
-"""Which parts of the Transformer matter? Table 3 of the 2017 paper, at a scale that fits.
+"""Table 3 of "Attention is all you need" at reduced size, one variation of the model per row.
 
   python -m experiments.variations --preset=quick --runs=runs/quick
 
-Every row of the table keeps its proportions to base: heads, widths of keys and values, depth,
-width, the feed-forward's width, dropout, label smoothing, learned positions, and big. `quick` has
-base at an eighth of its width and half of its depth, on spelled-out numbers; the model is the
-paper's, post-norm, with its recipe. Beside our columns stand the paper's, and the parameters that
-the paper's own sizes come to, with the vocabulary that its printed counts imply.
+The rows vary heads, widths of keys and values, depth, width, the width of the feed-forward network,
+dropout, label smoothing and positions of the base model, and the last row is the big model. Every
+row keeps its proportions to the base model. The preset `quick` has a base model of an eighth of the
+width and half of the depth, and the task is to translate spelled-out numbers. The model with
+post-norm and the training recipe are those of the paper. The table also has the results of the
+paper. A second table has the parameters of the paper's models, counted, and the vocabulary size
+that the printed counts imply.
 """
 
 from experiments.lab.launch.study import Preset, Study, TaskGrid
@@ -17,34 +19,34 @@ ROWS = (
   'C: d_ff 4096', 'D: no dropout', 'D: dropout 0.2', 'D: no label smoothing',
   'D: label smoothing 0.2', 'E: learned positions',
 )
-PAPER = {  # the recipe, sections 5.3 and 5.4
+PAPER_SETTINGS = {  # the training recipe of sections 5.3 and 5.4
   'feedforward': 'relu', 'block': 'post_norm', 'optimizer': 'adam', 'beta2': 0.98, 'epsilon': 1e-9,
   'schedule': 'inverse_sqrt', 'clip': 0.0, 'match': 'none', 'stop_when_solved': False,
 }
 PRESETS = {
-  # Every line that `paper` goes through but its corpus, in the least time.
+  # This preset runs the code of the `paper` preset on a small generated corpus, as a fast test.
   'smoke': Preset(
     layers=('base', 'B: d_k 16', 'E: learned positions'),
     task_grids=(TaskGrid('number_words(pairs=500)', (2,)),),
-    settings=PAPER | {
+    settings=PAPER_SETTINGS | {
       'width': 64, 'depth': 1, 'steps': 4, 'batch_size': 8, 'validations': 2,
       'validation_batches': 1, 'test_batches': 1, 'seeds': (0, 1), 'learning_rates': (1e-3,),
     },
   ),
-  # For two CPU cores: under twenty minutes.
+  # This preset takes less than twenty minutes on two CPU cores.
   'quick': Preset(
     layers=ROWS,
     task_grids=(TaskGrid('number_words(source=de, target=en)', (6,)),),
-    settings=PAPER | {
+    settings=PAPER_SETTINGS | {
       'width': 64, 'depth': 3, 'steps': 500, 'warmup': 0.2, 'batch_size': 32, 'validations': 5,
       'test_batches': 8, 'learning_rates': (3e-3,),
     },
   ),
-  # The table itself; without averaging, as the paper says.
+  # This preset has the sizes of Table 3 and, as in the paper, no checkpoint averaging.
   'paper': Preset(
     layers=(*ROWS, 'big'),
     task_grids=(TaskGrid('corpus', (256,)),),
-    settings=PAPER | {
+    settings=PAPER_SETTINGS | {
       'width': 512, 'depth': 6, 'steps': 100_000, 'warmup': 0.04, 'validations': 100, 'beam': 4,
       'learning_rates': (6.99e-4,), 'seeds': (0,),
     },
@@ -53,11 +55,12 @@ PRESETS = {
 
 
 def report(records: list[dict]):
-  """The table, ours beside the paper's, and what the paper's own sizes come to."""
-  from experiments.variations import tables  # it counts with the paper's model, which loads JAX
+  """Tables of results and parameter counts, and a panel of perplexity against parameters."""
+  # The import is local, because it loads JAX, which counts the parameters of the models.
+  from experiments.variations import tables
 
-  made = [tables.variations_table(records), tables.parameter_table()]
-  return made, tables.panels(records)
+  report_tables = [tables.variations_table(records), tables.parameter_count_table()]
+  return report_tables, tables.perplexity_panels(records)
 
 
 STUDY = Study('variations', __doc__, PRESETS, report, cells='experiments.variations.cells')

@@ -1,4 +1,4 @@
-"""Our rows of Table 3 beside the paper's, and what the paper's own sizes come to."""
+"""Measured and published results of the rows of Table 3, and the parameters of its models."""
 
 import collections
 
@@ -6,22 +6,33 @@ import numpy as np
 
 from experiments.lab.cells import spec
 from experiments.lab.errors import BadInput
-from experiments.lab.results import published, scores, translations
+from experiments.lab.results import published, scores, translation_scores
 from experiments.lab.results.figures import Panel
 from experiments.lab.results.statistics import mean_interval
 from experiments.lab.results.table import Table
-from transformer.presets import TABLE_3, VOCABULARY, implied_vocabulary
+from transformer.presets import TABLE_3, VOCABULARY, infer_vocabulary_size
 
-PRINTED = ('perplexity per wordpiece', 'BLEU', 'parameters in millions')
-BASE_STEPS = 100_000  # of the paper's base
+PUBLISHED_METRICS = ('perplexity per wordpiece', 'BLEU', 'parameters in millions')
+BASE_STEPS = 100_000  # training steps of the base model in the paper
 
 
-def variation(row, width: int, depth: int, steps: int) -> dict:
-  """What is a row's own in its run, at the proportions of a base of so much width and depth."""
-  scaled = row.scaled(depth, width)
+def table_row_settings(row, width: int, depth: int, steps: int) -> dict:
+  """Run settings for a row of Table 3, scaled to the given size of the base model.
+
+  Args:
+    row: the row, a preset of the Transformer.
+    width: the width of the base model.
+    depth: the number of layers of the encoder and of the decoder of the base model.
+    steps: the training steps of the base model.
+
+  Returns:
+    The settings by name.
+
+  """
+  scaled = row.scale_with_base(depth, width)
   heads = f'num_heads={scaled.heads}, positions={scaled.positions}'
   widths = f'key_width={scaled.key_width}, value_width={scaled.value_width}'
-  (layer,) = spec.canonical([f'transformer(attention({heads}, {widths}))'], 'translator')
+  (layer,) = spec.canonical_specs([f'transformer(attention({heads}, {widths}))'], 'translator')
   return {
     'layer': layer,
     'width': scaled.width,
@@ -33,18 +44,18 @@ def variation(row, width: int, depth: int, steps: int) -> dict:
   }
 
 
-def base_of(runs: list[dict]) -> tuple[int, int, int]:
-  """Width, depth and steps of the base that runs are variations of: what most of them have."""
+def base_model_sizes(runs: list[dict]) -> tuple[int, int, int]:
+  """The width, depth and training steps of the base model, which most runs share."""
   sizes = collections.Counter((run['width'], run['depth'], run['steps']) for run in runs)
   return sizes.most_common(1)[0][0]
 
 
-def row_of(run: dict, base: tuple[int, int, int]) -> str:
-  """The row whose proportions to a base a run has; its model where it has those of none."""
+def table_row_name(run: dict, base_sizes: tuple[int, int, int]) -> str:
+  """The name of the Table 3 row with the settings of a run, or the layer if no row matches."""
   for name, row in TABLE_3.items():
     try:
-      settings = variation(row, *base)
-    except BadInput:  # no model of the row is so wide
+      settings = table_row_settings(row, *base_sizes)
+    except BadInput:  # raised if the row has no model of this width
       continue
     if all(run.get(field) == value for field, value in settings.items()):
       return name
@@ -52,75 +63,83 @@ def row_of(run: dict, base: tuple[int, int, int]) -> str:
 
 
 def variations_table(records: list[dict]):
-  """Perplexity, BLEU and exact match of every row, with the paper's columns."""
-  printed = {
+  """Table of perplexity, BLEU and exact match of every row, with the results of the paper."""
+  published_values = {
     (dict(entry.settings)['row'], entry.metric): entry.value
-    for entry in published.published(task='variations')
+    for entry in published.find_published_numbers(task='variations')
   }
   rows, runs = [], [record['run'] for record in records]
   for record in records:
-    name = row_of(record['run'], base_of(runs))
+    name = table_row_name(record['run'], base_model_sizes(runs))
     if record['status'] != 'finished':
       rows.append((name, record['run']['task'], record['status'], *[None] * 7))
       continue
     result = record['result']
-    written = result.get('written', ())[:1]  # nothing, where every member of the rate diverged
+    # No translations are stored if every ensemble member diverged at the best learning rate.
+    outputs = result.get('written', ())[:1]
     rows.append((
-      name, result['title'], perplexity(record),
-      *(judge(written[0]) if written else None
-        for judge in (translations.bleu, translations.exact_match)), result['parameters'],
-      *(printed.get((name, metric)) for metric in PRINTED),
+      name, result['title'], perplexity_interval(record),
+      *(metric(outputs[0]) if outputs else None
+        for metric in (translation_scores.bleu, translation_scores.exact_match_rate)),
+      result['parameters'],
+      *(published_values.get((name, metric)) for metric in PUBLISHED_METRICS),
     ))
   return Table(
-    'Variations: Table 3 at scale',
-    ('row', 'task', 'perplexity', 'BLEU', 'exact match', 'parameters', "paper's perplexity",
-     "paper's BLEU", "paper's parameters (10^6)"),
+    'Variations: rows of Table 3 at reduced size',
+    ('row', 'task', 'perplexity', 'BLEU', 'exact match', 'parameters', 'perplexity in the paper',
+     'BLEU in the paper', 'parameters in the paper (10^6)'),
     rows,
-    "Test split; perplexity a token, mean over seeds with Student's 95 % interval; sacreBLEU with "
-    "a bootstrap interval over sentences. The paper's columns: newstest2013, English to German, at "
-    'the full size (second-hand). Base is the size that most rows have.',
+    "On the test split. Perplexity per token: mean over seeds with Student's 95 % interval. BLEU: "
+    'sacreBLEU with a bootstrap interval over sentences. Columns of the paper: newstest2013, '
+    'English to German, at full size, from a secondary source. The base model has the width, depth '
+    'and steps of most rows.',
     {'perplexity': 'lower', 'BLEU': 'higher', 'exact match': 'higher'} if len(rows) > 1 else {},
   )
 
 
-def perplexity(record: dict):
-  """The exponential of the test loss, its mean over seeds; infinite where it is no float64."""
+def perplexity_interval(record: dict):
+  """The mean over seeds of the test perplexity, exp(loss), infinite if it overflows float64."""
+  losses = [member['test_loss'] for member in scores.members_at_best_learning_rate(record)]
   with np.errstate(over='ignore'):
-    return mean_interval(np.exp([member['test_loss'] for member in scores.chosen(record)]))
+    return mean_interval(np.exp(losses))
 
 
-def panels(records: list[dict]):
-  """Perplexity against parameters, the rows of a letter in one colour."""
+def perplexity_panels(records: list[dict]):
+  """A panel of perplexity against parameters, with one series for each letter of Table 3."""
   series, runs = {}, [record['run'] for record in records]
   for record in records:
     if record['status'] == 'finished':
-      name = row_of(record['run'], base_of(runs)).partition(':')[0]
-      point = record['result']['parameters'], perplexity(record)
+      name = table_row_name(record['run'], base_model_sizes(runs)).partition(':')[0]
+      point = record['result']['parameters'], perplexity_interval(record)
       series.setdefault(name, []).append(point)
-  title = 'Table 3 at scale'
+  title = 'rows of Table 3 at reduced size'
   return [Panel(title, 'parameters', 'perplexity', series, log_x=True)] if series else []
 
 
-def parameter_table():
-  """The paper's sizes, counted, beside its printed counts."""
-  printed = {
+def parameter_count_table():
+  """Table of counted parameters of the paper's models, beside the counts that the paper prints."""
+  published_counts = {
     dict(entry.settings)['row']: entry.value
-    for entry in published.published(task='variations') if entry.metric == PRINTED[-1]
+    for entry in published.find_published_numbers(task='variations')
+    if entry.metric == PUBLISHED_METRICS[-1]
   }
   rows = []
   for name, row in TABLE_3.items():
-    count, there = row.parameters() / 1e6, printed.get(name)
+    count, published_count = row.count_parameters() / 1e6, published_counts.get(name)
     rows.append((
       name, row.depth, row.width, row.inner, row.heads, row.key_width, row.value_width,
-      round(count, 1), there, None if there is None else f'{count / there - 1:+.1%}',
-      None if there is None else implied_vocabulary(row, there * 1e6),
+      round(count, 1), published_count,
+      None if published_count is None else f'{count / published_count - 1:+.1%}',
+      None if published_count is None else infer_vocabulary_size(row, published_count * 1e6),
     ))
   return Table(
-    'Variations: parameters of the paper\'s models',
-    ('row', 'N', 'd_model', 'd_ff', 'h', 'd_k', 'd_v', 'parameters (10^6)', 'printed',
-     'difference', 'implied vocabulary'),
+    'Variations: parameters of the models of Table 3',
+    ('row', 'layers N', 'width d_model', 'feed-forward width d_ff', 'heads h', 'key width d_k',
+     'value width d_v', 'counted parameters (10^6)', 'printed parameters (10^6)', 'difference',
+     'implied vocabulary'),
     rows,
-    f'Counted at {VOCABULARY} shared tokens, as the paper says. Implied: the tokens with which a '
-    'row would have as many parameters as are printed (to half a million, which is 1000 tokens at '
-    'd_model 512); no single vocabulary fits all of them.',
+    f'Counted with a shared vocabulary of {VOCABULARY} tokens, as stated in the paper. Implied '
+    'vocabulary: the number of tokens with which a row has as many parameters as the paper prints. '
+    'The printed counts are accurate to half a million, which is 1000 tokens at d_model 512. No '
+    'single vocabulary fits all rows.',
   )

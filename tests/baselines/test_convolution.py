@@ -1,4 +1,4 @@
-"""Convolutional layers against their papers' equations, one step at a time in float64."""
+"""Tests that convolutional layers match the equations of their papers, in loops in float64."""
 
 import functools
 
@@ -11,22 +11,28 @@ from hypothesis import strategies as st
 
 from baselines.convolution import FORMS, TCN, Convolution, ShortConvolution, dilated_convolution
 from baselines.deep_convolution import ByteNet, ConvS2S, GatedConvolution
-from tests.support.reference import causal_depthwise, close, drawn, in_float64, logistic
+from tests.support.reference import (
+  assert_close,
+  causal_depthwise_convolution,
+  draw_normal_inputs,
+  logistic,
+  to_float64,
+)
 
 
-def convolved(x, past, kernel, bias, dilation):
-  """y_t = b + sum_j W_j x_{t - j d}; the kernel stands as W_{k-1}, ..., W_0."""
-  read, size = np.concatenate([past, x], 1), len(kernel)
+def reference_convolution(x, past, kernel, bias, dilation):
+  """y_t = b + sum_j W_j x_{t - j d}, with the kernel in the order W_{k-1}, ..., W_0."""
+  inputs, size = np.concatenate([past, x], 1), len(kernel)
   y = np.zeros((*x.shape[:2], kernel.shape[2]))
   for b, t in np.ndindex(*x.shape[:2]):
     y[b, t] = bias
     for j in range(size):
-      y[b, t] += read[b, past.shape[1] + t - j * dilation] @ kernel[size - 1 - j]
+      y[b, t] += inputs[b, past.shape[1] + t - j * dilation] @ kernel[size - 1 - j]
   return y
 
 
-def normalised(part):
-  """A weight-normalised kernel: scale times direction, for each output (Salimans, Kingma 2016)."""
+def weight_normalized_kernel(part):
+  """The kernel of each output as a scale times a direction (Salimans and Kingma 2016)."""
   kernel = np.zeros(part['kernel'].shape)
   for f in range(kernel.shape[2]):
     direction = part['kernel'][..., f]
@@ -34,48 +40,50 @@ def normalised(part):
   return kernel
 
 
-def read(layer, **options):
-  """The output of a layer, and what a reference needs: its parameters, input and state."""
-  parameters, x, state = drawn(layer, **options)
+def run_layer(layer, **options):
+  """The output and last state of a layer, and its parameters, input and state in float64."""
+  parameters, x, state = draw_normal_inputs(layer, **options)
   y, after = jax.jit(layer.apply)(parameters, x, state)
-  return y, after, *in_float64(parameters['params'], x, state)
+  return y, after, *to_float64(parameters['params'], x, state)
 
 
 @pytest.mark.parametrize('form', FORMS)
 @pytest.mark.parametrize('weight_norm', [False, True])
-def test_a_convolution_is_its_sum(form, weight_norm):
+def test_a_convolution_equals_its_defining_sum(form, weight_norm):
   layer = Convolution(3, dilation=2, weight_norm=weight_norm, form=form)
-  y, after, part, x, state = read(layer)
-  kernel = normalised(part) if weight_norm else part['kernel']
-  close(y, convolved(x, state, kernel, part['bias'], 2))
-  close(after, x[:, -4:])
+  y, after, part, x, state = run_layer(layer)
+  kernel = weight_normalized_kernel(part) if weight_norm else part['kernel']
+  assert_close(y, reference_convolution(x, state, kernel, part['bias'], 2))
+  assert_close(after, x[:, -4:])
 
 
 @pytest.mark.parametrize('use_bias', [True, False])
-def test_a_short_convolution_is_a_sum_in_each_channel(use_bias):
-  y, after, part, x, state = read(ShortConvolution(3, use_bias))
-  whole = causal_depthwise(np.concatenate([state, x], 1), part['kernel'], part.get('bias', 0.0))
-  close(y, whole[:, 2:])
-  close(after, x[:, -2:])
+def test_a_short_convolution_is_a_separate_sum_in_each_channel(use_bias):
+  y, after, part, x, state = run_layer(ShortConvolution(3, use_bias))
+  inputs = np.concatenate([state, x], 1)
+  expected = causal_depthwise_convolution(inputs, part['kernel'], part.get('bias', 0.0))
+  assert_close(y, expected[:, 2:])
+  assert_close(after, x[:, -2:])
 
 
-def test_a_tcn_is_its_residual_blocks():
-  y, _, parts, expected, state = read(TCN(2, levels=3))
+def test_a_tcn_equals_its_residual_blocks():
+  y, _, parts, expected, state = run_layer(TCN(2, levels=3))
   for level in range(3):
     residual = expected
-    for which in range(2):
-      part, past = parts[f'level_{level}_convolution_{which}'], state[2 * level + which]
-      expected = convolved(expected, past, normalised(part), part['bias'], 2**level)
+    for index in range(2):
+      part, past = parts[f'level_{level}_convolution_{index}'], state[2 * level + index]
+      kernel = weight_normalized_kernel(part)
+      expected = reference_convolution(expected, past, kernel, part['bias'], 2**level)
       expected = np.maximum(expected, 0)
     expected = np.maximum(residual + expected, 0)
-  close(y, expected)
-  assert (expected > 0).mean() > 0.2  # not all of it cut off
+  assert_close(y, expected)
+  assert (expected > 0).mean() > 0.2  # The ReLU does not set all outputs to 0.
 
 
-def test_bytenet_is_its_residual_blocks():
-  y, _, parts, x, state = read(ByteNet(2, levels=3, max_dilation=2), width=6)
+def test_bytenet_equals_its_residual_blocks():
+  y, _, parts, x, state = run_layer(ByteNet(2, levels=3, max_dilation=2), width=6)
 
-  def activated(x, name):
+  def normalize_and_activate(x, name):
     mean = x.mean(-1, keepdims=True)
     x = (x - mean) / np.sqrt(np.mean((x - mean) ** 2, -1, keepdims=True) + 1e-6)
     return np.maximum(x * parts[name]['scale'] + parts[name]['bias'], 0)
@@ -86,23 +94,26 @@ def test_bytenet_is_its_residual_blocks():
   for level, dilation in enumerate([1, 2, 1]):
     norms = [f'LayerNorm_{3 * level + i}' for i in range(3)]
     part = parts[f'level_{level}_convolution_0']
-    inner = activated(dense(activated(x, norms[0]), f'Dense_{2 * level}'), norms[1])
-    inner = convolved(inner, state[level], part['kernel'], part['bias'], dilation)
+    inner = dense(normalize_and_activate(x, norms[0]), f'Dense_{2 * level}')
+    inner = normalize_and_activate(inner, norms[1])
+    inner = reference_convolution(inner, state[level], part['kernel'], part['bias'], dilation)
     assert inner.shape[2] == 3
-    x = x + dense(activated(inner, norms[2]), f'Dense_{2 * level + 1}')
-  close(y, x)
+    x = x + dense(normalize_and_activate(inner, norms[2]), f'Dense_{2 * level + 1}')
+  assert_close(y, x)
 
 
-def test_convs2s_is_its_gated_residual_blocks():
-  y, _, parts, x, state = read(ConvS2S(2, levels=3))
+def test_convs2s_equals_its_gated_residual_blocks():
+  y, _, parts, x, state = run_layer(ConvS2S(2, levels=3))
   for level in range(3):
     part = parts[f'level_{level}_convolution_0']
-    a, b = np.split(convolved(x, state[level], normalised(part), part['bias'], 1), 2, -1)
+    kernel = weight_normalized_kernel(part)
+    filters = reference_convolution(x, state[level], kernel, part['bias'], 1)
+    a, b = np.split(filters, 2, -1)
     x = np.sqrt(0.5) * (x + a * logistic(b))
-  close(y, x)
+  assert_close(y, x)
 
 
-def test_a_gated_convolution_starts_with_twice_the_weights_that_a_plain_one_has():
+def test_initial_weights_of_a_gated_convolution_are_twice_as_large():
   x = jnp.zeros((1, 1, 64))
   for layer, deviation in ((Convolution(3), 1), (GatedConvolution(3), 2)):  # section 3.5
     kernel = jax.jit(layer.init)(jax.random.key(0), x)['params']['kernel']
@@ -120,15 +131,15 @@ def test_both_forms_of_a_convolution_are_equal_in_value_and_gradient(size, dilat
   weight = generator.normal(size=(2, extra, 2)).astype(np.float32)
 
   @functools.partial(jax.jit, static_argnums=2)
-  def both(x, kernel, form):
+  def gradients_and_output(x, kernel, form):
     def loss(x, kernel):
       y = dilated_convolution(x, kernel, dilation, form)
       return jnp.sum(weight * jnp.sin(y)), y
 
     return jax.grad(loss, (0, 1), has_aux=True)(x, kernel)
 
-  pairs = zip(*(jax.tree.leaves(both(x, kernel, form)) for form in FORMS[1:]), strict=True)
-  for direct, channels_last in pairs:
+  results = (jax.tree.leaves(gradients_and_output(x, kernel, form)) for form in FORMS[1:])
+  for direct, channels_last in zip(*results, strict=True):
     np.testing.assert_allclose(direct, channels_last, atol=1e-5)
   assert direct.shape == (2, extra, 2)
 
@@ -136,39 +147,39 @@ def test_both_forms_of_a_convolution_are_equal_in_value_and_gradient(size, dilat
 @pytest.mark.parametrize(
   ('kernel_size', 'levels', 'field'), [(8, 8, 3571), (6, 9, 5111), (2, 1, 3), (1, 5, 1)]
 )
-def test_the_receptive_field_of_a_tcn_is_the_published_one(kernel_size, levels, field):
+def test_the_receptive_field_of_a_tcn_is_as_published(kernel_size, levels, field):
   assert TCN(kernel_size, levels).receptive_field == field
 
 
-def test_the_receptive_fields_of_the_translators_are_the_published_ones():
+def test_the_receptive_fields_of_bytenet_and_convs2s_are_as_published():
   assert ByteNet(3, levels=30).receptive_field == 1 + 6 * 2 * (1 + 2 + 4 + 8 + 16)  # six sets
   assert ConvS2S(5, levels=6).receptive_field == 25  # Gehring et al. 2017, section 3.2
 
 
-def test_weight_normalisation_parts_a_kernel_into_direction_and_length():
+def test_weight_normalization_separates_direction_and_norm():
   plain, layer = Convolution(3), Convolution(3, weight_norm=True)
-  _, x, state = drawn(plain)
+  _, x, state = draw_normal_inputs(plain)
   apply = jax.jit(layer.apply)
   parameters = jax.jit(layer.init)(jax.random.key(0), x)['params']
 
-  def read(**changed):
+  def output_with(**changed):
     return np.asarray(apply({'params': {**parameters, **changed}}, x, state)[0])
 
-  y = read()
-  unnormalised = {'params': {name: parameters[name] for name in ('kernel', 'bias')}}
-  at_the_start, _ = jax.jit(plain.apply)(unnormalised, x, state)
-  np.testing.assert_allclose(y, at_the_start, atol=1e-6)
-  np.testing.assert_allclose(read(kernel=7 * parameters['kernel']), y, atol=1e-5)
-  np.testing.assert_allclose(read(scale=7 * parameters['scale']), 7 * y, atol=1e-4)
+  y = output_with()
+  unnormalized = {'params': {name: parameters[name] for name in ('kernel', 'bias')}}
+  expected, _ = jax.jit(plain.apply)(unnormalized, x, state)
+  np.testing.assert_allclose(y, expected, atol=1e-6)
+  np.testing.assert_allclose(output_with(kernel=7 * parameters['kernel']), y, atol=1e-5)
+  np.testing.assert_allclose(output_with(scale=7 * parameters['scale']), 7 * y, atol=1e-4)
   assert not parameters['bias'].any()
 
-  zero = parameters | {'kernel': 0 * parameters['kernel']}  # a direction that there is not
+  zero = parameters | {'kernel': 0 * parameters['kernel']}  # zeros have no direction
   gradient = jax.grad(lambda p: jnp.sum(layer.apply({'params': p}, x, state)[0]))(zero)
   assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradient))
 
 
 @pytest.mark.parametrize(
-  ('make', 'named'),
+  ('construct', 'message'),
   [
     (lambda: Convolution(0), 'kernel_size >= 1, not 0'),
     (lambda: Convolution(3, dilation=0), 'dilation >= 1, not 0'),
@@ -181,6 +192,6 @@ def test_weight_normalisation_parts_a_kernel_into_direction_and_length():
     (lambda: ByteNet().initial_state(1, 1, 7), 'width of 7.*multiples of 2'),
   ],
 )
-def test_what_is_no_convolution_is_refused_by_name(make, named):
-  with pytest.raises(ValueError, match=named):
-    make()
+def test_invalid_convolution_options_raise_an_error(construct, message):
+  with pytest.raises(ValueError, match=message):
+    construct()

@@ -1,4 +1,4 @@
-"""Diagonal linear recurrences against their papers' equations, one step at a time in float64."""
+"""Tests that diagonal linear recurrences match the equations of their papers, in float64."""
 
 import functools
 
@@ -7,18 +7,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from baselines.discretization import hippo_normal
-from baselines.linear_recurrence import LARGEST_SLOPE, LRU, RGLRU, MinGRU, MinLSTM, bounded_root
+from baselines.discretization import hippo_normal_eigenpairs
+from baselines.linear_recurrence import (
+  LRU,
+  MAX_SQRT_DERIVATIVE,
+  RGLRU,
+  MinGRU,
+  MinLSTM,
+  sqrt_with_bounded_derivative,
+)
 from baselines.state_space import S4D, S5, Mamba
 from tests.support.reference import (
   WIDTH,
-  causal_depthwise,
-  close,
-  drawn,
-  in_float64,
+  assert_close,
+  causal_depthwise_convolution,
+  draw_normal_inputs,
   logistic,
   silu,
   softplus,
+  to_float64,
 )
 
 
@@ -31,19 +38,19 @@ def dense(x, part):
   return np.tensordot(x, part['kernel'], 1) + part.get('bias', 0.0)
 
 
-def positive(x):
-  """The function g of Feng et al. 2024."""
+def positive_candidate(x):
+  """The function g of Feng et al., 2024."""
   return np.where(x >= 0, x + 0.5, logistic(x))
 
 
-def mixed(y, parts, how):
-  """What follows a state space in its layer."""
-  if how == 'glu':
+def reference_readout(y, parts, form):
+  """The nonlinear readout of a state space layer."""
+  if form == 'glu':
     return dense(gelu(y), parts['value']) * logistic(dense(gelu(y), parts['gate']))
-  return gelu(y) * logistic(dense(gelu(y), parts['gate'])) if how == 'half_glu' else y
+  return gelu(y) * logistic(dense(gelu(y), parts['gate'])) if form == 'half_glu' else y
 
 
-def over_time(step, state, *inputs):
+def scan_over_time(step, state, *inputs):
   """Scans step(state, *inputs_t) -> (state, output) over the second axis of the inputs."""
   outputs = []
   for t in range(inputs[0].shape[1]):
@@ -52,27 +59,27 @@ def over_time(step, state, *inputs):
   return np.stack(outputs, 1), state
 
 
-def min_gru(layer, w, x, h):
-  """Feng et al. 2024, section 3.1."""
-  g = positive if layer.candidate == 'g' else lambda v: v
+def reference_min_gru(layer, w, x, h):
+  """Feng et al., 2024, section 3.1."""
+  g = positive_candidate if layer.candidate == 'g' else lambda v: v
 
   def step(h, v):
     z = logistic(v[:, 0])
     h = (1 - z) * h + z * g(v[:, 1])
     return h, h
 
-  y, h = over_time(step, h, dense(x, w['input']))
+  y, h = scan_over_time(step, h, dense(x, w['input']))
   return dense(y, w['output']) if layer.expand > 1 else y, h
 
 
-def min_lstm(layer, w, x, h):
-  """Feng et al. 2024, section 3.2."""
+def reference_min_lstm(layer, w, x, h):
+  """Feng et al., 2024, section 3.2."""
   def step(h, v):
     f, i = logistic(v[:, 0]), logistic(v[:, 1])
-    h = f / (f + i) * h + i / (f + i) * positive(v[:, 2])
+    h = f / (f + i) * h + i / (f + i) * positive_candidate(v[:, 2])
     return h, h
 
-  return over_time(step, h, dense(x, w['input']))
+  return scan_over_time(step, h, dense(x, w['input']))
 
 
 def as_complex(parts, axis=0):
@@ -80,8 +87,8 @@ def as_complex(parts, axis=0):
   return real + 1j * imaginary
 
 
-def lru(layer, w, x, h):
-  """Orvieto et al. 2023, equations 4 to 7."""
+def reference_lru(layer, w, x, h):
+  """Orvieto et al., 2023, equations 4 to 7."""
   eigenvalue = np.exp(-np.exp(w['nu']) + 1j * np.exp(w['theta']))
   b, c = as_complex(w['input_kernel'], 1), as_complex(w['output_kernel'])
 
@@ -89,16 +96,16 @@ def lru(layer, w, x, h):
     h = eigenvalue * h + np.exp(w['gamma']) * (x @ b)
     return h, (h @ c).real + w['skip'] * x
 
-  y, h = over_time(step, as_complex(h), x)
-  return mixed(y, w['readout'], layer.readout), (h.real, h.imag)
+  y, h = scan_over_time(step, as_complex(h), x)
+  return reference_readout(y, w['readout'], layer.readout), (h.real, h.imag)
 
 
-def rg_lru(layer, w, x, state):
-  """De et al. 2024, equations 1 to 4, in their recurrent block."""
+def reference_rg_lru(layer, w, x, state):
+  """De et al., 2024, equations 1 to 4, in their recurrent block."""
   past, h = state
   branch, u = gelu(dense(x, w['branch'])), dense(x, w['input'])
-  read = np.concatenate([past, u], 1)
-  u = causal_depthwise(read, **w['convolution'])[:, past.shape[1] :]
+  inputs = np.concatenate([past, u], 1)
+  u = causal_depthwise_convolution(inputs, **w['convolution'])[:, past.shape[1] :]
   blocks = np.stack(np.split(u, layer.num_heads, -1), 2)
   gates = np.einsum('BTHK,HKGJ->BTGHJ', blocks, w['gate_kernel'])
   gates = logistic(gates.reshape(*u.shape[:2], 2, -1) + w['gate_bias'])
@@ -109,46 +116,47 @@ def rg_lru(layer, w, x, state):
     h = a * h + np.sqrt(1 - a**2) * (i * u)
     return h, h
 
-  y, h = over_time(step, h, gates, u)
-  return dense(branch * y, w['output']), (read[:, -past.shape[1] :], h)
+  y, h = scan_over_time(step, h, gates, u)
+  return dense(branch * y, w['output']), (inputs[:, -past.shape[1] :], h)
 
 
-def held(w):
-  """A system in continuous time, its input held over steps."""
+def reference_zero_order_hold(w):
+  """The decay and the input gain of a continuous-time system with constant input in each step."""
   a, step = -np.exp(w['log_real']) + 1j * w['imaginary'], np.exp(w['log_step'])
   return np.exp(step * a), (np.exp(step * a) - 1) / a
 
 
-def s4d(layer, w, x, h):
-  """Gu et al. 2022, equation 2 and section 4.4 with B = 1."""
-  (decay, gain), c = held(w), as_complex(w['output_kernel'])
+def reference_s4d(layer, w, x, h):
+  """Gu et al., 2022, equation 2 and section 4.4 with B = 1."""
+  (decay, gain), c = reference_zero_order_hold(w), as_complex(w['output_kernel'])
 
   def step(h, x):
     h = decay * h + x[:, None]
     return h, 2 * np.sum(c * gain * h, 1).real + w['skip'] * x
 
-  y, h = over_time(step, as_complex(h), x)
-  return mixed(y, w['readout'], layer.readout), (h.real, h.imag)
+  y, h = scan_over_time(step, as_complex(h), x)
+  return reference_readout(y, w['readout'], layer.readout), (h.real, h.imag)
 
 
-def s5(layer, w, x, h):
-  """Smith et al. 2023, equations 2 and 6, of each conjugate pair one."""
-  (decay, gain), b, c = held(w), as_complex(w['input_kernel'], 1), as_complex(w['output_kernel'])
+def reference_s5(layer, w, x, h):
+  """Smith et al., 2023, equations 2 and 6, for one state of each conjugate pair."""
+  decay, gain = reference_zero_order_hold(w)
+  b, c = as_complex(w['input_kernel'], 1), as_complex(w['output_kernel'])
 
   def step(h, x):
     h = decay * h + gain * (x @ b)
     return h, 2 * (h @ c).real + w['skip'] * x
 
-  y, h = over_time(step, as_complex(h), x)
-  return mixed(y, w['readout'], layer.readout), (h.real, h.imag)
+  y, h = scan_over_time(step, as_complex(h), x)
+  return reference_readout(y, w['readout'], layer.readout), (h.real, h.imag)
 
 
-def mamba(layer, w, x, state):
-  """Gu and Dao 2023, algorithm 2 and figure 3; Grazzi et al. 2025 for the eigenvalues."""
+def reference_mamba(layer, w, x, state):
+  """Gu and Dao 2023, algorithm 2 and figure 3, with the eigenvalues of Grazzi et al., 2025."""
   past, h = state
   u, gate = np.split(dense(x, w['input']), 2, -1)
-  read = np.concatenate([past, u], 1)
-  u = silu(causal_depthwise(read, **w['convolution'])[:, past.shape[1] :])
+  inputs = np.concatenate([past, u], 1)
+  u = silu(causal_depthwise_convolution(inputs, **w['convolution'])[:, past.shape[1] :])
   rank, size = len(w['step_kernel']), layer.state_size
   low, b, c = np.split(dense(u, w['selection']), [rank, rank + size], -1)
 
@@ -158,54 +166,54 @@ def mamba(layer, w, x, state):
     h = decay * h + (dt * u)[:, None] * b[..., None]
     return h, np.einsum('BND,BN->BD', h, c) + w['skip'] * u
 
-  y, h = over_time(step, h, u, softplus(low @ w['step_kernel'] + w['step_bias']), b, c)
-  return dense(y * silu(gate), w['output']), (read[:, -past.shape[1] :], h)
+  y, h = scan_over_time(step, h, u, softplus(low @ w['step_kernel'] + w['step_bias']), b, c)
+  return dense(y * silu(gate), w['output']), (inputs[:, -past.shape[1] :], h)
 
 
 REFERENCES = {
-  'min_gru': (MinGRU(), min_gru),
-  'min_gru, wide and linear': (MinGRU(2, candidate='linear'), min_gru),
-  'min_lstm': (MinLSTM(), min_lstm),
-  'lru': (LRU(), lru),
-  'lru, of another size': (LRU(5, readout='none'), lru),
-  'rg_lru': (RGLRU(3, kernel_size=3), rg_lru),
-  's4d': (S4D(6), s4d),
-  's4d, alone': (S4D(2, readout='none'), s4d),
-  's5': (S5(8, blocks=2), s5),
-  's5, fully mixed': (S5(4, readout='glu'), s5),
-  'mamba': (Mamba(state_size=4), mamba),
-  'mamba, of other sizes': (Mamba(1, 3, 2, dt_rank=2, eigenvalues='[-1,1]'), mamba),
+  'min_gru': (MinGRU(), reference_min_gru),
+  'min_gru, wide and linear': (MinGRU(2, candidate='linear'), reference_min_gru),
+  'min_lstm': (MinLSTM(), reference_min_lstm),
+  'lru': (LRU(), reference_lru),
+  'lru, other size': (LRU(5, readout='none'), reference_lru),
+  'rg_lru': (RGLRU(3, kernel_size=3), reference_rg_lru),
+  's4d': (S4D(6), reference_s4d),
+  's4d, no readout': (S4D(2, readout='none'), reference_s4d),
+  's5': (S5(8, blocks=2), reference_s5),
+  's5, glu readout': (S5(4, readout='glu'), reference_s5),
+  'mamba': (Mamba(state_size=4), reference_mamba),
+  'mamba, other sizes': (Mamba(1, 3, 2, dt_rank=2, eigenvalues='[-1,1]'), reference_mamba),
 }
 
 
 @pytest.mark.parametrize('name', REFERENCES)
-def test_a_layer_is_its_equation_step_by_step(name):
+def test_a_layer_equals_the_equations_of_its_paper(name):
   layer, reference = REFERENCES[name]
   width = 2 * layer.width_multiple if layer.width_multiple > 1 else WIDTH
-  parameters, x, state = drawn(layer, length=10, width=width)
+  parameters, x, state = draw_normal_inputs(layer, length=10, width=width)
   y, after = jax.jit(layer.apply)(parameters, x, state)
-  weights, x, state = in_float64(parameters['params'], x, state)
+  weights, x, state = to_float64(parameters['params'], x, state)
   expected, end = reference(layer, weights | {'readout': weights.get('readout')}, x, state)
-  close(y, expected)
-  for found, value in zip(jax.tree.leaves(after), jax.tree.leaves(end), strict=True):
-    close(found, value)
+  assert_close(y, expected)
+  for actual, value in zip(jax.tree.leaves(after), jax.tree.leaves(end), strict=True):
+    assert_close(actual, value)
 
 
 @functools.cache
-def initialised(layer, width=32):
+def initial_weights(layer, width=32):
   parameters = jax.jit(layer.init)(jax.random.key(0), jnp.zeros((1, 2, width)))
-  return in_float64(parameters['params'])[0]
+  return to_float64(parameters['params'])[0]
 
 
-def test_a_min_lstm_starts_by_keeping_as_much_as_its_forget_bias_says():
-  layer, nothing = MinLSTM(forget_bias=1.5), jnp.zeros((1, 1, 4))
-  parameters = jax.jit(layer.init)(jax.random.key(0), nothing)
+def test_the_forget_bias_sets_the_initial_decay_of_a_min_lstm():
+  layer, zeros = MinLSTM(forget_bias=1.5), jnp.zeros((1, 1, 4))
+  parameters = jax.jit(layer.init)(jax.random.key(0), zeros)
   f = logistic(1.5)
-  _, h = jax.jit(layer.apply)(parameters, nothing, jnp.ones((1, 4)))
+  _, h = jax.jit(layer.apply)(parameters, zeros, jnp.ones((1, 4)))
   np.testing.assert_allclose(h, f / (f + 0.5) + 0.5 * 0.5 / (f + 0.5), rtol=1e-6)  # g(0) = 1/2
 
 
-def test_a_min_lstm_whose_gates_are_both_shut_is_finite():
+def test_gradients_of_a_min_lstm_with_closed_gates_are_finite():
   layer, x = MinLSTM(), jnp.ones((1, 3, 4))
   parameters = jax.jit(layer.init)(jax.random.key(0), x)
   parameters['params']['input']['bias'] = -200.0 * jnp.ones((3, 4))
@@ -213,8 +221,8 @@ def test_a_min_lstm_whose_gates_are_both_shut_is_finite():
   assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
 
 
-def test_eigenvalues_of_an_lru_start_uniform_in_a_ring_and_its_input_normalised():
-  weights = initialised(LRU(512, r_min=0.4, r_max=0.9, max_phase=0.5))
+def test_initial_eigenvalues_of_an_lru_are_uniform_in_a_ring_and_its_input_is_normalized():
+  weights = initial_weights(LRU(512, r_min=0.4, r_max=0.9, max_phase=0.5))
   radius, phase = np.exp(-np.exp(weights['nu'])), np.exp(weights['theta'])
   assert 0.4 <= radius.min() < 0.45 and 0.88 < radius.max() <= 0.9
   assert phase.min() < 0.01 and 0.49 < phase.max() <= 0.5
@@ -223,12 +231,12 @@ def test_eigenvalues_of_an_lru_start_uniform_in_a_ring_and_its_input_normalised(
   np.testing.assert_allclose(np.exp(weights['gamma']), np.sqrt(1 - radius**2), rtol=1e-5)
 
 
-def test_decays_of_an_rg_lru_start_where_griffin_says():
-  kept = logistic(initialised(RGLRU(), 512)['lambda']) ** 8
-  assert 0.9 <= kept.min() < 0.91 and 0.99 < kept.max() <= 0.999
+def test_initial_decays_of_an_rg_lru_are_as_published():
+  decay = logistic(initial_weights(RGLRU(), 512)['lambda']) ** 8
+  assert 0.9 <= decay.min() < 0.91 and 0.99 < decay.max() <= 0.999
 
 
-def test_the_gradient_of_an_rg_lru_is_finite_where_it_keeps_all():
+def test_the_gradient_of_an_rg_lru_is_finite_for_a_decay_of_one():
   layer, x = RGLRU(2), jnp.ones((1, 3, 4))
   parameters = jax.jit(layer.init)(jax.random.key(0), x)
   parameters['params']['gate_bias'] = -200.0 * jnp.ones((2, 4))  # r = 0, a = 1
@@ -236,35 +244,36 @@ def test_the_gradient_of_an_rg_lru_is_finite_where_it_keeps_all():
   assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
 
 
-def test_an_rg_lru_whose_gate_is_shut_takes_in_as_little_as_its_equation_says():
+def test_the_input_gain_of_an_rg_lru_with_a_closed_gate_is_exact():
   layer, ones = RGLRU(1), jnp.ones((1, 1000, 1))
   parameters = jax.jit(layer.init)(jax.random.key(0), ones)
   weights = jax.tree.map(jnp.zeros_like, parameters['params'])
   weights |= {'gate_bias': jnp.array([[-30.0], [30.0]]), 'lambda': parameters['params']['lambda']}
-  weights['convolution'] |= {'bias': jnp.ones(1)}  # what comes in is 1
+  weights['convolution'] |= {'bias': jnp.ones(1)}  # The recurrence receives ones.
   _, state = jax.jit(layer.apply)({'params': weights}, ones)
-  (log_a,) = in_float64(8 * logistic(-30.0) * -np.log1p(np.exp(-np.float64(weights['lambda']))))
+  (log_a,) = to_float64(8 * logistic(-30.0) * -np.log1p(np.exp(-np.float64(weights['lambda']))))
   expected = np.sqrt(-np.expm1(2 * log_a)) * np.sum(np.exp(log_a * np.arange(1000)[:, None]), 0)
   assert 0 < expected < 4e-4
   np.testing.assert_allclose(state.hidden[0], expected, rtol=1e-4)
 
 
-def test_the_root_of_an_rg_lru_is_exact_and_its_slope_bounded():
+def test_the_square_root_of_an_rg_lru_is_exact_with_a_bounded_derivative():
   x = np.array([0, 1e-12, 1e-6, 0.3, 1], np.float32)
-  np.testing.assert_allclose(bounded_root(jnp.array(x)), np.sqrt(x.astype(float)), rtol=1e-6)
-  slope = jax.vmap(jax.grad(bounded_root))(jnp.array(x))
-  expected = 0.5 / np.sqrt(np.maximum(x.astype(float), 0.25 / LARGEST_SLOPE**2))
-  np.testing.assert_allclose(slope, expected, rtol=1e-5)
+  root = sqrt_with_bounded_derivative(jnp.array(x))
+  np.testing.assert_allclose(root, np.sqrt(x.astype(float)), rtol=1e-6)
+  derivative = jax.vmap(jax.grad(sqrt_with_bounded_derivative))(jnp.array(x))
+  expected = 0.5 / np.sqrt(np.maximum(x.astype(float), 0.25 / MAX_SQRT_DERIVATIVE**2))
+  np.testing.assert_allclose(derivative, expected, rtol=1e-5)
 
 
-def test_eigenvalues_of_an_lru_next_to_the_unit_circle_start_within_it():
-  weights = initialised(LRU(4096, r_min=1 - 1e-6))
+def test_initial_eigenvalues_of_an_lru_near_the_unit_circle_are_stable():
+  weights = initial_weights(LRU(4096, r_min=1 - 1e-6))
   assert all(np.isfinite(weights[name]).all() for name in ('nu', 'theta', 'gamma'))
   np.testing.assert_allclose(np.exp(-np.exp(weights['nu'])), 1 - 5e-7, atol=6e-7)
 
 
 def hippo_n(size):
-  """HiPPO-LegS with its part of rank one taken away (Gu et al. 2022, section 3.2)."""
+  """HiPPO-LegS without its rank-one part (Gu et al., 2022, section 3.2)."""
   p = np.sqrt(np.arange(size) + 0.5)
   legs = np.array([
     [-2 * p[n] * p[k] if n > k else -(n + 1.0) * (n == k) for k in range(size)]
@@ -281,28 +290,28 @@ def hippo_n(size):
     ('legs', np.sort(np.linalg.eigvals(hippo_n(16)).imag)[8:]),
   ],
 )
-def test_s4d_starts_with_the_eigenvalues_that_its_name_says(initialisation, imaginary):
-  weights = initialised(S4D(16, initialisation))
+def test_initial_eigenvalues_of_s4d_match_the_named_initialization(initialisation, imaginary):
+  weights = initial_weights(S4D(16, initialisation))
   np.testing.assert_allclose(weights['imaginary'], np.tile(imaginary[:, None], 32), rtol=1e-5)
   np.testing.assert_allclose(-np.exp(weights['log_real']), -0.5, rtol=1e-6)
 
 
-def test_the_columns_of_hippo_normal_are_its_eigenvectors():
-  frequency, basis = (np.asarray(a) for a in hippo_normal(16))
+def test_hippo_normal_eigenpairs_are_eigenpairs():
+  frequency, basis = (np.asarray(a) for a in hippo_normal_eigenpairs(16))
   np.testing.assert_allclose(hippo_n(16) @ basis, basis * (-0.5 + 1j * frequency), atol=1e-4)
   np.testing.assert_allclose(basis.conj().T @ basis, np.eye(8), atol=1e-5)
 
 
 @pytest.mark.parametrize('blocks', [1, 2])
-def test_s5_starts_as_hippo_normal_with_real_matrices_seen_in_its_eigenvectors(blocks):
+def test_s5_starts_from_hippo_normal_with_real_matrices_in_its_eigenbasis(blocks):
   layer, size = S5(16, blocks=blocks), 16 // blocks
-  weights = initialised(layer, 256)
+  weights = initial_weights(layer, 256)
   eigenvalues = np.linalg.eigvals(hippo_n(size))
   np.testing.assert_allclose(eigenvalues.real, -0.5, atol=1e-9)
   np.testing.assert_allclose(-np.exp(weights['log_real']), -0.5, rtol=1e-6)
   imaginary = np.tile(np.sort(eigenvalues.imag)[size // 2 :], blocks)
   np.testing.assert_allclose(weights['imaginary'], imaginary, rtol=1e-5)
-  basis = np.kron(np.eye(blocks), hippo_normal(size)[1])
+  basis = np.kron(np.eye(blocks), hippo_normal_eigenpairs(size)[1])
   b, c = as_complex(weights['input_kernel'], 1), as_complex(weights['output_kernel'])
   real_b, real_c = 2 * (b @ basis.T).real, 2 * (basis.conj() @ c).real
   np.testing.assert_allclose(real_b @ basis.conj(), b, atol=1e-5)
@@ -311,8 +320,8 @@ def test_s5_starts_as_hippo_normal_with_real_matrices_seen_in_its_eigenvectors(b
 
 
 @pytest.mark.parametrize(('input_variance', 'variance'), [('1/D', 1 / 256), ('1/N', 1 / 16)])
-def test_the_input_matrix_of_s5_starts_at_the_variance_that_is_named(input_variance, variance):
-  weights = initialised(S5(16, input_variance=input_variance), 256)
+def test_the_initial_input_matrix_of_s5_has_the_requested_variance(input_variance, variance):
+  weights = initial_weights(S5(16, input_variance=input_variance), 256)
   (b,) = (w for name, w in weights.items() if name.startswith('input'))
   np.testing.assert_allclose(2 * np.square(b).sum(1).mean(), 2 * variance, rtol=0.1)
 
@@ -325,21 +334,21 @@ def test_the_input_matrix_of_s5_starts_at_the_variance_that_is_named(input_varia
     (Mamba(1, 2, dt_min=0.01, dt_max=0.5), lambda w: softplus(w['step_bias'])),
   ],
 )
-def test_steps_start_log_uniform_between_their_bounds(layer, step):
-  step = step(initialised(layer, 256))
+def test_initial_steps_are_log_uniform_between_their_bounds(layer, step):
+  step = step(initial_weights(layer, 256))
   assert step.min() > 0.0099 and step.max() < 0.5001
   np.testing.assert_allclose(np.median(np.log(step)), np.log(0.01 * 0.5) / 2, atol=0.8)
 
 
-def test_mamba_starts_with_the_decays_of_s4d_real_and_a_rank_of_a_sixteenth():
-  weights = initialised(Mamba(), 40)
+def test_mamba_starts_with_s4d_real_decay_rates_and_a_default_step_rank():
+  weights = initial_weights(Mamba(), 40)
   assert weights['step_kernel'].shape == (3, 80) and np.abs(weights['step_kernel']).max() <= 3**-0.5
   np.testing.assert_allclose(np.exp(weights['log_rate']), np.tile(np.arange(1, 17)[:, None], 80))
   assert (weights['skip'] == 1).all()
 
 
 @pytest.mark.parametrize(
-  ('make', 'named'),
+  ('construct', 'message'),
   [
     (lambda: MinGRU(0), 'expand >= 1, not 0'),
     (lambda: MinLSTM(candidate='h'), "candidate 'h'.*g, linear"),
@@ -348,9 +357,9 @@ def test_mamba_starts_with_the_decays_of_s4d_real_and_a_rank_of_a_sixteenth():
     (lambda: LRU(max_phase=0.0), 'max_phase > 0, not 0.0'),
     (lambda: LRU(readout='gru'), "readout 'gru'.*glu, half_glu, none"),
     (lambda: RGLRU(num_heads=0), 'num_heads >= 1, not 0'),
-    (lambda: S4D(5), 'state_size of 5.*multiples of 2'),
+    (lambda: S4D(5), 'state_size must be a positive multiple of 2, not 5'),
     (lambda: S4D(initialisation='real'), "initialisation 'real'.*lin, inv, legs"),
-    (lambda: S5(6, blocks=2), 'state_size of 6.*multiples of 4'),
+    (lambda: S5(6, blocks=2), 'state_size must be a positive multiple of 4, not 6'),
     (lambda: S5(dt_min=0.5, dt_max=0.1), 'dt_min < dt_max, not 0.5 and 0.1'),
     (lambda: S5(input_variance='1'), "input_variance '1'; there are 1/D, 1/N"),
     (lambda: Mamba(kernel_size=0), 'kernel_size >= 1, not 0'),
@@ -358,6 +367,6 @@ def test_mamba_starts_with_the_decays_of_s4d_real_and_a_rank_of_a_sixteenth():
     (lambda: Mamba(eigenvalues='[0,2]'), 'eigenvalues.*0,2'),
   ],
 )
-def test_what_is_no_linear_recurrence_is_refused_by_name(make, named):
-  with pytest.raises(ValueError, match=named):
-    make()
+def test_invalid_linear_recurrence_options_raise_an_error(construct, message):
+  with pytest.raises(ValueError, match=message):
+    construct()

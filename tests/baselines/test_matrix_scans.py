@@ -1,4 +1,4 @@
-"""Both forms of a recurrence with a matrix state against its definition in float64, and equal."""
+"""Tests of both forms of a recurrence with a matrix state against its definition in float64."""
 
 import functools
 
@@ -9,16 +9,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from baselines.matrix_scans import FORMS, cut_into_chunks, join_chunks, outer_product_scan
-from tests.support.reference import close
+from baselines.matrix_scans import FORMS, join_chunks, outer_product_scan, split_into_chunks
+from tests.support.reference import assert_close
 from transformer import platform
 
 BATCH, HEADS, KEY, VALUE = 2, 3, 5, 4
 DECAYS = ('none', 'head', 'time', 'channel')
 
 
-def drawn(length, decay, centre=-1.0, spread=1.0, heads=HEADS, state=1.0):
-  """Queries, keys, values, logarithms of decays around -exp(centre), and a state."""
+def draw_arrays(length, decay, centre=-1.0, spread=1.0, heads=HEADS, state=1.0):
+  """Queries, keys, values, log decays around -exp(centre), and an initial state."""
   generator = np.random.default_rng(length)
   shape = {'head': (HEADS,), 'time': (BATCH, length, HEADS)}.get(
     decay, (BATCH, length, HEADS, KEY)
@@ -34,21 +34,21 @@ def drawn(length, decay, centre=-1.0, spread=1.0, heads=HEADS, state=1.0):
   return jax.tree.map(lambda a: a.astype(np.float32), arrays)
 
 
-def platforms(decay):
-  """Platforms that have forms of their own, by what decays."""
+def platforms_with_different_forms(decay):
+  """Platforms whose chunked forms for this kind of decay differ."""
   return ('cpu', 'tpu') if decay == 'channel' else ('cpu',)
 
 
-def signs(length, decay, negative):
-  """Where decays are negative, or None."""
+def draw_negative_mask(length, decay, negative):
+  """A random mask of negative decays, or None if no decay is to be negative."""
   if not negative:
     return None
   shape = (BATCH, length, HEADS) if decay == 'time' else (BATCH, length, HEADS, KEY)
   return np.random.default_rng(1).random(shape) < 0.5
 
 
-def defined(query, key, value, log_decay, state, negative=None):
-  """S_t = a_t S_{t-1} + k_t v_t^T and y_t = S_t^T q_t, one number after another."""
+def reference_scan(query, key, value, log_decay, state, negative=None):
+  """S_t = a_t S_{t-1} + k_t v_t^T and y_t = S_t^T q_t in a loop over tokens."""
   y, state = np.zeros(value.shape), np.array(state, np.float64)
   for b, t, h in np.ndindex(*value.shape[:3]):
     a = 1.0 if log_decay is None else np.exp(np.float64(
@@ -63,15 +63,15 @@ def defined(query, key, value, log_decay, state, negative=None):
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
-def scanned(arrays, negative, form='auto', chunk_size=0):
-  """The readings and the last state, and the gradients of something that depends on all."""
+def outputs_and_gradients(arrays, negative, form='auto', chunk_size=0):
+  """The outputs and the last state, and the gradients of a scalar that depends on all of them."""
   def loss(arrays):
-    found = outer_product_scan(*arrays, negative=negative, form=form, chunk_size=chunk_size)
-    weights = (jnp.cos(jnp.arange(float(x.size))).reshape(x.shape) for x in found)
-    return sum(jnp.sum(w * x) for w, x in zip(weights, found, strict=True)), found
+    outputs = outer_product_scan(*arrays, negative=negative, form=form, chunk_size=chunk_size)
+    weights = (jnp.cos(jnp.arange(float(x.size))).reshape(x.shape) for x in outputs)
+    return sum(jnp.sum(w * x) for w, x in zip(weights, outputs, strict=True)), outputs
 
-  gradients, found = jax.grad(loss, has_aux=True)(arrays)
-  return found, gradients
+  gradients, outputs = jax.grad(loss, has_aux=True)(arrays)
+  return outputs, gradients
 
 
 @pytest.mark.parametrize(
@@ -81,16 +81,18 @@ def scanned(arrays, negative, form='auto', chunk_size=0):
     ('channel', HEADS, False), ('channel', 1, True),
   ],
 )
-def test_each_form_is_the_definition(decay, heads, negative):
+def test_each_form_equals_the_definition(decay, heads, negative):
   length = 7
-  arrays, sign = drawn(length, decay, heads=heads), signs(length, decay, negative)
-  expected = defined(*arrays, sign)
-  forms = [('recurrent', 0, 'cpu'), *(('chunked', 4, name) for name in platforms(decay))]
+  arrays = draw_arrays(length, decay, heads=heads)
+  negative_mask = draw_negative_mask(length, decay, negative)
+  expected = reference_scan(*arrays, negative_mask)
+  chunked = (('chunked', 4, name) for name in platforms_with_different_forms(decay))
+  forms = [('recurrent', 0, 'cpu'), *chunked]
   for form, chunk_size, name in forms:
-    with platform.assumed(name):
-      found, _ = scanned(arrays, sign, form, chunk_size)
-    for f, e in zip(found, expected, strict=True):
-      close(f, e)
+    with platform.override_platform(name):
+      actual, _ = outputs_and_gradients(arrays, negative_mask, form, chunk_size)
+    for a, e in zip(actual, expected, strict=True):
+      assert_close(a, e)
 
 
 @pytest.mark.slow
@@ -111,37 +113,37 @@ def test_each_form_is_the_definition(decay, heads, negative):
 def test_the_forms_are_equal_in_value_and_gradient(
   length, chunk_size, decay, centre, spread, state, negative
 ):
-  arrays = drawn(length, decay, centre, spread, state=state)
-  sign = signs(length, decay, negative and decay in ('time', 'channel'))
-  expected = scanned(arrays, sign, 'recurrent')
-  for name in platforms(decay):
-    with platform.assumed(name):
-      found = scanned(arrays, sign, 'chunked', chunk_size)
-    for f, e in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-      assert np.isfinite(f).all()
-      close(f, np.asarray(e))
+  arrays = draw_arrays(length, decay, centre, spread, state=state)
+  negative_mask = draw_negative_mask(length, decay, negative and decay in ('time', 'channel'))
+  expected = outputs_and_gradients(arrays, negative_mask, 'recurrent')
+  for name in platforms_with_different_forms(decay):
+    with platform.override_platform(name):
+      actual = outputs_and_gradients(arrays, negative_mask, 'chunked', chunk_size)
+    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+      assert np.isfinite(a).all()
+      assert_close(a, np.asarray(e))
 
 
 @pytest.mark.parametrize(
   ('decay', 'name'), [('time', 'cpu'), ('channel', 'cpu'), ('channel', 'tpu')]
 )
-def test_a_decay_of_zero_forgets_all_that_was_before(decay, name):
-  query, key, value, log_decay, state = drawn(9, decay)
+def test_a_decay_of_zero_removes_all_earlier_tokens(decay, name):
+  query, key, value, log_decay, state = draw_arrays(9, decay)
   log_decay[:, 5] = -np.inf
   arrays = query, key, value, log_decay, state
-  with platform.assumed(name):
-    (y, after), gradients = scanned(arrays, None, 'chunked', 8)
+  with platform.override_platform(name):
+    (y, after), gradients = outputs_and_gradients(arrays, None, 'chunked', 8)
   late = (*(a[:, 5:] for a in arrays[:4]), np.zeros_like(state))
-  for found, expected in zip((y[:, 5:], after), defined(*late), strict=True):
-    close(found, expected)
+  for actual, expected in zip((y[:, 5:], after), reference_scan(*late), strict=True):
+    assert_close(actual, expected)
   assert all(np.isfinite(g).all() for g in gradients)
   assert not np.asarray(gradients[3])[:, 5].any()
 
 
 @pytest.mark.parametrize('length', [1, 4, 10])
-def test_chunks_join_to_what_was_cut(length):
+def test_join_chunks_inverts_split_into_chunks(length):
   x = np.random.default_rng(0).normal(size=(BATCH, length, HEADS, KEY)).astype(np.float32)
-  chunks = cut_into_chunks(jnp.array(x), 4)
+  chunks = split_into_chunks(jnp.array(x), 4)
   assert chunks.shape == (-(-length // 4), BATCH, HEADS, 4, KEY)
   np.testing.assert_array_equal(join_chunks(chunks, length), x)
   for n, b, h, c in np.ndindex(*chunks.shape[:4]):
@@ -151,13 +153,13 @@ def test_chunks_join_to_what_was_cut(length):
 
 
 @pytest.mark.parametrize(
-  ('options', 'named'),
+  ('options', 'message'),
   [
     ({'form': 'parallel'}, f"'parallel'.*{', '.join(FORMS)}"),
     ({'chunk_size': 12}, 'power of two.*not 12'),
     ({'chunk_size': -2}, 'power of two.*not -2'),
   ],
 )
-def test_what_is_no_form_is_refused_by_name(options, named):
-  with pytest.raises(ValueError, match=named):
-    outer_product_scan(*drawn(3, 'time'), **options)
+def test_an_unknown_form_or_chunk_size_raises_an_error(options, message):
+  with pytest.raises(ValueError, match=message):
+    outer_product_scan(*draw_arrays(3, 'time'), **options)

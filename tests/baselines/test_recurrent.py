@@ -1,4 +1,4 @@
-"""Recurrent layers against their papers' equations, and the loop's gradient against JAX's own."""
+"""Tests of recurrent layers against their papers' equations, and of unroll against autodiff."""
 
 import functools
 import math
@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from baselines.recurrent import GRU, LSTM, Elman
 from baselines.unroll import gate_activations, unroll
 from baselines.xlstm import SLSTMCell
-from tests.support.reference import BATCH, LENGTH, WIDTH, drawn, in_float64, logistic
+from tests.support.reference import BATCH, LENGTH, WIDTH, draw_normal_inputs, logistic, to_float64
 
 
-def elman(x, state, w, u, b):
+def elman_step(x, state, w, u, b):
   (h,) = state
   return (np.tanh(x @ w + h @ u + b),)
 
 
-def lstm(x, state, w, u, b):
-  """Gers et al. 2000; the gates stand side by side as input, forget, cell, output."""
+def lstm_step(x, state, w, u, b):
+  """Gers et al., 2000, with the gates in the order input, forget, cell, output."""
   h, c = state
   (wi, wf, wg, wo), (ui, uf, ug, uo), (bi, bf, bg, bo) = (np.split(a, 4, -1) for a in (w, u, b))
   i, f = logistic(x @ wi + h @ ui + bi), logistic(x @ wf + h @ uf + bf)
@@ -31,8 +31,8 @@ def lstm(x, state, w, u, b):
   return o * np.tanh(c), c
 
 
-def gru(x, state, w, u, b, b_hn=0.0):
-  """Cho et al. 2014 with the reset gate after the product, as cuDNN has it: reset, update, new."""
+def gru_step(x, state, w, u, b, b_hn=0.0):
+  """Cho et al., 2014, with the reset gate after the product, and reset, update, new as in cuDNN."""
   (h,) = state
   (wr, wu, wn), (ur, uu, un), (br, bu, bn) = (np.split(a, 3, -1) for a in (w, u, b))
   r, z = logistic(x @ wr + h @ ur + br), logistic(x @ wu + h @ uu + bu)
@@ -41,66 +41,66 @@ def gru(x, state, w, u, b, b_hn=0.0):
 
 
 RECURRENT = {
-  'elman': (Elman(), elman), 'lstm': (LSTM(), lstm), 'gru': (GRU(), gru),
-  'gru(recurrent_bias)': (GRU(recurrent_bias=True), gru),
+  'elman': (Elman(), elman_step), 'lstm': (LSTM(), lstm_step), 'gru': (GRU(), gru_step),
+  'gru(recurrent_bias)': (GRU(recurrent_bias=True), gru_step),
 }
 
 
 @pytest.mark.parametrize('name', RECURRENT)
-def test_a_recurrent_layer_is_its_equation_step_by_step(name):
+def test_a_recurrent_layer_equals_the_equations_of_its_paper(name):
   layer, step = RECURRENT[name]
-  parameters, x, state = drawn(layer)
+  parameters, x, state = draw_normal_inputs(layer)
   y, after = jax.jit(layer.apply)(parameters, x, state)
-  weights, x, state = in_float64(parameters['params'], x, state)
+  weights, x, state = to_float64(parameters['params'], x, state)
   w, u, b = weights['input']['kernel'], weights['recurrent_kernel'], weights['input']['bias']
   bias = [weights['recurrent_bias']] if 'recurrent_bias' in weights else []
   for t in range(LENGTH):
     state = step(x[:, t], state, w, u, b, *bias)
     np.testing.assert_allclose(y[:, t], state[0], atol=1e-5)
-  for found, expected in zip(after, state, strict=True):
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+  for actual, expected in zip(after, state, strict=True):
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize('forget_bias', [1.0, 2.5, 0.0])
-def test_an_lstm_starts_by_keeping_sigmoid_of_the_forget_bias_of_its_sum(forget_bias):
+def test_the_forget_bias_sets_the_initial_decay_of_an_lstm(forget_bias):
   layer = LSTM() if forget_bias == 1 else LSTM(forget_bias=forget_bias)  # 1 is the default
-  nothing, ones = jnp.zeros((BATCH, 1, WIDTH)), jnp.ones((BATCH, WIDTH))
-  parameters = jax.jit(layer.init)(jax.random.key(0), nothing)
-  _, (h, c) = jax.jit(layer.apply)(parameters, nothing, (0 * ones, ones))
+  zeros, ones = jnp.zeros((BATCH, 1, WIDTH)), jnp.ones((BATCH, WIDTH))
+  parameters = jax.jit(layer.init)(jax.random.key(0), zeros)
+  _, (h, c) = jax.jit(layer.apply)(parameters, zeros, (0 * ones, ones))
   np.testing.assert_allclose(c, logistic(forget_bias), atol=1e-6)
-  np.testing.assert_allclose(h, 0.5 * np.tanh(logistic(forget_bias)), atol=1e-6)  # gate half open
+  np.testing.assert_allclose(h, 0.5 * np.tanh(logistic(forget_bias)), atol=1e-6)  # output gate 1/2
 
 
 @pytest.mark.parametrize('gain', [1.0, 1.5])
 @pytest.mark.parametrize('layer', [Elman, LSTM])
-def test_recurrent_weights_start_orthogonal_or_normal_at_a_gain(layer, gain):
-  def drawn_by(how, width=48):
-    made = layer(recurrent_init=how, recurrent_gain=gain)
-    parameters = jax.jit(made.init)(jax.random.key(0), jnp.zeros((1, 1, width)))
+def test_initial_recurrent_weights_are_orthogonal_or_normal_with_a_gain(layer, gain):
+  def initial_kernel(recurrent_init, width=48):
+    module = layer(recurrent_init=recurrent_init, recurrent_gain=gain)
+    parameters = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 1, width)))
     return np.asarray(parameters['params']['recurrent_kernel'], np.float64)
 
-  kernel = drawn_by('orthogonal')  # orthonormal rows: of one gate, an orthogonal matrix
+  kernel = initial_kernel('orthogonal')  # Its rows are orthonormal.
   np.testing.assert_allclose(kernel @ kernel.T, gain**2 * np.eye(len(kernel)), atol=1e-5)
-  np.testing.assert_allclose(drawn_by('normal').var(), gain**2 / len(kernel), rtol=0.1)
+  np.testing.assert_allclose(initial_kernel('normal').var(), gain**2 / len(kernel), rtol=0.1)
 
 
-@pytest.mark.parametrize(('options', 'said'), [
+@pytest.mark.parametrize(('options', 'message'), [
   ({'recurrent_init': 'uniform'}, "Elman has no recurrent_init 'uniform'; .*orthogonal, normal"),
   ({'recurrent_gain': -1.0}, 'Elman needs recurrent_gain >= 0, not -1.0'),
 ])
-def test_options_that_a_recurrent_layer_cannot_take_are_said(options, said):
-  with pytest.raises(ValueError, match=said):
+def test_invalid_recurrent_options_raise_an_error(options, message):
+  with pytest.raises(ValueError, match=message):
     Elman(**options)
 
 
-def test_gates_are_squashed_by_the_logistic_function_or_tanh_at_their_ends_too():
+def test_gate_activations_are_accurate_for_large_inputs():
   z = np.array([-1e4, -90, -3, 0, 0.5, 90, 1e4], np.float32)
   sigmoid, tanh = gate_activations(jnp.array([z, z]), (0.5, 1))
   np.testing.assert_allclose(sigmoid, [0, 0, logistic(-3), 0.5, logistic(0.5), 1, 1], atol=1e-7)
   np.testing.assert_allclose(tanh, np.tanh(z), atol=1e-6)
 
 
-CELLS = {  # the cell, its gates, its states, and how many of them are more than a scale
+CELLS = {  # the cell, the numbers of gates and of states, and the number of comparable states
   'elman': (Elman.cell, 1, 1, 1),
   'lstm': (LSTM.cell, 4, 2, 2),
   'gru': (GRU.cell, 3, 1, 1),
@@ -108,10 +108,10 @@ CELLS = {  # the cell, its gates, its states, and how many of them are more than
 }
 
 
-def plain(cell, kernel, input_projection, state, valid, bias):
-  """The loop as it is defined; its gradient is JAX's."""
-  def step(state, now):
-    input_projection, valid = now
+def reference_unroll(cell, kernel, input_projection, state, valid, bias):
+  """The loop of `unroll`, differentiated by JAX."""
+  def step(state, inputs):
+    input_projection, valid = inputs
     product = (state[0] @ kernel + bias[None]).reshape(input_projection.shape)
     after, _ = cell.step(input_projection, product, state)
     after = tuple(jnp.where(valid, new, old) for new, old in zip(after, state, strict=True))
@@ -122,10 +122,10 @@ def plain(cell, kernel, input_projection, state, valid, bias):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def judged(loop, cell, compared, arguments, valid):
-  """What the loop returns, and the gradients of a scalar that depends on all of it."""
-  def loss(kernel, bias, input_projection, kept, rest):
-    hidden, state = loop(cell, kernel, input_projection, (*kept, *rest), valid, bias)
+def outputs_and_gradients(loop, cell, compared, arguments, valid):
+  """The outputs of a loop, and the gradients of a scalar that depends on all of them."""
+  def loss(kernel, bias, input_projection, differentiated, rest):
+    hidden, state = loop(cell, kernel, input_projection, (*differentiated, *rest), valid, bias)
     leaves = (hidden, *state[:compared])
     weights = [jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape) for leaf in leaves]
     return sum(jnp.sum(w * leaf) for w, leaf in zip(weights, leaves, strict=True)), (hidden, state)
@@ -135,9 +135,9 @@ def judged(loop, cell, compared, arguments, valid):
 
 @pytest.mark.parametrize('name', CELLS)
 @settings(deadline=None, max_examples=6)
-@given(seed=st.integers(0, 99), held=st.sampled_from([0.0, 0.4, 1.0]))
-@example(seed=0, held=0.0)
-def test_the_gradient_by_hand_is_the_gradient_of_the_loop(name, seed, held):
+@given(seed=st.integers(0, 99), padding=st.sampled_from([0.0, 0.4, 1.0]))
+@example(seed=0, padding=0.0)
+def test_the_gradient_of_unroll_equals_that_of_automatic_differentiation(name, seed, padding):
   cell, gates, states, compared = CELLS[name]
   generator = np.random.default_rng(seed)
 
@@ -145,26 +145,31 @@ def test_the_gradient_by_hand_is_the_gradient_of_the_loop(name, seed, held):
     return jnp.array(generator.normal(0, 0.7, shape), jnp.float32)
 
   state = tuple(draw(BATCH, WIDTH) for _ in range(states))
-  if name == 'slstm':  # a sum of positive terms, and no gradient to the stabiliser
+  if name == 'slstm':  # n is a sum of positive terms, and m receives no gradient.
     state = (state[0], state[1], 1 + state[2] ** 2, state[3])
   differentiated = min(states, 3)
   arguments = (
     draw(WIDTH, gates * WIDTH), draw(gates * WIDTH), draw(LENGTH, BATCH, gates, WIDTH),
     state[:differentiated], state[differentiated:],
   )
-  valid = jnp.array(generator.random((LENGTH, BATCH, 1)) >= held)
-  found, expected = (judged(loop, cell, compared, arguments, valid) for loop in (unroll, plain))
-  for a, e in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+  valid = jnp.array(generator.random((LENGTH, BATCH, 1)) >= padding)
+  actual, expected = (
+    outputs_and_gradients(loop, cell, compared, arguments, valid)
+    for loop in (unroll, reference_unroll)
+  )
+  for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
     np.testing.assert_allclose(a, e, atol=1e-5 * max(1, np.abs(e).max()))
 
 
-def test_without_a_mask_all_is_valid():
+def test_without_a_mask_all_tokens_are_valid():
   cell, gates, *_ = CELLS['lstm']
   shape = LENGTH, BATCH, gates, WIDTH
   input_projection = jnp.sin(jnp.arange(math.prod(shape))).reshape(shape)
   kernel, state = jnp.ones((WIDTH, gates * WIDTH)), (jnp.ones((BATCH, WIDTH)),) * 2
-  everywhere = jnp.ones((LENGTH, BATCH, 1), bool)
+  all_valid = jnp.ones((LENGTH, BATCH, 1), bool)
   arguments = kernel, jnp.zeros(gates * WIDTH), input_projection, state, ()
-  found, expected = (judged(unroll, cell, 2, arguments, valid) for valid in (None, everywhere))
-  for a, e in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+  actual, expected = (
+    outputs_and_gradients(unroll, cell, 2, arguments, valid) for valid in (None, all_valid)
+  )
+  for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
     np.testing.assert_allclose(a, e, atol=1e-6)

@@ -1,1 +1,1 @@
-"""What tests of several folders share: commands, records, and the equations in NumPy."""
+"""Helpers of several test folders for commands, records and NumPy references."""

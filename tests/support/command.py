@@ -1,4 +1,4 @@
-"""A command, in this process as a shell would start it: what it prints, how it ends."""
+"""Commands executed in the process of the test, with their output and exit code."""
 
 import contextlib
 import functools
@@ -14,44 +14,57 @@ from experiments.lab.cells import environment
 from experiments.lab.launch import driver, flags
 
 
-class Done(NamedTuple):
-  """How a command ended."""
+class CommandResult(NamedTuple):
+  """The exit code and the output of a command."""
 
   code: int
   out: str
   err: str
 
 
-def run(script, *words: str, define=None, main=None) -> Done:
-  """Runs the command of a module, or of the study in it; `main` is called in its own's place.
+def run_command(script, *arguments: str, define_flags=None, main=None) -> CommandResult:
+  """Runs the command of a module, or of the study that the module defines.
 
-  Devices are this process's: it has made arrays before, which a command's own process has not.
+  The devices are those of the test process, in which JAX has already been initialised.
+
+  Args:
+    script: The module.
+    *arguments: The command-line arguments.
+    define_flags: The function that defines the flags, instead of that of the module.
+    main: The main function, instead of that of the module.
+
+  Returns:
+    The exit code and the output.
   """
   if study := getattr(script, 'STUDY', None):
-    define = define or functools.partial(study.define, study.presets)
-    main, text = main or (lambda: driver.launch(study)), study.question
+    define_flags = define_flags or functools.partial(study.define_flags, study.presets)
+    main, text = main or (lambda: driver.run_study(study)), study.question
   else:
-    define, text = define or script.define, script.__doc__
+    define_flags, text = define_flags or script.define_flags, script.__doc__
     main = main or script.main
   out, err = io.StringIO(), io.StringIO()
   with (
-    flagsaver.flagsaver(),  # forgets the flags that the command defines
-    mock.patch.object(sys, 'argv', [getattr(script, '__name__', 'command'), *words]),
-    mock.patch.object(environment, 'prepare'),
+    flagsaver.flagsaver(),  # Removes the flags that the command defines.
+    mock.patch.object(sys, 'argv', [getattr(script, '__name__', 'command'), *arguments]),
+    mock.patch.object(environment, 'configure_jax'),
     contextlib.redirect_stdout(out),
     contextlib.redirect_stderr(err),
   ):
     try:
-      takes_words = bool(inspect.signature(main).parameters)
-      flags.main(main, define, text, takes_words=takes_words)
+      takes_arguments = bool(inspect.signature(main).parameters)
+      flags.main(main, define_flags, text, takes_arguments=takes_arguments)
     except SystemExit as end:
       code = end.code or 0
-  return Done(code, out.getvalue(), err.getvalue())
+  return CommandResult(code, out.getvalue(), err.getvalue())
 
 
-def asked(script, *words: str, of) -> list:
-  """What `of(preset)` returns of a study's module under the flags of a command."""
-  found = []
-  done = run(script, *words, main=lambda: found.extend(of(flags.preset(script.STUDY.presets))))
-  assert done.code == 0, done.err
-  return found
+def evaluate_on_preset(script, *arguments: str, function) -> list:
+  """Returns the list that a function computes from the preset of a study under the given flags."""
+  values = []
+
+  def main():
+    values.extend(function(flags.requested_preset(script.STUDY.presets)))
+
+  result = run_command(script, *arguments, main=main)
+  assert result.code == 0, result.err
+  return values

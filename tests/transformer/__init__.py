@@ -1,1 +1,1 @@
-"""Tests of the layer interface, attention, whole models and decoding."""
+"""Tests of the layer interface, attention, complete models and decoding."""

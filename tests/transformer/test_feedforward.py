@@ -1,4 +1,4 @@
-"""The activations against their equations; the two forms of GELU are told apart."""
+"""Activations of the feed-forward network match their equations."""
 
 import math
 
@@ -18,14 +18,14 @@ EQUATIONS = {
 
 
 @pytest.mark.parametrize('name', ACTIVATIONS)
-def test_an_activation_is_its_equation(name):
+def test_activations_match_their_equations(name):
   np.testing.assert_allclose(ACTIVATIONS[name](X.astype(np.float32)), EQUATIONS[name], atol=2e-6)
 
 
-def test_the_forms_of_gelu_differ_by_as_much_as_the_file_says():
+def test_the_forms_of_gelu_differ_by_less_than_5e_4():
   difference = np.abs(EQUATIONS['gelu'] - EQUATIONS['gelu_exact']).max()
   assert 4e-4 < difference < 5e-4
 
 
-def test_every_activation_can_be_asked_for_in_a_run():
+def test_every_activation_is_a_choice_of_a_run():
   assert set(FEEDFORWARDS) == {'none', *ACTIVATIONS}

@@ -1,7 +1,7 @@
-"""A model of which everything is known: logits that a table has for each prefix.
+"""A model for tests of decoding, whose logits for each prefix are the rows of a table.
 
-Its state is the number of the prefix, in base TINY, and how many tokens were read; the token that
-is read first counts for nothing.
+Its state is the index of the prefix, whose digits in base NUM_TOKENS are the tokens, and the number
+of tokens consumed so far. The start token has no effect.
 """
 
 import functools
@@ -10,26 +10,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-TINY = 3  # of its tokens; the last one ends
-PLACES = 4
+NUM_TOKENS = 3
+END_TOKEN = NUM_TOKENS - 1
+MAX_LENGTH = 4
+TABLE_SHAPE = 2 * NUM_TOKENS**MAX_LENGTH, NUM_TOKENS
 
 
-def by_table(table):
-  """The model's step."""
+def table_step(table):
+  """The step function of the model."""
   def step(tokens, state):
-    code, count = state
-    code = jnp.where(count == 0, 1, code * TINY + tokens[:, -1])
-    return table[code][:, None], (code, count + 1)
+    prefix_index, count = state
+    prefix_index = jnp.where(count == 0, 1, prefix_index * NUM_TOKENS + tokens[:, -1])
+    return table[prefix_index][:, None], (prefix_index, count + 1)
 
   return step
 
 
-def table_of(seed):
-  return np.random.default_rng(seed).normal(0, 1.5, (2 * TINY**PLACES, TINY)).astype(np.float32)
+def random_table(seed):
+  return np.random.default_rng(seed).normal(0, 1.5, TABLE_SHAPE).astype(np.float32)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
-def over_table(how, table, limit, options):
-  state = jnp.zeros(len(limit), jnp.int32), jnp.int32(0)
-  start = jnp.zeros(len(limit), jnp.int32)
-  return how(by_table(table), state, start, PLACES, TINY - 1, -1, limit=limit, **dict(options))
+def decode_table(search, table, limits, options):
+  """Decodes the model of a table, one sequence for each limit, with compiled search options."""
+  state = jnp.zeros(len(limits), jnp.int32), jnp.int32(0)
+  start_tokens = jnp.zeros(len(limits), jnp.int32)
+  return search(table_step(table), state, start_tokens, MAX_LENGTH, END_TOKEN, -1,
+                limits=limits, **dict(options))

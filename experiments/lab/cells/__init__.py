@@ -1,1 +1,1 @@
-"""What a cell is, from its settings to its numbers."""
+"""Experiment cells, from the settings of a run to the numbers that its execution yields."""

@@ -1,13 +1,14 @@
-"""What is kept of trained models besides their scores: what they wrote, and where they looked.
+"""Artifacts that a record contains beside scores, such as translations and attention weights.
 
-A transduction's record has the sources and the references as they stand in the data, and every
-chosen member's answers as text, so that a number that is doubted can be checked; how many sentences
-of the test split were not judged, and why; and the weights with which the first of the members
-aligned a few sentences. A task that says where its answer hangs has the weight that each head puts
-there. And the work of a training step is counted.
+The record of a translation task contains the source and reference sentences as they are in the
+data, and the translations of every member at the selected learning rate as text, so that each score
+can be verified. It also contains the number of test sentences that were not scored with the
+reasons, and the attention weights of the first of these members for a few sentences. A task that
+annotates the token on which a prediction depends gets the attention weight of each head on this
+token. The record of a translation task also contains the operations of a training step.
 
-Batches of a corpus have several shapes. Wherever rows of several batches are put together, they are
-filled up to the longest of them (`joined`).
+Batches of a corpus have several shapes. Arrays of several batches are padded to the longest of them
+before they are concatenated.
 """
 
 import dataclasses
@@ -21,63 +22,95 @@ import numpy as np
 
 from experiments.lab.corpora.reserved import END, PAD
 from experiments.lab.measure import attention, work
-from experiments.lab.results.store import canonical
+from experiments.lab.results.store import canonical_json
 from experiments.lab.tasks.task import Batch, Task
 from experiments.lab.training.ensemble import Ensemble
 from experiments.lab.training.step import Training
 from experiments.lab.weights import files
 
-ALIGNED = 2  # sentences whose alignments are kept
+ALIGNED_SENTENCES = 2  # sentences whose attention weights are stored
 
 
-def collect(ensemble: Ensemble, tasks: Sequence[Task], trained, states, active) -> dict:
-  """What a record keeps of the active members.
+def collect_artifacts(ensemble: Ensemble, tasks: Sequence[Task], trained, states, active) -> dict:
+  """Collects the translations or attention weights of the members that a mask selects.
 
   Args:
     ensemble: all members.
-    tasks: what they are tested on, their own first.
-    trained: what became of each of them; of translators, how they did elsewhere is noted there.
-    states: theirs, on the devices.
-    active: [members] which of them are observed.
+    tasks: the task that was trained, followed by the tasks of extrapolation.
+    trained: the `Member` results. Scores of translations are added to them.
+    states: training states [members, ...] on the devices.
+    active: [members] mask of the members whose artifacts are collected.
+
+  Returns:
+    Fields of the record by name; empty if the task has no artifacts.
 
   """
   task, training = tasks[0], ensemble.training
-  first = jax.tree.map(lambda x: x[np.argmax(active)], ensemble.gather(states))
-  parameters = training.tested(first)
-  if task.answered_by == 'translator':
+  first_state = jax.tree.map(lambda x: x[np.argmax(active)], ensemble.gather_members(states))
+  parameters = training.parameters_for_test(first_state)
+  if task.model_kind == 'translator':
     return {
-      **answered(ensemble, tasks, trained, states, active),
-      'alignments': alignments(task, training.model, parameters),
-      'step_flops': step_flops(training, first),
+      **collect_translations(ensemble, tasks, trained, states, active),
+      'alignments': source_alignments(task, training.model, parameters),
+      'step_flops': training_step_flops(training, first_state),
     }
-  if task.places(task.batch('test', 0, 1).source):
-    return {'looks': [looks(training, one, parameters) for one in tasks]}
+  if task.annotated_positions(task.batch('test', 0, 1).source):
+    return {'antecedent_attention': [
+      _antecedent_attention(training, tested_task, parameters) for tested_task in tasks]}
   return {}
 
 
-def save(path: pathlib.Path, ensemble: Ensemble, task: Task, run: dict, trained, states, active):
-  """Writes the active members' parameters, with the run and the data that they are for."""
-  training, states = ensemble.training, ensemble.gather(states)
-  said = {'run': canonical(run), 'vocabulary': task.digest, 'model': str(training.model)}
+def save_member_weights(
+    path: pathlib.Path, ensemble: Ensemble, task: Task, run: dict, trained, states, active) -> None:
+  """Saves the parameters of each member that a mask selects to a safetensors file.
+
+  Args:
+    path: path of the files, to which -seed<n>.safetensors is appended.
+    ensemble: all members.
+    task: the task, whose digest identifies the vocabulary in the file's metadata.
+    run: settings of the run as JSON values, which the metadata contains.
+    trained: the `Member` results.
+    states: training states [members, ...] on the devices.
+    active: [members] mask of the members to save.
+
+  """
+  training, states = ensemble.training, ensemble.gather_members(states)
+  metadata = {
+    'run': canonical_json(run), 'vocabulary': task.digest, 'model': str(training.model)}
   for i in np.flatnonzero(active):
-    own = training.tested(jax.tree.map(lambda x: x[i], states))  # noqa: B023
-    place = path.with_name(f'{path.name}-seed{trained[i].seed}.safetensors')
-    place.parent.mkdir(parents=True, exist_ok=True)
-    files.save(place, own, said)
+    parameters = training.parameters_for_test(jax.tree.map(lambda x: x[i], states))  # noqa: B023
+    member_path = path.with_name(f'{path.name}-seed{trained[i].seed}.safetensors')
+    member_path.parent.mkdir(parents=True, exist_ok=True)
+    files.save_parameters(member_path, parameters, metadata)
 
 
-def answered(ensemble: Ensemble, tasks: Sequence[Task], trained, states, active) -> dict:
-  """What the active members wrote to every task's test split, and how good it is."""
-  recipe, kept = ensemble.training.recipe, []
-  sides = [max(lengths) for lengths in zip(*((t.source_length, t.target_length) for t in tasks),
-                                           strict=True)]
+def collect_translations(
+    ensemble: Ensemble, tasks: Sequence[Task], trained, states, active) -> dict:
+  """Translates and scores the test split of every task with each member that a mask selects.
+
+  Args:
+    ensemble: all members.
+    tasks: the task that was trained, followed by the tasks of extrapolation.
+    trained: the `Member` results. The scores of extrapolation are added to them. A member that
+      produced NaN on the trained task is marked as diverged.
+    states: training states [members, ...] on the devices.
+    active: [members] mask of the members that translate.
+
+  Returns:
+    The field `written`, a list with the sentences of each task.
+
+  """
+  recipe, texts = ensemble.training.recipe, []
+  max_lengths = [max(lengths) for lengths in zip(
+    *((t.source_length, t.target_length) for t in tasks), strict=True)]
   for task in tasks:
-    batches = test_batches(task, recipe.batch_size, recipe.test_batches, *sides)
-    answers = [ensemble.gather(ensemble.answer(states, batch, active)) for batch in batches]
+    batches = _padded_test_batches(task, recipe.batch_size, recipe.test_batches, *max_lengths)
+    decoded = [ensemble.gather_members(ensemble.decode(states, batch, active)) for batch in batches]
     seeds = {str(trained[i].seed): i for i in np.flatnonzero(active)}
-    kept.append(written(task, recipe.batch_size, seeds, batches, answers) | blind(batches))
-    broken = np.any([answer.broken.any(1) for answer in answers], 0)
-    sums = jax.tree.map(lambda *parts: np.sum(parts, 0), *(answer[:2] for answer in answers))
+    sentences = translations_as_text(task, recipe.batch_size, seeds, batches, decoded)
+    texts.append(sentences | unigram_baseline(batches))
+    broken = np.any([output.broken.any(1) for output in decoded], 0)
+    sums = jax.tree.map(lambda *parts: np.sum(parts, 0), *(output[:2] for output in decoded))
     for i in np.flatnonzero(active):
       metric, loss = (float(total[i] / max(count[i], 1)) for total, count in sums)
       usable = np.isfinite(loss) and not broken[i]
@@ -85,136 +118,163 @@ def answered(ensemble: Ensemble, tasks: Sequence[Task], trained, states, active)
         trained[i].extrapolation.append(metric if usable else np.nan)
         trained[i].extrapolation_loss.append(loss)
       elif not usable:
-        trained[i].diverge()
-  return {'written': kept}
+        trained[i].mark_diverged()
+  return {'written': texts}
 
 
 @functools.cache
-def test_batches(task: Task, batch_size: int, count: int, source_length: int, target_length: int):
-  """Batches of the test split on the host, filled up to common lengths: one program serves all."""
+def _padded_test_batches(
+    task: Task, batch_size: int, count: int, source_length: int, target_length: int):
+  """Test batches in NumPy, padded to common lengths so that all tasks share a compiled program."""
   if task.streams:
     return [task.batch('test', i, batch_size)
-            for i in range(min(count, task.batches('test', batch_size)))]
+            for i in range(min(count, task.num_batches('test', batch_size)))]
   batch = jax.jit(functools.partial(task.batch, 'test', batch_size=batch_size))
 
-  def filled(x, length):
+  def pad_to_length(x, length):
     return np.pad(x, ((0, 0), (0, length - x.shape[1])))
 
   lengths = source_length, target_length, target_length
-  return [Batch(*map(filled, map(np.asarray, batch(i)), lengths)) for i in range(count)]
+  return [Batch(*map(pad_to_length, map(np.asarray, batch(i)), lengths)) for i in range(count)]
 
 
-def written(task: Task, batch_size: int, seeds: dict[str, int], batches, answers) -> dict:
-  """The answers beside the sources and the references, as text; rows without weight left out.
+def translations_as_text(
+    task: Task, batch_size: int, seeds: dict[str, int], batches, decoded) -> dict:
+  """Converts translations to text beside their sources and references.
+
+  Rows of the batches without any weight are padding and are left out.
 
   Args:
-    task: what was asked.
-    batch_size: rows of a batch, where tokens do not count.
-    seeds: each seed's place among the members.
+    task: the task, which detokenizes the outputs.
+    batch_size: rows of a batch; ignored by a corpus that limits its batches by tokens.
+    seeds: index of each seed among the members.
     batches: the first batches of the test split.
-    answers: what the members wrote to each of them.
+    decoded: outputs of the members for each batch, with `tokens` [members, B, T].
+
+  Returns:
+    Sources, references and translations by seed, the number of translations by seed that were cut
+    off before the END token, and the numbers of test sentences that were left out, by reason.
 
   """
-  source, weight = (joined([getattr(b, name) for b in batches]) for name in ('source', 'weight'))
+  source, weight = (
+    _concatenate_padded([getattr(batch, name) for batch in batches])
+    for name in ('source', 'weight'))
   real = weight.any(1)
-  tokens = joined([answer.tokens for answer in answers])[:, real]  # [members, rows, T]
-  pairs = [pair for i in range(len(batches)) for pair in task.test_sentences(i, batch_size)]
+  tokens = _concatenate_padded([output.tokens for output in decoded])[:, real]  # [members, rows, T]
+  pairs = [pair for i in range(len(batches)) for pair in task.test_sentence_pairs(i, batch_size)]
   sources, references = map(list, zip(*pairs, strict=True))
   return {
     'distance': task.distance,
     'source_length': (source[real] != PAD).sum(1).tolist(),
     'source': sources,
     'reference': references,
-    'answers': {seed: [task.text(row) for row in tokens[place]] for seed, place in seeds.items()},
-    'cut_off': {seed: int((tokens[place] != END).all(1).sum()) for seed, place in seeds.items()},
-    'left_out': task.left_out(len(batches), batch_size),
+    'answers': {
+      seed: [task.detokenize(row) for row in tokens[i]] for seed, i in seeds.items()
+    },
+    'cut_off': {seed: int((tokens[i] != END).all(1).sum()) for seed, i in seeds.items()},
+    'left_out': task.untested_pair_counts(len(batches), batch_size),
   }
 
 
-def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
-  """Arrays [..., rows, places] one after another, each filled up to the most places with zeros."""
-  places = max(part.shape[-1] for part in parts)
-  filled = [
-    np.pad(part, [(0, 0)] * (part.ndim - 1) + [(0, places - part.shape[-1])]) for part in parts
+def _concatenate_padded(arrays: Sequence[np.ndarray]) -> np.ndarray:
+  """Concatenates arrays [..., rows, T] along rows after zero padding to the largest T."""
+  length = max(array.shape[-1] for array in arrays)
+  padded = [
+    np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, length - array.shape[-1])])
+    for array in arrays
   ]
-  return np.concatenate(filled, -2)
+  return np.concatenate(padded, -2)
 
 
-def alignments(task: Task, model, parameters) -> list[dict]:
-  """The weights of the decoder on the source, heads averaged, for a few sentences of the test."""
-  batch = Batch(*map(np.asarray, task.batch('test', 0, ALIGNED)))
-  batch = Batch(*(side[batch.weight.any(1)][:ALIGNED] for side in batch))
-  arguments, named = task.arguments(batch)
-  found = attention.weights(model, parameters, *arguments, **named)
-  looking = {
+def source_alignments(task: Task, model, parameters) -> list[dict]:
+  """Computes the decoder's attention weights on the source for the first few test sentences.
+
+  Args:
+    task: a translation task.
+    model: the encoder-decoder model.
+    parameters: its parameters.
+
+  Returns:
+    For each sentence the `source` and `target` tokens as text, and for each decoder layer that
+    attends to the source its weights [T, S], averaged over heads. The list is empty for a model
+    that reverses the source, since padding then precedes the source tokens.
+
+  """
+  batch = Batch(*map(np.asarray, task.batch('test', 0, ALIGNED_SENTENCES)))
+  batch = Batch(*(side[batch.weight.any(1)][:ALIGNED_SENTENCES] for side in batch))
+  arguments, named = task.model_arguments(batch)
+  weights = attention.attention_weights(model, parameters, *arguments, **named)
+  source_levels = {
     f'level_{i}' for i, level in enumerate(model.decoder.levels) if level.source_projection
   }
-  kept = []
+  alignments = []
   for b, (source, target) in enumerate(zip(*batch[:2], strict=True)):
     source, target = source[source != PAD], target[target != PAD]
     layers = {
       name: np.asarray(weight[b].mean(0))[: len(target), : len(source)].round(4).tolist()
-      for name, weight in found.items()
-      if name.startswith('decoder') and looking.intersection(name.split('.'))
+      for name, weight in weights.items()
+      if name.startswith('decoder') and source_levels.intersection(name.split('.'))
     }
-    if model.reverse_source:  # what fills a row up stands in front then
+    if model.reverse_source:
       layers = {}
     if layers:
-      pieces = [[task.text(np.array([token])) for token in side] for side in (source, target)]
-      kept.append({'source': pieces[0], 'target': pieces[1], 'layers': layers})
-  return kept
+      source_texts, target_texts = (
+        [task.detokenize(np.array([token])) for token in side] for side in (source, target))
+      alignments.append({'source': source_texts, 'target': target_texts, 'layers': layers})
+  return alignments
 
 
-def looks(training: Training, task: Task, parameters) -> dict:
-  """The mean weight that each head of each layer puts from the question on the antecedent."""
+def _antecedent_attention(training: Training, task: Task, parameters) -> dict:
+  """Averages the attention weight of each head from the predicted position to its antecedent."""
   recipe = training.recipe
 
   @jax.jit
-  def weigh(index):
-    batch = task.batch('test', index, recipe.batch_size)
-    arguments, named = task.arguments(batch)
-    found = attention.weights(training.model, parameters, *arguments, **named)
-    row, at = jnp.arange(len(batch.source)), task.places(batch.source)
+  def batch_mean_attention(batch_index):
+    batch = task.batch('test', batch_index, recipe.batch_size)
+    arguments, named = task.model_arguments(batch)
+    weights = attention.attention_weights(training.model, parameters, *arguments, **named)
+    row, positions = jnp.arange(len(batch.source)), task.annotated_positions(batch.source)
     return {
-      name: weight[row, :, at['question'], at['antecedent']].mean(0)
-      for name, weight in found.items()
+      name: weight[row, :, positions['prediction'], positions['antecedent']].mean(0)
+      for name, weight in weights.items()
     }
 
-  batches = [weigh(index) for index in range(recipe.test_batches)]
+  batches = [batch_mean_attention(index) for index in range(recipe.test_batches)]
   mean = jax.tree.map(lambda *heads: np.mean(heads, 0).tolist(), *batches)
   length = task.batch('test', 0, 1).source.shape[1]
   return {'distance': task.distance, 'tokens': length, 'heads': mean}
 
 
-def step_flops(training: Training, state) -> int:
-  """The products of a training step, counted in operations.
+def training_step_flops(training: Training, state) -> int:
+  """Counts the operations of the matrix products in a training step.
 
-  Where batches have several shapes it is the mean over the steps, of the first epoch if there are
-  more.
+  If batches have several shapes, the count is the mean over the steps of training, but at most over
+  the first epoch.
   """
-  whole = dataclasses.replace(training, parts=1, axis=None)
+  single_device = dataclasses.replace(training, num_devices=1, axis=None)
   task, size, steps = training.task, training.recipe.batch_size, training.recipe.steps
   shapes = [None]
   if task.streams:
-    steps = min(steps, task.batches('train', size))
-    shapes = [task.shape('train', index, size) for index in range(steps)]
-  first = {shape: shapes.index(shape) for shape in set(shapes)}
-  counted = {
-    shape: work.flops(whole.train_step, state, task.batch('train', index, size))
-    for shape, index in first.items()
+    steps = min(steps, task.num_batches('train', size))
+    shapes = [task.batch_shape('train', index, size) for index in range(steps)]
+  first_index = {shape: shapes.index(shape) for shape in set(shapes)}
+  flops = {
+    shape: work.flops(single_device.train_step, state, task.batch('train', index, size))
+    for shape, index in first_index.items()
   }
-  return round(sum(counted[shape] for shape in shapes) / len(shapes))
+  return round(sum(flops[shape] for shape in shapes) / len(shapes))
 
 
-def blind(batches: Sequence[Batch]) -> dict[str, float]:
-  """Nats a token that targets cost a model that only knows each token's frequency at each place.
+def unigram_baseline(batches: Sequence[Batch]) -> dict[str, float]:
+  """The loss of a predictor that ignores the source and predicts each token by its frequency.
 
-  Also the mean tokens of a target. Frequencies are those of the same batches.
+  Frequencies are those of the tokens at each target position in the same batches. The field
+  `unigram_loss` is in nats per token, and `tokens` is the mean number of tokens of a target.
   """
-  _, target, weight = map(joined, zip(*batches, strict=True))
-  cost = 0.0
-  for tokens, counts in zip(target.T, weight.T > 0, strict=True):
-    often = np.unique(tokens[counts], return_counts=True)[1]
-    cost -= float(np.sum(often * np.log(often / max(often.sum(), 1))))
+  _, target, weight = map(_concatenate_padded, zip(*batches, strict=True))
+  loss = 0.0
+  for tokens, valid in zip(target.T, weight.T > 0, strict=True):
+    counts = np.unique(tokens[valid], return_counts=True)[1]
+    loss -= float(np.sum(counts * np.log(counts / max(counts.sum(), 1))))
   tokens = weight.sum() / weight.any(1).sum()
-  return {'blind_loss': float(cost / weight.sum()), 'tokens': float(tokens)}
+  return {'unigram_loss': float(loss / weight.sum()), 'tokens': float(tokens)}

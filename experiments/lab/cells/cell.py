@@ -1,18 +1,25 @@
-"""A cell, one point of a grid, and what executing it came to."""
+"""Experiment cells, the points of an experiment grid, and the outcomes of their execution."""
 
 import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.lab.results.store import key_of
+from experiments.lab.results.store import cell_key
 
-EXHAUSTED = re.compile(r'RESOURCE_EXHAUSTED|out of memory', re.IGNORECASE)
+OUT_OF_MEMORY = re.compile(r'RESOURCE_EXHAUSTED|out of memory', re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """What executing a cell came to."""
+  """The outcome of the execution of a cell.
+
+  Attributes:
+    result: numbers and text, as JSON values by name.
+    status: 'finished', 'diverged', 'timeout', 'failed' or 'out of memory'.
+    reason: why the cell did not finish, in one line; '' if it finished.
+
+  """
 
   result: dict
   status: str = 'finished'
@@ -21,16 +28,18 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-  """One point of a grid.
+  """One point of an experiment grid.
 
   Attributes:
-    study: the study that needs it.
-    run: what decides its numbers, as JSON values: with the study, its identity.
-    label: a few words for the progress bar.
-    experiment: the run with its specs parsed, where the cell is executed in this process.
-    code: the fingerprints of the code that makes its numbers; the launch fills them in.
-    expected: what a stored result must say to be this cell's, such as the budget of parameters.
-    anew: whether it is made again though it is stored, so that no checkpoint counts.
+    study: name of the study that the cell belongs to.
+    run: settings that determine the cell's numbers, as JSON values by name. Together with the study
+      they identify the cell.
+    label: short description for the progress bar.
+    experiment: the run with its specs parsed, for cells that are executed in this process.
+    code: fingerprints of the modules that determine the numbers, which `run_cells` fills in.
+    expected: values that a stored result must have to be valid for this cell, such as the budget of
+      parameters.
+    rerun: whether the cell is executed although it is stored; its checkpoints are then ignored.
 
   """
 
@@ -40,14 +49,14 @@ class Cell:
   experiment: Any = dataclasses.field(default=None, repr=False, compare=False)
   code: Mapping[str, str] = dataclasses.field(default_factory=dict)
   expected: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  anew: bool = False
+  rerun: bool = False
 
   @property
-  def key(self) -> str:
-    """What the cell is stored under."""
-    return key_of(self.study, self.run, self.code)
+  def record_key(self) -> str:
+    """The hash of study, run and code under which the record of the cell is stored."""
+    return cell_key(self.study, self.run, self.code)
 
-  def answered_by(self, record: dict | None) -> bool:
-    """Whether a stored record is this cell's: there is one, and it says what is expected."""
+  def accepts_record(self, record: dict | None) -> bool:
+    """Whether a record exists and its result has the values that the cell expects."""
     return record is not None and (not record['result'] or all(
       record['result'].get(name) == value for name, value in self.expected.items()))

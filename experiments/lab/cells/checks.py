@@ -1,4 +1,4 @@
-"""What a run may be: what changes nothing in it, and what does not suit."""
+"""Checks of a run, which find settings without effect and invalid widths, lengths and sizes."""
 
 import dataclasses
 
@@ -11,66 +11,68 @@ from experiments.lab.errors import BadInput
 from experiments.lab.tasks.task import Task
 
 
-def without_effect(run: Run, task: Task) -> dict[str, str]:
-  """The settings that change nothing in a run -> why."""
+def settings_without_effect(run: Run, task: Task) -> dict[str, str]:
+  """Maps each setting that has no effect on the numbers of a run to the reason."""
   reasons = {}
   if run.optimizer != 'adamw':
-    reasons['weight_decay'] = f'{run.optimizer} decays no weights, --optimizer=adamw does'
+    reasons['weight_decay'] = f'{run.optimizer} applies no weight decay, use --optimizer=adamw'
   if run.feedforward == 'none':
-    reasons['expansion'] = 'it is the width of a feed-forward network, and --feedforward=none'
-  if task.answered_by != 'translator':
-    reasons['beam'] = reasons['length_penalty'] = f'{task.family} is answered without decoding'
+    reasons['expansion'] = 'with --feedforward=none the model has no feed-forward network'
+  if task.model_kind != 'translator':
+    reasons['beam'] = reasons['length_penalty'] = f'{task.family} is scored without decoding'
   elif run.beam == 1:
-    reasons['length_penalty'] = 'it is that of a beam search, and --beam=1 is greedy'
+    reasons['length_penalty'] = 'it applies to beam search, but --beam=1 decodes greedily'
   if task.solved is None:
-    reasons['stop_when_solved'] = f'{task.family} has no score at which it counts as solved'
-  if task.outputs.kind == 'reals':
-    reasons['label_smoothing'] = f'{task.family} is answered by a number'
+    reasons['stop_when_solved'] = f'{task.family} defines no score at which training may stop'
+  if task.output_space.kind == 'reals':
+    reasons['label_smoothing'] = f'the targets of {task.family} are real numbers, not classes'
   return reasons
 
 
-def neutral(run: Run, task: Task) -> Run:
-  """The run with what changes nothing in it at its default, so that it makes no second cell."""
-  fields = {field.name: field.default for field in dataclasses.fields(Run)}
-  return dataclasses.replace(run, **{name: fields[name] for name in without_effect(run, task)})
+def reset_unused_settings(run: Run, task: Task) -> Run:
+  """Resets each setting without effect to its default, so that equivalent runs share one cell."""
+  defaults = {field.name: field.default for field in dataclasses.fields(Run)}
+  unused = settings_without_effect(run, task)
+  return dataclasses.replace(run, **{name: defaults[name] for name in unused})
 
 
-def check(experiment: Experiment) -> None:
-  """A BadInput for what a run cannot be: widths or lengths that do not suit, absurd sizes."""
+def check_experiment(experiment: Experiment) -> None:
+  """Raises BadInput if widths, lengths or sizes of an experiment are invalid."""
   run, task, layer = experiment.run, experiment.task, experiment.layer
   try:
-    for each in (task, *experiment.extrapolation_tasks):
-      fits(run, layer, each)
-    own = experiment.width_multiple  # what is matched is at least as wide
-    suited = {layer: own if run.match == 'params' else run.width}
+    for tested_task in (task, *experiment.extrapolation_tasks):
+      _check_causality_and_length(run, layer, tested_task)
+    multiple = experiment.width_multiple  # the matched width is at least as large
+    widths = {layer: multiple if run.match == 'params' else run.width}
     if run.match == 'params':
-      suited[experiment.reference] = run.width
-    for each, width in suited.items():
-      suits(run, each, task, width)
-      sizes.check(run, getattr(each, 'layer', each), task, models.shapes_of(task), width)
+      widths[experiment.budget_reference] = run.width
+    for component, width in widths.items():
+      _check_width(run, component, task, width)
+      sequence_layer = getattr(component, 'layer', component)
+      sizes.check_memory_limit(run, sequence_layer, task, models.batch_shapes(task), width)
   except ValueError as error:
     raise BadInput(str(error)) from None
 
 
-def suits(run: Run, layer, task: Task, width: int) -> None:
-  """A BadInput for a width that a layer's model cannot have."""
-  multiple = models.width_multiple(run, layer, task)
+def _check_width(run: Run, layer, task: Task, width: int) -> None:
+  """Raises BadInput if the number of heads, for example, does not divide the model width."""
+  multiple = models.required_width_multiple(run, layer, task)
   if width % multiple:
     raise BadInput(
-      f'--width={width} does not suit {spec.describe(layer, task.answered_by)}: '
-      f'it takes multiples of {multiple}'
+      f'--width={width} is invalid for {spec.format_spec(layer, task.model_kind)}: '
+      f'the width must be a multiple of {multiple}'
     )
 
 
-def fits(run: Run, layer, task: Task) -> None:
-  """A BadInput if a task's sequences are longer than the positions that a run's model has."""
-  if not all(getattr(part, 'causal', True) for part in getattr(layer, 'pattern', ())):
-    raise BadInput(f'{run.layer} reads what comes after a token: that is for encoders')
+def _check_causality_and_length(run: Run, layer, task: Task) -> None:
+  """Raises BadInput if a layer is not causal or does not support sequences of the task's length."""
+  if not all(getattr(part, 'causal', True) for part in getattr(layer, 'layer_pattern', ())):
+    raise BadInput(f'{run.layer} attends to later tokens, which only an encoder may do')
   positions = getattr(getattr(layer, 'layer', layer), 'positions', None)
-  most = getattr(positions, 'max_length', None)
-  length = jax.tree.map(lambda x: x.shape[1], models.shapes_of(task))
-  if most is not None and max(length) > most:
+  max_length = getattr(positions, 'max_length', None)
+  length = jax.tree.map(lambda x: x.shape[1], models.batch_shapes(task))
+  if max_length is not None and max(length) > max_length:
     raise BadInput(
-      f'{spec.describe(task, "task")} has sequences of {max(length)} tokens, '
-      f'but {run.layer} has positions for {most}'
+      f'{spec.format_spec(task, "task")} has sequences of {max(length)} tokens, '
+      f'but {run.layer} supports at most {max_length}'
     )

@@ -1,4 +1,4 @@
-"""Where a run happens: its devices, its compilation cache, and how a record names them."""
+"""The environment of a run, which comprises devices, compilation cache, versions and commit."""
 
 import importlib.metadata
 import os
@@ -11,19 +11,23 @@ import jax
 from experiments.lab.errors import BadInput
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'scipy')
-MOST = 8  # devices of a CPU, or processes, unless more are asked for
+MAX_DEFAULT_DEVICES = 8  # devices of a CPU, or processes, unless the user requests a number
 
 
-def prepare(host_devices: int, cache: str) -> None:
-  """Splits the CPU into devices and turns on the compilation cache; before any array is made.
+def configure_jax(host_devices: int, cache: str) -> None:
+  """Splits the CPU into devices and enables the compilation cache, before JAX creates any array.
 
   Args:
-    host_devices: how many devices the CPU is to be; 0: one a core, and at most 8.
-    cache: a folder for compiled programs; '': none.
+    host_devices: number of devices of the CPU; 0 uses one device per core, at most 8.
+    cache: folder for compiled programs; '' disables the cache.
+
+  Raises:
+    BadInput: if the cache folder cannot be created.
 
   """
-  if jax.config.jax_num_cpu_devices != one_a_core(host_devices):  # some versions refuse it twice
-    jax.config.update('jax_num_cpu_devices', one_a_core(host_devices))
+  devices = device_or_process_count(host_devices)
+  if jax.config.jax_num_cpu_devices != devices:  # some versions of JAX reject a second update
+    jax.config.update('jax_num_cpu_devices', devices)
   if cache:
     folder = pathlib.Path(cache)
     try:
@@ -35,50 +39,57 @@ def prepare(host_devices: int, cache: str) -> None:
     jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
 
 
-def one_a_core(asked: int) -> int:
-  """As many as are asked for; 0: one a core, and at most 8."""
-  return asked or min(cores(), MOST)
+def device_or_process_count(requested: int) -> int:
+  """The number of devices or processes, where a request of 0 means one per core but at most 8."""
+  return requested or min(available_cores(), MAX_DEFAULT_DEVICES)
 
 
-def cores() -> int:
-  """Cores that this process may use."""
+def available_cores() -> int:
+  """The number of CPU cores that this process may use."""
   return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
-def device() -> str:
-  """The device's name, such as 'NVIDIA H100 80GB HBM3 x 1' or 'AMD EPYC x 2 cores'."""
+def device_name() -> str:
+  """The name and number of the devices, as in 'NVIDIA H100 80GB HBM3 x 1'.
+
+  On a CPU it is the processor and the number of cores, as in 'AMD EPYC x 2 cores'.
+  """
   devices = jax.devices()
   if devices[0].platform != 'cpu':
     return f'{devices[0].device_kind} x {len(devices)}'
-  return f'{_processor()} x {cores()} cores'
+  return f'{_processor_name()} x {available_cores()} cores'
 
 
-def _processor() -> str:
-  """The processor's model, from where Linux keeps it, or what Python knows."""
+def _processor_name() -> str:
+  """The model name of the processor from Linux's /proc/cpuinfo, or else from Python's platform."""
   try:
     lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
   except OSError:
     lines = []
-  named = (line.partition(':')[2].strip() for line in lines if line.startswith('model name'))
-  return next(named, '') or platform.processor() or platform.machine()
+  names = (line.partition(':')[2].strip() for line in lines if line.startswith('model name'))
+  return next(names, '') or platform.processor() or platform.machine()
 
 
-def versions() -> dict[str, str]:
-  """Python's version and those of the packages that numbers depend on."""
-  found = {name: importlib.metadata.version(name) for name in PACKAGES}
-  return {'python': platform.python_version(), **found}
+def package_versions() -> dict[str, str]:
+  """Maps Python and each package that affects numerical results to its installed version."""
+  versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+  return {'python': platform.python_version(), **versions}
 
 
-def commit() -> str:
-  """The commit of this code, with a '+' if files have changed since; '' outside a checkout."""
+def git_commit() -> str:
+  """The hash of the checked-out commit; '' outside a checkout.
+
+  A '+' at its end marks files that have been changed since that commit.
+  """
   folder = pathlib.Path(__file__).parent
 
-  def git(*words):
+  def run_git(*arguments):
     return subprocess.run(
-      ('git', '-C', str(folder), *words), capture_output=True, text=True, check=True
+      ('git', '-C', str(folder), *arguments), capture_output=True, text=True, check=True
     ).stdout.strip()
 
   try:
-    return git('rev-parse', '--short=12', 'HEAD') + ('+' if git('status', '--porcelain') else '')
+    changed = '+' if run_git('status', '--porcelain') else ''
+    return run_git('rev-parse', '--short=12', 'HEAD') + changed
   except (OSError, subprocess.CalledProcessError):
     return ''

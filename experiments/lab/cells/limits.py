@@ -1,65 +1,69 @@
-"""How large a number may be that says how many of something there are.
+"""Upper bounds of counts and sizes in settings and options.
 
-The bounds lie far beyond every published model and within what can be traced: what is repeated has
-equations of its own for each, and an axis is numbered in 32 bits. Within them the bytes of a run
-are counted before anything is built (see `sizes`).
+The bounds are far above every published model but small enough for JAX to trace the program. Each
+repetition of a block adds equations to the program, and an array axis has a 32-bit index. Within
+the bounds, the module `sizes` estimates the bytes of a run before anything is allocated.
 """
 
 FLOAT_BYTES = 4
-AXIS = 2**31 - 1  # of an array, unless it is named below
-STEPS = 10**8
-# What a program is written out for, or run for, one by one.
-REPEATED = {
+MAX_AXIS = 2**31 - 1  # length of an array axis, unless MAX_AXES has a smaller bound
+MAX_STEPS = 10**8
+# Upper bounds of settings and options that multiply a program's size or its running time.
+MAX_REPETITIONS = {
   'depth': 1024, 'levels': 64, 'order': 64, 'blocks': 1024,
   'expansion': 1024, 'expand': 1024, 'key_expand': 1024, 'value_expand': 1024,
-  'steps': STEPS, 'validations': STEPS, 'average': STEPS,
+  'steps': MAX_STEPS, 'validations': MAX_STEPS, 'average': MAX_STEPS,
   'validation_batches': 2**20, 'test_batches': 2**20, 'beam': 4096,
 }
-LENGTH = 2**20  # of sequences
-WORD = 200  # characters of an option that is a text, which may become the name of a folder
-AXES = {
-  'width': 2**18, 'key_width': 2**18, 'value_width': 2**18,  # angles are computed one by one
-  'kernel_size': 1024, 'short_kernel_size': 1024,  # taps are shifted one by one
-  'convolution.kernel_size': 2**16,  # but these are an axis of one product
-  **{f'task.{name}': LENGTH
+MAX_LENGTH = 2**20  # tokens of a sequence
+MAX_TEXT_CHARACTERS = 200  # in a text option, which may become the name of a folder
+MAX_AXES = {
+  'width': 2**18, 'key_width': 2**18, 'value_width': 2**18,  # one equation per rotary angle
+  'kernel_size': 1024, 'short_kernel_size': 1024,  # one shift of the input per tap
+  'convolution.kernel_size': 2**16,  # its taps are an axis of a single product
+  **{f'task.{name}': MAX_LENGTH
      for name in ('length', 'max_length', 'delay', 'num_symbols', 'words', 'pairs')},
 }
 
 
-def check(name: str, value: float, *owners: str) -> None:
-  """Raises a ValueError if a number is greater than its like may be, in either direction.
+def check_limit(name: str, value: float, *owners: str) -> None:
+  """Checks that the absolute value of a setting or option is within its upper bound.
 
   Args:
-    name: of an option or a setting.
-    value: the number.
-    owners: names that a bound of its own may stand under, such as those of its component and of the
-      component's kind; the first is named in the error.
+    name: name of the setting or option.
+    value: its value.
+    *owners: component, and kind of component, that may have a bound of their own for this name. The
+      error message names the first of them.
+
+  Raises:
+    ValueError: if the value exceeds the bound.
 
   """
-  if name in REPEATED:
-    most, note = REPEATED[name], ''
+  if name in MAX_REPETITIONS:
+    bound, note = MAX_REPETITIONS[name], ''
   else:
     names = (*(f'{owner}.{name}' for owner in owners), name)
-    default = AXIS if isinstance(value, int) else float('inf')
-    most, note = next((AXES[each] for each in names if each in AXES), default), f': {row(value)}'
-  if abs(value) > most:
-    where = f' of {owners[0]}' if owners else ''
-    raise ValueError(f'{name}{where} is at most {most}, not {written(value)}{note}')
+    default = MAX_AXIS if isinstance(value, int) else float('inf')
+    bound = next((MAX_AXES[key] for key in names if key in MAX_AXES), default)
+    note = f': {array_bytes_note(value)}'
+  if abs(value) > bound:
+    owner = f' of {owners[0]}' if owners else ''
+    raise ValueError(f'{name}{owner} is at most {bound}, not {format_number(value)}{note}')
 
 
-def written(value: float) -> str:
-  """A number as a line can show it."""
+def format_number(value: float) -> str:
+  """Formats a number, but states only the number of digits of an integer with more than 30."""
   digits = int(value.bit_length() * 0.30103) + 1 if isinstance(value, int) else 0
   return f'a number of {digits} digits' if digits > 30 else f'{value}'
 
 
-def row(count: float) -> str:
-  """What an array with so many numbers along an axis takes at least."""
-  return f'so many numbers take {in_bytes(FLOAT_BYTES * abs(count))}'
+def array_bytes_note(length: float) -> str:
+  """Describes the minimum memory of a float32 array with an axis of the given length."""
+  return f'an axis of this length takes {format_bytes(FLOAT_BYTES * abs(length))}'
 
 
-def in_bytes(count: float) -> str:
-  """A number of bytes, in the unit in which it is short."""
+def format_bytes(count: float) -> str:
+  """Formats a number of bytes in the largest binary unit that does not exceed it."""
   units = ('bytes', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB', 'EiB')
   if count >= 1024 ** len(units):
     return f'more than 1024 {units[-1]}'

@@ -1,4 +1,4 @@
-"""From a layer to a whole model: in the shell of a run, between what a task reads and answers."""
+"""Construction of whole models from a layer, a run's residual blocks and a task's vocabulary."""
 
 import functools
 import itertools
@@ -22,24 +22,43 @@ BLOCKS = {
   'no_norm': functools.partial(Block, norm='none'),
   'plain': functools.partial(Block, norm='none', residual=False),
 }
-# Unit variance, which is what the paper's factor sqrt(D) on its embeddings comes to.
+# Unit-variance embeddings replace the Transformer paper's multiplication by sqrt(D).
 EMBEDDINGS = {
   'tokens': functools.partial(nn.Embed, embedding_init=nn.initializers.normal(1.0)),
   'reals': lambda size, width: nn.Dense(width),
 }
 
 
-def model_of(run: Run, layer, task: Task, width: int) -> nn.Module:
-  """The layer in the run's shell, between an embedding and a head that suit the task."""
-  return {'layer': decoder_only, 'translator': encoder_decoder}[task.answered_by](
+def build_model(run: Run, layer, task: Task, width: int) -> nn.Module:
+  """Builds the model of a layer for a task, with the residual blocks that a run specifies.
+
+  Args:
+    run: the settings, of which depth, block, feed-forward network, dropout and dtype are used.
+    layer: a sequence layer or, for a translation task, a translator.
+    task: the task, which determines embedding and output head.
+    width: model width D.
+
+  Returns:
+    A `DecoderOnly` model or, for a translation task, an `EncoderDecoder` model.
+
+  """
+  return {'layer': _build_decoder_only, 'translator': _build_encoder_decoder}[task.model_kind](
     run, layer, task, width
   )
 
 
-def stack_of(run: Run, blocks, depth: int = 1) -> Stack:
-  """A stack of blocks, each a tuple of layers that are wrapped in the run's kind of block.
+def build_stack(run: Run, blocks, depth: int = 1) -> Stack:
+  """Builds a stack of residual blocks.
 
-  If the run has a feed-forward network, each tuple of layers is followed by one.
+  Args:
+    run: the settings, of which block, dropout and feed-forward network are used.
+    blocks: one tuple of layers per block. Each layer is wrapped in the run's kind of residual
+      block, and each tuple is followed by the run's feed-forward network if it has one.
+    depth: number of repetitions of all blocks, each with its own parameters.
+
+  Returns:
+    The stack.
+
   """
   wrap, feedforward = functools.partial(BLOCKS[run.block], dropout=run.dropout), ()
   if run.feedforward != 'none':
@@ -47,45 +66,56 @@ def stack_of(run: Run, blocks, depth: int = 1) -> Stack:
   return Stack(tuple(wrap(layer) for layers in blocks for layer in (*layers, *feedforward)), depth)
 
 
-def decoder_only(run: Run, layer: SequenceLayer, task: Task, width: int) -> DecoderOnly:
-  """Answers at every position of what it reads.
+def _build_decoder_only(run: Run, layer: SequenceLayer, task: Task, width: int) -> DecoderOnly:
+  """Builds a model with one output per input position.
 
-  A hybrid's layers take turns, one a block; at a depth that is no multiple of their number the
-  last turn is cut short.
+  The layers of a hybrid alternate from block to block. If the depth is not a multiple of their
+  number, the last repetition is incomplete.
   """
-  pattern = layer.pattern
+  pattern = layer.layer_pattern
   if run.depth % len(pattern):
     pattern = tuple(itertools.islice(itertools.cycle(pattern), run.depth))
   return DecoderOnly(
-    embedding=EMBEDDINGS[task.inputs.kind](task.inputs.size, width),
-    stack=stack_of(run, [(part,) for part in pattern], run.depth // len(pattern)),
-    head=nn.Dense(task.outputs.size),
+    embedding=EMBEDDINGS[task.input_space.kind](task.input_space.size, width),
+    stack=build_stack(run, [(part,) for part in pattern], run.depth // len(pattern)),
+    head=nn.Dense(task.output_space.size),
     normalization=LayerNorm() if run.block == 'pre_norm' else None,
     dtype=jnp.dtype(run.dtype),
   )
 
 
-def encoder_decoder(run: Run, translator, task: Task, width: int) -> EncoderDecoder:
-  """Reads a source and writes a target in the same vocabulary; all embeddings are one matrix."""
+def _build_encoder_decoder(run: Run, translator, task: Task, width: int) -> EncoderDecoder:
+  """Builds an encoder and a decoder that share one embedding matrix with the output head."""
   encoder, decoder = (
-    stack_of(run, blocks(run.depth)) for blocks in (translator.encoder, translator.decoder)
+    build_stack(run, blocks(run.depth)) for blocks in (translator.encoder, translator.decoder)
   )
   if run.feedforward != 'none' and not any(level.source_projection for level in decoder.levels):
-    encoder = Stack(encoder.layers[:-1])  # its states are handed on; nobody reads its output
+    # Without source attention only the encoder's states are used, not its last feed-forward.
+    encoder = Stack(encoder.layers[:-1])
   return EncoderDecoder(
-    embedding=tied_embedding(task.inputs.size, width),
+    embedding=tied_embedding(task.input_space.size, width),
     encoder=encoder,
     decoder=decoder,
     normalization=LayerNorm() if run.block == 'pre_norm' else None,
     dropout=run.dropout,
     carry_state=translator.carry_state,
-    reverse_source=translator.reverse_source,
+    reverse_source=translator.reverses_source,
     dtype=jnp.dtype(run.dtype),
   )
 
 
-def entering(model: DecoderOnly, parameters, source: jax.Array) -> jax.Array:
-  """What a model's first block reads: a source's embeddings, with what the layers want added."""
+def first_block_input(model: DecoderOnly, parameters, source: jax.Array) -> jax.Array:
+  """Computes the input of a model's first block.
+
+  Args:
+    model: the model.
+    parameters: its parameters.
+    source: input tokens [B, T], or real inputs [B, T, C].
+
+  Returns:
+    The embeddings [B, T, D], to which the model's input layer, if any, has been applied.
+
+  """
   x = model.embedding.apply({'params': parameters['embedding']}, source)
   input_layer = model.stack.input_layer
   if input_layer is None:
@@ -93,31 +123,39 @@ def entering(model: DecoderOnly, parameters, source: jax.Array) -> jax.Array:
   return input_layer.apply({'params': parameters.get('prelude', {})}, x)[0]
 
 
-def width_multiple(run: Run, layer, task: Task) -> int:
-  """The widths that a layer's model can take are the multiples of this."""
-  if task.answered_by == 'layer':
+def required_width_multiple(run: Run, layer, task: Task) -> int:
+  """Finds the number, such as the number of heads, that must divide the model width.
+
+  Args:
+    run: the settings, of which depth, block and feed-forward network are used.
+    layer: a sequence layer or, for a translation task, a translator.
+    task: the task, which determines the kind of model.
+
+  Returns:
+    A positive number, which is 1 if every width is valid.
+
+  """
+  if task.model_kind == 'layer':
     return layer.width_multiple
   blocks = *layer.encoder(run.depth), *layer.decoder(run.depth)
-  return stack_of(run, blocks).width_multiple
+  return build_stack(run, blocks).width_multiple
 
 
-def shapes_of(task: Task) -> Batch:
-  """The shapes of a batch of one sequence."""
-  if task.streams:  # a corpus's batches have several; this is the longest
-    return Batch(*(jax.ShapeDtypeStruct((1, task.source_length), kind)
-                   for kind in (jnp.int32, jnp.int32, jnp.float32)))
+def batch_shapes(task: Task) -> Batch:
+  """The shapes and dtypes of a batch that contains one sequence of a task."""
+  if task.streams:  # batches of a corpus have several lengths, of which this is the largest
+    return Batch(*(jax.ShapeDtypeStruct((1, task.source_length), dtype)
+                   for dtype in (jnp.int32, jnp.int32, jnp.float32)))
   return jax.eval_shape(lambda: task.batch('train', 0, 1))
 
 
 @functools.lru_cache(maxsize=256)
 def count_parameters(model: nn.Module, task: Task) -> int:
-  """How many numbers training changes."""
-  def initialise():
-    short = jax.tree.map(lambda x: jnp.zeros((1, 1, *x.shape[2:]), x.dtype), shapes_of(task))
-    arguments, named = task.arguments(short)
+  """The number of trainable parameters of a model for a task."""
+  def initialise_model():
+    short = jax.tree.map(lambda x: jnp.zeros((1, 1, *x.shape[2:]), x.dtype), batch_shapes(task))
+    arguments, named = task.model_arguments(short)
     return model.init(jax.random.key(0), *arguments, **named)
 
-  parameters = jax.eval_shape(initialise)
+  parameters = jax.eval_shape(initialise_model)
   return sum(leaf.size for leaf in jax.tree.leaves(parameters))
-
-

@@ -1,7 +1,7 @@
-"""A run: everything that decides what a cell's numbers are, as strings and numbers only.
+"""Runs, which are the settings (strings and numbers) that determine the results of a cell.
 
-Its canonical JSON is its identity: the name of its record and the reason to skip it when the
-record is there. How a run is executed (devices, pmap or jit, time limits) is not part of it.
+The canonical JSON of a run identifies its record, so that a cell whose record is stored is not
+executed again. How a run is executed (devices, pmap or jit, time limits) is not a part of it.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ import typing
 from typing import Any
 
 from experiments.lab.cells import limits
-from experiments.lab.training.recipe import Recipe, check_choice, check_positive, setting
+from experiments.lab.training.recipe import Recipe, check_choice, check_positive, setting_field
 
 MATCHES = ('params', 'none')
 DTYPES = ('float32', 'bfloat16')
@@ -20,31 +20,38 @@ FEEDFORWARDS = ('none', 'relu', 'gelu', 'gelu_exact', 'swiglu')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run(Recipe):
-  """A recipe applied to a layer, in a shell, on a task, for all its seeds and learning rates."""
+  """A training recipe for a layer on a task, with all seeds and learning rates."""
 
-  layer: str = setting('attention', 'The layer, as a spec.')
-  task: str = setting('recall', 'The task, as a spec.')
-  width: int = setting(64, "The model's width D; with --match=params, the Transformer's.")
-  depth: int = setting(2, 'Blocks, one above another.')
-  feedforward: str = setting(
-    'none', f'The position-wise network after each layer: {", ".join(FEEDFORWARDS)}.'
+  layer: str = setting_field('attention', 'Layer, as a spec.')
+  task: str = setting_field('recall', 'Task, as a spec.')
+  width: int = setting_field(
+    64, 'Model width D; with --match=params, the width of the Transformer that sets the budget.'
   )
-  expansion: float = setting(2.0, 'Its width, in multiples of the width.')
-  block: str = setting(
+  depth: int = setting_field(2, 'Number of residual blocks in sequence.')
+  feedforward: str = setting_field(
+    'none', f'Feed-forward network after each layer: {", ".join(FEEDFORWARDS)}.'
+  )
+  expansion: float = setting_field(
+    2.0, 'Hidden width of the feed-forward network, as a multiple of the model width.'
+  )
+  block: str = setting_field(
     'pre_norm',
-    'The residual block around each layer: layer norm before the layer (pre_norm), after the sum '
-    '(post_norm) or nowhere (no_norm); plain: neither norm nor residual connection, as recurrent '
-    'layers were first stacked.',
+    'Residual block around each layer. pre_norm: layer norm before the layer; post_norm: layer '
+    'norm after the residual sum; no_norm: no layer norm; plain: neither layer norm nor residual '
+    'connection, as in the first stacked recurrent networks.',
   )
-  dropout: float = setting(0.0, "Dropout of each block's output.")
-  dtype: str = setting('float32', f'What activations are computed in: {", ".join(DTYPES)}.')
-  match: str = setting(
+  dropout: float = setting_field(
+    0.0, "Dropout probability of each block's output, at least 0 and below 1."
+  )
+  dtype: str = setting_field('float32', f'Data type of the activations: {", ".join(DTYPES)}.')
+  match: str = setting_field(
     'params',
-    'params: every layer gets the width at which its model has as many parameters as the '
-    'Transformer of --width; none: all have that width.',
+    'Matching of model sizes. params: every layer gets the width at which its model has as many '
+    'parameters as the Transformer of --width; none: every layer has the width --width.',
   )
-  test_lengths: tuple[int, ...] = setting(
-    (), 'Distances beyond the trained one to test at as well, ascending, separated by commas.'
+  test_lengths: tuple[int, ...] = setting_field(
+    (), 'Additional distances at which trained models are tested, in ascending order and separated '
+    'by commas; larger than the training distance, except for translation tasks.'
   )
   seeds: tuple[int, ...] = (0, 1, 2)
   learning_rates: tuple[float, ...] = (3e-3,)
@@ -54,53 +61,61 @@ class Run(Recipe):
     check_positive(self, 'width', 'depth', 'expansion')
     for name, value in vars(self).items():
       if type(value) in (int, float):
-        limits.check(name, value)
+        limits.check_limit(name, value)
     if not 0 <= self.dropout < 1:
-      raise ValueError(f'dropout is at least 0 and below 1, not {self.dropout}')
+      raise ValueError(f'dropout must be at least 0 and below 1, not {self.dropout}')
     check_choice('match', self.match, MATCHES)
     check_choice('dtype', self.dtype, DTYPES)
     check_choice('block', self.block, BLOCKS)
     check_choice('feedforward', self.feedforward, FEEDFORWARDS)
     if self.block == 'plain' and self.feedforward != 'none':
       raise ValueError(
-        f'--block=plain has no feed-forward network: --feedforward=none, not {self.feedforward!r}'
+        f'--block=plain has no feed-forward network and needs --feedforward=none, '
+        f'not {self.feedforward!r}'
       )
+    self._check_lists()
+
+  def _check_lists(self) -> None:
+    """Raises ValueError for invalid test lengths, seeds or learning rates."""
     if (0, *self.test_lengths) != tuple(sorted({0, *self.test_lengths})):
-      raise ValueError(f'test_lengths are positive and ascending, not {self.test_lengths}')
+      raise ValueError(f'test_lengths must be positive and ascending, not {self.test_lengths}')
     for length in self.test_lengths:
-      limits.check('length', length, 'task')
+      limits.check_limit('length', length, 'task')
     if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-      raise ValueError(f'seeds are distinct and not negative, one or more, not {self.seeds}')
+      raise ValueError(f'seeds must be one or more distinct numbers, 0 or larger, not {self.seeds}')
     if (max(self.seeds) + 1) * self.steps >= 2**31:
-      raise ValueError(f'seed {max(self.seeds)} x {self.steps} steps: too many batches to number')
+      raise ValueError(f'seed {max(self.seeds)} and {self.steps} steps: (seed + 1) * steps must be '
+                       f'below 2**31, because batches are numbered in 32 bits')
     if not self.learning_rates or len(set(self.learning_rates)) < len(self.learning_rates):
-      raise ValueError(f'learning rates are distinct, one or more, not {self.learning_rates}')
+      raise ValueError(
+        f'learning rates must be one or more distinct numbers, not {self.learning_rates}')
     for rate in self.learning_rates:
       if not 0 < rate < math.inf:
-        raise ValueError(f'a learning rate is positive and finite, not {rate}')
+        raise ValueError(f'a learning rate must be positive and finite, not {rate}')
 
-  def identity(self) -> dict:
-    """The run as plain JSON values."""
+  def to_json_values(self) -> dict:
+    """The settings by name as plain JSON values, in which tuples are lists."""
     return {
       name: list(value) if isinstance(value, tuple) else value
       for name, value in dataclasses.asdict(self).items()
     }
 
 
-def run_from(values: dict) -> Run:
-  """A run from the JSON values of its identity; a ValueError where one has another type."""
-  kinds = {field.name: field.type for field in dataclasses.fields(Run)}
+def run_from_json(values: dict) -> Run:
+  """Creates a run from its JSON values; raises ValueError if a value has a wrong type."""
+  types = {field.name: field.type for field in dataclasses.fields(Run)}
   for name, value in values.items():
-    if name not in kinds or not _has_type(value, kinds[name]):
-      raise ValueError(f'a run has no {name} of this kind: {value!r:.100}')
+    if name not in types or not _has_type(value, types[name]):
+      raise ValueError(f'a run has no setting {name} with a value such as {value!r:.100}')
   return Run(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
-def _has_type(value: Any, kind: Any) -> bool:
-  """Whether a JSON value is one of a field of this type."""
-  if typing.get_origin(kind) is tuple:
-    part, _ = typing.get_args(kind)
-    return isinstance(value, list | tuple) and all(_has_type(each, part) for each in value)
-  if kind is float:
+def _has_type(value: Any, expected: Any) -> bool:
+  """Whether a JSON value is valid for a field of the expected type."""
+  if typing.get_origin(expected) is tuple:
+    element_type, _ = typing.get_args(expected)
+    return isinstance(value, list | tuple) and all(
+      _has_type(element, element_type) for element in value)
+  if expected is float:
     return type(value) is float or (type(value) is int and abs(value) < 2**63)
-  return type(value) is kind
+  return type(value) is expected

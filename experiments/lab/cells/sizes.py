@@ -1,12 +1,12 @@
-"""The bytes that a run takes at the least, counted from shapes before anything of it is built.
+"""Lower bounds of the memory that a run needs, computed from shapes before arrays are allocated.
 
-  parameters    of every layer, the embeddings and the head
-  training      a value and Adam's two moments for each parameter of each member, and one gradient
-  activations   what one batch leaves for the backward pass: the input of each block, the logits
-  states        what a layer remembers of each sequence of a batch, such as a convolution's window
+  parameters    those of every layer, the embeddings and the head
+  training      each parameter of each member and its two Adam moments, and one gradient
+  activations   tensors of one batch kept for the backward pass (inputs of the blocks, logits)
+  states        the state of each layer for each sequence of a batch, such as a convolution's window
 
-A run that needs more than any machine has is a mistake, and is refused in one line. A run that
-needs more than this machine has is a result: it ran out of memory.
+A run that needs more memory than any machine has is a mistake of the user, and one line reports it.
+A run that needs more memory than this machine has is a result with the status 'out of memory'.
 """
 
 import collections
@@ -18,29 +18,31 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments.lab.cells.limits import AXIS, FLOAT_BYTES, in_bytes, row
+from experiments.lab.cells.limits import FLOAT_BYTES, MAX_AXIS, array_bytes_note, format_bytes
 from experiments.lab.cells.run import Run
 from experiments.lab.errors import BadInput
 from experiments.lab.measure import memory
 from experiments.lab.tasks.task import Batch, Task
 from transformer.layer import SequenceLayer
 
-LARGEST = 2**44  # bytes
+MAX_RUN_BYTES = 2**44
 
 
 class Sizes(NamedTuple):
-  """Numbers of a layer, or of several."""
+  """The numbers of scalars in the parameters and in the state of a layer or a model."""
 
   parameters: int
-  state: int  # for one sequence
+  state: int  # values in the state for one sequence
 
 
 @functools.cache
-def of_layer(layer: SequenceLayer, width: int) -> Sizes:
-  """The numbers of one layer at a width; a BadInput for a window that no array can hold."""
+def _layer_sizes(layer: SequenceLayer, width: int) -> Sizes:
+  """Counts parameters and state values of a layer, after a check of its receptive field."""
   field = layer.receptive_field or 0
-  if field > AXIS:
-    raise BadInput(f'{type(layer).__name__} sees {field} tokens, at most {AXIS}: {row(field)}')
+  if field > MAX_AXIS:
+    raise BadInput(
+      f'{type(layer).__name__} has a receptive field of {field} tokens, '
+      f'but the limit is {MAX_AXIS}: {array_bytes_note(field)}')
   trees = (
     jax.eval_shape(lambda: layer.init(jax.random.key(0), jnp.zeros((1, 1, width)))),
     jax.eval_shape(lambda: layer.initial_state(1, 1, width)),
@@ -48,71 +50,114 @@ def of_layer(layer: SequenceLayer, width: int) -> Sizes:
   return Sizes(*(sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in trees))
 
 
-def of_model(run: Run, layer: SequenceLayer, task: Task, width: int) -> Sizes:
-  """The numbers of a run's model at a width, of an encoder-decoder those of one side."""
-  turns = itertools.islice(itertools.cycle(layer.pattern), run.depth)
-  counts = collections.Counter(turns)
+def model_sizes(run: Run, layer: SequenceLayer, task: Task, width: int) -> Sizes:
+  """Counts parameters and state values of a run's model, or of the decoder of an encoder-decoder.
+
+  Args:
+    run: the settings, of which depth and feed-forward network are used.
+    layer: the sequence layer in the model's blocks.
+    task: the task, which determines the sizes of embedding and head.
+    width: model width D.
+
+  Returns:
+    The number of parameters, and the number of values in the state for one sequence.
+
+  """
+  counts = collections.Counter(itertools.islice(itertools.cycle(layer.layer_pattern), run.depth))
   if layer.input_layer is not None:
     counts[layer.input_layer] += 1
-  parts = [(of_layer(part, width), count) for part, count in counts.items()]
-  ends = width * (task.inputs.size + (task.outputs.size if task.answered_by == 'layer' else 0))
-  inner = 0 if run.feedforward == 'none' else round(run.expansion * width)
+  parts = [(_layer_sizes(part, width), count) for part, count in counts.items()]
+  head = task.output_space.size if task.model_kind == 'layer' else 0
+  embedding_and_head = width * (task.input_space.size + head)
+  hidden = 0 if run.feedforward == 'none' else round(run.expansion * width)
+  feedforward = 2 * run.depth * width * hidden
   return Sizes(
-    sum(count * size.parameters for size, count in parts) + ends + 2 * run.depth * width * inner,
+    sum(count * size.parameters for size, count in parts) + embedding_and_head + feedforward,
     sum(count * size.state for size, count in parts),
   )
 
 
-def of_training(run: Run, task: Task, batch: Batch, parameters: int, width: int) -> int:
-  """The bytes that training holds at once if it trains one member after another.
+def training_bytes(run: Run, task: Task, batch: Batch, parameters: int, width: int) -> int:
+  """Computes a lower bound of the memory for training if members are trained one after another.
 
   Args:
-    run: the run.
-    task: its task.
-    batch: the shapes of a batch of one sequence.
-    parameters: how many a member has.
-    width: that of the model.
+    run: the settings.
+    task: the task of the run.
+    batch: shapes of a batch of one sequence.
+    parameters: number of parameters of a member.
+    width: model width D.
+
+  Returns:
+    The number of bytes that are in use at the same time.
 
   """
   members = len(run.seeds) * len(run.learning_rates)
-  # A corpus has batches of many shapes: nothing is counted of them.
+  # Batches of a corpus have many shapes, so that their activations are left out of the bound.
   tokens = 0 if task.streams else run.batch_size * batch.target.shape[1]
-  activations = tokens * (run.depth * width + task.outputs.size)
+  activations = tokens * (run.depth * width + task.output_space.size)
   return FLOAT_BYTES * parameters * (3 * members + 1) + jnp.dtype(run.dtype).itemsize * activations
 
 
-def of_writing(run: Run, task: Task, batch: Batch) -> int:
-  """The bytes of what a translator writes: the logits of a beam, and all batches of the test."""
-  if task.answered_by == 'layer':
+def _decoding_bytes(run: Run, task: Task, batch: Batch) -> int:
+  """The bytes of the logits in beam search and of all test batches, or 0 without decoding."""
+  if task.model_kind == 'layer':
     return 0
   tokens = batch.source.shape[1] + batch.target.shape[1]
-  beams = run.batch_size * run.beam * task.outputs.size
+  beams = run.batch_size * run.beam * task.output_space.size
   return FLOAT_BYTES * (beams + run.test_batches * run.batch_size * tokens)
 
 
-def check(run: Run, layer: SequenceLayer, task: Task, batch: Batch, width: int) -> None:
-  """A BadInput for a run that would take more than LARGEST bytes with a layer at a width."""
-  size = of_model(run, layer, task, width)
-  needed = of_training(run, task, batch, size.parameters, width) + of_writing(run, task, batch)
+def check_memory_limit(
+    run: Run, layer: SequenceLayer, task: Task, batch: Batch, width: int) -> None:
+  """Raises BadInput if a run needs more than MAX_RUN_BYTES, more memory than any machine has.
+
+  Args:
+    run: the settings.
+    layer: the sequence layer in the model's blocks.
+    task: the task of the run.
+    batch: shapes of a batch of one sequence.
+    width: model width D.
+
+  Raises:
+    BadInput: if the run needs more memory.
+
+  """
+  size = model_sizes(run, layer, task, width)
+  needed = training_bytes(run, task, batch, size.parameters, width)
+  needed += _decoding_bytes(run, task, batch)
   needed += FLOAT_BYTES * run.batch_size * size.state
-  if needed > LARGEST:
+  if needed > MAX_RUN_BYTES:
     raise BadInput(
-      f'{run.layer} on {run.task} would take {in_bytes(needed)} at the least, and '
-      f'{in_bytes(LARGEST)} is the most that is tried: width {width}, depth {run.depth}, '
+      f'{run.layer} on {run.task} would take at least {format_bytes(needed)}, but the limit is '
+      f'{format_bytes(MAX_RUN_BYTES)}: width {width}, depth {run.depth}, '
       f'{size.parameters} parameters, batches of {run.batch_size}'
     )
 
 
-def require(run: Run, task: Task, batch: Batch, parameters: int, width: int) -> None:
-  """A MemoryError for a run that this machine has too little memory to train."""
-  needed, there = of_training(run, task, batch, parameters, width), room()
-  if needed > there:
-    raise MemoryError(f'it needs {in_bytes(needed)} at the least, and {in_bytes(there)} are here')
+def require_memory(run: Run, task: Task, batch: Batch, parameters: int, width: int) -> None:
+  """Checks that this machine's devices have enough memory to train a run.
+
+  Args:
+    run: the settings.
+    task: the task of the run.
+    batch: shapes of a batch of one sequence.
+    parameters: number of parameters of a member.
+    width: model width D.
+
+  Raises:
+    MemoryError: if the memory does not suffice.
+
+  """
+  needed = training_bytes(run, task, batch, parameters, width)
+  available = total_device_memory()
+  if needed > available:
+    raise MemoryError(f'the run takes at least {format_bytes(needed)}, '
+                      f'but this machine has {format_bytes(available)}')
 
 
-def room() -> float:
-  """Bytes of this machine's devices together; infinity where they do not tell."""
+def total_device_memory() -> float:
+  """The bytes of memory of all devices, or infinity if a device does not report its memory."""
   devices = jax.devices()
   if devices[0].platform == 'cpu':
-    return memory.available()
+    return memory.available_bytes()
   return sum((device.memory_stats() or {}).get('bytes_limit', math.inf) for device in devices)

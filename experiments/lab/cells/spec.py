@@ -1,12 +1,12 @@
-"""Call-like specs: a component with its options as one string, parsed and never evaluated.
+"""Specs, call-like strings that describe a component with its options and are never evaluated.
 
   attention    attention(num_heads=8)    attention(positions=alibi, num_heads=2)
   interleave(attention, mamba(state_size=8))    fixed_vector(lstm, reverse=True)
 
-A name is looked up in a catalogue, an option among the component's own fields; a field that holds
-a component has a catalogue of its own, and the field `layer`, or `layers` for several, takes what
-stands without a name in the parentheses. `describe` is the inverse: what it returns is canonical,
-equal for equal components, and is what runs are stored under.
+The name refers to an entry of a catalogue, and each option to a field of the component. A field
+that contains a component has its own catalogue. The field `layer`, or `layers` for several layers,
+takes the values that are given without a name. `format_spec` is the inverse of `parse_spec`. The
+specs that it returns are canonical, that is, equal for equal components, and identify the runs.
 """
 
 import ast
@@ -18,154 +18,170 @@ from typing import Any
 
 from baselines import LAYERS, TRANSLATORS
 from experiments.lab.cells import limits
-from experiments.lab.errors import BadInput, no_such
+from experiments.lab.errors import BadInput, unknown_name_error
 from experiments.lab.tasks import TASKS
 from transformer.positions import POSITIONS
 
 CATALOGUES = {
   'layer': LAYERS, 'translator': TRANSLATORS, 'task': TASKS, 'positions': POSITIONS
 }
-PLURALS = {'layers': 'layer'}  # fields that hold several components of a kind
-PLACED = ('layer', *PLURALS)  # fields whose values stand without their name
+PLURAL_OPTIONS = {'layers': 'layer'}  # fields that contain several components of a kind
+UNNAMED_OPTIONS = ('layer', *PLURAL_OPTIONS)  # fields whose values are given without a name
 
 
-def split(text: str) -> list[str]:
-  """The specs of a list that is separated by commas; those within parentheses do not count."""
+def split_specs(text: str) -> list[str]:
+  """Splits a list of specs at its commas, except at commas within parentheses."""
   parts, start, depth = [], 0, 0
-  for place, character in enumerate(text):
+  for index, character in enumerate(text):
     depth += (character == '(') - (character == ')')
     if character == ',' and depth == 0:
-      parts.append(text[start:place])
-      start = place + 1
+      parts.append(text[start:index])
+      start = index + 1
   return [part.strip() for part in (*parts, text[start:])]
 
 
-def parse(text: str, kind: str) -> Any:
-  """The component that a spec describes; `kind` names the catalogue: 'layer', 'task'."""
-  unreadable = BadInput(f'cannot read the {kind} {text!r}; write name or name(option=value)')
+def parse_spec(text: str, kind: str) -> Any:
+  """Creates the layer, translator, task or position encoding that a spec of this kind describes."""
+  invalid = _syntax_error(text, kind)
   try:
     node = ast.parse(text.strip(), mode='eval').body
   except (SyntaxError, ValueError, RecursionError, MemoryError):
-    raise unreadable from None
+    raise invalid from None
   try:
-    return _component(node, kind, text.strip())
-  except RecursionError:  # nested deeper than Python walks, though not deeper than it parses
-    raise unreadable from None
+    return _build_component(node, kind, text.strip())
+  except RecursionError:  # the nesting is valid syntax but exceeds Python's recursion limit
+    raise invalid from None
 
 
-def parse_all(specs: str | Sequence[str], kind: str) -> list[Any]:
-  """The components of a list, or of a text that separates them by commas; none comes twice."""
-  specs = split(specs) if isinstance(specs, str) else specs
-  found = [parse(spec, kind) for spec in specs]
-  for name, count in collections.Counter(describe(one, kind) for one in found).items():
+def parse_spec_list(specs: str | Sequence[str], kind: str) -> list[Any]:
+  """Creates the components of a list or comma-separated string of specs, which must be distinct.
+
+  Raises:
+    BadInput: if a spec is invalid, or two specs describe the same component.
+
+  """
+  specs = split_specs(specs) if isinstance(specs, str) else specs
+  components = [parse_spec(spec, kind) for spec in specs]
+  names = collections.Counter(format_spec(component, kind) for component in components)
+  for name, count in names.items():
     if count > 1:
       raise BadInput(f'the {kind} {name} is given {count} times')
-  return found
+  return components
 
 
-def canonical(specs: str | Sequence[str], kind: str) -> list[str]:
-  """The canonical specs of a list, or of a text that separates them by commas; none comes twice."""
-  return [describe(one, kind) for one in parse_all(specs, kind)]
+def canonical_specs(specs: str | Sequence[str], kind: str) -> list[str]:
+  """Converts a list or comma-separated string of distinct specs to their canonical forms."""
+  return [format_spec(component, kind) for component in parse_spec_list(specs, kind)]
 
 
-def describe(component: Any, kind: str) -> str:
-  """The canonical spec of a component: its name and the options that differ from their defaults."""
-  names = {made: name for name, made in CATALOGUES[kind].items()}
+def format_spec(component: Any, kind: str) -> str:
+  """The canonical spec of a component, with only the options that differ from their defaults."""
+  names = {component_class: name for name, component_class in CATALOGUES[kind].items()}
   options = []
-  for field in options_of(type(component)).values():
+  for field in settable_fields(type(component)).values():
     value = getattr(component, field.name)
     if value == field.default:
       continue
-    if field.name in PLURALS:
-      options += [describe(part, PLURALS[field.name]) for part in value]
-    elif field.name in PLACED:
-      options.append(describe(value, field.name))
+    if field.name in PLURAL_OPTIONS:
+      options += [format_spec(part, PLURAL_OPTIONS[field.name]) for part in value]
+    elif field.name in UNNAMED_OPTIONS:
+      options.append(format_spec(value, field.name))
+    elif field.name in CATALOGUES:
+      options.append(f'{field.name}={format_spec(value, field.name)}')
     else:
-      shown = describe(value, field.name) if field.name in CATALOGUES else _literal(value)
-      options.append(f'{field.name}={shown}')
+      options.append(f'{field.name}={_format_literal(value)}')
   name = names[type(component)]
   return f'{name}({", ".join(options)})' if options else name
 
 
-def options_of(made: type) -> dict[str, dataclasses.Field]:
-  """The fields of a component that a spec may set."""
-  own = (field for field in dataclasses.fields(made) if field.init)
-  return {field.name: field for field in own if field.name not in ('parent', 'name')}
+def settable_fields(component_class: type) -> dict[str, dataclasses.Field]:
+  """Maps the names of the dataclass fields that a spec may set to these fields."""
+  fields = (field for field in dataclasses.fields(component_class) if field.init)
+  return {field.name: field for field in fields if field.name not in ('parent', 'name')}
 
 
-def _component(node: ast.expr, kind: str, text: str) -> Any:
-  """A catalogue's entry, made with the options of a name or call."""
-  called = node.func if isinstance(node, ast.Call) else node
-  unreadable = BadInput(f'cannot read the {kind} {text!r}; write name or name(option=value)')
-  if not isinstance(called, ast.Name):
-    raise unreadable
-  name, catalogue = called.id, CATALOGUES[kind]
+def _syntax_error(text: str, kind: str) -> BadInput:
+  return BadInput(f'cannot parse the {kind} {text!r}; write name or name(option=value)')
+
+
+def _build_component(node: ast.expr, kind: str, text: str) -> Any:
+  """Creates a component from the syntax tree of its spec, which is a name or a call."""
+  function = node.func if isinstance(node, ast.Call) else node
+  if not isinstance(function, ast.Name):
+    raise _syntax_error(text, kind)
+  name, catalogue = function.id, CATALOGUES[kind]
   if name not in catalogue:
-    raise no_such(kind, name, catalogue, _meant(kind, name))
-  fields = options_of(catalogue[name])
+    raise unknown_name_error(kind, name, catalogue, _suggest_spec(kind, name))
+  fields = settable_fields(catalogue[name])
   options = {}
-  if parts := node.args if isinstance(node, ast.Call) else ():
-    placed = next((field for field in fields if field in PLACED), None)
-    if placed is None or (placed not in PLURALS and len(parts) > 1):
-      raise unreadable
-    found = tuple(_component(part, PLURALS.get(placed, placed), text) for part in parts)
-    options[placed] = found if placed in PLURALS else found[0]
+  if unnamed := node.args if isinstance(node, ast.Call) else ():
+    option = next((field for field in fields if field in UNNAMED_OPTIONS), None)
+    if option is None or (option not in PLURAL_OPTIONS and len(unnamed) > 1):
+      raise _syntax_error(text, kind)
+    part_kind = PLURAL_OPTIONS.get(option, option)
+    parts = tuple(_build_component(part, part_kind, text) for part in unnamed)
+    options[option] = parts if option in PLURAL_OPTIONS else parts[0]
   for keyword in node.keywords if isinstance(node, ast.Call) else ():
-    if keyword.arg not in fields or keyword.arg in PLACED:
-      raise no_such(f'option of {name}', str(keyword.arg), fields.keys() - set(PLACED))
+    if keyword.arg not in fields or keyword.arg in UNNAMED_OPTIONS:
+      known = fields.keys() - set(UNNAMED_OPTIONS)
+      raise unknown_name_error(f'option of {name}', str(keyword.arg), known)
     if keyword.arg in options:
       raise BadInput(f'{keyword.arg} of {name} is given twice in {text!r}')
-    options[keyword.arg] = _value(keyword.value, fields[keyword.arg], name, text)
+    options[keyword.arg] = _parse_option(keyword.value, fields[keyword.arg], name, text)
   try:
     for option, value in options.items():
       if type(value) in (int, float):
-        limits.check(option, value, name, kind)
+        limits.check_limit(option, value, name, kind)
     return catalogue[name](**options)
   except ValueError as error:
     raise BadInput(f'{text!r}: {error}') from None
 
 
-def _meant(kind: str, name: str) -> str:
-  """The spec that a name of another kind stands for; '' if it stands for none.
+def _suggest_spec(kind: str, name: str) -> str:
+  """Suggests a spec for a name of another kind, such as a layer in place of a translator.
 
-  A layer translates in the translator whose own layer it is, or else in a Transformer's place; a
-  translator's layer is what it has by itself.
+  For a layer in place of a translator, the suggestion is the translator whose default layer it is,
+  or else a Transformer with this layer. For a translator in place of a layer, the suggestion is the
+  translator's default layer. The result is '' if no spec can be suggested.
   """
   if kind == 'translator' and name in LAYERS:
-    layers = {translator: type(made().layer) for translator, made in TRANSLATORS.items()}
-    takes = (each for each, layer in layers.items()
-             if layer is LAYERS[name] and 'layer' in options_of(TRANSLATORS[each]))
-    return f'{next(takes, "transformer")}({name})'
+    defaults = {
+      translator: type(component_class().layer)
+      for translator, component_class in TRANSLATORS.items()}
+    matching = (translator for translator, layer in defaults.items()
+                if layer is LAYERS[name] and 'layer' in settable_fields(TRANSLATORS[translator]))
+    return f'{next(matching, "transformer")}({name})'
   if kind == 'layer' and name in TRANSLATORS:
-    return describe(TRANSLATORS[name]().layer, 'layer').partition('(')[0]
+    return format_spec(TRANSLATORS[name]().layer, 'layer').partition('(')[0]
   if kind == 'layer' and name in POSITIONS:
     return f'attention(positions={name})'
   return ''
 
 
-def _value(node: ast.expr, field: dataclasses.Field, owner: str, text: str) -> Any:
-  """An option's value, of the type that its default has."""
+def _parse_option(node: ast.expr, field: dataclasses.Field, owner: str, text: str) -> Any:
+  """Parses the value of an option, which must have the type of the option's default."""
   if field.name in CATALOGUES:
-    return _component(node, field.name, text)
-  wanted = type(field.default)
+    return _build_component(node, field.name, text)
+  expected = type(field.default)
   try:
-    word = wanted is str and isinstance(node, ast.Name)
-    value = node.id if word else ast.literal_eval(node)
-    if wanted is float and type(value) is int:
+    unquoted = expected is str and isinstance(node, ast.Name)
+    value = node.id if unquoted else ast.literal_eval(node)
+    if expected is float and type(value) is int:
       value = float(value)
   except (ValueError, TypeError, OverflowError):
     value = None
-  if type(value) is not wanted or value in (math.inf, -math.inf):  # 1e999 reads as infinity
+  if type(value) is not expected or value in (math.inf, -math.inf):  # 1e999 is parsed as infinity
     raise BadInput(
-      f'{field.name} of {owner} takes {wanted.__name__} values such as {field.default!r},'
+      f'{field.name} of {owner} takes {expected.__name__} values such as {field.default!r},'
       f' not {ast.get_source_segment(text, node)}'
     )
-  if wanted is str and len(value) > limits.WORD:
-    raise BadInput(f'{field.name} of {owner} takes at most {limits.WORD} characters')
+  if expected is str and len(value) > limits.MAX_TEXT_CHARACTERS:
+    raise BadInput(
+      f'{field.name} of {owner} takes at most {limits.MAX_TEXT_CHARACTERS} characters')
   return value
 
 
-def _literal(value: Any) -> str:
+def _format_literal(value: Any) -> str:
   if isinstance(value, float):
-    value += 0.0  # zeros of both signs are equal, and so must be their texts
+    value += 0.0  # turns -0.0 into 0.0, so that these equal values have equal texts
   return value if isinstance(value, str) and value.isidentifier() else repr(value)

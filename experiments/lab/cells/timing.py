@@ -1,16 +1,16 @@
-"""One cell of times: every layer at every length, doing every thing, in turns on one device.
+"""Timing cells, which time all layers at all lengths on one device in interleaved rounds.
 
-  train     a training step: loss, gradient, update, on a batch that lies ready
+  train     a training step (loss, gradient and update) on a batch that is already on the device
   forward   the logits of the same batch
-  repeat    the training step at the shortest length once more: what it seems to differ by from
-            itself is noise, and no difference that is smaller can be believed
-  generate  tokens one after another, each the likeliest after those before, from a position on, in
-            one compiled loop; the state there is that of a model that has really read as many
-            tokens of text (a call's one copy of it is part of the time)
+  repeat    a second measurement of the training step at the shortest length, whose difference from
+            the first is noise and therefore bounds the smallest credible difference
+  generate  greedy decoding of some tokens from a given position in one compiled loop; the state at
+            this position results from a prompt of real text of that length (copying it once per
+            call is a part of the time)
 
-A program is compiled ahead of time once for all repetitions, and gives both the time and the
-memory. What does not fit into memory, at compilation or later, is a point of its own kind and no
-reason to leave out the other points.
+A program is compiled ahead of time once for all repetitions, and provides both the time and the
+memory. A point that does not fit into memory, at compilation or at execution, is recorded with the
+status 'out of memory', and the other points are still measured.
 """
 
 import dataclasses
@@ -23,72 +23,104 @@ import jax
 import jax.numpy as jnp
 
 from experiments.lab.cells import environment, experiment
-from experiments.lab.cells.cell import EXHAUSTED, Cell, Outcome
+from experiments.lab.cells.cell import OUT_OF_MEMORY, Cell, Outcome
 from experiments.lab.cells.experiment import Experiment
 from experiments.lab.cells.run import Run
 from experiments.lab.measure import memory
-from experiments.lab.measure.time import interleaved
+from experiments.lab.measure.time import time_interleaved
 from experiments.lab.training.step import Training
 
-# What a run can be told and no time depends on; the first follows from the tokens of a step.
-UNUSED = (
+# Settings that do not affect times. The batch size follows from the number of tokens per step.
+UNUSED_SETTINGS = (
   'batch_size', 'validations', 'validation_batches', 'test_batches', 'stop_when_solved',
   'test_lengths', 'beam', 'length_penalty', 'average',
 )
-VARIED = ('layer', 'task', 'steps', 'seeds', 'learning_rates')  # a cell has them in other ways
+# Settings that vary within a timing cell and are therefore stored under other names.
+VARIED_SETTINGS = ('layer', 'task', 'steps', 'seeds', 'learning_rates')
 QUANTITIES = ('train', 'forward', 'generate')
-PREPARING = 0.5  # of a cell's progress
-READ_AT_ONCE = 256  # tokens of a prompt: few enough that any state fits beside what reading takes
+PREPARATION_SHARE = 0.5  # share of a cell's progress that is attributed to compilation
+PROMPT_CHUNK = 256  # tokens; a chunk this short needs little memory beside the state
 
-_resolved = functools.cache(experiment.resolve)
+_create_cached_experiment = functools.cache(experiment.create_experiment)
 
 
 @dataclasses.dataclass
 class Point:
-  """What was measured of one layer, doing one thing, at one length."""
+  """The measurement of one quantity of one layer at one length.
+
+  Attributes:
+    layer: spec of the layer.
+    length: tokens of a sequence.
+    quantity: 'train', 'forward', 'repeat' or 'generate'.
+    tokens: tokens that one call processes or generates.
+    status: 'timeout' until times are measured, then 'finished'; or 'out of memory'.
+    reason: first line of the error if memory did not suffice.
+    bytes: temporary memory of the program; for 'generate', the size of the state.
+    seconds: duration of one call in each round.
+
+  """
 
   layer: str
   length: int
   quantity: str
-  tokens: int  # that a call reads or writes
-  status: str = 'timeout'  # until there are times
+  tokens: int
+  status: str = 'timeout'
   reason: str = ''
-  bytes: int | None = None  # temporary ones of the program; for `generate`, those of the state
-  seconds: list[float] = dataclasses.field(default_factory=list)  # a call, one a round
+  bytes: int | None = None
+  seconds: list[float] = dataclasses.field(default_factory=list)
 
-  def excused(self, error: Exception) -> bool:
-    """Whether an error says that memory is short: then that is what was measured."""
-    refused = isinstance(error, jax.errors.JaxRuntimeError) and EXHAUSTED.search(str(error))
-    if refused or isinstance(error, MemoryError):
+  def record_if_out_of_memory(self, error: Exception) -> bool:
+    """Sets the status if an error reports a lack of memory, and returns whether it does."""
+    exhausted = isinstance(error, jax.errors.JaxRuntimeError) and OUT_OF_MEMORY.search(str(error))
+    if exhausted or isinstance(error, MemoryError):
       self.status, self.reason = 'out of memory', str(error).partition('\n')[0]
       return True
     return False
 
 
-def asked(
+def timing_cell_settings(
   run: Run, layers: Iterable[str], lengths: Iterable[int], quantities: Iterable[str], **sizes
 ) -> dict:
-  """What identifies the cells of times of layers at lengths, but for their seeds.
+  """Collects the settings of timing cells, which together with a seed identify a cell.
 
-  `sizes` are the `tokens` of a step and the `rounds`; to generate, also how many `sequences` side
-  by side, and how many tokens of each are `generated`.
+  Args:
+    run: settings of the timed layers.
+    layers: specs of the layers.
+    lengths: tokens of a sequence.
+    quantities: quantities to time, of QUANTITIES.
+    **sizes: `tokens` of a step and number of `rounds`. To time generation, also the number of
+      `sequences` in a batch and the number of tokens `generated` in each.
+
+  Returns:
+    JSON values by name.
+
   """
+  omitted = UNUSED_SETTINGS + VARIED_SETTINGS
   return {
     'layers': list(layers),
     'lengths': list(lengths),
     'quantities': list(quantities),
     **sizes,
     'learning_rate': run.learning_rates[0],
-    'settings': {k: v for k, v in run.identity().items() if k not in UNUSED + VARIED},
-    'device': environment.device(),
+    'settings': {k: v for k, v in run.to_json_values().items() if k not in omitted},
+    'device': environment.device_name(),
   }
 
 
-def run_of(values: dict, layer: str, length: int) -> Run:
-  """The run of a layer at a length, from what identifies a cell of times.
+def timed_run(values: dict, layer: str, length: int) -> Run:
+  """Creates the run of one layer at one length.
 
-  It is the same for all repetitions, which so share their compiled programs; a repetition's seed
-  goes to the parameters and the data alone.
+  All repetitions share this run and hence its compiled programs. The seed of a repetition
+  determines only the parameters and the data.
+
+  Args:
+    values: settings from `timing_cell_settings`.
+    layer: spec of the layer.
+    length: tokens of a sequence.
+
+  Returns:
+    A run on the task `text` with as many sequences as the tokens of a step require.
+
   """
   return Run(
     layer=layer,
@@ -100,112 +132,137 @@ def run_of(values: dict, layer: str, length: int) -> Run:
   )
 
 
-def resolved(values: dict, layer: str, length: int) -> Experiment:
-  """The same with its specs parsed."""
-  return _resolved(run_of(values, layer, length))
+def timed_experiment(values: dict, layer: str, length: int) -> Experiment:
+  """Creates and caches the experiment of one layer at one length.
+
+  Args:
+    values: settings from `timing_cell_settings`.
+    layer: spec of the layer.
+    length: tokens of a sequence.
+
+  Returns:
+    The experiment, which is cached.
+
+  """
+  return _create_cached_experiment(timed_run(values, layer, length))
 
 
-def cell_of(study: str, values: dict, seed: int, label: str) -> Cell:
-  """The cell of a repetition of what `asked` identifies."""
-  budget = resolved(values, values['layers'][0], min(values['lengths'])).budget
-  return Cell(study, values | {'seed': seed}, label, expected={'budget': budget})
+def timing_cell(study: str, values: dict, seed: int, label: str) -> Cell:
+  """Creates the cell that times all layers at all lengths with one seed.
+
+  Args:
+    study: name of the study.
+    values: settings from `timing_cell_settings`.
+    seed: seed of the repetition's parameters and data.
+    label: short description for the progress bar.
+
+  Returns:
+    The cell, which expects a stored result to have the same budget of parameters.
+
+  """
+  shortest = timed_experiment(values, values['layers'][0], min(values['lengths']))
+  expected = {'budget': shortest.parameter_budget}
+  return Cell(study, values | {'seed': seed}, label, expected=expected)
 
 
-def time_cell(timeout: float):
-  """What measures a cell, for `grid.launch`."""
-  return functools.partial(_measure, timeout)
+def timing_executor(timeout: float):
+  """Creates the function that executes a timing cell and stops it after `timeout` seconds."""
+  return functools.partial(_execute_timing_cell, timeout)
 
 
-def _measure(timeout: float, cell: Cell, report) -> Outcome:
-  end, run = time.monotonic() + timeout, cell.run
-  bench, calls = Bench(run), {}
+def _execute_timing_cell(timeout: float, cell: Cell, report_progress) -> Outcome:
+  deadline, run = time.monotonic() + timeout, cell.run
+  timed_calls, calls = TimedCalls(run), {}
   points = [
-    Point(layer, length, quantity, bench.tokens(quantity))
+    Point(layer, length, quantity, timed_calls.tokens_per_call(quantity))
     for length, layer, quantity in itertools.product(
       run['lengths'], run['layers'], run['quantities'])
   ]
-  shortest = min(run['lengths'])
-  points += [Point(layer, shortest, 'repeat', bench.tokens('train')) for layer in run['layers']]
+  shortest, step_tokens = min(run['lengths']), timed_calls.tokens_per_call('train')
+  points += [Point(layer, shortest, 'repeat', step_tokens) for layer in run['layers']]
   for i, point in enumerate(points):
-    if time.monotonic() > end:
+    if time.monotonic() > deadline:
       break
-    report(PREPARING * i / len(points), f'{point.quantity} {point.layer} at {point.length}')
+    part = PREPARATION_SHARE * i / len(points)
+    report_progress(part, f'{point.quantity} {point.layer} at {point.length}')
     try:
-      calls[i] = bench.prepare(point)
+      calls[i] = timed_calls.prepare_call(point)
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
-      if not point.excused(error):
+      if not point.record_if_out_of_memory(error):
         raise
-  times = interleaved(
+  times = time_interleaved(
     calls,
     run['rounds'],
-    timeout=end - time.monotonic(),
-    excuse=lambda i, error: points[i].excused(error),
-    progress=lambda part: report(PREPARING + (1 - PREPARING) * part, f'{part:.0%} of the rounds'),
+    timeout=deadline - time.monotonic(),
+    tolerate=lambda i, error: points[i].record_if_out_of_memory(error),
+    progress=lambda part: report_progress(
+      PREPARATION_SHARE + (1 - PREPARATION_SHARE) * part, f'{part:.0%} of the rounds'),
   )
   for i, seconds in times.items():
     points[i].seconds, points[i].status = seconds, 'finished' if seconds else 'timeout'
-  first = bench.experiments[run['layers'][0]]
+  experiments = timed_calls.experiments
   result = {
-    'budget': first.budget,
-    'layers': {layer: one.match for layer, one in bench.experiments.items()},
+    'budget': experiments[run['layers'][0]].parameter_budget,
+    'layers': {layer: matched.matched_sizes for layer, matched in experiments.items()},
     'points': [dataclasses.asdict(point) for point in points],
   }
-  if late := sum(point.status == 'timeout' for point in points):
-    return Outcome(result, 'timeout', f'{late} of {len(points)} points have no times')
+  if untimed := sum(point.status == 'timeout' for point in points):
+    return Outcome(result, 'timeout', f'{untimed} of {len(points)} points have no times')
   return Outcome(result)
 
 
-class Bench:
-  """The calls of one repetition, with the parameters and the data that they share."""
+class TimedCalls:
+  """The calls that one repetition times, with the parameters and the data that they share."""
 
   def __init__(self, values: dict):
     self.values = values
-    self.experiments = {layer: self._experiment(layer) for layer in values['layers']}
-    self.states = {  # no length changes them, so they are made at the shortest
-      layer: _initialise(self._training(layer), values['seed'], values['learning_rate'])
+    self.experiments = {layer: self._experiment_at_length(layer) for layer in values['layers']}
+    self.states = {  # parameters do not depend on the length, so that the shortest serves for all
+      layer: _initialise(self._training_at_length(layer), values['seed'], values['learning_rate'])
       for layer in values['layers']
     }
 
-  def tokens(self, quantity: str) -> int:
-    """How many tokens a call reads or writes."""
+  def tokens_per_call(self, quantity: str) -> int:
+    """The number of tokens that one call processes or generates."""
     if quantity == 'generate':
       return self.values['sequences'] * self.values['generated']
     return self.values['tokens']
 
-  def prepare(self, point: Point):
-    """The call that is timed at a point; notes the point's bytes."""
-    state, training = self.states[point.layer], self._training(point.layer, point.length)
+  def prepare_call(self, point: Point):
+    """Compiles the call that a point times, and stores the program's memory in the point."""
+    state, training = self.states[point.layer], self._training_at_length(point.layer, point.length)
     if point.quantity == 'generate':
-      reached, token = self._read(point, training, state.parameters)
-      point.bytes = memory.of_arrays(reached)
+      prompt_state, token = self._process_prompt(point, training, state.parameters)
+      point.bytes = memory.array_bytes(prompt_state)
       return functools.partial(
-        _generate, training.model, state.parameters, reached, token, self.values['generated']
+        _generate_tokens, training.model, state.parameters, prompt_state, token,
+        self.values['generated']
       )
     quantity = 'train' if point.quantity == 'repeat' else point.quantity
-    program = _compiled(training, quantity)
-    if plan := memory.of_program(program):
-      point.bytes = plan.temporary
-    memory.require(plan)
+    program = _compile_program(training, quantity)
+    if memory_use := memory.program_memory(program):
+      point.bytes = memory_use.temporary
+    memory.require_memory(memory_use)
     batch = _batch(training.task, 'train', self.values['seed'], training.recipe.batch_size)
     if quantity == 'train':
       return functools.partial(program, state, batch)
     return functools.partial(program, state.parameters, batch.source)
 
-  def _experiment(self, layer: str, length: int | None = None) -> Experiment:
-    return resolved(self.values, layer, length or min(self.values['lengths']))
+  def _experiment_at_length(self, layer: str, length: int | None = None) -> Experiment:
+    return timed_experiment(self.values, layer, length or min(self.values['lengths']))
 
-  def _training(self, layer: str, length: int | None = None) -> Training:
-    one = self._experiment(layer, length)
-    return Training(self.experiments[layer].model, one.task, one.run)
+  def _training_at_length(self, layer: str, length: int | None = None) -> Training:
+    at_length = self._experiment_at_length(layer, length)
+    return Training(self.experiments[layer].model, at_length.task, at_length.run)
 
-  def _read(self, point: Point, training: Training, parameters):
-    """A state that has read up to the point's position, and the token [B, 1] that follows."""
-    model, match = training.model, self.experiments[point.layer].match
+  def _process_prompt(self, point: Point, training: Training, parameters):
+    """Processes a prompt of the point's length, and returns the state and the next token."""
+    model, width = training.model, self.experiments[point.layer].matched_sizes['width']
     text = _batch(training.task, 'test', self.values['seed'], self.values['sequences']).source
     capacity = point.length + self.values['generated']
-    state = model.initial_state(self.values['sequences'], capacity, match['width'])
-    for start in range(0, point.length, READ_AT_ONCE):
-      state, token = _advance(model, parameters, state, text[:, start : start + READ_AT_ONCE])
+    state = model.initial_state(self.values['sequences'], capacity, width)
+    for start in range(0, point.length, PROMPT_CHUNK):
+      state, token = _decode_step(model, parameters, state, text[:, start : start + PROMPT_CHUNK])
     return state, token
 
 
@@ -216,8 +273,8 @@ _initialise = jax.jit(Training.initialise, static_argnums=0)
 
 
 @functools.cache
-def _compiled(training: Training, quantity: str):
-  """A training step or a forward pass, for the training's own batches."""
+def _compile_program(training: Training, quantity: str):
+  """Compiles a training step or a forward pass for the shape of the task's training batches."""
   number = functools.partial(jax.ShapeDtypeStruct, ())
   state = jax.eval_shape(training.initialise, number(jnp.int32), number(jnp.float32))
   batch = jax.eval_shape(lambda: training.task.batch('train', 0, training.recipe.batch_size))
@@ -228,16 +285,16 @@ def _compiled(training: Training, quantity: str):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _advance(model, parameters, state, tokens):
-  """The state after tokens [B, T], and the likeliest next token [B, 1]."""
+def _decode_step(model, parameters, state, tokens):
+  """Processes tokens [B, T], and returns the new state and the most likely next token [B, 1]."""
   logits, state = model.apply(parameters, tokens, state)
   return state, jnp.argmax(logits[:, -1:], -1).astype(tokens.dtype)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
-def _generate(model, parameters, state, token, count: int):
-  """State and token after `count` tokens more, each read in its turn."""
-  def step(carry, _):
-    return _advance(model, parameters, *carry), None
+def _generate_tokens(model, parameters, state, token, count: int):
+  """Generates `count` tokens greedily, and returns the new state and the last token."""
+  def generate_token(carry, _):
+    return _decode_step(model, parameters, *carry), None
 
-  return jax.lax.scan(step, (state, token), length=count)[0]
+  return jax.lax.scan(generate_token, (state, token), length=count)[0]

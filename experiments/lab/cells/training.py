@@ -1,7 +1,7 @@
-"""One cell: a run's seeds and learning rates trained together, the rate chosen, the score taken.
+"""Training cells, which train all seeds and learning rates of a run together and score them.
 
-The learning rate is chosen by the mean over seeds of the validation metric; the score is the test
-metric at that rate. Test numbers of the other rates are stored too, but choose nothing.
+The learning rate is selected by the mean of the validation metric over seeds. The score is the test
+metric at that rate. The test metrics of the other rates are stored too, but select nothing.
 """
 
 import dataclasses
@@ -27,74 +27,109 @@ from experiments.lab.training.checkpoints import Checkpoints
 from experiments.lab.training.ensemble import Ensemble
 from experiments.lab.training.loop import Member, train
 from experiments.lab.training.step import Training
-from experiments.lab.training.streaming import Streamed
+from experiments.lab.training.streaming import StreamingEnsemble
 from experiments.lab.weights import safetensors
 
 
-def cell_of(study: str, experiment: Experiment) -> Cell:
-  """The cell that trains a run."""
+def training_cell(study: str, experiment: Experiment) -> Cell:
+  """Creates the cell that trains the run of an experiment."""
   run = experiment.run
-  label, expected = f'{run.layer} on {run.task}', {'budget': experiment.budget}
-  return Cell(study, run.identity(), label, experiment, expected=expected)
+  label, expected = f'{run.layer} on {run.task}', {'budget': experiment.parameter_budget}
+  return Cell(study, run.to_json_values(), label, experiment, expected=expected)
 
 
-def train_cell(
+def training_executor(
   parallel: str, timeout: float, folder: str, save_weights: bool = False,
-  watch: Callable[[Training, Any], dict] | None = None,
+  measure_states: Callable[[Training, Any], dict] | None = None,
 ):
-  """What trains a cell, for `grid.launch`.
+  """Creates the function that trains and scores the members of a training cell.
 
   Args:
-    parallel: how members are spread over devices.
-    timeout: seconds after which members stop as they are.
-    folder: where checkpoints and weights are kept.
-    save_weights: whether weights are.
-    watch: is shown the members' states [members, ...] before the first step and at every look; what
-      it returns stands in the record as `watched`, with the step.
+    parallel: distribution of the members over devices, 'jit' or 'pmap'.
+    timeout: seconds after which training stops early.
+    folder: folder for checkpoints and weights.
+    save_weights: whether the parameters at the selected learning rate are saved.
+    measure_states: function of the training and the members' states [members, ...], called before
+      the first step and after each validation. The record contains the returned values, with the
+      step, as `watched`.
+
+  Returns:
+    A function of a cell and a progress callback that returns the cell's `Outcome`.
+
+  Raises:
+    MissingExtra: if weights are to be saved and the library for it is not installed.
 
   """
-  if save_weights:  # what would be missing is missed before there is anything to lose
-    safetensors.ready()
+  if save_weights:  # a missing library must be reported before training, not after it
+    safetensors.require_safetensors()
     (pathlib.Path(folder) / 'weights').mkdir(parents=True, exist_ok=True)
-  return functools.partial(_train, parallel, timeout, pathlib.Path(folder), save_weights, watch)
+  return functools.partial(
+    _execute_training_cell, parallel, timeout, pathlib.Path(folder), save_weights, measure_states)
 
 
-def _train(
-  parallel: str, timeout: float, folder: pathlib.Path, save_weights: bool, watch, cell: Cell, report
+def _execute_training_cell(
+  parallel: str, timeout: float, folder: pathlib.Path, save_weights: bool, measure_states,
+  cell: Cell, report_progress
 ) -> Outcome:
   experiment = cell.experiment
-  run, task, model, match = experiment.run, experiment.task, experiment.model, experiment.match
-  sizes.require(run, task, models.shapes_of(task), match['parameters'], match['width'])
+  run, task, model = experiment.run, experiment.task, experiment.model
+  matched, longer_tasks = experiment.matched_sizes, experiment.extrapolation_tasks
+  shapes = models.batch_shapes(task)
+  sizes.require_memory(run, task, shapes, matched['parameters'], matched['width'])
   members = list(itertools.product(run.seeds, run.learning_rates))
-  beyond = experiment.extrapolation_tasks
-  translates, seen = task.answered_by == 'translator', {}
-  made, trains = Ensemble, train
+  collected = {}
+  ensemble_class, train_function = Ensemble, train
   if task.streams:
-    identity = run.identity() | {'digest': task.digest}
-    place = folder / 'checkpoints' / cell.key
-    if cell.anew:
-      shutil.rmtree(place, ignore_errors=True)
-    checkpoints = Checkpoints(place, identity)
-    made, trains = Streamed, functools.partial(streaming.train, checkpoints=checkpoints)
-  elif watch:
-    trains = functools.partial(train, watch=lambda step, states: seen.setdefault(
-      'watched', []).append({'step': step, **watch(ensemble.training, ensemble.gather(states))}))
-  ensemble, *others = (
-    made(Training(model, one, run), members, parallel)
-    for one in (task, *(() if translates else beyond))
+    identity = run.to_json_values() | {'digest': task.digest}
+    checkpoint_folder = folder / 'checkpoints' / cell.record_key
+    if cell.rerun:
+      shutil.rmtree(checkpoint_folder, ignore_errors=True)
+    checkpoints = Checkpoints(checkpoint_folder, identity)
+    ensemble_class = StreamingEnsemble
+    train_function = functools.partial(streaming.train_from_stream, checkpoints=checkpoints)
+  elif measure_states:
+    def store_measurement(step, states):
+      values = measure_states(ensemble.training, ensemble.gather_members(states))
+      collected.setdefault('watched', []).append({'step': step, **values})
+
+    train_function = functools.partial(train, on_validation=store_measurement)
+  # The module `artifacts` decodes and scores the translations of longer sources.
+  scored_tasks = () if task.model_kind == 'translator' else longer_tasks
+  ensemble, *longer_ensembles = (
+    ensemble_class(Training(model, scored_task, run), members, parallel)
+    for scored_task in (task, *scored_tasks)
   )
 
-  def after(trained, states):
-    best = choose(task, trained)
+  def collect_after_training(trained, states):
+    best = best_learning_rate(task, trained)
     active = np.array([m.learning_rate == best and m.status != 'diverged' for m in trained])
     if active.any():
-      seen.update(artifacts.collect(ensemble, (task, *beyond), trained, states, active))
+      tasks = (task, *longer_tasks)
+      collected.update(artifacts.collect_artifacts(ensemble, tasks, trained, states, active))
     if save_weights:
-      path = folder / 'weights' / cell.key
-      artifacts.save(path, ensemble, task, cell.run, trained, states, active)
+      path = folder / 'weights' / cell.record_key
+      artifacts.save_member_weights(path, ensemble, task, cell.run, trained, states, active)
 
-  trained = trains(ensemble, task, run, timeout, report, others, after)
+  trained = train_function(
+    ensemble, task, run, timeout, report_progress, longer_ensembles, collect_after_training)
   result = {
+    **_task_record_fields(task),
+    'controls': {} if task.streams else score_controls(task, run.batch_size, run.test_batches),
+    'receptive_field': model.receptive_field,
+    'state_bytes': state_bytes(model, task, matched['width']),
+    'extrapolation': [
+      {'distance': longer.distance, 'chance': longer.chance} for longer in longer_tasks],
+    **collected,
+    **matched,
+    'learning_rate': best_learning_rate(task, trained),
+    'members': [dataclasses.asdict(member) for member in trained],
+  }
+  return Outcome(result, *_cell_status(trained))
+
+
+def _task_record_fields(task: Task) -> dict:
+  """Fields of a training record that depend only on the task."""
+  return {
     'family': task.family,
     'title': task.title,
     'axis': task.axis,
@@ -104,58 +139,75 @@ def _train(
     'chance': task.chance,
     'settings': dataclasses.asdict(task),
     'digest': task.digest,
-    'controls': {} if task.streams else calibrate(task, run.batch_size, run.test_batches),
-    'receptive_field': model.receptive_field,
-    'state_bytes': state_bytes(model, task, match['width']),
-    'extrapolation': [{'distance': one.distance, 'chance': one.chance} for one in beyond],
-    **seen,
-    **match,
-    'learning_rate': choose(task, trained),
-    'members': [dataclasses.asdict(member) for member in trained],
   }
-  return Outcome(result, *_status(trained))
 
 
 def state_bytes(model: nn.Module, task: Task, width: int) -> int:
-  """What the model remembers of one sequence of the task, at its end."""
-  length = models.shapes_of(task).source.shape[1]
+  """Computes the size of a model's recurrent state or cache after one sequence of a task.
+
+  Args:
+    model: the model.
+    task: the task, which determines the length of the sequence.
+    width: model width D.
+
+  Returns:
+    The number of bytes.
+
+  """
+  length = models.batch_shapes(task).source.shape[1]
   state = jax.eval_shape(lambda: model.initial_state(1, length, width))
   return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
 
 @functools.cache
-def calibrate(task: Task, batch_size: int, batches: int) -> dict[str, float]:
-  """What the oracle and the guess score on the test split: 1 and 0 on the common scale."""
+def score_controls(task: Task, batch_size: int, batches: int) -> dict[str, float]:
+  """Scores a task's oracle and its input-independent baseline from 0 (chance) to 1 (perfect).
+
+  Args:
+    task: the task, which defines the oracle and the baseline.
+    batch_size: sequences of a batch.
+    batches: number of test batches.
+
+  Returns:
+    The score of the `oracle`, which should be 1, and of the `baseline`, a predictor that ignores
+    the input and should score 0.
+
+  """
   @jax.jit
-  def sums(indices):
-    def measured(index):
+  def control_metric_totals(batch_indices):
+    def batch_metric_sums(index):
       batch = task.batch('test', index, batch_size)
-      answers = {'oracle': task.oracle, 'guess': task.baseline}
-      return {name: task.measure(to(batch.source), batch) for name, to in answers.items()}
+      controls = {'oracle': task.oracle, 'baseline': task.baseline}
+      return {name: task.metric_sums(predict(batch.source), batch)
+              for name, predict in controls.items()}
 
-    return jax.tree.map(jnp.sum, jax.lax.map(measured, indices))
+    return jax.tree.map(jnp.sum, jax.lax.map(batch_metric_sums, batch_indices))
 
-  measured = sums(jnp.arange(batches))
-  return {name: float(task.score(total / count)) for name, (total, count) in measured.items()}
+  totals = control_metric_totals(jnp.arange(batches))
+  return {name: float(task.score(total / count)) for name, (total, count) in totals.items()}
 
 
-def choose(task: Task, members: Sequence[Member]) -> float:
-  """The rate with the best mean validation metric over seeds; a divergence is the worst."""
-  better = 1 if task.metric.perfect > task.chance else -1
+def best_learning_rate(task: Task, members: Sequence[Member]) -> float:
+  """The learning rate with the best mean validation metric over seeds.
 
-  def merit(rate: float) -> tuple[float, float]:
-    at = [member for member in members if member.learning_rate == rate]
-    # The metric of a diverged member may be finite: the argmax of NaN is the first class.
-    if any(m.status == 'diverged' or not math.isfinite(m.validation) for m in at):
+  A rate at which a member diverged ranks last. Rates with equal metrics are ranked by the loss, and
+  of rates with equal losses the lowest is selected.
+  """
+  sign = 1 if task.metric.perfect > task.chance else -1
+
+  def validation_rank(rate: float) -> tuple[float, float]:
+    at_rate = [member for member in members if member.learning_rate == rate]
+    # The metric of a diverged member may be finite, because the argmax of NaN is the first class.
+    if any(m.status == 'diverged' or not math.isfinite(m.validation) for m in at_rate):
       return -math.inf, 0.0
-    # Equal metrics, such as that of no sequence right, are told apart by the loss.
-    return sum(better * m.validation for m in at), -sum(m.validation_loss for m in at)
+    # The loss ranks rates with equal metrics, such as an accuracy of 0 at both rates.
+    return sum(sign * m.validation for m in at_rate), -sum(m.validation_loss for m in at_rate)
 
-  return max(sorted({m.learning_rate for m in members}), key=merit)
+  return max(sorted({m.learning_rate for m in members}), key=validation_rank)
 
 
-def _status(members: Sequence[Member]) -> tuple[str, str]:
-  """A cell's status, and the reason where it did not finish."""
+def _cell_status(members: Sequence[Member]) -> tuple[str, str]:
+  """Derives a cell's status from those of its members, with a reason if it did not finish."""
   statuses = [member.status for member in members]
   if 'timeout' in statuses:
     return 'timeout', f'{statuses.count("timeout")} of {len(statuses)} members were still training'

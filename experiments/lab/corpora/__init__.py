@@ -1,1 +1,1 @@
-"""Real text: sets, the tokens that they become, and which of them stand in a batch."""
+"""Natural text corpora, from download and tokenisation to batches."""

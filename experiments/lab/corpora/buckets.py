@@ -1,16 +1,21 @@
-"""Which examples stand in which batch, for sequences of many lengths: alike in length, by tokens.
+"""Batches of examples of similar length, with about the same number of tokens in each batch.
 
-An example of length n belongs to the bucket of the least edge >= n. A batch has the examples of one
-bucket, and as many rows as make up about `batch_tokens` tokens at the bucket's mean length: every
-batch of a bucket has one shape, and there is one program to compile for each.
+An example of length n belongs to the bucket with the smallest boundary >= n. A batch consists of
+examples of one bucket, with as many rows as give about `batch_tokens` tokens at the mean length of
+the bucket. All batches of a bucket have one shape, so that one program per bucket is compiled.
 
-The edges are those that pad the least. With c(n) examples of up to n tokens, the tokens of all rows
-under edges e_1 < ... < e_k are the sum of (c(e_i) - c(e_{i-1})) e_i, least by dynamic programming:
+The boundaries minimise padding. If c(n) examples have at most n tokens, the padded number of tokens
+under boundaries e_1 < ... < e_k is the sum of (c(e_i) - c(e_{i-1})) e_i. Dynamic programming finds
+its minimum:
 
   least_k(e) = min over d < e of least_{k-1}(d) + (c(e) - c(d)) e
 
-An epoch is a plan, a pure function of its key: examples shuffled, dealt to buckets, cut into
-batches, the batches shuffled. Each example is in one batch of it.
+The order of an epoch is a pure function of a seed and the number of the epoch. Examples are
+shuffled, grouped by bucket and divided into batches, and the batches are shuffled. Each example is
+in exactly one batch of an epoch.
+
+The library grain is not used, because it does not group examples by length and its own shuffle
+would change the order of the batches behind all stored results.
 
 Vaswani et al. 2017, section 5.1: "sentence pairs were batched together by approximate sequence
 length"; each batch had about 25000 source and 25000 target tokens.
@@ -21,85 +26,100 @@ from typing import NamedTuple
 
 import numpy as np
 
-MULTIPLE = 8  # edges are multiples of it, as matrix units like them
-NUMBER = 6  # programs that one is willing to compile
+BOUNDARY_MULTIPLE = 8  # boundaries are multiples of 8, for which matrix units are efficient
+MAX_BUCKETS = 6  # limits the number of programs to compile
 
 
-class Shape(NamedTuple):
-  """Of a bucket's batches."""
+class BatchShape(NamedTuple):
+  """The number of rows and of tokens per row, which all batches of a bucket share."""
 
   rows: int
-  tokens: int  # of the source and of the target, each
+  tokens: int  # per row, of the source and of the target each
 
 
-class Plan(NamedTuple):
-  """One epoch."""
+class EpochPlan(NamedTuple):
+  """The order of the examples and the batches of one epoch."""
 
-  order: np.ndarray  # [examples] bucket after bucket
-  cuts: np.ndarray  # [batches, 3] each batch's bucket, and where in `order` it starts and stops
+  order: np.ndarray  # [examples] indices of examples, grouped by bucket
+  cuts: np.ndarray  # [batches, 3] bucket of each batch, and its start and stop in `order`
 
 
-def least_padded(lengths: np.ndarray, number: int = NUMBER) -> tuple[int, ...]:
-  """The edges, at most `number` of them, under which examples [N] of some lengths pad the least."""
-  cells = -(-np.asarray(lengths) // MULTIPLE)
-  edge = np.arange(cells.max() + 1)
-  below = np.cumsum(np.bincount(cells))  # examples of at most so many cells
-  cost, paths = below * edge, [(int(e),) for e in edge]
-  between = (below[None] - below[:, None]) * edge[None]  # [edge before, edge]
-  between = np.where(edge[:, None] <= edge[None], between, np.iinfo(np.int64).max // 2)
-  for _ in range(number - 1):
-    total = cost[:, None] + between
-    before = np.argmin(total, 0)
+def bucket_boundaries(lengths: np.ndarray, max_buckets: int = MAX_BUCKETS) -> tuple[int, ...]:
+  """The maximum example length of each bucket, in ascending order, chosen to minimise padding."""
+  units = -(-np.asarray(lengths) // BOUNDARY_MULTIPLE)
+  boundary = np.arange(units.max() + 1)
+  count = np.cumsum(np.bincount(units))  # examples of at most this many units
+  cost, paths = count * boundary, [(int(e),) for e in boundary]
+  step_cost = (count[None] - count[:, None]) * boundary[None]  # [previous boundary, boundary]
+  impossible = boundary[:, None] > boundary[None]
+  step_cost = np.where(impossible, np.iinfo(np.int64).max // 2, step_cost)
+  for _ in range(max_buckets - 1):
+    total = cost[:, None] + step_cost
+    previous = np.argmin(total, 0)
     cost = np.min(total, 0)
-    paths = [paths[before[e]] + (int(e),) for e in edge]
-  return tuple(sorted({MULTIPLE * e for e in paths[-1] if e}))
+    paths = [paths[previous[e]] + (int(e),) for e in boundary]
+  return tuple(sorted({BOUNDARY_MULTIPLE * e for e in paths[-1] if e}))
 
 
-def shapes_of(lengths: np.ndarray, batch_tokens: int, batch_size: int) -> tuple[Shape, ...]:
-  """The shapes of batches of examples [N] of some lengths, each of at least one of them.
+def batch_shapes(
+  lengths: np.ndarray, batch_tokens: int, batch_size: int
+) -> tuple[BatchShape, ...]:
+  """The batch shapes of all buckets, in ascending order of length.
 
   Args:
-    lengths: tokens of each example.
-    batch_tokens: about how many tokens a batch has; 0: as many as are in `batch_size` rows.
-    batch_size: rows of a batch where tokens do not count.
+    lengths: [N] number of tokens of each example.
+    batch_tokens: approximate number of tokens of a batch, without padding; 0 uses `batch_size`.
+    batch_size: number of rows of a batch, used only if `batch_tokens` is 0.
+
+  Returns:
+    One shape for each bucket, of which each contains at least one example.
 
   """
-  edges = np.array(least_padded(lengths))
-  bucket = np.searchsorted(edges, lengths)
+  boundaries = np.array(bucket_boundaries(lengths))
+  bucket = np.searchsorted(boundaries, lengths)
   means = np.bincount(bucket, weights=lengths) / np.bincount(bucket)
   rows = (max(1, round(batch_tokens / mean)) if batch_tokens else batch_size for mean in means)
-  return tuple(Shape(*shape) for shape in zip(rows, map(int, edges), strict=True))
+  return tuple(BatchShape(*shape) for shape in zip(rows, map(int, boundaries), strict=True))
 
 
 class Buckets:
-  """The batches of examples of given lengths, epoch after epoch."""
+  """The division of N examples into batches of similar length, shuffled in every epoch.
 
-  def __init__(self, lengths: np.ndarray, shapes: tuple[Shape, ...], seed: int):
-    """Deals examples [N], none longer than the longest shape, to buckets; `seed` is the plans'."""
+  Args:
+    lengths: [N] number of tokens of each example, none greater than the longest shape.
+    shapes: the shapes of batches, in ascending order of length.
+    seed: the seed of the order, together with the number of the epoch.
+
+  Attributes:
+    count: the number of batches per epoch.
+
+  """
+
+  def __init__(self, lengths: np.ndarray, shapes: tuple[BatchShape, ...], seed: int):
     self.shapes = shapes
     self.seed = seed
     self._bucket = np.searchsorted([shape.tokens for shape in shapes], lengths)  # [N]
     self._ends = np.cumsum(np.bincount(self._bucket, minlength=len(shapes)))
-    self._plan = functools.lru_cache(2)(self._planned)
-    self.count = len(self._plan(0).cuts)  # batches of an epoch, the same in each
+    self._plan = functools.lru_cache(2)(self._plan_epoch)
+    self.count = len(self._plan(0).cuts)
 
-  def batch(self, index: int) -> tuple[Shape, np.ndarray]:
-    """The shape of batch number `index`, and which examples [at most its rows] it has."""
-    epoch, place = divmod(int(index), self.count)
+  def batch(self, index: int) -> tuple[BatchShape, np.ndarray]:
+    """The shape of the batch with number `index`, and the indices of its examples."""
+    epoch, position = divmod(int(index), self.count)
     order, cuts = self._plan(epoch)
-    bucket, start, stop = cuts[place]
+    bucket, start, stop = cuts[position]
     return self.shapes[bucket], order[start:stop]
 
-  def _planned(self, epoch: int) -> Plan:
-    # The streams of NumPy's newer generators may change between its versions; this one's do not.
+  def _plan_epoch(self, epoch: int) -> EpochPlan:
+    # In all NumPy versions, RandomState generates the same numbers, unlike newer generators.
     random = np.random.RandomState([self.seed, epoch])
     order = random.permutation(len(self._bucket))
     order = order[np.argsort(self._bucket[order], kind='stable')]
-    firsts = (0, *self._ends[:-1])
+    starts = (0, *self._ends[:-1])
     cuts = [
       (bucket, start, min(start + shape.rows, end))
       for bucket, (shape, first, end) in enumerate(
-        zip(self.shapes, firsts, self._ends, strict=True))
+        zip(self.shapes, starts, self._ends, strict=True))
       for start in range(first, end, shape.rows)
     ]
-    return Plan(order, random.permutation(np.array(cuts)))
+    return EpochPlan(order, random.permutation(np.array(cuts)))

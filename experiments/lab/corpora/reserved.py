@@ -1,5 +1,5 @@
-"""What all data have in common: the names of splits, and tokens with a meaning of their own."""
+"""The names of the splits and the reserved tokens, which all tasks share."""
 
 SPLITS = ('train', 'validation', 'test')
-PAD, START, END = 0, 1, 2  # fills a row up; is what a first token is made from; closes a row
-RESERVED = 3  # the first token that stands for something
+PAD, START, END = 0, 1, 2  # padding, the first decoder input, and the last token of a sequence
+RESERVED = 3  # number of reserved tokens, and the first token with content

@@ -1,18 +1,18 @@
-"""Subword tokens: words in pieces that are learnt from text, so that no word is unknown.
+"""Subword vocabularies, which are learned from text by byte-pair encoding.
 
-Byte-pair encoding begins with single characters and merges, again and again, the pair of
-neighbouring pieces that is most frequent in the text, until the vocabulary has the size asked for.
-Source and target share one, as in "Attention is all you need", section 5.1: what is spelled alike
-in both languages is the same token.
+Byte-pair encoding begins with single characters and repeatedly merges the most frequent pair of
+adjacent pieces, until the vocabulary has the requested size. Source and target share one
+vocabulary, as in "Attention is all you need", section 5.1, so that equal spellings in both
+languages have equal tokens.
 
-White space is read as written here: any run of it (spaces, tabs, no-break spaces, ends of lines) is
-one space, and at the ends of a line none. Nothing else is changed, so that a line is either read
-back or has the token UNKNOWN in it, which stands for characters that the training text lacks:
+White space is normalised. Each run of it (spaces, tabs, no-break spaces, ends of lines) becomes one
+space, and none remains at the ends of a line. Nothing else changes, so that decoding restores a
+line unless it has the token UNKNOWN, for characters that are not in the training text:
 
-  decode(encode(line)) = spaced(line)   or   UNKNOWN in encode(line)
+  decode(encode(line)) = normalize_whitespace(line)   or   UNKNOWN in encode(line)
 
 Sennrich, Haddow and Birch 2016, "Neural machine translation of rare words with subword units",
-section 3.2; Kudo and Richardson 2018, "SentencePiece", whose library learns and applies it.
+section 3.2; Kudo and Richardson 2018, "SentencePiece", for the library that is used here.
 """
 
 import dataclasses
@@ -27,29 +27,29 @@ from collections.abc import Iterable, Iterator, Sequence
 from experiments.lab import optional
 from experiments.lab.corpora.reserved import END, PAD, RESERVED, START
 
-UNKNOWN = RESERVED  # a character that the training text does not have
-ERRORS_ONLY = 2  # the library's level of logging
-# SentencePiece takes the first for a space, and leaves out of training what has one of the others.
-# Unicode reserves noncharacters for such uses within a program: no text has them.
+UNKNOWN = RESERVED  # the token of all characters that are not in the training text
+ERRORS_ONLY = 2  # logging level of SentencePiece
+# SentencePiece represents a space by '▁', and drops training lines that contain '▅' or '\0'.
+# These three characters are replaced by Unicode noncharacters, which do not occur in text.
 STAND_INS = {'▁': '\ufdd0', '▅': '\ufdd1', '\0': '\ufdd2'}
-MARKERS = '<pad>', '<s>', '</s>', '<unk>'  # removed from training text by SentencePiece
-LONGEST = 4192  # bytes; SentencePiece leaves longer lines out of training
+MARKERS = '<pad>', '<s>', '</s>', '<unk>'  # SentencePiece removes these from training text
+LONGEST = 4192  # bytes; SentencePiece drops longer training lines
 
 
 class DamagedVocabulary(ValueError):
-  """A file that is not what `save` wrote; the message names it."""
+  """The error for a vocabulary file whose content does not match its checksum."""
 
 
-def library():
-  """SentencePiece, of the extra `translation`."""
-  return optional.load('sentencepiece', 'subword vocabularies', 'translation')
+def load_sentencepiece():
+  """Imports the optional package sentencepiece, which the extra `translation` installs."""
+  return optional.import_optional('sentencepiece', 'subword vocabularies', 'translation')
 
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-  """Pieces of words as tokens: PAD, START, END, UNKNOWN, then what was learnt.
+  """A subword vocabulary with the tokens PAD, START, END and UNKNOWN, followed by learned pieces.
 
-  The model is SentencePiece's, serialised; two vocabularies are equal when their bytes are.
+  The model is a serialised SentencePiece model. Vocabularies are equal if their bytes are equal.
   """
 
   model: bytes
@@ -59,53 +59,57 @@ class Vocabulary:
     cls, lines: Iterable[str], size: int, *, split_digits: bool = False, coverage: float = 1.0,
     threads: int = 1,
   ) -> 'Vocabulary':
-    """Learn `size` tokens from lines of text; the same lines in the same order, the same tokens.
+    """Trains a vocabulary on lines of text, deterministically for the same lines in the same order.
 
     Args:
-      lines: the text, of which nothing is left out, however long a line is.
-      size: how many tokens, those with a meaning of their own included.
-      split_digits: whether every digit is a token of its own.
-      coverage: the share of the text whose characters are all known; 1: every character is.
-      threads: how many the library uses.
+      lines: the training text, all of which is used, including long lines.
+      size: the number of tokens, including the reserved tokens.
+      split_digits: whether every digit is a separate token.
+      coverage: the fraction of characters of the text that have tokens; 1 includes all of them.
+      threads: the number of threads of the library.
+
+    Returns:
+      The trained vocabulary.
 
     Raises:
-      ValueError: for a size that the text cannot fill, or that has no room for its characters.
+      ValueError: if the size is too great or too small for the text.
 
     """
-    written = io.BytesIO()
+    model = io.BytesIO()
     try:
-      library().SentencePieceTrainer.train(
-        sentence_iterator=_portions(lines), model_writer=written, vocab_size=size, model_type='bpe',
+      load_sentencepiece().SentencePieceTrainer.train(
+        sentence_iterator=_split_long_lines(lines), model_writer=model, vocab_size=size,
+        model_type='bpe',
         pad_id=PAD, bos_id=START, eos_id=END, unk_id=UNKNOWN, character_coverage=coverage,
         split_digits=split_digits, normalization_rule_name='identity', num_threads=threads,
         minloglevel=ERRORS_ONLY,
       )
-    except RuntimeError as error:  # it names the bound, after the place in its own source
+    except RuntimeError as error:  # the message states the bound after a position in C++ code
       reason = ' '.join(str(error).split()).rpartition('] ')[2]
       raise ValueError(f'vocabulary_size={size} does not suit the text: {reason}') from None
-    return cls(written.getvalue())
+    return cls(model.getvalue())
 
   @functools.cached_property
   def processor(self):
-    """The library's form of the model."""
-    return library().SentencePieceProcessor(model_proto=self.model)
+    """The SentencePiece processor of the model."""
+    return load_sentencepiece().SentencePieceProcessor(model_proto=self.model)
 
   @property
   def size(self) -> int:
-    """Different tokens."""
+    """The number of tokens."""
     return self.processor.vocab_size()
 
   @property
   def digest(self) -> str:
-    """Names the vocabulary: tokens compare only under the same digest."""
+    """A hash of the model, which is equal for equal vocabularies."""
     return hashlib.sha256(self.model).hexdigest()[:12]
 
   def encode(self, lines: Sequence[str]) -> list[list[int]]:
-    """The tokens of each line, closed by END."""
-    return self.processor.encode([_escaped(line) for line in lines], add_eos=True)
+    """The tokens of each line, followed by END."""
+    return self.processor.encode([_escape_special_characters(line) for line in lines], add_eos=True)
 
   def decode(self, tokens: Sequence[int]) -> str:
-    """The text that a row of tokens stands for, up to its first END."""
+    """The text of one row of tokens up to its first END."""
     row = [int(token) for token in tokens]
     text = self.processor.decode(row[: row.index(END)] if END in row else row)
     for character, stand_in in STAND_INS.items():
@@ -113,11 +117,11 @@ class Vocabulary:
     return text
 
   def pieces(self, line: str) -> list[str]:
-    """A line in the pieces that its tokens stand for, `▁` for a space."""
-    return self.processor.encode(_escaped(line), out_type=str)
+    """The subword pieces of a line as text, in which `▁` represents a space."""
+    return self.processor.encode(_escape_special_characters(line), out_type=str)
 
   def save(self, path: str | os.PathLike) -> None:
-    """Write the file at `path`, whole or not at all: a checksum, then the model."""
+    """Writes a checksum and the model to a file, atomically."""
     path = pathlib.Path(path)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     temporary.write_bytes(checksum(self.model) + b'\n' + self.model)
@@ -125,40 +129,46 @@ class Vocabulary:
 
   @classmethod
   def load(cls, path: str | os.PathLike) -> 'Vocabulary':
-    """Read what `save` wrote; OSError where there is no file, DamagedVocabulary for another."""
+    """Reads a vocabulary from a file that `save` wrote.
+
+    Raises:
+      DamagedVocabulary: if the checksum is wrong.
+      OSError: if the file cannot be read.
+
+    """
     stated, _, model = pathlib.Path(path).read_bytes().partition(b'\n')
     if stated != checksum(model):
       raise DamagedVocabulary(
-        f'the vocabulary {path} is damaged: its checksum is not that of its content; delete it,'
-        f' and it is made again'
+        f'the vocabulary {path} is damaged: its checksum does not match its content; delete it,'
+        f' and it is created again'
       )
     return cls(model)
 
 
-def spaced(text: str) -> str:
-  """A text with one space for each run of white space, and none at its ends."""
+def normalize_whitespace(text: str) -> str:
+  """The text with each run of white space replaced by one space, and none at its ends."""
   return ' '.join(text.split())
 
 
-def _escaped(line: str) -> str:
-  """A line as the library is given it."""
-  line = spaced(line)
+def _escape_special_characters(line: str) -> str:
+  """The normalised line, with the special characters of SentencePiece replaced by STAND_INS."""
+  line = normalize_whitespace(line)
   for character, stand_in in STAND_INS.items():
     line = line.replace(character, stand_in)
   return line
 
 
-def _portions(lines: Iterable[str]) -> Iterator[str]:
-  """Lines as the library learns from them: in portions of which it leaves nothing out."""
-  for line in map(_escaped, lines):
+def _split_long_lines(lines: Iterable[str]) -> Iterator[str]:
+  """Training lines without the markers of SentencePiece, split into at most LONGEST bytes each."""
+  for line in map(_escape_special_characters, lines):
     for marker in MARKERS:
       line = line.replace(marker, ' '.join(marker))
     if len(line.encode()) <= LONGEST:
       yield line
-    else:  # cut between words, where no piece reaches across; a character has four bytes at most
+    else:  # divide between words, which no piece spans; a character has at most four bytes
       yield from textwrap.wrap(line, LONGEST // 4, break_on_hyphens=False)
 
 
 def checksum(model: bytes) -> bytes:
-  """What a file states of the model in it."""
+  """The SHA-256 checksum of a serialised model, as hexadecimal digits."""
   return hashlib.sha256(model).hexdigest().encode()

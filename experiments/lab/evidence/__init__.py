@@ -1,1 +1,1 @@
-"""What a claim is, and the effects that several studies rest theirs on."""
+"""Claims, controls that check the validity of an experiment, and effects that claims test."""

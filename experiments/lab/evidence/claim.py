@@ -1,32 +1,35 @@
-"""A claim: what is stated before it is measured, and the relation that is expected of it."""
+"""The class of claims about effects, and controls that check the validity of a study."""
 
 import dataclasses
 import operator
 from typing import NamedTuple
 
-from experiments.lab.evidence.effects import Effect, calibration
+from experiments.lab.evidence.effects import Effect, predictor_score
 
 RELATIONS = {'>': operator.gt, '<': operator.lt}
 VASWANI = 'Vaswani et al. 2017'
 
 
 class Remedy(NamedTuple):
-  """What to do about a control that failed: a sentence without its end, and flags of the study."""
+  """Advice after a failed control, without a full stop, and flags for the repeated run."""
 
-  words: str
+  advice: str
   flags: tuple[str, ...] = ()
 
 
-LOOK = Remedy('A task, a layer or a record is not as it should be. The tables show in which cell')
-MEASURE_AGAIN = Remedy('Measure again when nothing else runs on the machine', ('--retry',))
+INSPECT_TABLES = Remedy(
+  'Find the incorrect task, layer or record in the tables, correct it and run the study again')
+MEASURE_AGAIN = Remedy(
+  'Repeat the measurement while no other program runs on the machine', ('--retry',))
 
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-  """Stated before it is measured: `effect` is expected to be `relation` than `threshold`.
+  """A statement that the mean of an effect is above or below a threshold.
 
-  A control may be `exact`: it is computed and not estimated, so that every value has to be on the
-  expected side. Its `remedy` is what to do when it fails.
+  `relation` is '>' or '<'. A control may be `exact`, which means that its effect is computed and
+  not estimated, so that every value must satisfy the relation. `remedy` is the advice if a control
+  fails.
   """
 
   name: str
@@ -38,19 +41,20 @@ class Claim:
   relation: str
   threshold: float
   exact: bool = False
-  remedy: Remedy = LOOK
+  remedy: Remedy = INSPECT_TABLES
 
 
-def calibrated(study: str) -> tuple[Claim, Claim]:
-  """The controls of every study that trains: its oracle, and who does not look."""
-  words = study.replace('_', ' ')
+def oracle_and_baseline_controls(study: str) -> tuple[Claim, Claim]:
+  """Returns two controls, which require an oracle score of 1 and a baseline score of 0."""
+  title = study.replace('_', ' ')
   return (
     Claim(
-      f'oracle-{study}', f'Whoever computes the answer from the source is right in {words}',
-      'control', study, calibration('oracle'), 'score', '>', 0.999, exact=True,
+      f'oracle-{study}',
+      f'The oracle, which computes the target from the source, scores 1 in {title}',
+      'control', study, predictor_score('oracle'), 'score', '>', 0.999, exact=True,
     ),
     Claim(
-      f'guess-{study}', f'Whoever does not look at the source scores chance in {words}',
-      'control', study, calibration('guess'), 'score', '<', 0.05,
+      f'baseline-{study}', f'The baseline, which ignores the source, scores 0 in {title}',
+      'control', study, predictor_score('baseline'), 'score', '<', 0.05,
     ),
   )

@@ -1,32 +1,37 @@
-"""Effects: the one number a seed, or a repetition, that a claim rests on, taken from records.
+"""Effects, functions that compute a number per seed or repetition from the records of a study.
 
-An effect is a function of a study's records; it is None where a record that it needs is missing.
-Those below are made by functions of what they compare, so that a new claim is seldom new code.
+An effect returns None if a required record is missing. The functions below return effects for given
+layers and tasks, so that most claims need no further code.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from statistics import median
 
 from experiments.lab.results import times
-from experiments.lab.results.scores import elsewhere_scores, farthest_scores, scores
+from experiments.lab.results.scores import (
+  extrapolation_scores,
+  scores_at_longest_extrapolation,
+  scores_by_seed,
+)
 
 Records = Sequence[dict]
 Effect = Callable[[Records], list[float] | None]
-Measure = Callable[[dict, str], list[float]]  # of a record, for a layer: times a token
+TokenTimes = Callable[[dict, str], list[float]]  # From a record and a layer to times per token.
 
 
-def comparison(records: Records, family: str) -> dict[str, list[dict]]:
-  """The records of a family of tasks that compare: layer -> records by distance.
+def largest_comparable_group_by_layer(records: Records, task_family: str) -> dict[str, list[dict]]:
+  """Returns the largest group of comparable records, by layer and in ascending order of distance.
 
-  Runs compare if they differ in nothing but the layer and the distance; variants of a task do not.
-  Of several comparisons in one store it is the one with the most records, then the most steps,
-  then the most seeds; layers with options stand under their own names.
+  Runs are comparable if they differ only in the layer and the distance; variants of a task are not
+  comparable. Of several groups of comparable runs the function selects the group with the most
+  records, then the most steps, then the most seeds. Layers with different options count as
+  different layers.
   """
   groups: dict[tuple, list[dict]] = {}
   for record in records:
-    if record['status'] == 'finished' and record['result'].get('family') == family:
-      same = {k: str(v) for k, v in record['run'].items() if k not in ('layer', 'task')}
-      key = record['result']['title'], tuple(sorted(same.items()))
+    if record['status'] == 'finished' and record['result'].get('family') == task_family:
+      settings = {k: str(v) for k, v in record['run'].items() if k not in ('layer', 'task')}
+      key = record['result']['title'], tuple(sorted(settings.items()))
       groups.setdefault(key, []).append(record)
   if not groups:
     return {}
@@ -38,171 +43,252 @@ def comparison(records: Records, family: str) -> dict[str, list[dict]]:
   return by_layer
 
 
-def loss_with_distance(family: str, layers: Iterable[str]) -> Effect:
-  """Score at the shortest distance less score at the longest, for each layer and seed."""
-  def effect(records: Records) -> list[float] | None:
-    compared, lost = comparison(records, family), []
+def score_drop_with_distance(task_family: str, layers: Iterable[str]) -> Effect:
+  """Returns an effect, the score at the shortest minus the score at the longest distance."""
+  def compute_drop_over_distances(records: Records) -> list[float] | None:
+    comparison, drops = largest_comparable_group_by_layer(records, task_family), []
     for layer in layers:
-      if len(compared.get(layer, ())) < 2:
+      if len(comparison.get(layer, ())) < 2:
         return None
-      near, far = (scores(compared[layer][end]) for end in (0, -1))
-      lost += [near[seed] - far[seed] for seed in near if seed in far]
-    return lost
+      shortest, longest = (scores_by_seed(comparison[layer][index]) for index in (0, -1))
+      drops += [shortest[seed] - longest[seed] for seed in shortest if seed in longest]
+    return drops
 
-  return effect
-
-
-def lead_at_distance(family: str, layer: str, rivals: Sequence[str]) -> Effect:
-  """Score of a layer less that of each rival, by seed, at the longest distance of all."""
-  def effect(records: Records) -> list[float] | None:
-    compared = comparison(records, family)
-    if not {layer, *rivals} <= set(compared):
-      return None
-    ours, *theirs = (compared[one][-1] for one in (layer, *rivals))
-    if any(rival['run']['task'] != ours['run']['task'] for rival in theirs):
-      return None
-    by_seed = scores(ours)
-    return [by_seed[seed] - score for rival in theirs for seed, score in scores(rival).items()]
-
-  return effect
+  return compute_drop_over_distances
 
 
-def lead_over_best(family: str, layer: str, rivals: Sequence[str]) -> Effect:
-  """Score of a layer less that of the best of its rivals, by seed, at the longest distance."""
-  leads = {rival: lead_at_distance(family, layer, (rival,)) for rival in rivals}
+def advantage_at_longest_distance(
+  task_family: str, layer: str, alternatives: Sequence[str]
+) -> Effect:
+  """Returns an effect, the score of a layer minus that of each alternative at the longest distance.
 
-  def effect(records: Records) -> list[float] | None:
-    found = [lead(records) for lead in leads.values()]
-    return None if not all(found) else min(found, key=lambda lead: sum(lead) / len(lead))
+  Args:
+    task_family: The name of the task, such as 'recall', for all its options.
+    layer: The layer with the expected advantage.
+    alternatives: The layers whose scores are subtracted.
 
-  return effect
-
-
-def score_at_distance(family: str, layer: str) -> Effect:
-  """Score of a layer, by seed, at the longest distance."""
-  def effect(records: Records) -> list[float] | None:
-    found = comparison(records, family).get(layer)
-    return list(scores(found[-1]).values()) if found else None
-
-  return effect
-
-
-def across_field(family: str, layer: str, beyond: bool) -> Effect:
-  """Scores, by seed, at the distances that a layer's receptive field does not, or does, cover."""
-  def effect(records: Records) -> list[float] | None:
-    found = [
-      score for record in comparison(records, family).get(layer, ())
-      if (field := record['result']['receptive_field'])
-      and (record['result']['distance'] >= field) == beyond
-      for score in scores(record).values()
-    ]
-    return found or None
-
-  return effect
-
-
-def beyond_training(family: str, layers: Iterable[str]) -> Effect:
-  """Scores of each layer and seed at the greatest distance beyond the trained one."""
-  def effect(records: Records) -> list[float] | None:
-    compared, found = comparison(records, family), []
-    for layer in layers:
-      farthest = [farthest_scores(record) for record in compared.get(layer, ())[-1:]]
-      if not any(farthest):
-        return None
-      found += farthest[0].values()
-    return found
-
-  return effect
-
-
-def at_longest(record: dict) -> tuple[dict[int, float], dict[int, float]] | None:
-  """Scores by seed at the shortest asked and at the longest trained length; None: not asked."""
-  asked = elsewhere_scores(record)
-  trained = [length for length in asked if length <= record['result']['distance']]
-  return (asked[min(trained)], asked[max(trained)]) if len(trained) > 1 else None
-
-
-def loss_with_length(family: str, layers: Iterable[str]) -> Effect:
-  """Score at the shortest length less score at the longest that was trained on, by seed."""
-  def effect(records: Records) -> list[float] | None:
-    compared, lost = comparison(records, family), []
-    for layer in layers:
-      ends = [at_longest(record) for record in compared.get(layer, ())[-1:]]
-      if not any(ends):
-        return None
-      short, long = ends[0]
-      lost += [short[seed] - long[seed] for seed in short]
-    return lost
-
-  return effect
-
-
-def score_at_length(family: str, layer: str, less: Sequence[str] = ()) -> Effect:
-  """Score by seed at the longest trained length, less that of each of some others there."""
-  def effect(records: Records) -> list[float] | None:
-    compared = comparison(records, family)
-    ends = [at_longest(r) for one in (layer, *less) for r in compared.get(one, ())[-1:]]
-    if len(ends) < 1 + len(less) or None in ends:
-      return None
-    ours, *theirs = (long for _, long in ends)
-    if not theirs:
-      return list(ours.values())
-    return [ours[seed] - score for rival in theirs for seed, score in rival.items() if seed in ours]
-
-  return effect
-
-
-def calibration(answer: str) -> Effect:
-  """What an answer that must be right, or must be wrong, scores in every cell."""
-  def effect(records: Records) -> list[float] | None:
-    controls = (r['result'].get('controls', {}) for r in records)
-    return [own[answer] for own in controls if answer in own] or None
-
-  return effect
-
-
-def ratio(over: Measure, under: Measure, layers: Iterable[str]) -> Effect:
-  """Median time a token at one measure over that at another, for each layer and repetition.
-
-  The rounds of a repetition share its parameters, its data and what else the machine did then, so
-  that a repetition counts once.
+  Returns:
+    The effect, with a value for each alternative and seed.
   """
-  def effect(records: Records) -> list[float] | None:
+  def compute_advantage_over_each(records: Records) -> list[float] | None:
+    comparison = largest_comparable_group_by_layer(records, task_family)
+    if not {layer, *alternatives} <= set(comparison):
+      return None
+    record, *others = (comparison[name][-1] for name in (layer, *alternatives))
+    if any(other['run']['task'] != record['run']['task'] for other in others):
+      return None
+    scores = scores_by_seed(record)
+    return [
+      scores[seed] - score for other in others for seed, score in scores_by_seed(other).items()]
+
+  return compute_advantage_over_each
+
+
+def advantage_over_best(task_family: str, layer: str, alternatives: Sequence[str]) -> Effect:
+  """Returns an effect, the score of a layer minus that of the best alternative.
+
+  Scores are compared at the longest distance.
+
+  Args:
+    task_family: The name of the task, such as 'recall', for all its options.
+    layer: The layer with the expected advantage.
+    alternatives: The layers among which the best is selected.
+
+  Returns:
+    The effect, with a value for each seed.
+  """
+  effects = [advantage_at_longest_distance(task_family, layer, (name,)) for name in alternatives]
+
+  def compute_advantage_over_best(records: Records) -> list[float] | None:
+    advantages = [effect(records) for effect in effects]
+    if not all(advantages):
+      return None
+    return min(advantages, key=lambda advantage: sum(advantage) / len(advantage))
+
+  return compute_advantage_over_best
+
+
+def score_at_longest_distance(task_family: str, layer: str) -> Effect:
+  """Returns an effect, the score of each seed at the longest distance."""
+  def compute_scores_at_longest_distance(records: Records) -> list[float] | None:
+    by_distance = largest_comparable_group_by_layer(records, task_family).get(layer)
+    return list(scores_by_seed(by_distance[-1]).values()) if by_distance else None
+
+  return compute_scores_at_longest_distance
+
+
+def scores_outside_or_inside_receptive_field(task_family: str, layer: str, outside: bool) -> Effect:
+  """Returns an effect, the scores at distances outside or inside the receptive field of a layer.
+
+  Args:
+    task_family: The name of the task, such as 'recall', for all its options.
+    layer: A layer with a bounded receptive field.
+    outside: Whether the distances exceed the receptive field.
+
+  Returns:
+    The effect, with a value for each distance and seed.
+  """
+  def compute_scores_outside_or_inside(records: Records) -> list[float] | None:
+    scores = [
+      score for record in largest_comparable_group_by_layer(records, task_family).get(layer, ())
+      if (field := record['result']['receptive_field'])
+      and (record['result']['distance'] >= field) == outside
+      for score in scores_by_seed(record).values()
+    ]
+    return scores or None
+
+  return compute_scores_outside_or_inside
+
+
+def score_beyond_trained_distance(task_family: str, layers: Iterable[str]) -> Effect:
+  """Returns an effect, the scores of layers at the longest distance beyond the training data."""
+  def compute_scores_beyond_training(records: Records) -> list[float] | None:
+    comparison, scores = largest_comparable_group_by_layer(records, task_family), []
+    for layer in layers:
+      longest = [
+        scores_at_longest_extrapolation(record) for record in comparison.get(layer, ())[-1:]]
+      if not any(longest):
+        return None
+      scores += longest[0].values()
+    return scores
+
+  return compute_scores_beyond_training
+
+
+def scores_at_shortest_and_longest_trained_length(
+  record: dict
+) -> tuple[dict[int, float], dict[int, float]] | None:
+  """Returns the scores of all seeds at the shortest and at the longest trained source length.
+
+  Returns:
+    Both mappings from seed to score, or None without two requested trained lengths.
+  """
+  scores = extrapolation_scores(record)
+  trained = [length for length in scores if length <= record['result']['distance']]
+  return (scores[min(trained)], scores[max(trained)]) if len(trained) > 1 else None
+
+
+def score_drop_with_source_length(task_family: str, layers: Iterable[str]) -> Effect:
+  """Returns an effect, the score drop from the shortest to the longest trained source length."""
+  def compute_drop_over_lengths(records: Records) -> list[float] | None:
+    comparison, drops = largest_comparable_group_by_layer(records, task_family), []
+    for layer in layers:
+      pairs = [
+        scores_at_shortest_and_longest_trained_length(record)
+        for record in comparison.get(layer, ())[-1:]
+      ]
+      if not any(pairs):
+        return None
+      shortest, longest = pairs[0]
+      drops += [shortest[seed] - longest[seed] for seed in shortest]
+    return drops
+
+  return compute_drop_over_lengths
+
+
+def score_at_longest_trained_length(
+  task_family: str, layer: str, alternatives: Sequence[str] = ()
+) -> Effect:
+  """Returns an effect, the score or advantage of a layer at the longest trained source length.
+
+  Args:
+    task_family: The name of the task, such as 'recall', for all its options.
+    layer: The layer.
+    alternatives: The layers whose scores are subtracted; empty for the score itself.
+
+  Returns:
+    The effect, with a value for each seed and alternative.
+  """
+  def compute_score_or_advantage(records: Records) -> list[float] | None:
+    comparison = largest_comparable_group_by_layer(records, task_family)
+    pairs = [
+      scores_at_shortest_and_longest_trained_length(record)
+      for name in (layer, *alternatives) for record in comparison.get(name, ())[-1:]
+    ]
+    if len(pairs) < 1 + len(alternatives) or None in pairs:
+      return None
+    scores, *others = (longest for _, longest in pairs)
+    if not others:
+      return list(scores.values())
+    return [
+      scores[seed] - score for other in others for seed, score in other.items() if seed in scores]
+
+  return compute_score_or_advantage
+
+
+def predictor_score(predictor: str) -> Effect:
+  """Returns an effect, the score of the predictor 'oracle' or 'baseline' in each grid cell."""
+  def compute_predictor_scores(records: Records) -> list[float] | None:
+    controls = (record['result'].get('controls', {}) for record in records)
+    return [scores[predictor] for scores in controls if predictor in scores] or None
+
+  return compute_predictor_scores
+
+
+def median_time_ratio(
+  numerator: TokenTimes, denominator: TokenTimes, layers: Iterable[str]
+) -> Effect:
+  """Returns an effect, the ratio of two median times per token for each layer.
+
+  The rounds of a repetition share its parameters, its data and the load of the machine, so that
+  each repetition has a single ratio.
+
+  Args:
+    numerator: A function that returns the times per token in the numerator.
+    denominator: A function that returns the times per token in the denominator.
+    layers: The layers.
+
+  Returns:
+    The effect, with a value for each layer and repetition.
+  """
+  def compute_median_time_ratios(records: Records) -> list[float] | None:
     grids: dict[str, list[dict]] = {}
     for record in filter(times.is_timed, records):
       grids.setdefault(str({**record['run'], 'seed': None}), []).append(record)
     largest = max(grids.values(), key=lambda g: (len(g), len(g[0]['run']['lengths'])), default=())
-    medians = [
-      [measure(record, layer) for measure in (over, under)]
+    pairs = [
+      (numerator(record, layer), denominator(record, layer))
       for layer in layers for record in largest
     ]
-    known = all(times for pair in medians for times in pair)
-    return [median(a) / median(b) for a, b in medians] or None if known else None
+    if not pairs or not all(sample for pair in pairs for sample in pair):
+      return None
+    return [median(a) / median(b) for a, b in pairs]
 
-  return effect
-
-
-def at_length(quantity: str, choose: Callable) -> Measure:
-  """Times a token at the shortest (`min`) or the longest (`max`) of two lengths or more."""
-  def measure(record: dict, layer: str) -> list[float]:
-    found = times.per_token(record, layer, quantity)
-    return found[choose(found)] if len(found) > 1 else []
-
-  return measure
+  return compute_median_time_ratios
 
 
-def growth(quantity: str, layers: Iterable[str]) -> Effect:
-  """Time a token at the longest length over that at the shortest."""
-  return ratio(at_length(quantity, max), at_length(quantity, min), layers)
+def token_times_at_extreme_length(quantity: str, min_or_max: Callable) -> TokenTimes:
+  """Returns a function that computes the times per token at the shortest or longest length.
+
+  Args:
+    quantity: 'train', 'forward' or 'generate'.
+    min_or_max: `min` for the shortest length or `max` for the longest length.
+
+  Returns:
+    A function of a record and a layer, with an empty list for fewer than two lengths.
+  """
+  def times_per_token_at_extreme_length(record: dict, layer: str) -> list[float]:
+    by_length = times.seconds_per_token(record, layer, quantity)
+    return by_length[min_or_max(by_length)] if len(by_length) > 1 else []
+
+  return times_per_token_at_extreme_length
 
 
-def noise(records: Records) -> list[float] | None:
-  """What the same step, measured twice, seems to differ by: the larger time over the smaller."""
-  def again(record: dict, layer: str) -> list[float]:
-    return next(iter(times.per_token(record, layer, 'repeat').values()), [])
+def time_growth_with_length(quantity: str, layers: Iterable[str]) -> Effect:
+  """Returns an effect, the time per token at the longest length over that at the shortest."""
+  longest, shortest = (token_times_at_extreme_length(quantity, select) for select in (max, min))
+  return median_time_ratio(longest, shortest, layers)
 
-  # Layer by layer: one that another grid had, or that had no memory, hides no other's noise.
+
+def ratios_of_repeated_step_times(records: Records) -> list[float] | None:
+  """Returns, for each layer, the ratio (at least 1) of two times of the same training step."""
+  def times_of_repeated_step(record: dict, layer: str) -> list[float]:
+    return next(iter(times.seconds_per_token(record, layer, 'repeat').values()), [])
+
+  # Layers are evaluated separately, so that a layer without times does not exclude the others.
   timed = list(filter(times.is_timed, records))
   layers = dict.fromkeys(layer for record in timed for layer in record['run']['layers'])
-  found = (ratio(again, at_length('train', min), (layer,))(timed) for layer in layers)
-  return [max(r, 1 / r) for ratios in found if ratios for r in ratios] or None
+  first_times = token_times_at_extreme_length('train', min)
+  by_layer = (
+    median_time_ratio(times_of_repeated_step, first_times, (layer,))(timed) for layer in layers)
+  return [max(ratio, 1 / ratio) for ratios in by_layer for ratio in ratios or ()] or None

@@ -1,1 +1,1 @@
-"""From flags to records: a run is described, its cell trained, its record stored, once."""
+"""Execution of studies, from command-line flags to experiment cells and their stored records."""

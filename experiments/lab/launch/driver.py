@@ -1,6 +1,7 @@
-"""From a study's command to its tables: the driver of every study.
+"""The driver that runs every study, from its command-line flags to its tables.
 
-Flags are read, and --help is printed, before JAX is loaded; what makes cells is loaded after that.
+Flags are parsed, and --help is printed, before JAX is imported. The modules that create and execute
+cells are imported after that.
 """
 
 import functools
@@ -13,15 +14,15 @@ from experiments.lab.results import publish
 
 
 def main(study: Study) -> None:
-  """The command of a study."""
-  define = functools.partial(study.define, study.presets)
-  more = functools.partial(listing.of_study, study)
-  flags.main(functools.partial(launch, study), define, study.question, more)
+  """Runs the command of a study."""
+  define_flags = functools.partial(study.define_flags, study.presets)
+  help_appendix = functools.partial(listing.study_listing, study)
+  flags.main(functools.partial(run_study, study), define_flags, study.question, help_appendix)
 
 
-def launch(study: Study) -> None:
-  """Makes the cells that the store lacks, prints the tables, and leaves them with the figure."""
-  preset = flags.preset(study.presets)
-  source.keep()  # before anything is loaded that makes numbers
-  records = importlib.import_module('experiments.lab.launch.grid').records(study, preset)
-  publish.study(study.name, *study.report(records), flags.FLAGS.runs)
+def run_study(study: Study) -> None:
+  """Executes the cells that are not stored, then prints and saves the study's tables and figure."""
+  preset = flags.requested_preset(study.presets)
+  source.cache_all_sources()  # must precede the import of every module that computes numbers
+  records = importlib.import_module('experiments.lab.launch.grid').study_records(study, preset)
+  publish.print_and_save_study(study.name, *study.report(records), flags.FLAGS.runs)

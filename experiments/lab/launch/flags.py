@@ -1,11 +1,13 @@
-"""Flags, once: each setting's flag and help come from its dataclass field, its value from a preset.
+"""Command-line flags, which are defined once from dataclass fields and presets.
 
-A script's own values win over its preset's, which win over the fields' defaults. Whatever is wrong
-with a command is said in one line, and the exit code is 2. JAX is not loaded to read flags.
+The flag and the help text of a setting come from its dataclass field. The value of a flag in the
+command overrides the preset, and the preset overrides the default of the field. An invalid command
+is reported in one line, and its exit code is 2. Flags are parsed without an import of JAX.
 """
 
 import collections
 import dataclasses
+import functools
 import math
 import os
 import sys
@@ -18,16 +20,16 @@ from absl import app, flags, logging
 from experiments.lab import interruption
 from experiments.lab.cells import limits
 from experiments.lab.cells.run import Run
-from experiments.lab.errors import BadInput, brief, no_such, worded
+from experiments.lab.errors import BadInput, describe_os_error, shorten_to_line, unknown_name_error
 from experiments.lab.launch import output
 from experiments.lab.optional import MissingExtra
 from experiments.lab.results.store import StoreError
 from experiments.lab.training.recipe import PARALLEL
 
 FLAGS = flags.FLAGS
-MOST_SEEDS = 1000
-MOST_PARTS = 1024  # processes, or devices that a CPU is split into
-DEFINE = {
+MAX_SEEDS = 1000
+MAX_PROCESSES = 1024  # or devices of a CPU
+DEFINITIONS = {
   int: flags.DEFINE_integer,
   float: flags.DEFINE_float,
   str: flags.DEFINE_string,
@@ -35,11 +37,12 @@ DEFINE = {
   tuple: flags.DEFINE_string,  # whole numbers, separated by commas
 }
 
-OWN = {'seeds': flags.DEFINE_integer, 'learning_rates': flags.DEFINE_string}
+# Flags whose type differs from the type of the field in `Run`.
+SEPARATE_DEFINITIONS = {'seeds': flags.DEFINE_integer, 'learning_rates': flags.DEFINE_string}
 
 
 class PathParser(flags.ArgumentParser):
-  """Reads a path: `~` is the home folder, and no path is meant by an empty text."""
+  """Parser of a path, in which `~` is replaced by the home folder and '' may mean no path."""
 
   syntactic_help = 'a path'
 
@@ -48,289 +51,343 @@ class PathParser(flags.ArgumentParser):
     self.optional = optional
 
   def parse(self, argument: str) -> str:
-    """The path with the home folder written out; ValueError where there is none."""
+    """Expands the home folder in a path; raises ValueError if the path is invalid."""
     path = os.path.expanduser(argument)
     if not path and not self.optional:
-      raise ValueError('a path is not empty')
+      raise ValueError('a path must not be empty')
     if path.startswith('~'):
-      raise ValueError(f'no home folder {path.partition("/")[0]} is known; ./~ is a name here')
+      raise ValueError(f'no home folder {path.partition("/")[0]} is known; '
+                       f'write ./~ for a name that begins with ~')
     return path
 
   def flag_type(self) -> str:
-    """What an error calls a value."""
+    """The name of the flag's type in error messages."""
     return 'path'
 
 
-def define_path(name: str, default: str | None, text: str, optional: bool = False) -> None:
-  """A flag whose value is a file or a folder; with `optional` it may be empty, for none."""
-  flags.DEFINE(PathParser(optional), name, default, text)
+def define_path_flag(
+    name: str, default: str | None, help_text: str, optional: bool = False) -> None:
+  """Defines a flag whose value is the path of a file or a folder.
+
+  Args:
+    name: name of the flag.
+    default: default path; None if there is none.
+    help_text: sentence for --help.
+    optional: whether an empty value is valid and means no path.
+
+  """
+  flags.DEFINE(PathParser(optional), name, default, help_text)
 
 
-def define_store() -> None:
-  """--runs."""
-  define_path('runs', 'runs/quick', 'Folder of the results; made if it is not there.')
+def define_runs_flag() -> None:
+  """Defines --runs, the folder of stored results."""
+  define_path_flag('runs', 'runs/quick', 'Folder of stored results; created if it does not exist.')
 
 
-def define_study(presets: Mapping[str, Any], steps: str, lengths: str) -> None:
-  """What every study can be told; `steps` and `lengths` say what these two mean to it."""
-  define_store()
+def define_study_flags(presets: Mapping[str, Any], steps_help: str, lengths_help: str) -> None:
+  """Defines the flags that all studies have.
+
+  Args:
+    presets: presets of the study by name.
+    steps_help: help text of --steps, whose meaning depends on the study.
+    lengths_help: help text of --lengths, whose meaning depends on the study.
+
+  """
+  define_runs_flag()
   flags.DEFINE_string(
-    'preset', 'quick', f'Where values not given come from: {", ".join(presets)}.'
+    'preset', 'quick',
+    f'Preset with the values of all flags that are not set: {", ".join(presets)}.'
   )
   flags.DEFINE_string(
     'layers', None,
-    'Layers to compare, separated by commas: names below, with options if need be, such as '
-    f"'attention(positions=alibi),lstm'. {of_presets(presets, 'layers')}",
+    'Layers to compare, separated by commas; each is a name from the lists below, with options if '
+    "needed, such as 'attention(positions=alibi),lstm'. "
+    f"{format_preset_values(presets, 'layers')}",
   )
-  flags.DEFINE_string('lengths', None, f"{lengths} {of_presets(presets, 'lengths')}".strip())
-  texts = {'seeds': 'How many seeds, from 0 on.', 'steps': steps,
-           'learning_rates': 'Peak learning rates, separated by commas.'}
-  for field in dataclasses.fields(Run):
-    text = texts.get(field.name, field.metadata.get('help'))
-    if text and field.name not in ('layer', 'task'):
-      define = OWN.get(field.name, DEFINE[type(field.default)])
-      define(field.name, None, f'{text} {default_of(field, presets)}')
   flags.DEFINE_string(
-    'parallel', 'jit', f'How members are spread over devices: {", ".join(PARALLEL)}.'
+    'lengths', None, f"{lengths_help} {format_preset_values(presets, 'lengths')}".strip())
+  help_texts = {
+    'seeds': f'Number of seeds, 1 to {MAX_SEEDS}; they are numbered from 0.', 'steps': steps_help,
+    'learning_rates': 'Peak learning rates, separated by commas.'}
+  for field in dataclasses.fields(Run):
+    help_text = help_texts.get(field.name, field.metadata.get('help'))
+    if help_text and field.name not in ('layer', 'task'):
+      define = SEPARATE_DEFINITIONS.get(field.name, DEFINITIONS[type(field.default)])
+      define(field.name, None, f'{help_text} {_format_defaults(field, presets)}')
+  _define_execution_flags()
+
+
+def _define_execution_flags() -> None:
+  """Defines the flags that control the execution of cells and do not affect their numbers."""
+  flags.DEFINE_string(
+    'parallel', 'jit',
+    'Distribution of the members of an ensemble (one seed and one learning rate each) over '
+    f'devices: {", ".join(PARALLEL)}.'
   )
-  flags.DEFINE_integer('host_devices', 0, 'Devices that a CPU is split into; 0: one a core.')
-  flags.DEFINE_float('timeout', math.inf, 'Seconds after which a cell stops as it is.')
+  flags.DEFINE_integer(
+    'host_devices', 0,
+    f'Number of devices into which a CPU is split, 1 to {MAX_PROCESSES}; 0: one per core, at most '
+    '8.',
+  )
+  flags.DEFINE_float(
+    'timeout', math.inf,
+    'Time limit of a cell in seconds, above 0. A cell that reaches it stops early and is stored.',
+  )
   flags.DEFINE_boolean(
     'retry', False,
-    'Run cells again that are stored but did not finish, or whose times did not repeat.',
+    'Execute again the cells that did not finish, and the timing cells whose two measurements of '
+    'the training step differ too much.',
   )
   flags.DEFINE_string(
     'rerun', None,
-    'Run cells again although they are stored: those with these layers, tasks or comparisons, '
-    'separated by commas. What they said is kept in the folder `history`.',
+    'Execute again the stored cells with one of these layers, tasks or benchmarks, separated by '
+    'commas. Their previous records are kept in the folder `history`.',
   )
-  define_path(
+  define_path_flag(
     'cache', '~/.cache/sequence-lab',
-    'Folder of compiled programs, kept between runs; empty: none.', optional=True,
+    'Folder in which compiled programs are kept for later commands; empty: no cache.',
+    optional=True,
   )
 
 
-def default_of(field: dataclasses.Field, presets: Mapping[str, Any]) -> str:
-  """The default of a setting, and those of the presets that have another, for --help."""
-  def written(value) -> str:
+def _format_defaults(field: dataclasses.Field, presets: Mapping[str, Any]) -> str:
+  """Formats for --help the default of a setting and the preset values that differ from it."""
+  def format_value(value) -> str:
     if field.name == 'seeds':
       return str(len(value))
     text = ','.join(map(str, value)) if isinstance(value, tuple) else str(value)
     return text or 'none'
 
-  of_presets = ((name, preset.settings.get(field.name, field.default))
-                for name, preset in presets.items())
-  others = [f'; {name} {written(value)}' for name, value in of_presets if value != field.default]
-  return f'[{written(field.default)}{"".join(others)}]'
+  values = ((name, preset.settings.get(field.name, field.default))
+            for name, preset in presets.items())
+  differing = [
+    f'; {name} {format_value(value)}' for name, value in values if value != field.default]
+  return f'[{format_value(field.default)}{"".join(differing)}]'
 
 
-def of_presets(presets: Mapping[str, Any], name: str) -> str:
-  """What the presets have under a name, for --help; '': they have nothing."""
-  values = {key: getattr(preset, name, ()) for key, preset in presets.items()}
-  said = [f'{key} {", ".join(map(str, value)) if isinstance(value, tuple) else value}'
-          for key, value in values.items() if value]
-  return f'[{"; ".join(said)}]' if said else ''
+def format_preset_values(presets: Mapping[str, Any], attribute: str) -> str:
+  """Formats for --help an attribute's value in each preset, or returns '' if all are empty."""
+  values = {name: getattr(preset, attribute, ()) for name, preset in presets.items()}
+  texts = [f'{name} {", ".join(map(str, value)) if isinstance(value, tuple) else value}'
+           for name, value in values.items() if value]
+  return f'[{"; ".join(texts)}]' if texts else ''
 
 
-def define_workers() -> None:
-  """--workers: of studies that need a machine's cores, and no device."""
+def define_workers_flag() -> None:
+  """Defines --workers, for studies whose cells run on CPU cores only."""
   flags.DEFINE_integer(
     'workers', 0,
-    'Processes in which cells are made side by side; 0: one a core, and at most 8.',
+    f'Number of processes that execute cells in parallel, 1 to {MAX_PROCESSES}; 0: one per core, '
+    'at most 8.',
   )
 
 
-def define_training() -> None:
-  """--tasks and --save_weights: what only studies that train can be told."""
+def define_task_flags() -> None:
+  """Defines --tasks and --save_weights, for studies that train on tasks."""
   flags.DEFINE_boolean(
     'save_weights', False,
-    'Keep the parameters of the members at the chosen rate, under the folder of results as '
-    'weights/<cell>-seed<n>.safetensors; of cells that are trained now, not of stored ones.',
+    'Save the parameters of all members at the selected learning rate in the folder of results as '
+    'weights/<cell>-seed<n>.safetensors; stored cells are not trained again for this.',
   )
   flags.DEFINE_string(
     'tasks', None,
-    'Tasks to ask, separated by commas: names below, with options if need be; a task that the '
-    "preset asks keeps the preset's options and distances. Default: all of the preset's, below.",
+    'Tasks to train on, separated by commas; each is a name from the list below, with options if '
+    'needed. A name alone keeps the options and distances that the preset has for this task. '
+    'Default: all tasks of the preset.',
   )
 
 
-def given(name: str) -> bool:
-  """Whether the command set a flag."""
+def flag_was_set(name: str) -> bool:
+  """Whether the command sets a flag."""
   return FLAGS[name].present > 0
 
 
-def settings() -> dict[str, Any]:
-  """The values of the command's own for the fields of a run."""
+def requested_settings() -> dict[str, Any]:
+  """Maps each setting of a `Run` that the command sets to its value."""
   names = (field.name for field in dataclasses.fields(Run) if 'help' in field.metadata)
-  own = {name: getattr(FLAGS, name) for name in names if name in FLAGS and given(name)}
-  if 'test_lengths' in own:
-    own['test_lengths'] = numbers('test_lengths', FLAGS.test_lengths, int)
-  if given('seeds'):
-    own['seeds'] = seeds(FLAGS.seeds)
-  if given('learning_rates'):
-    own['learning_rates'] = numbers('learning_rates', FLAGS.learning_rates, float)
-  return own
+  settings = {name: getattr(FLAGS, name) for name in names if name in FLAGS and flag_was_set(name)}
+  if 'test_lengths' in settings:
+    settings['test_lengths'] = _parse_numbers('test_lengths', FLAGS.test_lengths, int)
+  if flag_was_set('seeds'):
+    settings['seeds'] = _first_seeds(FLAGS.seeds)
+  if flag_was_set('learning_rates'):
+    settings['learning_rates'] = _parse_numbers('learning_rates', FLAGS.learning_rates, float)
+  return settings
 
 
-def seeds(count: int) -> tuple[int, ...]:
-  """The first seeds."""
-  if not 1 <= count <= MOST_SEEDS:
-    raise BadInput(f'--seeds is how many, 1 to {MOST_SEEDS}, not {limits.written(count)}')
+def _first_seeds(count: int) -> tuple[int, ...]:
+  """The seeds 0 to count - 1."""
+  if not 1 <= count <= MAX_SEEDS:
+    raise BadInput(
+      f'--seeds is a number of seeds, 1 to {MAX_SEEDS}, not {limits.format_number(count)}')
   return tuple(range(count))
 
 
-def lengths() -> tuple[int, ...] | None:
-  """--lengths, ascending; None: not given."""
-  if not given('lengths'):
+def requested_lengths() -> tuple[int, ...] | None:
+  """The values of --lengths in ascending order, or None if the command does not set the flag."""
+  if not flag_was_set('lengths'):
     return None
-  found = numbers('lengths', FLAGS.lengths, int)
-  if min(found) < 1:
-    raise BadInput(f'--lengths are 1 or more, not {limits.written(min(found))}')
-  if max(found) > limits.LENGTH:
-    raise BadInput(f'--lengths are at most {limits.LENGTH}, not {limits.written(max(found))}')
-  return tuple(sorted(found))
+  lengths = _parse_numbers('lengths', FLAGS.lengths, int)
+  if min(lengths) < 1:
+    raise BadInput(f'--lengths must be at least 1, not {limits.format_number(min(lengths))}')
+  if max(lengths) > limits.MAX_LENGTH:
+    raise BadInput(f'--lengths must be at most {limits.MAX_LENGTH}, '
+                   f'not {limits.format_number(max(lengths))}')
+  return tuple(sorted(lengths))
 
 
-def numbers(name: str, text: str, kind: type) -> tuple:
-  """The distinct, finite numbers of a list that is separated by commas."""
+def _parse_numbers(flag_name: str, text: str, number_type: type) -> tuple:
+  """Parses distinct, finite numbers that are separated by commas."""
   try:
-    found = tuple(kind(part) for part in text.split(','))
+    numbers = tuple(number_type(part) for part in text.split(','))
   except ValueError:
-    word = 'whole numbers' if kind is int else 'numbers'
-    raise BadInput(f'--{name} takes {word} separated by commas, not {text!r}') from None
-  if len(set(found)) < len(found) or (kind is float and not all(map(math.isfinite, found))):
-    raise BadInput(f'--{name} takes distinct, finite numbers, not {text!r}')
-  return found
+    noun = 'whole numbers' if number_type is int else 'numbers'
+    raise BadInput(f'--{flag_name} takes {noun} separated by commas, not {text!r}') from None
+  finite = number_type is int or all(map(math.isfinite, numbers))
+  if len(set(numbers)) < len(numbers) or not finite:
+    raise BadInput(f'--{flag_name} takes distinct, finite numbers, not {text!r}')
+  return numbers
 
 
-def preset(presets: dict[str, Any]) -> Any:
-  """The preset that --preset names."""
+def requested_preset(presets: dict[str, Any]) -> Any:
+  """The preset whose name is the value of --preset."""
   if FLAGS.preset not in presets:
-    raise no_such('preset', FLAGS.preset, presets)
+    raise unknown_name_error('preset', FLAGS.preset, presets)
   return presets[FLAGS.preset]
 
 
-def refuse_unused(reasons: Sequence[Mapping[str, str]]) -> None:
-  """A BadInput for a setting of the command that changes nothing in any run.
+def refuse_flags_without_effect(reasons: Sequence[Mapping[str, str]]) -> None:
+  """Raises BadInput if the command sets a flag that has no effect in any run.
 
   Args:
-    reasons: of each run, the settings that change nothing in it -> why.
+    reasons: for each run, its settings without effect, each with the reason.
 
   """
   for name in reasons[0] if reasons else ():
-    if given(name) and all(name in idle for idle in reasons):
-      raise BadInput(f'--{name} changes nothing here: {reasons[0][name]}')
+    if flag_was_set(name) and all(name in unused for unused in reasons):
+      raise BadInput(f'--{name} has no effect here: {reasons[0][name]}')
 
 
-def make_run(**values) -> Run:
-  """A run, or what is wrong with the values."""
+def make_run(**settings) -> Run:
+  """Creates a run; raises BadInput if a setting is invalid."""
   try:
-    return Run(**values)
+    return Run(**settings)
   except ValueError as error:
     raise BadInput(str(error)) from None
 
 
 def main(
-  script: Callable[..., None], define: Callable[[], None], text: str,
-  more: Callable[[], str] = str, takes_words: bool = False,
+  command: Callable[..., None], define_flags: Callable[[], None], description: str,
+  help_appendix: Callable[[], str] = str, takes_arguments: bool = False,
 ) -> None:
-  """Defines a command's flags, reads them and runs it.
+  """Defines the flags of a command, parses them and runs the command.
 
   Args:
-    script: what the command does.
-    define: defines its flags.
-    text: its docstring, for --help.
-    more: what --help says below the flags.
-    takes_words: whether the script is called with the words of the command that are no flags.
+    command: function that runs the command.
+    define_flags: function that defines the command's flags.
+    description: text at the beginning of --help.
+    help_appendix: function that returns the text after the flags in --help.
+    takes_arguments: whether `command` is called with the positional arguments.
 
   """
-  define()
+  define_flags()
 
-  def parse(argv: Sequence[str]) -> list[str]:
-    names = {word.lstrip('-').partition('=')[0] for word in argv[1:]}
-    if names & {'help', 'helpfull', 'helpshort', 'h'} or '-?' in argv:
-      print('\n\n'.join(filter(None, (text.strip(), _help(), more()))))
-      sys.exit(0)
-    logging.set_verbosity(logging.WARNING)  # what --verbosity says comes later and wins
+  def check_and_run_command(argv: Sequence[str]) -> None:
     try:
-      return FLAGS(argv)
-    except flags.Error as error:
-      return _refuse(str(error))
-
-  def run(argv: Sequence[str]) -> None:
-    try:
-      _check_words(argv, sys.argv[1:], takes_words)
+      _check_arguments(argv, sys.argv[1:], takes_arguments)
       _check_numbers()
-      _check_execution()
-      with interruption.noticed():
-        script(*argv[1:])
+      _check_execution_flags()
+      with interruption.deferred_signals():
+        command(*argv[1:])
     except (BadInput, MissingExtra, StoreError) as error:
-      _refuse(str(error))
-    except OSError as error:  # a full disk, a folder that is a file: wherever files are written
-      _refuse(worded(error))
-    except interruption.Interrupted as stop:  # which has been said
+      _exit_with_error(str(error))
+    except OSError as error:  # such as a full disk, or a file in place of a folder
+      _exit_with_error(describe_os_error(error))
+    except interruption.Interrupted as stop:  # the signal has already been announced
       sys.exit(stop.exit_code)
 
-  with output.forgiving() as out:
+  parse_flags = functools.partial(
+    _parse_flags, description=description, help_appendix=help_appendix)
+  with output.tolerant_streams() as out:
     try:
-      app.run(run, flags_parser=parse)
+      app.run(check_and_run_command, flags_parser=parse_flags)
     except SystemExit:
       out.flush()
-      if out.failed:
-        _refuse(f'cannot write to standard output: {out.error.strerror}')
+      if out.output_was_lost:
+        _exit_with_error(f'cannot write to standard output: {out.error.strerror}')
       raise
 
 
-def _ours() -> list[flags.Flag]:
-  """The flags that are not absl's."""
-  return [flag for module, own in FLAGS.flags_by_module_dict().items()
-          if not module.startswith('absl') for flag in own]
+def _parse_flags(
+    argv: Sequence[str], description: str, help_appendix: Callable[[], str]) -> list[str]:
+  """Parses flags and returns the positional arguments, or prints --help and exits."""
+  names = {argument.lstrip('-').partition('=')[0] for argument in argv[1:]}
+  if names & {'help', 'helpfull', 'helpshort', 'h'} or '-?' in argv:
+    print('\n\n'.join(filter(None, (description.strip(), _format_help(), help_appendix()))))
+    sys.exit(0)
+  logging.set_verbosity(logging.WARNING)  # --verbosity is parsed later and overrides this
+  try:
+    return FLAGS(argv)
+  except flags.Error as error:
+    return _exit_with_error(str(error))
 
 
-def _help() -> str:
-  """Every flag of ours, its meaning and its default."""
+def _project_flags() -> list[flags.Flag]:
+  """The flags that are defined in this repository and not in absl."""
+  return [flag for module, module_flags in FLAGS.flags_by_module_dict().items()
+          if not module.startswith('absl') for flag in module_flags]
+
+
+def _format_help() -> str:
+  """The name, help text and default of each flag of this repository."""
   lines = []
-  for flag in _ours():
-    written = flag.default_unparsed
-    default = '' if written in (None, '') else f' [{written}]'
+  for flag in _project_flags():
+    value = flag.default_unparsed
+    default = '' if value in (None, '') else f' [{value}]'
     lines += [f'  --{flag.name}', textwrap.fill(
       flag.help + default, 96, initial_indent=' ' * 6, subsequent_indent=' ' * 6,
       break_on_hyphens=False)]
   return '\n'.join(lines)
 
 
-def _check_words(argv: Sequence[str], words: Sequence[str], takes_words: bool) -> None:
-  """A command with stray words, or with one flag twice, was meant otherwise."""
-  if len(argv) > 1 and not takes_words:
-    raise BadInput(f'{argv[1]!r} is no flag; flags are written --name=value')
-  names = [word.lstrip('-').partition('=')[0] for word in words if word.startswith('-')]
+def _check_arguments(
+    argv: Sequence[str], arguments: Sequence[str], takes_arguments: bool) -> None:
+  """Raises BadInput for an unexpected positional argument or a flag that is set twice."""
+  if len(argv) > 1 and not takes_arguments:
+    raise BadInput(f'{argv[1]!r} is not a flag; flags are written --name=value')
+  names = [argument.lstrip('-').partition('=')[0]
+           for argument in arguments if argument.startswith('-')]
   for name, count in collections.Counter(names).items():
     if count > 1:
       raise BadInput(f'--{name} is given {count} times')
 
 
 def _check_numbers() -> None:
-  """Whole numbers fit into 32 bits; others are finite, unless infinity is their flag's default."""
-  for flag in _ours():
-    if type(flag.value) is int and abs(flag.value) > limits.AXIS:
-      raise BadInput(f'--{flag.name} is beyond {limits.AXIS}: {limits.written(flag.value)}')
+  """Raises BadInput for an integer beyond 32 bits, or for a float that is infinite or NaN.
+
+  Infinity is valid for a flag whose default is infinity.
+  """
+  for flag in _project_flags():
+    if type(flag.value) is int and abs(flag.value) > limits.MAX_AXIS:
+      raise BadInput(f'--{flag.name} exceeds {limits.MAX_AXIS}: '
+                     f'{limits.format_number(flag.value)}')
     if type(flag.value) is float and not math.isfinite(flag.value) and flag.value != flag.default:
-      raise BadInput(f'--{flag.name} is a finite number, not {flag.value}')
+      raise BadInput(f'--{flag.name} must be a finite number, not {flag.value}')
 
 
-def _check_execution() -> None:
-  """What says how to run, not what: it is in no run, so that it is checked here."""
+def _check_execution_flags() -> None:
+  """Raises BadInput for an invalid value of an execution flag, such as --workers or --timeout."""
   for name in ('workers', 'host_devices'):
-    if name in FLAGS and not 0 <= FLAGS[name].value <= MOST_PARTS:
-      raise BadInput(f'--{name} is 0 to {MOST_PARTS}, not {FLAGS[name].value}')
+    if name in FLAGS and not 0 <= FLAGS[name].value <= MAX_PROCESSES:
+      raise BadInput(f'--{name} must be 0 to {MAX_PROCESSES}, not {FLAGS[name].value}')
   if 'parallel' not in FLAGS:
     return
   if FLAGS.parallel not in PARALLEL:
-    raise no_such('way to be --parallel', FLAGS.parallel, PARALLEL)
+    raise unknown_name_error('--parallel mode', FLAGS.parallel, PARALLEL)
   if not FLAGS.timeout > 0:
-    raise BadInput(f'--timeout is positive, not {FLAGS.timeout:g}')
+    raise BadInput(f'--timeout must be positive, not {FLAGS.timeout:g}')
 
 
-def _refuse(message: str) -> None:
-  print(brief(message), file=sys.stderr)
+def _exit_with_error(message: str) -> None:
+  print(shorten_to_line(message), file=sys.stderr)
   sys.exit(2)

@@ -1,4 +1,4 @@
-"""A grid of cells: what is stored is skipped, what runs is stored, whatever becomes of it."""
+"""Execution of a grid of cells, which skips stored cells and stores the records of all others."""
 
 import dataclasses
 import functools
@@ -13,183 +13,197 @@ import jax
 
 from experiments.lab import interruption, source
 from experiments.lab.cells import environment, spec
-from experiments.lab.cells.cell import EXHAUSTED, Cell, Outcome
-from experiments.lab.errors import BadInput, no_such
+from experiments.lab.cells.cell import OUT_OF_MEMORY, Cell, Outcome
+from experiments.lab.errors import BadInput, unknown_name_error
 from experiments.lab.launch import flags, lease
 from experiments.lab.launch.progress import Progress
 from experiments.lab.launch.study import Study
-from experiments.lab.launch.workers import side_by_side
+from experiments.lab.launch.workers import map_in_processes
 from experiments.lab.results import times
-from experiments.lab.results.store import Store, canonical
+from experiments.lab.results.store import Store, canonical_json
 
-NAMED = 4  # modules that are named of those that have changed
-POLL = 1.0  # seconds between looks at the cells that other launches are making
+MAX_NAMED_MODULES = 4  # changed modules that a message names
+POLL_SECONDS = 1.0  # between two checks of cells that other processes are executing
 Execute = Callable[[Cell, Callable[[float, str], None]], Outcome]
 
 
 class Job(NamedTuple):
-  """Cells of one kind, what executes one of them, and how many run side by side."""
+  """A list of cells, the function that executes each cell, and the number of worker processes."""
 
   cells: Sequence[Cell]
   execute: Execute
   workers: int = 1
 
 
-def records(study: Study, preset: Any) -> list[dict]:
-  """The records of all cells of a study that the flags ask for; those that are missing are made."""
-  given = flags.FLAGS
-  cache = given.cache if study.caches else ''
-  environment.prepare(given.host_devices or study.devices, cache)
-  store = Store(given.runs, {study.name: study.kinds})
+def study_records(study: Study, preset: Any) -> list[dict]:
+  """Executes the requested cells of a study that are not stored, and returns all their records."""
+  values = flags.FLAGS
+  cache = values.cache if study.caches else ''
+  environment.configure_jax(values.host_devices or study.devices, cache)
+  store = Store(values.runs, {study.name: study.kinds})
   jobs = importlib.import_module(study.cells).jobs(study, preset)
-  again = wanted_again(given.rerun, [cell for job in jobs for cell in job.cells])
+  needs_rerun = rerun_filter(values.rerun, [cell for job in jobs for cell in job.cells])
   return [
     record for job in jobs
-    for record in launch(job.cells, job.execute, store, given.retry, job.workers, again)
+    for record in run_cells(job.cells, job.execute, store, values.retry, job.workers, needs_rerun)
   ]
 
 
-def wanted_again(text: str | None, cells: Sequence[Cell]) -> Callable[[Cell], bool]:
-  """Which cells --rerun names, by a layer, a task or a comparison; a BadInput if it names none."""
+def rerun_filter(text: str | None, cells: Sequence[Cell]) -> Callable[[Cell], bool]:
+  """Creates a predicate that selects the cells whose layer, task or benchmark --rerun names.
+
+  Raises:
+    BadInput: if a name in the value of --rerun belongs to none of the cells.
+
+  """
   if text is None:
     return lambda cell: False
-  named = {name for cell in cells for name in names_of(cell)}
-  wanted = spec.split(text)
-  for one in wanted:
-    if one not in named:
-      raise no_such('cell of this study with', one, sorted(named))
-  return lambda cell: bool(names_of(cell) & set(wanted))
+  known = {name for cell in cells for name in cell_names(cell)}
+  requested = spec.split_specs(text)
+  for name in requested:
+    if name not in known:
+      raise unknown_name_error('layer, task or benchmark of this study named', name, sorted(known))
+  return lambda cell: bool(cell_names(cell) & set(requested))
 
 
-def names_of(cell: Cell) -> set[str]:
-  """What a cell's layers, task or comparison are called: as they are written, and in short."""
-  names = set()
-  for setting in source.NAMED:
+def cell_names(cell: Cell) -> set[str]:
+  """The names that select a cell in --rerun, which are its specs with and without options."""
+  specs = set()
+  for setting in source.SPEC_SETTINGS:
     value = cell.run.get(setting, ())
-    names |= {value} if isinstance(value, str) else set(value)
-  return names | {text.partition('(')[0] for text in names}
+    specs |= {value} if isinstance(value, str) else set(value)
+  return specs | {text.partition('(')[0] for text in specs}
 
 
-def launch(
+def run_cells(
   cells: Iterable[Cell],
   execute: Execute,
   store: Store,
   retry: bool = False,
   workers: int = 1,
-  again: Callable[[Cell], bool] = lambda cell: False,
+  needs_rerun: Callable[[Cell], bool] = lambda cell: False,
 ) -> list[dict]:
-  """Executes the cells that the store does not have; returns the records of all.
+  """Executes the cells that are not stored.
 
-  A cell that another launch is making is passed by; at the end its record is waited for.
+  A cell that another process is executing is skipped, and its record is awaited at the end.
 
   Args:
-    cells: the grid.
-    execute: runs a cell; it is given the cell and a function to report progress to, which takes
-      the part that is done and a few words.
-    store: where records are.
-    retry: whether cells run again that are stored but did not finish, or have times that did not
-      repeat.
-    workers: how many cells run side by side, in processes that import `execute`.
-    again: which cells run again although they are stored.
+    cells: the cells of the grid.
+    execute: function that executes a cell. Its arguments are the cell and a progress callback,
+      which takes the completed fraction and a short text.
+    store: the store of records.
+    retry: whether to execute stored cells again that did not finish, or whose repeated times
+      differ too much.
+    workers: number of processes that execute cells in parallel; each imports `execute`.
+    needs_rerun: predicate of the stored cells to execute again.
+
+  Returns:
+    The records of all cells, in their order.
 
   """
   cells = [
-    dataclasses.replace(cell, code=store.code(cell.study, cell.run), anew=again(cell))
+    dataclasses.replace(
+      cell, code=store.cell_code_fingerprints(cell.study, cell.run), rerun=needs_rerun(cell))
     for cell in cells
   ]
   records = [store.read(cell.study, cell.run) for cell in cells]
   missing = [
     i for i, (cell, record) in enumerate(zip(cells, records, strict=True))
-    if not cell.answered_by(record) or cell.anew or (retry and not times.settled(record))
+    if not cell.accepts_record(record) or cell.rerun
+    or (retry and not times.is_finished_and_repeatable(record))
   ]
-  if not missing:  # and the folder may be one that cannot be written to
+  if not missing:  # the store is left untouched, as its folder may not be writable
     return records
-  store.prepare(replacing=any(records[i] is not None for i in missing))
-  if note := stale(store, [cells[i] for i in missing]):
+  store.prepare(check_history=any(records[i] is not None for i in missing))
+  if note := stale_cells_note(store, [cells[i] for i in missing]):
     print(note, file=sys.stderr, flush=True)
-  before = {i: records[i] for i in missing}
+  previous = {i: records[i] for i in missing}
   with Progress(len(cells), len(missing)) as progress:
     while missing:
-      free = [i for i in missing if lease.is_free(_lease_of(cells[i], store))]
-      left = len(missing)
-      make = functools.partial(_make, store=store, execute=execute)
-      jobs = [(cells[i], before[i]) for i in free]
-      for place, record in _made(make, jobs, min(workers, len(jobs)), progress):
+      free = [i for i in missing if lease.is_free(_lease_path(cells[i], store))]
+      num_missing = len(missing)
+      run_cell = functools.partial(_run_cell, store=store, execute=execute)
+      jobs = [(cells[i], previous[i]) for i in free]
+      for number, record in _run_jobs(run_cell, jobs, min(workers, len(jobs)), progress):
         if record is not None:
-          i = free[place]
+          i = free[number]
           records[i] = record
           missing.remove(i)
-          progress.ends(cells[i].label, record)
-      if len(missing) == left:
-        progress.waits(left)
-        interruption.wait(POLL)
+          progress.finish_cell(cells[i].label, record)
+      if len(missing) == num_missing:
+        progress.show_waiting(num_missing)
+        interruption.sleep_until_stopped(POLL_SECONDS)
   return records
 
 
-def stale(store: Store, cells: Sequence[Cell]) -> str:
-  """A line on the cells that are stored by other code, and what has changed since; '': none is."""
-  now = {canonical(cell.run): cell.code for cell in cells if cell.code}
-  then = [record for study in {cell.study for cell in cells} for record in store.everything(study)
-          if now.get(canonical(record['run']), record['code']) != record['code']]
-  if not then:
+def stale_cells_note(store: Store, cells: Sequence[Cell]) -> str:
+  """Describes which cells other code computed and which modules changed; '' if there are none."""
+  current_code = {canonical_json(cell.run): cell.code for cell in cells if cell.code}
+  stale = [
+    record for study in {cell.study for cell in cells} for record in store.all_records(study)
+    if current_code.get(canonical_json(record['run']), record['code']) != record['code']]
+  if not stale:
     return ''
-  count = len({canonical(record['run']) for record in then})
-  changed = {module for record in then for module in store.changed(record)}
-  named = sorted(changed)[:NAMED]
-  more = f' and {len(changed) - NAMED} more' if len(changed) > NAMED else ''
-  return (f'{count} cells are stored by other code, and run again: '
-          f'{", ".join(named)}{more} changed since')
+  count = len({canonical_json(record['run']) for record in stale})
+  changed = sorted({module for record in stale for module in store.changed_modules(record)})
+  omitted = len(changed) - MAX_NAMED_MODULES
+  more = f' and {omitted} more' if omitted > 0 else ''
+  return (f'{count} cells stored by different code are executed again; changed modules: '
+          f'{", ".join(changed[:MAX_NAMED_MODULES])}{more}')
 
 
-def _made(make, jobs: Sequence, workers: int, progress: Progress) -> Iterator[tuple]:
-  """The number of each job with its record, in the order in which they end."""
+def _run_jobs(run_cell, jobs: Sequence, workers: int, progress: Progress) -> Iterator[tuple]:
+  """Executes jobs, and yields the index and the record of each in the order of completion."""
   if workers > 1:
-    yield from side_by_side(functools.partial(make, report=_unheard), jobs, workers)
+    run_silently = functools.partial(run_cell, report_progress=_ignore_progress)
+    yield from map_in_processes(run_silently, jobs, workers)
     return
   for i, job in enumerate(jobs):
-    interruption.check()
-    progress.begins(job[0].label)
-    yield i, make(job, report=progress.report)
+    interruption.raise_if_stopped()
+    progress.start_cell(job[0].label)
+    yield i, run_cell(job, report_progress=progress.report_progress)
 
 
-def _make(job: tuple[Cell, dict | None], store: Store, execute, report) -> dict | None:
-  """A cell's record, made and stored under a lease; None while another launch has the lease.
+def _run_cell(
+    job: tuple[Cell, dict | None], store: Store, execute, report_progress) -> dict | None:
+  """Executes a cell and stores its record, or returns None if another process executes it.
 
   Args:
-    job: the cell, and the record that is to be replaced, if there is one.
-    store: where the record goes.
-    execute: as for `launch`.
-    report: as for `execute`.
+    job: the cell, and the stored record that is to be replaced, if any.
+    store: the store of the record.
+    execute: function that executes the cell, as for `run_cells`.
+    report_progress: progress callback, as for `execute`.
 
   """
-  cell, before = job
-  with lease.held(_lease_of(cell, store)) as mine:
-    if not mine:
+  cell, previous = job
+  with lease.hold_lease(_lease_path(cell, store)) as acquired:
+    if not acquired:
       return None
-    if store.code(cell.study, cell.run) != cell.code:  # of a worker, which has just loaded it
-      raise BadInput('the code was edited while this launch ran: what was stored is kept, and the '
-                     'same command goes on with the code as it is now')
+    # A worker imports the code later than the main process, and it may have been edited since.
+    if store.cell_code_fingerprints(cell.study, cell.run) != cell.code:
+      raise BadInput('the code was edited while this command ran; stored results are kept, and '
+                     'the same command resumes with the edited code')
     record = store.read(cell.study, cell.run)
-    if record is not None and record != before:  # another launch made it in the meantime
+    if record is not None and record != previous:  # another process executed the cell meanwhile
       return record
-    return store.write(_record(cell, execute, report))
+    return store.write(_execute_cell(cell, execute, report_progress))
 
 
-def _lease_of(cell: Cell, store: Store) -> pathlib.Path:
-  return store.cells / f'{cell.study}-{cell.key}{lease.SUFFIX}'
+def _lease_path(cell: Cell, store: Store) -> pathlib.Path:
+  return store.cells / f'{cell.study}-{cell.record_key}{lease.SUFFIX}'
 
 
-def _unheard(part: float, words: str) -> None:
-  """What a cell reports where no bar is."""
+def _ignore_progress(fraction: float, text: str) -> None:
+  """Progress callback of worker processes, which show no progress bar."""
 
 
-def _record(cell: Cell, execute, report) -> dict[str, Any]:
-  """Executes a cell; running out of memory is a result like any other."""
+def _execute_cell(cell: Cell, execute, report_progress) -> dict[str, Any]:
+  """Executes a cell and returns its record, even if the execution runs out of memory."""
   start = time.perf_counter()
   try:
-    outcome = execute(cell, report)
+    outcome = execute(cell, report_progress)
   except (jax.errors.JaxRuntimeError, MemoryError) as error:
-    if not (isinstance(error, MemoryError) or EXHAUSTED.search(str(error))):
+    if not (isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error))):
       raise
     outcome = Outcome({}, 'out of memory', str(error).partition('\n')[0])
   return {
@@ -198,7 +212,7 @@ def _record(cell: Cell, execute, report) -> dict[str, Any]:
     'code': dict(cell.code),
     **dataclasses.asdict(outcome),
     'seconds': time.perf_counter() - start,
-    'device': environment.device(),
-    'versions': environment.versions(),
-    'commit': environment.commit(),
+    'device': environment.device_name(),
+    'versions': environment.package_versions(),
+    'commit': environment.git_commit(),
   }

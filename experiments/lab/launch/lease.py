@@ -1,14 +1,14 @@
-"""A lease of a cell: while one launch makes it, others that share the folder pass it by.
+"""Leases, files by which processes that share a results folder execute each cell only once.
 
-A lease is a file beside the cell's record. It is created in one step that fails where the file is
-there (O_EXCL), says who holds it, and is touched again and again for as long as the cell is made.
-It has expired if its holder is on this machine and no longer runs, or if it was not touched for
-some minutes by the file system's own clock.
+A lease is a file beside the cell's record. It is created in one step that fails if the file exists
+(O_EXCL). It identifies its holder, which updates the file's modification time as long as it
+executes the cell. A lease has expired if its holder ran on this machine and has ended, or if the
+file was not updated for some minutes according to the file system's own clock.
 
-What is promised: on a file system that creates and renames files in one step for all its clients,
-as local ones and NFS do, two launches make the same cell only if the holder of its lease could not
-touch it for minutes (a machine asleep, a network that is gone). Even then nothing is damaged:
-records are whole, and the last one counts.
+The guarantee requires a file system that creates and renames files in one step for all its clients,
+as local file systems and NFS do. Two processes then execute the same cell only if the holder of its
+lease could not update the file for minutes (a suspended machine, an unreachable network). Even then
+no data is damaged. Records are written atomically, and the last one is kept.
 """
 
 import contextlib
@@ -23,41 +23,43 @@ from collections.abc import Iterator
 
 from experiments.lab import atomic
 
-BEAT = 30.0  # seconds between two touches
-EXPIRY = 300.0  # seconds without one after which a lease no longer counts
+TOUCH_SECONDS = 30.0  # between two updates of the modification time
+EXPIRY_SECONDS = 300.0  # without an update, after which a lease has expired
 SUFFIX = '.lease'
 
 
 @contextlib.contextmanager
-def held(path: pathlib.Path) -> Iterator[bool]:
-  """Holds the lease at a path as long as the block lasts; gives whether it could be had."""
+def hold_lease(path: pathlib.Path) -> Iterator[bool]:
+  """Tries to acquire a lease for a `with` block, and yields whether it was acquired."""
   process = os.getpid()
-  mine = json.dumps({
-    'lease': uuid.uuid4().hex, 'machine': _machine(), 'process': process, 'start': _start(process),
+  content = json.dumps({
+    'lease': uuid.uuid4().hex, 'machine': _machine_identity(), 'process': process,
+    'start': _process_start_time(process),
   }).encode()
-  if not (_create(path, mine) or _take_over(path, mine)):
+  if not (_create_file(path, content) or _replace_expired_lease(path, content)):
     yield False
     return
   done = threading.Event()
-  heart = threading.Thread(target=_beat, args=(path, done), name='lease', daemon=True)
-  heart.start()
+  updater = threading.Thread(
+    target=_touch_until_done, args=(path, done), name='lease', daemon=True)
+  updater.start()
   try:
     yield True
   finally:
     done.set()
-    heart.join()
-    if _read(path) == mine:
+    updater.join()
+    if _read_lease(path) == content:
       path.unlink(missing_ok=True)
 
 
 def is_free(path: pathlib.Path) -> bool:
-  """Whether nobody holds the lease at a path."""
-  said = _read(path)
-  return said is None or _has_expired(path, said)
+  """Whether no process holds a valid lease at a path."""
+  content = _read_lease(path)
+  return content is None or _lease_has_expired(path, content)
 
 
-def _create(path: pathlib.Path, content: bytes) -> bool:
-  """Creates a file; false if it is there."""
+def _create_file(path: pathlib.Path, content: bytes) -> bool:
+  """Creates a file, and returns False if it already exists."""
   try:
     with open(path, 'xb') as file:
       file.write(content)
@@ -66,71 +68,75 @@ def _create(path: pathlib.Path, content: bytes) -> bool:
   return True
 
 
-def _take_over(path: pathlib.Path, mine: bytes) -> bool:
-  """Replaces a lease that has expired.
+def _replace_expired_lease(path: pathlib.Path, content: bytes) -> bool:
+  """Replaces an expired lease, and returns whether this process has replaced it.
 
-  Several launches may see that it has. The one that creates a file named after the expired lease
-  replaces it; a launch that creates this file later finds another lease in its place.
+  Several processes may detect the expiry. Only the process that creates a claim, a file named after
+  the expired lease, replaces it. A process that creates the claim later finds that the lease at the
+  path is no longer the expired one.
   """
-  said = _read(path)
-  if said is None or not _has_expired(path, said):
+  expired = _read_lease(path)
+  if expired is None or not _lease_has_expired(path, expired):
     return False
-  claim = atomic.temporary(path, f'{_parsed(said).get("lease", "")}.claim')
-  if not _create(claim, b''):
-    if _age(claim) > EXPIRY:  # its creator was killed
+  claim = atomic.temporary_path(path, f'{_parse_lease(expired).get("lease", "")}.claim')
+  if not _create_file(claim, b''):
+    if _seconds_since_touch(claim) > EXPIRY_SECONDS:  # the process that created it was killed
       claim.unlink(missing_ok=True)
     return False
   try:
-    if _read(path) != said:
+    if _read_lease(path) != expired:
       return False
-    atomic.write(path, mine)
+    atomic.write(path, content)
     return True
   finally:
     claim.unlink(missing_ok=True)
 
 
-def _has_expired(path: pathlib.Path, said: bytes) -> bool:
-  holder = _parsed(said)
+def _lease_has_expired(path: pathlib.Path, content: bytes) -> bool:
+  """Whether the holder of a lease has ended, or has not updated the file for EXPIRY_SECONDS."""
+  holder = _parse_lease(content)
   process = holder.get('process')
-  if holder.get('machine') == _machine() and holder.get('start') != _start(process):
+  on_this_machine = holder.get('machine') == _machine_identity()
+  if on_this_machine and holder.get('start') != _process_start_time(process):
     return True
-  return _age(path) > EXPIRY
+  return _seconds_since_touch(path) > EXPIRY_SECONDS
 
 
-def _age(path: pathlib.Path) -> float:
-  """Seconds since a file was touched; 0 if it is gone."""
+def _seconds_since_touch(path: pathlib.Path) -> float:
+  """The number of seconds since a file was modified, or 0 if it does not exist."""
   with contextlib.suppress(FileNotFoundError):
-    return atomic.clock(path) - path.stat().st_mtime
+    return atomic.file_system_time(path) - path.stat().st_mtime
   return 0.0
 
 
-def _parsed(said: bytes) -> dict:
-  """What a lease says; nothing while it is being written."""
+def _parse_lease(content: bytes) -> dict:
+  """Parses the JSON fields of a lease; returns {} if its file is still being written."""
   try:
-    return json.loads(said)
+    return json.loads(content)
   except ValueError:
     return {}
 
 
-def _read(path: pathlib.Path) -> bytes | None:
+def _read_lease(path: pathlib.Path) -> bytes | None:
+  """The content of a lease file, or None if it does not exist."""
   try:
     return path.read_bytes()
   except FileNotFoundError:
     return None
 
 
-def _beat(path: pathlib.Path, done: threading.Event) -> None:
-  """Touches a lease until it is given back."""
-  while not done.wait(BEAT):
+def _touch_until_done(path: pathlib.Path, done: threading.Event) -> None:
+  """Updates the modification time of a lease at regular intervals until it is released."""
+  while not done.wait(TOUCH_SECONDS):
     with contextlib.suppress(OSError):
       os.utime(path)
 
 
 @functools.cache
-def _machine() -> list[str]:
-  """What tells this machine from all others, and from itself before it was started anew.
+def _machine_identity() -> list[str]:
+  """Host name, boot identifier and process namespace, which together identify a running machine.
 
-  Containers have numbers of processes of their own, so that each counts as a machine.
+  A container has its own process numbers and therefore counts as a separate machine.
   """
   boot = namespace = ''
   with contextlib.suppress(OSError):
@@ -139,17 +145,17 @@ def _machine() -> list[str]:
   return [platform.node(), boot, namespace]
 
 
-def _start(process: int) -> str | None:
-  """When a process was started, by its system's own clock; '' if unknown, None if it is not there.
+def _process_start_time(process: int) -> str | None:
+  """The start time of a process in clock ticks since boot, None if it has ended, '' if unknown.
 
-  It tells a process from a later one of the same number.
+  It distinguishes a process from a later one with the same number.
   """
   try:
     os.kill(process, 0)
   except ProcessLookupError:
     return None
-  except OSError:  # another user's
+  except OSError:  # the process belongs to another user
     pass
-  with contextlib.suppress(OSError):  # the name may hold spaces and brackets
+  with contextlib.suppress(OSError):  # the name before ')' may contain spaces and parentheses
     return pathlib.Path(f'/proc/{process}/stat').read_text().rpartition(')')[2].split()[19]
   return ''

@@ -1,6 +1,6 @@
-"""What can be named in a command: presets, layers, tasks, with their options, a line each.
+"""Lists of the presets, layers, translators, positions and tasks that a command can name.
 
-All of it is read from the source (`lab/source.py`), so that --help loads no JAX.
+The lists are read from the source code (`lab/source.py`), so that --help needs no import of JAX.
 """
 
 import dataclasses
@@ -11,60 +11,64 @@ from typing import Any
 from experiments.lab import source
 from experiments.lab.launch.study import Study, TaskGrid
 
-PLACED = ('layer', 'layers')  # options whose values stand without their name
+UNNAMED_OPTIONS = ('layer', 'layers')  # options whose values a spec contains without a name
 WIDTH = 96
 TITLES = {
-  'LAYERS': 'Layers', 'TRANSLATORS': 'Translators (of tasks from sequence to sequence)',
-  'POSITIONS': "Positions (of attention: attention(positions=alibi))", 'TASKS': 'Tasks',
+  'LAYERS': 'Layers', 'TRANSLATORS': 'Translators (for sequence-to-sequence tasks)',
+  'POSITIONS': 'Positions (for attention, as in attention(positions=alibi))', 'TASKS': 'Tasks',
 }
 
 
-def of_study(study: Study) -> str:
-  """The presets of a study, and all layers, translators, positions and tasks."""
-  presets = [of_preset(name, preset) for name, preset in study.presets.items()]
-  return '\n\n'.join((titled('Presets', presets), *map(of_catalogue, TITLES)))
+def study_listing(study: Study) -> str:
+  """Lists the presets of a study and the entries of all catalogues."""
+  presets = [format_preset(name, preset) for name, preset in study.presets.items()]
+  return '\n\n'.join((titled_list('Presets', presets), *map(catalogue_listing, TITLES)))
 
 
-def of_catalogue(name: str) -> str:
-  """The entries of a catalogue with their options and defaults."""
-  return titled(TITLES[name], [
-    component(entry, source.options_of(*place))
-    for entry, place in source.catalogue(name).items()
+def catalogue_listing(catalogue: str) -> str:
+  """Lists the entries of a catalogue with their options and defaults."""
+  return titled_list(TITLES[catalogue], [
+    format_component(entry, source.component_options(*definition))
+    for entry, definition in source.catalogue_entries(catalogue).items()
   ])
 
 
-def titled(title: str, entries: list[str]) -> str:
-  """A title, and the entries below it."""
+def titled_list(title: str, entries: list[str]) -> str:
+  """Formats a title and the entries below it, indented and wrapped."""
   wrapped = (textwrap.fill(
     entry, WIDTH, initial_indent=' ' * 2, subsequent_indent=' ' * 6, break_long_words=False,
     break_on_hyphens=False) for entry in entries)
   return '\n'.join((f'{title}:', *wrapped))
 
 
-def component(name: str, options: Mapping[str, str]) -> str:
-  """An entry of a catalogue as a spec that writes all its defaults out."""
-  said = [text if option in PLACED else f'{option}={text}' for option, text in options.items()]
-  return f'{name}({", ".join(said)})' if said else name
+def format_component(name: str, options: Mapping[str, str]) -> str:
+  """Formats an entry of a catalogue as a spec that contains all options with their defaults."""
+  texts = [
+    default if option in UNNAMED_OPTIONS else f'{option}={default}'
+    for option, default in options.items()]
+  return f'{name}({", ".join(texts)})' if texts else name
 
 
-def of_preset(name: str, preset: Any) -> str:
-  """A preset in a line: its fields and what they hold."""
+def format_preset(name: str, preset: Any) -> str:
+  """Formats the name of a preset and its fields in one line."""
   fields = ((field.name, getattr(preset, field.name)) for field in dataclasses.fields(preset))
-  return f'{name}: ' + '; '.join(f'{key} {worded(value)}' for key, value in fields if value)
+  return f'{name}: ' + '; '.join(
+    f'{key} {format_preset_value(value)}' for key, value in fields if value)
 
 
-def worded(value: Any) -> str:
-  """A value of a preset in a few words."""
+def format_preset_value(value: Any) -> str:
+  """Formats the value of a field of a preset, which may be nested."""
   if isinstance(value, TaskGrid):
-    at = f' at {", ".join(map(str, value.distances))}' if value.distances else ''
-    own = f' ({worded(value.settings)})' if value.settings else ''
-    return f'{value.task}{at}{own}'
+    distances = f' at {", ".join(map(str, value.distances))}' if value.distances else ''
+    settings = f' ({format_preset_value(value.settings)})' if value.settings else ''
+    return f'{value.task}{distances}{settings}'
   if dataclasses.is_dataclass(value):
     parts = (getattr(value, field.name) for field in dataclasses.fields(value))
-    return ' '.join(worded(part) for part in parts if part not in ({}, ())) or 'all layers'
+    texts = [format_preset_value(part) for part in parts if part not in ({}, ())]
+    return ' '.join(texts) or 'all layers'
   if isinstance(value, Mapping):
-    return ', '.join(f'{key}={worded(item)}' for key, item in value.items())
+    return ', '.join(f'{key}={format_preset_value(item)}' for key, item in value.items())
   if isinstance(value, list | tuple):
     simple = all(isinstance(item, int | float | str) for item in value)
-    return (', ' if simple else '; ').join(map(worded, value))
+    return (', ' if simple else '; ').join(map(format_preset_value, value))
   return str(value)

@@ -1,8 +1,9 @@
-"""Standard output and error that never end a command: what cannot be written is left out.
+"""Standard output and error streams whose write errors never end a command.
 
-A terminal may lack a character, the reader of a pipe may have ended (`claims | head`), a disk may
-be full. A character that the encoding lacks is written as a question mark. After the first failed
-write a stream discards what follows, so that the command goes on and stores its results.
+A terminal may lack a character, the reader of a pipe may have ended (`claims | head`), or a disk
+may be full. A character that the encoding lacks is replaced by a question mark. After its first
+failed write a stream discards all further text, so that the command continues and stores its
+results.
 """
 
 import contextlib
@@ -13,8 +14,8 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 
-class Output:
-  """A text stream whose writes do not fail; `error` is why the first of them did."""
+class TolerantStream:
+  """A text stream whose writes do not fail; `error` is the error of its first failed write."""
 
   def __init__(self, stream: TextIO):
     self.error: OSError | None = None
@@ -26,27 +27,27 @@ class Output:
     return getattr(self._stream, name)
 
   def write(self, text: str) -> int:
-    """Writes a text, or discards it."""
+    """Writes a text, or discards it after an error, and returns the text's number of characters."""
     try:
       self._stream.write(text)
     except OSError as error:
-      self._discard(error)
+      self._redirect_to_null(error)
     return len(text)
 
   def flush(self) -> None:
-    """Hands on what was written, or discards it."""
+    """Flushes the stream, or discards its buffer after an error."""
     try:
       self._stream.flush()
     except OSError as error:
-      self._discard(error)
+      self._redirect_to_null(error)
 
   @property
-  def failed(self) -> bool:
-    """Whether something is lost that a reader waited for: a reader that ended waits for nothing."""
+  def output_was_lost(self) -> bool:
+    """Whether a write failed for any reason other than a closed pipe."""
     return self.error is not None and not isinstance(self.error, BrokenPipeError)
 
-  def _discard(self, error: OSError) -> None:
-    """From here on the stream's file is the null device, to which all writes succeed."""
+  def _redirect_to_null(self, error: OSError) -> None:
+    """Redirects the stream to the null device after an error, and stores the first error."""
     self.error = self.error or error
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, self._stream.fileno())
@@ -54,11 +55,12 @@ class Output:
 
 
 @contextlib.contextmanager
-def forgiving() -> Iterator[Output]:
-  """Replaces both standard streams for a while by such outputs; yields standard output's."""
+def tolerant_streams() -> Iterator[TolerantStream]:
+  """Makes both standard streams tolerate write errors inside the block, and yields the output."""
   streams = sys.stdout, sys.stderr
-  # A process that is started without an open stream has None in its place.
-  out, err = (Output(stream or open(os.devnull, 'w')) for stream in streams)  # noqa: SIM115
+  # A standard stream is None if it was closed when the process started.
+  out, err = (
+    TolerantStream(stream or open(os.devnull, 'w')) for stream in streams)  # noqa: SIM115
   sys.stdout, sys.stderr = out, err
   try:
     yield out

@@ -1,4 +1,4 @@
-"""What a launch says of its progress: bars in a terminal, elsewhere a line for each cell."""
+"""Progress of a command, shown as bars in a terminal and as one line per cell elsewhere."""
 
 import functools
 import sys
@@ -10,64 +10,65 @@ from experiments.lab import interruption
 
 
 class Progress:
-  """How many cells are stored, and how far the one that runs has come."""
+  """Displays the number of stored cells and the progress of the cell that is being executed."""
 
   def __init__(self, cells: int, missing: int):
-    """`cells` is how many there are in all, `missing` how many of them are to be made."""
+    """Starts the display for `cells` cells in total, including `missing` unstored cells."""
     self._cells, self._missing = cells, missing
     self._ended, self._start, self._waiting = 0, time.monotonic(), False
-    self._total = _bar(self._stored, missing)
+    self._total_bar = _progress_bar(self._stored_count, missing)
 
   def __enter__(self) -> 'Progress':
     return self
 
   def __exit__(self, *_) -> None:
-    if '_cell' in vars(self):
-      self._cell.close()
-    self._total.close()
+    if '_cell_bar' in vars(self):
+      self._cell_bar.close()
+    self._total_bar.close()
 
-  def begins(self, label: str) -> None:
-    """A cell is being made."""
-    self._cell.set_postfix_str('', refresh=False)  # the last cell's words are not this one's
-    self._cell.set_description(label, refresh=False)
-    self._cell.reset()
+  def start_cell(self, label: str) -> None:
+    """Shows the label of the cell whose execution starts."""
+    self._cell_bar.set_postfix_str('', refresh=False)  # removes the text of the previous cell
+    self._cell_bar.set_description(label, refresh=False)
+    self._cell_bar.reset()
 
-  def report(self, part: float, words: str) -> None:
-    """The cell has come so far; Interrupted if a signal has asked the process to stop."""
-    interruption.check()
-    self._cell.update(part - self._cell.n)
-    self._cell.set_postfix_str(words)
+  def report_progress(self, fraction: float, text: str) -> None:
+    """Shows the completed fraction of the cell, or raises Interrupted after a signal."""
+    interruption.raise_if_stopped()
+    self._cell_bar.update(fraction - self._cell_bar.n)
+    self._cell_bar.set_postfix_str(text)
 
-  def ends(self, label: str, record: dict) -> None:
-    """A cell is stored, by this launch or another."""
+  def finish_cell(self, label: str, record: dict) -> None:
+    """Shows that a cell has been stored, by this process or another."""
     self._ended += 1
-    self._total.set_description(self._stored, refresh=False)
-    self._total.update(1)
-    if self._total.disable:
-      left = (time.monotonic() - self._start) / self._ended * (self._missing - self._ended)
-      print(f'{self._stored}: {label}: {record["status"]} in {record["seconds"]:.1f} s, '
+    self._total_bar.set_description(self._stored_count, refresh=False)
+    self._total_bar.update(1)
+    if self._total_bar.disable:
+      seconds_per_cell = (time.monotonic() - self._start) / self._ended
+      left = seconds_per_cell * (self._missing - self._ended)
+      print(f'{self._stored_count}: {label}: {record["status"]} in {record["seconds"]:.1f} s, '
             f'{left:.0f} s left', file=sys.stderr, flush=True)
 
-  def waits(self, count: int) -> None:
-    """All cells that are left are being made by other launches."""
-    words = f'waiting for {count} cells that other launches are making'
-    self._cell.set_description(words)
-    if self._total.disable and not self._waiting:
-      print(f'{self._stored}: {words}', file=sys.stderr, flush=True)
+  def show_waiting(self, count: int) -> None:
+    """Shows that other processes are executing all cells that are still missing."""
+    text = f'waiting for {count} cells that other processes are executing'
+    self._cell_bar.set_description(text)
+    if self._total_bar.disable and not self._waiting:
+      print(f'{self._stored_count}: {text}', file=sys.stderr, flush=True)
     self._waiting = True
 
   @functools.cached_property
-  def _cell(self) -> tqdm:
-    """The bar of the cell that runs; there is none where cells run side by side."""
-    return _bar('', 1.0)
+  def _cell_bar(self) -> tqdm:
+    """The progress bar of the current cell, which is created on first use."""
+    return _progress_bar('', 1.0)
 
   @property
-  def _stored(self) -> str:
+  def _stored_count(self) -> str:
     return f'{self._cells - self._missing + self._ended} of {self._cells} cells stored'
 
 
-def _bar(description: str, total: float) -> tqdm:
-  """A progress bar with the time left; quiet when not a terminal."""
+def _progress_bar(description: str, total: float) -> tqdm:
+  """A progress bar with the remaining time, which is shown in a terminal only."""
   return tqdm(
     desc=description,
     total=total,

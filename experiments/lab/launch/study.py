@@ -1,8 +1,9 @@
-"""A study as one value: its question, its presets, what it reports, and what is claimed of it.
+"""The `Study` type, which combines a question with its presets, its report and its claims.
 
-Most studies train layers on tasks at distances. Of those a preset is the layers, the tasks with
-their distances, and the settings that all runs have in common; a command's own values win over a
-task's, which win over the preset's. A study that makes other cells names the module that does.
+Most studies train layers on tasks at several distances. A preset of such a study contains the
+layers, the tasks with their distances, and the settings that all runs share. Settings of the
+command override those of a task, which override those of the preset. A study with other cells names
+the module that creates them.
 """
 
 import dataclasses
@@ -12,11 +13,11 @@ from typing import Any
 from experiments.lab.evidence.claim import Claim
 from experiments.lab.launch import flags
 from experiments.lab.results.figures import Panel
-from experiments.lab.results.schema import Kind
+from experiments.lab.results.schema import RecordKind
 from experiments.lab.results.table import Table
-from experiments.lab.results.trained import TRAINING
+from experiments.lab.results.training_schema import TRAINING
 
-# Settings of a preset that goes through every line in the least time, and settles nothing.
+# Minimal settings for a quick test of all code, whose results are not evidence.
 SMOKE = {
   'width': 8, 'depth': 1, 'steps': 4, 'batch_size': 8, 'validations': 2, 'validation_batches': 1,
   'test_batches': 1, 'seeds': (0, 1), 'learning_rates': (1e-3, 1e-2),
@@ -25,7 +26,14 @@ SMOKE = {
 
 @dataclasses.dataclass(frozen=True)
 class TaskGrid:
-  """A task, the distances to ask it at, and what its runs need to be otherwise."""
+  """A task, the distances at which models are trained and tested, and settings of its runs.
+
+  Attributes:
+    task: spec of the task.
+    distances: numbers of tokens between the tokens that must be related; one run per distance.
+    settings: settings that override those of the preset.
+
+  """
 
   task: str
   distances: tuple[int, ...]
@@ -34,40 +42,51 @@ class TaskGrid:
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-  """Layers (or translators), questions, and the settings of all their runs."""
+  """Layers, tasks and the settings that all runs of a preset share.
+
+  Attributes:
+    layers: specs of the layers or translators.
+    task_grids: the tasks with their distances.
+    settings: settings of a `Run` by name.
+    kind: 'layer' or 'translator', the kind of model that the tasks require (`Task.model_kind`).
+
+  """
 
   layers: tuple[str, ...]
   task_grids: tuple[TaskGrid, ...]
   settings: dict[str, Any]
-  kind: str = 'layer'  # what answers: see `Task.answered_by`
+  kind: str = 'layer'
 
 
-def define_training(presets: Mapping[str, Any]) -> None:
-  """The flags of a study that trains layers on tasks."""
-  flags.define_study(
+def define_training_flags(presets: Mapping[str, Any]) -> None:
+  """Defines the flags of a study that trains layers on tasks."""
+  flags.define_study_flags(
     presets,
-    steps='Training steps.',
-    lengths="Distances to ask every task at, separated by commas, instead of the preset's.",
+    steps_help='Number of training steps.',
+    lengths_help='Distances of every task, in tokens and separated by commas, instead of those of '
+                 'the preset.',
   )
-  flags.define_training()
+  flags.define_task_flags()
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-  """A question, and all that it takes to answer it.
+  """A research question, with the presets, the report and the claims of its study.
 
   Attributes:
-    name: of the study, its command and its records.
-    question: what it asks and how, in a line and in paragraphs.
-    presets: sizes by name: `smoke`, `quick`, `paper`.
-    report: makes tables and panels of the study's records.
-    claims: what is claimed in advance.
-    controls: what must hold for the claims to count.
-    define: defines the study's flags, for its presets.
-    cells: the module whose `jobs(study, preset)` are the grid; it is loaded when cells are made.
-    kinds: what the study's records must have.
-    caches: whether compiled programs are kept for the next launch.
-    devices: into how many devices a CPU is split unless --host_devices says so; 0: one a core.
+    name: name of the study, which its command and its records share.
+    question: the question in one line, followed by paragraphs about the method.
+    presets: sizes of the study by name, which are `smoke`, `quick` and `paper`.
+    report: function that creates tables and figure panels from the study's records.
+    claims: claims that were stated before the records were made.
+    controls: conditions under which the claims are valid.
+    define_flags: function that defines the study's flags for its presets.
+    cells: name of the module whose function `jobs(study, preset)` creates the grid. It is imported
+      when cells are created.
+    kinds: schemas of the study's records.
+    caches: whether compiled programs are kept for later commands.
+    devices: number of devices into which a CPU is split unless --host_devices is set; 0 uses one
+      per core.
 
   """
 
@@ -77,8 +96,8 @@ class Study:
   report: Callable[[Sequence[dict]], tuple[list[Table], list[Panel]]]
   claims: tuple[Claim, ...] = ()
   controls: tuple[Claim, ...] = ()
-  define: Callable[[Mapping[str, Any]], None] = define_training
+  define_flags: Callable[[Mapping[str, Any]], None] = define_training_flags
   cells: str = 'experiments.lab.launch.training_grid'
-  kinds: tuple[Kind, ...] = (TRAINING,)
+  kinds: tuple[RecordKind, ...] = (TRAINING,)
   caches: bool = True
   devices: int = 0

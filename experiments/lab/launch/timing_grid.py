@@ -1,4 +1,4 @@
-"""What the cells of times have in common: the settings of the layers that are timed."""
+"""Run settings of timing studies, which combine a preset with the command's flags."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,18 +10,25 @@ from experiments.lab.launch import flags
 from experiments.lab.tasks.text import Text
 
 
-def settings(preset: Mapping[str, Any], why: str, unused: tuple[str, ...] = ()) -> Run:
-  """The settings of a preset and the command; a BadInput for a flag that no time depends on.
+def requested_timing_run(
+    preset_settings: Mapping[str, Any], reason: str, unused: tuple[str, ...] = ()) -> Run:
+  """Combines the settings of a preset with those that the command sets.
 
   Args:
-    preset: its settings.
-    why: these flags mean nothing.
-    unused: flags that mean nothing here besides `timing.UNUSED`.
+    preset_settings: settings of the preset by name.
+    reason: why some flags do not affect times, for the error message.
+    unused: flags that do not affect the times of this study, beside `timing.UNUSED_SETTINGS`.
+
+  Returns:
+    The run, in which settings without effect have their defaults.
+
+  Raises:
+    BadInput: if the command sets a flag that does not affect times.
 
   """
-  for name in (*timing.UNUSED, 'parallel', *unused):
-    if flags.given(name):
-      raise BadInput(f'--{name} means nothing here: {why}')
-  run = flags.make_run(**preset | flags.settings())
-  flags.refuse_unused([checks.without_effect(run, Text())])
-  return checks.neutral(run, Text())
+  for name in (*timing.UNUSED_SETTINGS, 'parallel', *unused):
+    if flags.flag_was_set(name):
+      raise BadInput(f'--{name} has no effect here: {reason}')
+  run = flags.make_run(**preset_settings | flags.requested_settings())
+  flags.refuse_flags_without_effect([checks.settings_without_effect(run, Text())])
+  return checks.reset_unused_settings(run, Text())

@@ -1,4 +1,4 @@
-"""The grid of a study that trains layers on tasks: every layer on every task at every distance."""
+"""The grid of a study that trains every layer on every task at every distance."""
 
 import contextlib
 from collections.abc import Iterable, Sequence
@@ -10,113 +10,155 @@ from experiments.lab.errors import BadInput
 from experiments.lab.launch import flags
 from experiments.lab.launch.grid import Job
 from experiments.lab.launch.study import Preset, Study, TaskGrid
-from experiments.lab.results import translations
+from experiments.lab.results import translation_scores
 from experiments.lab.tasks.task import Task
 
-NEAR = 1000  # distances in which one that a task has is looked for
+SEARCHED_DISTANCES = 1000  # range of the search for a valid distance near an invalid one
 
 
 def jobs(study: Study, preset: Preset) -> list[Job]:
-  """The cells that the flags ask for."""
-  return [trained(study, grid(preset))]
+  """Creates the job that trains all experiments that the flags request."""
+  return [training_job(study, requested_experiments(preset))]
 
 
-def grid(preset: Preset) -> list[Experiment]:
-  """The experiments that the flags ask for."""
-  tasks = tasks_of(preset)
-  layers = asked_layers(preset, {task.answered_by for _, task in tasks})
-  return distinct(
-    resolved(preset.settings | question.settings | flags.settings(), layer, task)
-    for question, task in tasks
+def requested_experiments(preset: Preset) -> list[Experiment]:
+  """The experiments of a preset, with the layers, tasks and settings that the flags request."""
+  tasks = requested_tasks(preset)
+  layers = requested_layers(preset, {task.model_kind for _, task in tasks})
+  settings = flags.requested_settings()
+  return distinct_experiments(
+    experiment_from_settings(preset.settings | task_grid.settings | settings, layer, task)
+    for task_grid, task in tasks
     for layer in layers
   )
 
 
-def asked_layers(preset: Preset, kinds: set[str]) -> list[Any]:
-  """The preset's layers, or those of --layers, of the kind that answers all tasks if one does."""
-  if not flags.given('layers'):
-    return spec.parse_all(preset.layers, preset.kind)
-  (kind,) = kinds if len(kinds) == 1 else (preset.kind,)
-  return spec.parse_all(flags.FLAGS.layers, kind)
+def requested_layers(preset: Preset, kinds: set[str]) -> list[Any]:
+  """The layers or translators of --layers, or those of the preset if the flag is not set.
 
-
-def resolved(settings: dict[str, Any], layer: Any, task: Task) -> Experiment:
-  """The experiment of settings with a layer and a task; what changes nothing is at its default.
-
-  A BadInput for a layer where the task is to translate, and for a translator where it is not.
+  If all tasks require models of one kind, the specs of --layers are parsed as this kind, and
+  otherwise as the kind of the preset.
   """
-  kind = task.answered_by
+  if not flags.flag_was_set('layers'):
+    return spec.parse_spec_list(preset.layers, preset.kind)
+  (kind,) = kinds if len(kinds) == 1 else (preset.kind,)
+  return spec.parse_spec_list(flags.FLAGS.layers, kind)
+
+
+def experiment_from_settings(settings: dict[str, Any], layer: Any, task: Task) -> Experiment:
+  """Creates the experiment of a layer on a task from the settings of a run.
+
+  Args:
+    settings: settings of the run by name. Settings without effect are reset to their defaults.
+    layer: the layer, or the translator if the task requires one.
+    task: the task.
+
+  Returns:
+    The experiment.
+
+  Raises:
+    BadInput: if the task requires a translator and a layer is given, or the converse, or if a
+      setting is invalid.
+
+  """
+  kind = task.model_kind
   if type(layer) not in spec.CATALOGUES[kind].values():
-    other = next(each for each in experiment.REFERENCE if each != kind)
-    layer = spec.parse(spec.describe(layer, other), kind)
-  names = {'layer': spec.describe(layer, kind), 'task': spec.describe(task, 'task')}
-  run = checks.neutral(flags.make_run(**settings | names), task)
-  return experiment.resolve(run, layer, task)
+    other_kind = next(name for name in experiment.REFERENCE if name != kind)
+    layer = spec.parse_spec(spec.format_spec(layer, other_kind), kind)
+  names = {'layer': spec.format_spec(layer, kind), 'task': spec.format_spec(task, 'task')}
+  run = checks.reset_unused_settings(flags.make_run(**settings | names), task)
+  return experiment.create_experiment(run, layer, task)
 
 
-def distinct(experiments: Iterable[Experiment]) -> list[Experiment]:
-  """Each run once: a task may be named twice. A BadInput for a flag that changes none of them."""
-  unique = {one.run: one for one in experiments}.values()
-  flags.refuse_unused([checks.without_effect(one.run, one.task) for one in unique])
-  return list(unique)
+def distinct_experiments(experiments: Iterable[Experiment]) -> list[Experiment]:
+  """Removes duplicate experiments, which arise if the flags name a task twice.
+
+  Raises:
+    BadInput: if the command sets a flag that has no effect in any experiment.
+
+  """
+  distinct = {experiment.run: experiment for experiment in experiments}.values()
+  flags.refuse_flags_without_effect([
+    checks.settings_without_effect(experiment.run, experiment.task) for experiment in distinct])
+  return list(distinct)
 
 
-def tasks_of(preset) -> list[tuple[TaskGrid, Task]]:
-  """The preset's questions, or those of --tasks, each with its task at every distance."""
+def requested_tasks(preset) -> list[tuple[TaskGrid, Task]]:
+  """Pairs each requested task grid with its task at every requested distance."""
   return [
-    (question, at(task, distance)) for question, task in wanted(preset)
-    for distance in flags.lengths() or question.distances
+    (task_grid, task_at_distance(task, distance))
+    for task_grid, task in requested_task_grids(preset)
+    for distance in flags.requested_lengths() or task_grid.distances
   ]
 
 
-def wanted(preset) -> list[tuple[TaskGrid, Task]]:
-  """The preset's questions, or those of --tasks, each with its task."""
-  if not flags.given('tasks'):
-    return [(question, spec.parse(question.task, 'task')) for question in preset.task_grids]
-  return [
-    found for text in spec.split(flags.FLAGS.tasks) for found in asked(text, preset.task_grids)]
+def requested_task_grids(preset) -> list[tuple[TaskGrid, Task]]:
+  """Pairs each task grid of --tasks, or of the preset if the flag is not set, with its task."""
+  if not flags.flag_was_set('tasks'):
+    return [(task_grid, spec.parse_spec(task_grid.task, 'task'))
+            for task_grid in preset.task_grids]
+  return [pair for text in spec.split_specs(flags.FLAGS.tasks)
+          for pair in _task_grids_for_spec(text, preset.task_grids)]
 
 
-def asked(text: str, task_grids: Sequence[TaskGrid]) -> list[tuple[TaskGrid, Task]]:
-  """The questions of a task: the preset's if it is only named, else as the spec says."""
-  families = [(question.task.partition('(')[0], question) for question in task_grids]
-  same = [question for family, question in families if family == text]
-  if same:
-    return [(question, spec.parse(question.task, 'task')) for question in same]
-  task = spec.parse(text, 'task')
-  settings = next((q.settings for family, q in families if family == task.family), {})
+def _task_grids_for_spec(text: str, task_grids: Sequence[TaskGrid]) -> list[tuple[TaskGrid, Task]]:
+  """Finds the preset's task grids with a task name, or creates a task grid for any other spec."""
+  families = [(task_grid.task.partition('(')[0], task_grid) for task_grid in task_grids]
+  matching = [task_grid for family, task_grid in families if family == text]
+  if matching:
+    return [(task_grid, spec.parse_spec(task_grid.task, 'task')) for task_grid in matching]
+  task = spec.parse_spec(text, 'task')
+  settings = next(
+    (task_grid.settings for family, task_grid in families if family == task.family), {})
   return [(TaskGrid(text, (task.distance,), settings), task)]
 
 
-def at(task: Task, distance: int) -> Task:
-  """A task at a distance; a BadInput that says at which distances near it the task can be."""
+def task_at_distance(task: Task, distance: int) -> Task:
+  """Changes the distance of a task, or raises BadInput with the nearest valid distances."""
   try:
-    return task.at(distance)
+    return task.with_distance(distance)
   except ValueError as error:
-    near = [f'{value}' for step in (-1, 1) if (value := nearest(task, distance, step))]
-    hint = f'; the nearest lengths that it has are {" and ".join(near)}' if near else ''
+    valid = [f'{value}' for step in (-1, 1)
+             if (value := _nearest_valid_distance(task, distance, step))]
+    hint = f'; the nearest valid lengths are {" and ".join(valid)}' if valid else ''
     raise BadInput(
-      f'--lengths={distance} does not suit {spec.describe(task, "task")}, which keeps its '
-      f'proportions at every length: {error}{hint}'
+      f'--lengths={distance} is invalid for {spec.format_spec(task, "task")}, whose other options '
+      f'scale with the length: {error}{hint}'
     ) from None
 
 
-def nearest(task: Task, distance: int, step: int) -> int | None:
-  """The first distance, in steps from one that it does not have, that a task has; None: none."""
-  for value in range(max(1, distance + step), max(0, distance + NEAR * step), step):
+def _nearest_valid_distance(task: Task, distance: int, step: int) -> int | None:
+  """The nearest valid distance above (step 1) or below (step -1) an invalid distance."""
+  for value in range(max(1, distance + step), max(0, distance + SEARCHED_DISTANCES * step), step):
     with contextlib.suppress(ValueError):
-      return task.at(value).distance
+      return task.with_distance(value).distance
   return None
 
 
-def trained(study: Study, experiments: Iterable[Experiment], watch=None) -> Job:
-  """What trains each of the experiments that the store lacks, under `watch`."""
+def training_job(study: Study, experiments: Iterable[Experiment], measure_states=None) -> Job:
+  """Creates the job that trains some experiments.
+
+  Args:
+    study: the study that the cells belong to.
+    experiments: the experiments, which are checked first.
+    measure_states: function that measures the members' states during training, as for
+      `training_executor`.
+
+  Returns:
+    The job with one cell per experiment.
+
+  Raises:
+    BadInput: if a width, length or size is invalid.
+    MissingExtra: if translations are to be scored and a library for it is not installed.
+
+  """
   experiments = list(experiments)
-  for one in experiments:
-    checks.check(one)
-  if any(one.task.answered_by == 'translator' for one in experiments):
-    translations.ready()  # scores in words are computed after training, for the tables
-  given = flags.FLAGS
-  execute = training.train_cell(
-    given.parallel, given.timeout, given.runs, given.save_weights, watch)
-  return Job([training.cell_of(study.name, one) for one in experiments], execute)
+  for checked in experiments:
+    checks.check_experiment(checked)
+  if any(checked.task.model_kind == 'translator' for checked in experiments):
+    # Translations are scored after training, but a missing library is reported before training.
+    translation_scores.require_scoring_libraries()
+  values = flags.FLAGS
+  execute = training.training_executor(
+    values.parallel, values.timeout, values.runs, values.save_weights, measure_states)
+  return Job([training.training_cell(study.name, trained) for trained in experiments], execute)

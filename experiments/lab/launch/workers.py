@@ -1,8 +1,8 @@
-"""Calls in processes of their own, side by side: for work that a machine's cores do, and no device.
+"""Worker processes that execute calls in parallel on CPU cores, without use of a device.
 
-Compiling for chips that are elsewhere, or counting, takes one core most of the time, and the
-libraries that do it are no faster in threads. A process has the environment of the one that starts
-it and nothing else of it: it imports the function that it calls anew.
+Compilation for absent chips and the analysis of programs mostly occupy one core, and the libraries
+for them are no faster with threads. A worker process inherits the environment of its parent process
+and nothing else, and imports the called function itself.
 """
 
 import concurrent.futures
@@ -17,54 +17,62 @@ from experiments.lab import interruption
 from experiments.lab.errors import BadInput
 
 
-def side_by_side(function: Callable, arguments: Iterable, count: int) -> Iterator[tuple]:
-  """The number of each argument with what a function of it returns, as they come.
+def map_in_processes(function: Callable, arguments: Iterable, workers: int) -> Iterator[tuple]:
+  """Calls a function with each argument in parallel worker processes.
 
-  After an error nothing more is begun, and what was begun still comes before it is raised: a
-  BadInput, if a process has died.
+  After an error no further call is started. The results of calls that have started are still
+  yielded before the error is raised.
 
   Args:
-    function: which every process imports.
-    arguments: one a call.
-    count: processes.
+    function: function that every process can import.
+    arguments: one argument per call.
+    workers: number of processes.
+
+  Yields:
+    The number of each argument and the result of its call, in the order of completion.
+
+  Raises:
+    BadInput: if a worker process died.
 
   """
-  context = multiprocessing.get_context('spawn')  # JAX has threads, which do not survive a fork
-  errors, others = [], {*multiprocessing.active_children()}
-  with concurrent.futures.ProcessPoolExecutor(count, context, _prepare) as pool:
+  context = multiprocessing.get_context('spawn')  # the threads of JAX do not survive a fork
+  errors, other_processes = [], {*multiprocessing.active_children()}
+  with concurrent.futures.ProcessPoolExecutor(workers, context, _initialize_worker) as pool:
     calls = {pool.submit(function, argument): i for i, argument in enumerate(arguments)}
-    waiting = set(calls)
+    pending = set(calls)
     try:
-      while waiting:
-        done, waiting = concurrent.futures.wait(waiting, interruption.POLL, FIRST_COMPLETED)
+      while pending:
+        done, pending = concurrent.futures.wait(
+          pending, interruption.POLL_SECONDS, FIRST_COMPLETED)
         errors += [error for call in done if (error := call.exception())]
         if errors:
-          waiting = {call for call in waiting if not call.cancel()}
+          pending = {call for call in pending if not call.cancel()}
         yield from ((calls[call], call.result()) for call in done if not call.exception())
-        interruption.check()
+        interruption.raise_if_stopped()
     except KeyboardInterrupt:
-      for worker in {*multiprocessing.active_children()} - others:
+      for worker in {*multiprocessing.active_children()} - other_processes:
         worker.terminate()
       raise
-    finally:  # after an error of the caller no more is begun
-      for call in waiting:
+    finally:  # after an error in the caller no further call is started
+      for call in pending:
         call.cancel()
   if errors:
-    interruption.wait(interruption.POLL)  # a signal to all processes may end a worker first
-    raise _worded(errors[0], count)
+    # A signal to all processes may end a worker before the main process receives the signal.
+    interruption.sleep_until_stopped(interruption.POLL_SECONDS)
+    raise _explain_error(errors[0], workers)
 
 
-def _worded(error: BaseException, count: int) -> BaseException:
-  """An error for the user: it is no fault of the code that a process died."""
+def _explain_error(error: BaseException, workers: int) -> BaseException:
+  """Converts the error of a dead worker process to a BadInput with advice for the user."""
   if not isinstance(error, BrokenProcessPool):
     return error
   return BadInput(
-    'a worker process died, perhaps for want of memory: what was stored is kept, and the same '
-    f'command goes on; fewer --workers than {count} take less'
+    'a worker process died, perhaps for lack of memory; stored results are kept, and the same '
+    f'command resumes; fewer --workers than {workers} need less memory'
   )
 
 
-def _prepare() -> None:
-  """Before JAX is loaded: devices are left alone, and Ctrl-C is the launching process's affair."""
+def _initialize_worker() -> None:
+  """Restricts a worker to the CPU before it imports JAX, and leaves Ctrl-C to the main process."""
   os.environ['JAX_PLATFORMS'] = 'cpu'
   signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,1 +1,1 @@
-"""What programs cost and how signals travel in them: only JAX is known here, no task, no study."""
+"""Time, memory, operation counts and Jacobians of any JAX function."""

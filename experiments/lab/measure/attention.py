@@ -1,16 +1,27 @@
-"""Where a model looks: the weights of its attention layers, as they leave them when asked."""
+"""Attention weights of a model, which its layers sow into Flax's collection `intermediates`."""
 
 import jax
 
 
-def weights(model, parameters, *arguments, **named) -> dict[str, jax.Array]:
-  """The weights [B, H, T, S] of every layer that attends, by the layer's place in the model."""
-  _, left = model.apply(parameters, *arguments, **named, mutable='intermediates')
-  found = jax.tree_util.tree_leaves_with_path(left.get('intermediates', {}))
-  return {place(path): leaf for path, leaf in found}
+def attention_weights(model, parameters, *arguments, **named) -> dict[str, jax.Array]:
+  """The attention weights [B, H, T, S] of each attention layer, by its path in the model.
+
+  Args:
+    model: a Flax module.
+    parameters: the parameters of the model.
+    *arguments: the positional arguments of the model, such as the source tokens.
+    **named: the keyword arguments of the model.
+
+  Returns:
+    Weights by path, such as decoder.level_1.layer.
+
+  """
+  _, variables = model.apply(parameters, *arguments, **named, mutable='intermediates')
+  leaves = jax.tree_util.tree_leaves_with_path(variables.get('intermediates', {}))
+  return {_layer_path(path): leaf for path, leaf in leaves}
 
 
-def place(path) -> str:
-  """The modules on the way to a leaf, such as decoder.level_1.layer."""
+def _layer_path(path) -> str:
+  """The path of the module that sowed an array, such as decoder.level_1.layer."""
   names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
   return '.'.join(name for name in names if name not in ('intermediates', 'weights'))

@@ -1,7 +1,7 @@
-"""How much an output depends on each input: the Jacobian of a map of sequences, row by row.
+"""Jacobians of maps between sequences, which measure how much an output depends on each input.
 
-A row is one pull back (a vector-Jacobian product), exact to rounding and through every layer, also
-those whose gradients are written by hand; there are as many rows as an output has channels.
+One vector-Jacobian product computes one row of the Jacobian, and an output has one row per channel.
+The rows are exact up to rounding for every layer, including layers with handwritten gradients.
 """
 
 from collections.abc import Callable
@@ -12,43 +12,53 @@ import jax.numpy as jnp
 ROWS_AT_ONCE = 8
 
 
-def at_output(function: Callable, x: jax.Array, time: int | jax.Array) -> jax.Array:
-  """All of d y_time / d x_s: [B, S, V, D], for y [B, T, V] = function(x [B, S, D]).
+def jacobian_at_output(function: Callable, x: jax.Array, position: int | jax.Array) -> jax.Array:
+  """The Jacobian d y_position / d x_s for all inputs x_s of each sequence.
 
-  Sequences do not see each other, so that one pull back serves them all.
+  The sequences of a batch are independent, so that one vector-Jacobian product gives a row of the
+  Jacobian for each sequence.
+
+  Args:
+    function: a map from x to y [B, T, V].
+    x: the input [B, S, D].
+    position: the position of the output, below T.
+
+  Returns:
+    The Jacobian [B, S, V, D].
+
   """
-  y, pull = jax.vjp(function, x)
+  y, pull_back = jax.vjp(function, x)
 
-  def row(channel):
-    (gradient,) = pull(jnp.zeros_like(y).at[:, time, channel].set(1))
+  def jacobian_row(channel):
+    (gradient,) = pull_back(jnp.zeros_like(y).at[:, position, channel].set(1))
     return gradient  # [B, S, D]
 
-  rows = jax.lax.map(row, jnp.arange(y.shape[2]), batch_size=min(ROWS_AT_ONCE, y.shape[2]))
+  rows = jax.lax.map(jacobian_row, jnp.arange(y.shape[2]), batch_size=min(ROWS_AT_ONCE, y.shape[2]))
   return jnp.moveaxis(rows, 0, 2)
 
 
-def frobenius(jacobian: jax.Array) -> jax.Array:
-  """The root of the sum of all squares of each block [V, D]: [B, S]."""
-  unit, scale = scaled(jacobian)
-  return scale * jnp.sqrt(jnp.sum(jnp.square(unit), (2, 3)))
+def frobenius_norm(jacobian: jax.Array) -> jax.Array:
+  """The Frobenius norm [B, S] of each block [V, D] of a Jacobian [B, S, V, D]."""
+  blocks, scale = normalize_blocks(jacobian)
+  return scale * jnp.sqrt(jnp.sum(jnp.square(blocks), (2, 3)))
 
 
-def spectral(jacobian: jax.Array) -> jax.Array:
-  """The largest singular value of each block [V, D]: by how much it can stretch, [B, S]."""
-  unit, scale = scaled(jacobian)
-  return scale * jnp.linalg.norm(unit, 2, (2, 3))
+def spectral_norm(jacobian: jax.Array) -> jax.Array:
+  """The largest singular value [B, S] of each block [V, D] of a Jacobian [B, S, V, D]."""
+  blocks, scale = normalize_blocks(jacobian)
+  return scale * jnp.linalg.norm(blocks, 2, (2, 3))
 
 
-def scaled(jacobian: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """The blocks with 1 as their largest entry, and what that was: [B, S, V, D] and [B, S].
+def normalize_blocks(jacobian: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Divides each block [V, D] by its largest absolute entry, so that squares do not underflow.
 
-  The square of a small number is 0 in float32 long before the number is. A block of zeros stays.
+  Returns the blocks [B, S, V, D] and the divisors [B, S]. A block of zeros has the divisor 1.
   """
   largest = jnp.max(jnp.abs(jacobian), (2, 3))
   scale = jnp.where(largest > 0, largest, 1)
   return jacobian / scale[..., None, None], scale
 
 
-def support(jacobian: jax.Array) -> jax.Array:
-  """Which inputs an output depends on at all: [B, S], true where an entry is not zero."""
+def dependence_mask(jacobian: jax.Array) -> jax.Array:
+  """A mask [B, S] of the inputs with a nonzero block [V, D] in a Jacobian [B, S, V, D]."""
   return jnp.any(jacobian != 0, (2, 3))

@@ -1,12 +1,13 @@
-"""How much memory a program takes, from its compiled form: exact, and without running it.
+"""Memory use of a compiled program, as planned by the compiler before the program runs.
 
-XLA plans every buffer before a program starts. The plan's temporary bytes are what the program
-holds beyond its arguments and its results; for a training step these are the activations kept for
-the backward pass, which is what grows with the length. The plan means the same on every platform;
-peaks counted by an allocator do not: they never fall again, and a CPU has none.
+XLA plans every buffer before a program starts. The temporary bytes of the plan are the memory of
+the program beyond its arguments and its results. In a training step, they hold the activations for
+the backward pass, which grow with the sequence length. The plan has the same meaning on every
+platform. The peak of an allocator does not, because it never decreases and a CPU has none.
 
-A program that is too large for an accelerator is refused there. The system of a CPU may hand out
-more than it has and kill the process later, so that `require` looks first.
+An accelerator raises an error for a program that is too large. On a CPU, the operating system may
+allocate more memory than is available and kill the process later, so that `require_memory` checks
+the available memory beforehand.
 """
 
 import os
@@ -20,15 +21,15 @@ _LIMITS = ('memory.max', 'memory/memory.limit_in_bytes')  # of a container: cgro
 
 
 class MemoryUse(NamedTuple):
-  """Bytes of a compiled program."""
+  """The memory of a compiled program, in bytes."""
 
   temporary: int
   arguments: int
-  results: int  # without those that take an argument's place
+  results: int  # without those that reuse the buffer of an argument
 
 
-def of_program(compiled: Any) -> MemoryUse | None:
-  """What was planned for a compiled program; None where the platform does not tell."""
+def program_memory(compiled: Any) -> MemoryUse | None:
+  """The planned memory of a compiled program, or None if the platform does not report its plan."""
   plan = compiled.memory_analysis()
   if plan is None:
     return None
@@ -39,33 +40,34 @@ def of_program(compiled: Any) -> MemoryUse | None:
   )
 
 
-def of_arrays(tree: Any) -> int:
-  """Bytes of all arrays of a tree."""
+def array_bytes(tree: Any) -> int:
+  """The total size of all arrays of a tree, in bytes."""
   return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
 
 
-def available() -> int:
-  """Bytes that this process may still take from the machine, or from the container it runs in."""
-  found = [os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')]
+def available_bytes() -> int:
+  """The bytes that this process may still allocate on the machine or in its container."""
+  limits = [os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')]
   for name in _LIMITS:
     try:
-      found.append(int(pathlib.Path('/sys/fs/cgroup', name).read_text()))
-    except (OSError, ValueError):  # there is none, or it is 'max'
+      limits.append(int(pathlib.Path('/sys/fs/cgroup', name).read_text()))
+    except (OSError, ValueError):  # the file is missing, or its content is 'max'
       continue
   try:
     lines = pathlib.Path('/proc/meminfo').read_text().splitlines()
   except OSError:
     lines = []
-  found += [int(line.split()[1]) * 1024 for line in lines if line.startswith('MemAvailable')]
-  return min(found)
+  limits += [int(line.split()[1]) * 1024 for line in lines if line.startswith('MemAvailable')]
+  return min(limits)
 
 
-def require(memory: MemoryUse | None) -> None:
-  """A MemoryError if a program is about to run on a CPU with less memory than it needs."""
+def require_memory(memory: MemoryUse | None) -> None:
+  """Raises a MemoryError if a program on a CPU needs more than the available memory."""
   if memory is None or jax.default_backend() != 'cpu':
     return
   needed = memory.temporary + memory.results
-  if needed > (there := available()):
+  if needed > (available := available_bytes()):
     raise MemoryError(
-      f'it needs {needed / MEBIBYTE:,.0f} MiB, and {there / MEBIBYTE:,.0f} MiB are free'
+      f'the program needs {needed / MEBIBYTE:,.0f} MiB of memory, but only '
+      f'{available / MEBIBYTE:,.0f} MiB are available'
     )

@@ -1,24 +1,24 @@
-"""What JAX's primitives do: the words in which programs are counted.
+"""The kinds of JAX primitives, which determine how the operations of a primitive are counted.
 
-A program is a jaxpr, a list of equations. Each applies a primitive of one of these kinds:
+A program is a jaxpr, which is a list of equations. Each equation applies a primitive.
 
-  elementwise   arithmetic on every element by itself
-  reduction     many elements become one: a sum, a maximum
-  cumulative    every element becomes one of all before it
-  product       a product of matrices, a convolution
+  elementwise   arithmetic on each element separately
+  reduction     many elements are reduced to one, as in a sum or a maximum
+  cumulative    each element is combined with all earlier ones, as in a cumulative sum
+  product       a matrix product or a convolution
   transform     a Fourier transform
-  sorting       elements are put in order, along an axis
-  scatter       elements are added to others at places that are data
-  movement      elements come to stand elsewhere; nothing is computed
-  recast        elements are taken for another type, or as a part of one; nothing is computed
-  control       a scan, a while loop, a branch, or a function that is called
+  sorting       elements are sorted along an axis
+  scatter       elements are added to others at indices that are data
+  movement      elements are moved, copied or selected by index, without arithmetic
+  recast        elements are cast to another type or split into parts, without arithmetic
+  control       a scan, a while loop, a branch, or a function call
 
-A primitive that is in none of them is refused by its name: a count with a hole in it is no count.
+A primitive without a kind raises an error with its name, since a count without it would be too low.
 
-This is the one place that knows how the versions of JAX differ in their equations: in the
-primitives that they have, in the names of a loop's parameters, and in whether the body of a loop
-is a `Jaxpr` or a `ClosedJaxpr`. Where a parameter has had several names, what it said is computed
-from the shapes of the equation instead.
+The equations of JAX versions differ in the set of primitives, in the names of a loop's parameters,
+and in whether the body of a loop is a `Jaxpr` or a `ClosedJaxpr`. Only this module handles these
+differences. Where the name of a parameter differs, its value is computed from the shapes of the
+equation instead.
 """
 
 from collections.abc import Iterator
@@ -58,77 +58,81 @@ _KINDS = {
   """,
 }
 KINDS = {name: kind for kind, names in _KINDS.items() for name in names.split()}
-FREE = ('movement', 'recast')  # nothing is computed
+FREE = ('movement', 'recast')  # kinds without arithmetic
 
 
 class UnknownPrimitive(ValueError):
-  """Of a primitive that no kind has been given to."""
+  """The error for a primitive that has no kind, so that its operations cannot be counted."""
 
 
-def kind_of(equation) -> str:
-  """The kind of an equation's primitive."""
+def primitive_kind(equation) -> str:
+  """The kind of an equation's primitive, such as 'elementwise' or 'reduction'."""
   name = equation.primitive.name
   if name not in KINDS:
-    raise UnknownPrimitive(f'the primitive {name!r} is not known: nobody has said what it costs')
+    raise UnknownPrimitive(f'the cost of the primitive {name!r} is unknown')
   return KINDS[name]
 
 
 def inner_jaxprs(equation) -> Iterator[core.ClosedJaxpr]:
-  """The jaxprs among an equation's parameters: bodies of loops, branches, called functions."""
+  """The jaxprs that an equation executes, which are loop bodies, branches and called functions."""
   for value in equation.params.values():
-    for one in value if isinstance(value, tuple | list) else (value,):
-      if isinstance(one, core.ClosedJaxpr):
-        yield one
-      elif isinstance(one, core.Jaxpr):
-        yield core.ClosedJaxpr(one, ())
+    for inner in value if isinstance(value, tuple | list) else (value,):
+      if isinstance(inner, core.ClosedJaxpr):
+        yield inner
+      elif isinstance(inner, core.Jaxpr):
+        yield core.ClosedJaxpr(inner, ())
 
 
 class LoopOperands(NamedTuple):
-  """How many operands of a scan are of each kind, in the order in which they stand."""
+  """The numbers of constant, carried and stacked operands of a scan, in this order."""
 
-  constants: int  # the same in every turn
-  carried: int  # handed from turn to turn; the first outputs are what the last turn hands on
-  stacked: int  # one slice a turn
+  constants: int  # the same in every iteration
+  carried: int  # passed from iteration to iteration; the last values are the first outputs
+  stacked: int  # one slice per iteration
 
 
-def scan_operands(equation) -> LoopOperands:
-  """The operands of a scan, counted by kind.
+def count_scan_operands(equation) -> LoopOperands:
+  """Counts the constant, carried and stacked operands of a scan.
 
-  A stacked array has one axis more than the slice of it that the body reads or returns.
+  A stacked array has one more axis than the slice that the body takes or returns.
   """
   (body,) = inner_jaxprs(equation)
-  stacked = _longer(equation.invars, body.jaxpr.invars)
-  carried = len(equation.outvars) - _longer(equation.outvars, body.jaxpr.outvars)
+  stacked = _num_stacked_variables(equation.invars, body.jaxpr.invars)
+  carried = len(equation.outvars) - _num_stacked_variables(equation.outvars, body.jaxpr.outvars)
   return LoopOperands(len(equation.invars) - carried - stacked, carried, stacked)
 
 
-def _longer(outside, inside) -> int:
-  """How many variables have more axes outside of a loop than inside."""
-  return sum(o.aval.ndim > i.aval.ndim for o, i in zip(outside, inside, strict=True))
+def _num_stacked_variables(outer_variables, body_variables) -> int:
+  """The number of loop variables whose values of all iterations are stacked along an axis.
+
+  These variables have more axes outside of the loop than in its body.
+  """
+  pairs = zip(outer_variables, body_variables, strict=True)
+  return sum(outer.aval.ndim > body.aval.ndim for outer, body in pairs)
 
 
-def summands(equation) -> int:
-  """How many numbers go into one that a reduction, a product, a running sum or an order makes."""
+def terms_per_output_element(equation) -> int:
+  """The number of terms per output element of an equation, such as the summands of a sum."""
   operand, params = equation.invars[0].aval, equation.params
-  match kind_of(equation), equation.primitive.name:
+  match primitive_kind(equation), equation.primitive.name:
     case 'reduction', _:
-      return _size(operand.shape[axis] for axis in params['axes'])
+      return _product_of_lengths(operand.shape[axis] for axis in params['axes'])
     case 'cumulative', _:
       return operand.shape[params['axis']]
     case 'transform', _:
-      return _size(params['fft_lengths'])
-    case 'sorting', _:  # along the last axis where a version of JAX does not say which
+      return _product_of_lengths(params['fft_lengths'])
+    case 'sorting', _:  # along the last axis if a version of JAX has no such parameter
       return operand.shape[params.get('dimension', params.get('axis', -1))]
     case _, 'dot_general':
       (contracted, _), _ = params['dimension_numbers']
-      return _size(operand.shape[axis] for axis in contracted)
+      return _product_of_lengths(operand.shape[axis] for axis in contracted)
     case _, 'conv_general_dilated':
       kernel = equation.invars[1].aval.shape
-      return _size(kernel) // kernel[params['dimension_numbers'].rhs_spec[0]]
+      return _product_of_lengths(kernel) // kernel[params['dimension_numbers'].rhs_spec[0]]
   return 1
 
 
-def _size(lengths) -> int:
+def _product_of_lengths(lengths) -> int:
   size = 1
   for length in lengths:
     size *= length

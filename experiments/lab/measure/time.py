@@ -1,8 +1,9 @@
-"""How long calls take, so that their ratios can be trusted on a machine that is not quiet.
+"""Interleaved timing of functions, so that varying load on the machine hardly affects time ratios.
 
-Whatever is compared takes turns in one process: in every round each subject runs once, in an order
-of that round's own, so that a slow minute slows all of them and no one always follows the same
-neighbour. A call shorter than the clock and its overhead can resolve is repeated within its turn.
+All compared functions run alternately in one process. In every round each function runs once, in a
+random order that differs from round to round, so that a temporary slowdown affects all functions
+and no function always runs after the same one. A call that is too short for the resolution of the
+clock is repeated several times per round.
 """
 
 import math
@@ -13,52 +14,59 @@ from typing import Any
 
 import jax
 
-MOST_REPEATS = 1000
+MAX_REPEATS = 1000
 
 
-def interleaved(
-  subjects: Mapping[Hashable, Callable[[], Any]],
+def time_interleaved(
+  functions: Mapping[Hashable, Callable[[], Any]],
   rounds: int,
   *,
-  shortest: float = 5e-3,
+  min_seconds: float = 5e-3,
   timeout: float = math.inf,
-  excuse: Callable[[Hashable, Exception], bool] = lambda name, error: False,
+  tolerate: Callable[[Hashable, Exception], bool] = lambda name, error: False,
   progress: Callable[[float], None] = lambda part: None,
   clock: Callable[[], float] = time.perf_counter,
 ) -> dict[Hashable, list[float]]:
-  """Seconds a call of every subject, one number a round, in the order of the rounds.
+  """Times each function once per round, in a random order that differs between rounds.
 
   Args:
-    subjects: calls that return arrays; they are waited for.
-    rounds: how many; two calls of each subject come before, to warm up and to fix its repeats.
-    shortest: seconds that a turn lasts at least; a shorter call is repeated in it.
-    timeout: seconds after which no round starts any more, nor another subject's warming up.
-    excuse: is asked when a subject raises; true leaves the subject out of this and of the result.
-    progress: gets the part of the rounds that is done.
-    clock: seconds since some start.
+    functions: functions by name, without arguments, that return arrays; their results are awaited.
+    rounds: the number of timed rounds. Two calls of each function precede them, for compilation and
+      for choosing its number of repeats.
+    min_seconds: the minimal duration of a measurement, for which shorter calls are repeated.
+    timeout: the seconds after which no further round starts, and no further function is prepared.
+    tolerate: called with the name and the exception when a function raises. If it returns true,
+      the function is omitted from further rounds and from the result.
+    progress: called with the fraction of rounds done.
+    clock: returns the current time in seconds.
+
+  Returns:
+    The seconds per call of each function, one number per round.
 
   """
-  end, running = clock() + timeout, dict(subjects)
+  end, running = clock() + timeout, dict(functions)
 
-  def turn(name: Hashable, repeats: int) -> float | None:
-    """Seconds a call; None: it failed and is excused."""
+  def seconds_per_call(name: Hashable, repeats: int) -> float | None:
+    """Times `repeats` calls, and returns None after an exception that `tolerate` accepts."""
     try:
       start = clock()
       for _ in range(repeats):
         jax.block_until_ready(running[name]())
       return (clock() - start) / repeats
     except Exception as error:
-      if not excuse(name, error):
+      if not tolerate(name, error):
         raise
       del running[name]
       return None
 
   repeats = {}
-  for name in subjects:
+  for name in functions:
     if clock() > end:
       break
-    if turn(name, 1) is not None and (once := turn(name, 1)) is not None:
-      repeats[name] = _repeats(once, shortest)
+    if seconds_per_call(name, 1) is None:  # the first call compiles
+      continue
+    if (second_call := seconds_per_call(name, 1)) is not None:
+      repeats[name] = _num_repeats(second_call, min_seconds)
   seconds = {name: [] for name in running}
   for number in range(rounds):
     if clock() > end:
@@ -66,11 +74,11 @@ def interleaved(
     order = list(running)
     random.Random(number).shuffle(order)
     for name in order:
-      seconds[name].append(turn(name, repeats[name]))
+      seconds[name].append(seconds_per_call(name, repeats[name]))
     progress((number + 1) / rounds)
   return {name: seconds[name] for name in running}
 
 
-def _repeats(once: float, shortest: float) -> int:
-  """How many calls fill a turn."""
-  return MOST_REPEATS if once * MOST_REPEATS <= shortest else math.ceil(shortest / once)
+def _num_repeats(seconds: float, min_seconds: float) -> int:
+  """The number of calls of duration `seconds` that together take at least `min_seconds`."""
+  return MAX_REPEATS if seconds * MAX_REPEATS <= min_seconds else math.ceil(min_seconds / seconds)

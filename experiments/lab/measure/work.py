@@ -1,15 +1,16 @@
-"""How much a program computes, counted from its jaxpr: exact, and the same on every device.
+"""Operations and memory traffic of a program, counted exactly from its jaxpr on any device.
 
-  products      a product of matrices [.., m, k] and [.., k, n] is 2 m k n operations, a convolution
-                2 for every weight that meets an input: what is multiplied and added
-  elementwise   all other arithmetic: 1 for every element that is made, or that goes into a sum;
-                a Fourier transform of n numbers is 5 n log2(n), as is the custom, and sorting
-                them n log2(n) comparisons
-  bytes         what all equations read and write, were each to fetch its operands and leave its
-                result in memory: what a compiler that fuses nothing would move
+  products      a product of matrices [.., m, k] and [.., k, n] is 2 m k n operations, and a
+                convolution is 2 for every product of a weight and an input
+  elementwise   all other arithmetic is 1 operation for every element of the result, or of the
+                operand of a sum; by convention, a Fourier transform of n numbers is 5 n log2(n)
+                operations and sorting them is n log2(n) comparisons
+  bytes         the operands and results of all equations, as if each equation read its operands
+                from memory and wrote its results to it, without any fusion
 
-The papers count products alone. The body of a scan counts as often as it runs, where a compiler's
-own analysis counts it once; of branches the dearest counts.
+Papers usually count products alone. Here the body of a scan counts once per iteration, whereas the
+cost analysis of the compiler counts the body once. Of several branches, only the most expensive
+branch counts.
 """
 
 import math
@@ -19,11 +20,15 @@ from typing import NamedTuple
 import jax
 from jax.extend import core
 
-from experiments.lab.measure.primitives import inner_jaxprs, kind_of, summands
+from experiments.lab.measure.primitives import (
+  inner_jaxprs,
+  primitive_kind,
+  terms_per_output_element,
+)
 
 
 class Work(NamedTuple):
-  """Operations of two kinds, and bytes moved."""
+  """Operations in matrix products, elementwise operations, and memory traffic of a program."""
 
   products: int = 0
   elementwise: int = 0
@@ -32,68 +37,69 @@ class Work(NamedTuple):
   def __add__(self, other: 'Work') -> 'Work':
     return Work(*(a + b for a, b in zip(self, other, strict=True)))
 
-  def times(self, count: int) -> 'Work':
-    """The same so many times."""
-    return Work(*(count * part for part in self))
+  def repeated(self, num_executions: int) -> 'Work':
+    """The operations and the memory traffic of `num_executions` executions."""
+    return Work(*(num_executions * number for number in self))
 
 
-def of(function: Callable, *arguments) -> Work:
-  """The work of a function; arguments may be shapes alone.
+def function_work(function: Callable, *arguments) -> Work:
+  """Counts the operations and the memory traffic of a function, given arrays or shapes.
 
-  Raises a ValueError for a loop whose number of turns is not known before it runs, and for a
-  primitive that is not known, by its name.
+  A while loop with an unknown number of iterations raises a ValueError, and an unknown primitive
+  raises UnknownPrimitive.
   """
-  return of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
+  return jaxpr_work(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
 def flops(function: Callable, *arguments) -> int:
-  """Operations in products of matrices and convolutions, alone."""
-  return of(function, *arguments).products
+  """The number of operations of a function in matrix products and convolutions alone."""
+  return function_work(function, *arguments).products
 
 
-def of_jaxpr(jaxpr: core.Jaxpr) -> Work:
-  """The work of a jaxpr, that of its inner ones included."""
-  return sum(map(of_equation, jaxpr.eqns), Work())
+def jaxpr_work(jaxpr: core.Jaxpr) -> Work:
+  """Counts the operations and the memory traffic of a jaxpr, including its inner jaxprs."""
+  return sum(map(_equation_work, jaxpr.eqns), Work())
 
 
-def of_equation(equation) -> Work:
-  """The work of one equation."""
-  kind = kind_of(equation)
+def _equation_work(equation) -> Work:
+  kind = primitive_kind(equation)
   if kind == 'control':
-    return of_control(equation)
-  moved = sum(_bytes(v) for v in (*equation.invars, *equation.outvars))
-  read, made = (sum(v.aval.size for v in side) for side in (equation.invars, equation.outvars))
+    return _control_flow_work(equation)
+  traffic = sum(_num_bytes(v) for v in (*equation.invars, *equation.outvars))
+  inputs, outputs = (sum(v.aval.size for v in variables)
+                     for variables in (equation.invars, equation.outvars))
   match kind:
     case 'product':
-      return Work(products=2 * summands(equation) * made, bytes=moved)
+      return Work(products=2 * terms_per_output_element(equation) * outputs, bytes=traffic)
     case 'elementwise':
-      return Work(elementwise=made, bytes=moved)
+      return Work(elementwise=outputs, bytes=traffic)
     case 'reduction' | 'cumulative':
-      return Work(elementwise=read, bytes=moved)
+      return Work(elementwise=inputs, bytes=traffic)
     case 'scatter':
-      return Work(elementwise=equation.invars[2].aval.size, bytes=moved)
+      return Work(elementwise=equation.invars[2].aval.size, bytes=traffic)
     case 'sorting':
-      size = equation.invars[0].aval.size
-      return Work(elementwise=size * math.ceil(math.log2(max(summands(equation), 1))), bytes=moved)
+      comparisons = math.ceil(math.log2(max(terms_per_output_element(equation), 1)))
+      return Work(elementwise=equation.invars[0].aval.size * comparisons, bytes=traffic)
     case 'transform':
-      length = summands(equation)
-      transforms = max(read, made) // length
-      return Work(elementwise=round(5 * length * math.log2(length) * transforms), bytes=moved)
-  return Work(bytes=moved)
+      length = terms_per_output_element(equation)
+      transforms = max(inputs, outputs) // length
+      return Work(elementwise=round(5 * length * math.log2(length) * transforms), bytes=traffic)
+  return Work(bytes=traffic)
 
 
-def of_control(equation) -> Work:
-  """The work of what an equation runs, as often as it does."""
+def _control_flow_work(equation) -> Work:
+  """Counts a loop, branch or call, where the body of a scan counts once per iteration."""
   name = equation.primitive.name
   if name == 'while':
-    raise ValueError('a while loop runs as often as its data say: its work cannot be counted')
-  inner = [of_jaxpr(one.jaxpr) for one in inner_jaxprs(equation)]
+    raise ValueError(
+      'the work of a while loop cannot be counted, because its iterations depend on data')
+  inner = [jaxpr_work(body.jaxpr) for body in inner_jaxprs(equation)]
   if name == 'cond':
     return max(inner)
   total = sum(inner, Work())
-  return total.times(equation.params['length']) if name == 'scan' else total
+  return total.repeated(equation.params['length']) if name == 'scan' else total
 
 
-def _bytes(variable) -> int:
+def _num_bytes(variable) -> int:
   aval = variable.aval
   return aval.size * getattr(aval.dtype, 'itemsize', 4)

@@ -1,1 +1,1 @@
-"""Records and what is made of them: the store, statistics, tables, figures."""
+"""Storage, schemas, statistics, tables and figures of experiment records."""

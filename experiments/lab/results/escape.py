@@ -1,4 +1,4 @@
-"""Text made safe for the language it is put into."""
+"""Escaping of text for LaTeX and Markdown, and identifiers made from titles."""
 
 import re
 import unicodedata
@@ -36,31 +36,31 @@ _LATEX = {
   'ₖ': r'$_k$',
   '⌈': r'$\lceil$',
   '⌉': r'$\rceil$',
-}  # one pass over the text, so that nothing is escaped twice
+}  # All are replaced in one pass, so that no character is escaped twice.
 
 
-def latex(text: str) -> str:
-  """Any text as LaTeX that prints it."""
+def to_latex(text: str) -> str:
+  """Escapes text for LaTeX."""
   escaped = text.translate(str.maketrans(_LATEX))
-  # At the start of a row, these two would be read as options of the \\ before them.
+  # LaTeX would parse [ or * at the start of a row as an option of the line break \\ before it.
   return f'{{}}{escaped}' if text.startswith(('[', '*')) else escaped
 
 
-def latex_number(text: str) -> str:
-  """LaTeX of a number as `notation` writes it, its exponent as a power of ten."""
+def number_to_latex(text: str) -> str:
+  """Converts a number formatted by `notation` to LaTeX, with its exponent as a power of ten."""
   mantissa, exponent = re.fullmatch(r'(.*?)(?:e(-?\d+))?', text).groups()
   power = rf'$\times 10^{{{exponent}}}$' if exponent else ''
-  return latex(mantissa.replace('-', '−')) + power
+  return to_latex(mantissa.replace('-', '−')) + power
 
 
-def markdown(text: str) -> str:
-  """Any text as one line of Markdown that shows it."""
+def to_markdown(text: str) -> str:
+  """Escapes text for Markdown, and joins its lines into a single line."""
   escaped = re.sub(r'([\\`|*<\[\]])', r'\\\1', ' '.join(text.split()))
-  # Underscores inside a word mean nothing to Markdown; num_heads stays readable.
+  # Markdown ignores underscores inside a word, so that num_heads needs no escape.
   return re.sub(r'(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])', r'\\_', escaped)
 
 
-def slug(text: str) -> str:
-  """Name in lower-case letters, digits and hyphens, for labels and anchors."""
+def to_slug(text: str) -> str:
+  """Converts text to lower-case letters, digits and hyphens, for LaTeX labels and HTML anchors."""
   plain = unicodedata.normalize('NFKD', text).encode('ascii', 'ignore').decode().lower()
   return re.sub(r'[^a-z0-9]+', '-', plain).strip('-') or 'untitled'

@@ -1,8 +1,9 @@
-"""Figures for a paper and for the page: curves with their intervals, one panel a question.
+"""Line plots with confidence bands, and heat maps, for papers and for the report page.
 
-A name keeps its colour, marker and dash in every panel and every figure that is drawn with the same
-`order`. Colours are those of Okabe and Ito, which colour-blind readers can tell apart; markers tell
-them apart in grey. Nothing in a file depends on the date or the machine.
+A name has the same colour, marker and line style in all figures that are drawn with the same
+`curve_order`. The colours are those of Okabe and Ito, which remain distinct for colour-blind
+readers, and the markers are distinct in greyscale. Image files depend neither on the date nor on
+the machine.
 """
 
 import dataclasses
@@ -17,19 +18,19 @@ from typing import Any, NamedTuple
 from experiments.lab import atomic, optional
 from experiments.lab.results.statistics import Interval
 
-# Okabe and Ito (2008), black softened and yellow left out: it is too faint on white paper.
+# Colours of Okabe and Ito (2008), with dark grey instead of black and without the faint yellow.
 _COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#56B4E9', '#E69F00', '#3B3B3B')
 _MARKERS = ('o', 's', '^', 'D', 'v', 'P', 'X', '>')
 _DASHES = ('-', (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
-_PANEL = (3.3, 2.45)  # inches: two fit the text width of a paper
+_PANEL = (3.3, 2.45)  # In inches, so that two panels fit the text width of a paper.
 _LEGEND_ROW = 0.22  # inches
 _INK, _FAINT, _GRID = '#222222', '#6B6B6B', '#E4E4E4'
-_MOST_TICKS = 7
-_DARK = 0.55  # a weight above it wants white letters
+_MAX_TICKS = 7
+_DARK_WEIGHT = 0.55  # Labels of cells with a larger weight are white.
 
-_LOOK = {
+_RC_PARAMETERS = {
   'font.family': 'sans-serif',
-  'font.sans-serif': ['DejaVu Sans'],  # comes with matplotlib: the same on every machine
+  'font.sans-serif': ['DejaVu Sans'],  # It is part of matplotlib, so the same on every machine.
   'font.size': 8,
   'axes.titlesize': 9,
   'axes.titleweight': 'bold',
@@ -57,12 +58,12 @@ _LOOK = {
   'ytick.major.size': 2.5,
   'legend.fontsize': 8,
   'legend.frameon': False,
-  'pdf.fonttype': 42,  # text stays text in a PDF
+  'pdf.fonttype': 42,  # Text in a PDF remains searchable.
 }
 
 
 class Style(NamedTuple):
-  """How a name is drawn."""
+  """The colour, marker and line style of a curve."""
 
   colour: str
   marker: str
@@ -71,7 +72,11 @@ class Style(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-  """One set of axes. `series` maps a name to its points (x, Interval), `lines` a name to a y."""
+  """The curves, horizontal lines, labels and scales of one set of axes in a figure.
+
+  `series` maps a name to its points (x, Interval). `lines` maps a name to the y of a horizontal
+  line. `size` is in inches, as in a heat map.
+  """
 
   title: str
   x_label: str
@@ -81,16 +86,16 @@ class Panel:
   log_y: bool = False
   lines: Mapping[str, float] = dataclasses.field(default_factory=dict)
   y_range: tuple[float, float] | None = None
-  size: tuple[float, float] | None = None  # as of a heat map
+  size: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class HeatMap:
-  """Weights from 0 to 1, a row for each of `rows`, a column for each of `columns`.
+  """A heat map of values from 0 to 1, such as attention weights, with labels of rows and columns.
 
-  `notes` are short texts for the cells; `scale` says what weights mean, on a bar beside the map.
-  A map that has a `size`, in inches, takes a whole row of the figure. The palette is one of
-  matplotlib's that gets darker all the way, so that it reads the same in grey.
+  `cell_labels` are short texts inside the cells. `scale_labels` are the labels of values on a
+  colour bar beside the map. A map with a `size`, in inches, fills a row of the figure. The palette
+  is a colormap of matplotlib that darkens monotonically, so that it is readable in greyscale.
   """
 
   title: str
@@ -99,104 +104,123 @@ class HeatMap:
   rows: Sequence[str]
   columns: Sequence[str]
   weights: Sequence[Sequence[float]]
-  series: Mapping[str, Sequence] = dataclasses.field(default_factory=dict)  # none: no legend
-  notes: Sequence[Sequence[str]] = ()
-  scale: Mapping[float, str] = dataclasses.field(default_factory=dict)
+  # A heat map has no curves and therefore no entry in the legend of a figure.
+  series: Mapping[str, Sequence] = dataclasses.field(default_factory=dict)
+  cell_labels: Sequence[Sequence[str]] = ()
+  scale_labels: Mapping[float, str] = dataclasses.field(default_factory=dict)
   size: tuple[float, float] | None = None
   palette: str = 'Greys'
 
 
-def styles(names: Sequence[str]) -> dict[str, Style]:
-  """Look of each name, given by its place; any two of the first 56 differ."""
-  looks = {}
-  for place, name in enumerate(dict.fromkeys(names)):
-    dash = _DASHES[place // len(_COLOURS) % len(_DASHES)]
-    looks[name] = Style(_COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)], dash)
-  return looks
+def assign_styles(curve_names: Sequence[str]) -> dict[str, Style]:
+  """Returns a style for each curve name in order, with distinct styles for the first 56 names."""
+  styles = {}
+  for index, name in enumerate(dict.fromkeys(curve_names)):
+    dash = _DASHES[index // len(_COLOURS) % len(_DASHES)]
+    styles[name] = Style(_COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)], dash)
+  return styles
 
 
-def draw(panels: Sequence[Panel | HeatMap], columns: int | None = None, order: Sequence[str] = ()):
-  """Draw panels with one legend as a matplotlib Figure; `order` fixes the look of names."""
+def draw_figure(
+  panels: Sequence[Panel | HeatMap], panels_per_row: int | None = None,
+  curve_order: Sequence[str] = (),
+):
+  """Draws all panels into one figure with a shared legend.
+
+  Args:
+    panels: The panels, at least one.
+    panels_per_row: The largest number of panels in a row, 2 by default.
+    curve_order: Names of curves in the order that determines their colours and markers.
+
+  Returns:
+    The matplotlib Figure.
+
+  Raises:
+    ValueError: There is no panel.
+  """
   if not panels:
-    raise ValueError('a figure needs a panel')
-  matplotlib = _matplotlib()
+    raise ValueError('a figure needs at least one panel')
+  matplotlib = _load_matplotlib()
   names = list(dict.fromkeys(name for panel in panels for name in panel.series))
-  looks = styles([*order, *names])
-  drawn = [name for name in looks if name in names]
-  rows = _rows(panels, columns or 2)
+  styles = assign_styles([*curve_order, *names])
+  legend = [name for name in styles if name in names]
+  rows = _arrange_in_rows(panels, panels_per_row or 2)
   columns = max(map(len, rows))
-  width = max([columns * _PANEL[0], *(_size(panel)[0] for panel in panels)])
-  heights = [max(_size(panel)[1] for panel in row) for row in rows]
-  per_row = max(1, int(width / (0.65 + 0.065 * max(map(len, drawn), default=0))))
-  height = sum(heights) + _LEGEND_ROW * math.ceil(len(drawn) / per_row)
-  with matplotlib.rc_context(_LOOK):
+  width = max([columns * _PANEL[0], *(_size_in_inches(panel)[0] for panel in panels)])
+  heights = [max(_size_in_inches(panel)[1] for panel in row) for row in rows]
+  per_row = max(1, int(width / (0.65 + 0.065 * max(map(len, legend), default=0))))
+  height = sum(heights) + _LEGEND_ROW * math.ceil(len(legend) / per_row)
+  with matplotlib.rc_context(_RC_PARAMETERS):
     figure = matplotlib.figure.Figure(figsize=(width, height), layout='constrained')
     figure.get_layout_engine().set(w_pad=0.06, h_pad=0.06)
     grid = figure.add_gridspec(len(rows), columns, height_ratios=heights)
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
       for column, panel in enumerate(row):
-        cell = grid[place, :] if _alone(panel) else grid[place, column]
-        _draw_panel(panel, figure.add_subplot(cell), looks)
-    handles = [_handle(matplotlib, looks[name]) for name in drawn]
-    if drawn:
-      place = 'outside lower center'
-      figure.legend(handles, drawn, loc=place, ncols=min(per_row, len(drawn)), handlelength=2.6)
+        cell = grid[index, :] if _fills_a_row(panel) else grid[index, column]
+        _draw_panel(panel, figure.add_subplot(cell), styles)
+    handles = [_legend_handle(matplotlib, styles[name]) for name in legend]
+    if legend:
+      figure.legend(
+        handles, legend, loc='outside lower center', ncols=min(per_row, len(legend)),
+        handlelength=2.6)
   return figure
 
 
-def image(figure, form: str = 'png') -> bytes:
-  """Figure as the bytes of a file: 'png' or 'pdf'."""
-  matplotlib = _matplotlib()
-  nothing = {
+def encode_figure(figure, file_format: str = 'png') -> bytes:
+  """Returns the figure as the bytes of a file in the format 'png' or 'pdf'."""
+  matplotlib = _load_matplotlib()
+  metadata = {  # None removes the entry.
     'png': {'Software': None},
     'pdf': {'CreationDate': None, 'Creator': None, 'Producer': None},
-  }[form]
+  }[file_format]
   output = io.BytesIO()
-  with matplotlib.rc_context(_LOOK):
-    figure.savefig(output, format=form, dpi=220, metadata=nothing, facecolor='white')
+  with matplotlib.rc_context(_RC_PARAMETERS):
+    figure.savefig(output, format=file_format, dpi=220, metadata=metadata, facecolor='white')
   return output.getvalue()
 
 
-def save(figure, path: str | os.PathLike) -> list[pathlib.Path]:
-  """Write <path>.png and <path>.pdf, each whole or not at all."""
+def save_figure(figure, path: str | os.PathLike) -> list[pathlib.Path]:
+  """Writes `<path>.png` and `<path>.pdf`, each atomically, and returns both paths."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  written = [path.with_name(f'{path.name}.{form}') for form in ('png', 'pdf')]
-  for target, form in zip(written, ('png', 'pdf'), strict=True):
-    atomic.write(target, image(figure, form))
-  return written
+  formats = 'png', 'pdf'
+  targets = [path.with_name(f'{path.name}.{file_format}') for file_format in formats]
+  for target, file_format in zip(targets, formats, strict=True):
+    atomic.write(target, encode_figure(figure, file_format))
+  return targets
 
 
-def _rows(panels: Sequence[Panel | HeatMap], columns: int) -> list[list[Panel | HeatMap]]:
-  """Panels in rows of as many columns, in their order; one with a size of its own is alone."""
+def _arrange_in_rows(
+  panels: Sequence[Panel | HeatMap], panels_per_row: int
+) -> list[list[Panel | HeatMap]]:
+  """Returns the rows of panels, with a separate row for each panel of a non-default size."""
   rows = [[]]
   for panel in panels:
-    if _alone(panel) or len(rows[-1]) == columns or any(map(_alone, rows[-1])):
+    if _fills_a_row(panel) or len(rows[-1]) == panels_per_row or any(map(_fills_a_row, rows[-1])):
       rows.append([])
     rows[-1].append(panel)
   return [row for row in rows if row]
 
 
-def _alone(panel: Panel | HeatMap) -> bool:
-  return _size(panel) != _PANEL
+def _fills_a_row(panel: Panel | HeatMap) -> bool:
+  return _size_in_inches(panel) != _PANEL
 
 
-def _size(panel: Panel | HeatMap) -> tuple[float, float]:
-  """Inches that a panel asks for."""
+def _size_in_inches(panel: Panel | HeatMap) -> tuple[float, float]:
   return panel.size or _PANEL
 
 
-def _matplotlib():
-  optional.load('matplotlib.figure', 'figures', 'report')
-  optional.load('matplotlib.lines', 'figures', 'report')
-  return optional.load('matplotlib', 'figures', 'report')
+def _load_matplotlib():
+  optional.import_optional('matplotlib.figure', 'figures', 'report')
+  optional.import_optional('matplotlib.lines', 'figures', 'report')
+  return optional.import_optional('matplotlib', 'figures', 'report')
 
 
-def _handle(matplotlib, style: Style):
-  return matplotlib.lines.Line2D([], [], **_line(style))
+def _legend_handle(matplotlib, style: Style):
+  return matplotlib.lines.Line2D([], [], **_line_properties(style))
 
 
-def _line(style: Style) -> dict:
+def _line_properties(style: Style) -> dict:
   return {
     'color': style.colour,
     'marker': style.marker,
@@ -209,75 +233,80 @@ def _line(style: Style) -> dict:
 
 
 @functools.singledispatch
-def _draw_panel(panel: Panel, axes, looks: Mapping[str, Style]) -> None:
+def _draw_panel(panel: Panel, axes, styles: Mapping[str, Style]) -> None:
   if panel.log_x:
     axes.set_xscale('log', base=2)
   if panel.log_y:
     axes.set_yscale('log')
-  for place, (name, points) in enumerate(panel.series.items()):
-    _draw_series(axes, points, looks[name], panel.log_y, order=3 + place)
+  for index, (name, points) in enumerate(panel.series.items()):
+    _draw_series(axes, points, styles[name], panel.log_y, z_order=3 + index)
   for name, height in panel.lines.items():
     axes.axhline(height, color=_FAINT, linewidth=0.8, linestyle=(0, (2, 2)), zorder=2)
-    place = axes.get_yaxis_transform()  # x in parts of the axes, y in data
-    axes.text(1.01, height, name, transform=place, va='center', fontsize=7, color=_FAINT)
+    # The x coordinate of the text is a fraction of the axes, and its y coordinate is in data units.
+    transform = axes.get_yaxis_transform()
+    axes.text(1.01, height, name, transform=transform, va='center', fontsize=7, color=_FAINT)
   axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
   if panel.y_range:
     axes.set_ylim(*panel.y_range)
   axes.minorticks_off()
   if panel.log_x:
-    _integer_ticks(axes, sorted({x for points in panel.series.values() for x, _ in points}))
+    _set_length_ticks(axes, sorted({x for points in panel.series.values() for x, _ in points}))
 
 
 @_draw_panel.register
-def _(panel: HeatMap, axes, looks: Mapping[str, Style]) -> None:
-  shown = axes.imshow(
+def _draw_heat_map(panel: HeatMap, axes, styles: Mapping[str, Style]) -> None:
+  image = axes.imshow(
     panel.weights, cmap=panel.palette, vmin=0, vmax=1, aspect='auto', interpolation='nearest'
   )
-  room = 160 * _size(panel)[0] / _PANEL[0]
-  size = min(7, room / max(len(panel.columns), len(panel.rows), 1))
+  available = 160 * _size_in_inches(panel)[0] / _PANEL[0]
+  size = min(7, available / max(len(panel.columns), len(panel.rows), 1))
   axes.set_xticks(range(len(panel.columns)), panel.columns, rotation=90, fontsize=size)
   axes.set_yticks(range(len(panel.rows)), panel.rows, fontsize=size)
   axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
   axes.grid(visible=False)
-  if panel.notes:
-    _write_notes(panel, axes, 0.75 * size)
-  if panel.scale:
-    bar = axes.figure.colorbar(shown, ax=axes, aspect=30, pad=0.02)
-    bar.set_ticks(list(panel.scale), labels=list(panel.scale.values()))
+  if panel.cell_labels:
+    _write_cell_labels(panel, axes, 0.75 * size)
+  if panel.scale_labels:
+    bar = axes.figure.colorbar(image, ax=axes, aspect=30, pad=0.02)
+    bar.set_ticks(list(panel.scale_labels), labels=list(panel.scale_labels.values()))
     bar.outline.set_visible(False)
 
 
-def _write_notes(panel: HeatMap, axes, size: float) -> None:
-  """Texts into the cells, at a size for four letters, and lines between them."""
-  axes.set_xticks([column - 0.5 for column in range(len(panel.columns))], minor=True)
-  axes.set_yticks([row - 0.5 for row in range(len(panel.rows))], minor=True)
+def _write_cell_labels(heat_map: HeatMap, axes, font_size: float) -> None:
+  """Writes a label into each cell of a heat map, and draws lines between the cells.
+
+  Labels of more than four characters have a smaller font.
+  """
+  axes.set_xticks([column - 0.5 for column in range(len(heat_map.columns))], minor=True)
+  axes.set_yticks([row - 0.5 for row in range(len(heat_map.rows))], minor=True)
   axes.tick_params(which='minor', length=0)
   axes.grid(which='minor')
   axes.set_axisbelow(False)
-  for row, notes in enumerate(panel.notes):
-    for column, note in enumerate(notes):
-      colour = 'white' if panel.weights[row][column] > _DARK else _INK
-      fitting = size * min(1, 4 / max(1, len(note)))
-      axes.text(column, row, note, fontsize=fitting, color=colour, ha='center', va='center')
+  for row, labels in enumerate(heat_map.cell_labels):
+    for column, label in enumerate(labels):
+      colour = 'white' if heat_map.weights[row][column] > _DARK_WEIGHT else _INK
+      fontsize = font_size * min(1, 4 / max(1, len(label)))
+      axes.text(column, row, label, fontsize=fontsize, color=colour, ha='center', va='center')
 
 
-def _draw_series(axes, points, style: Style, log_y: bool, order: int) -> None:
-  """Draw the estimates as a line, the intervals as a band, or as a bar where a point is alone."""
+def _draw_series(axes, points, style: Style, log_y: bool, z_order: int) -> None:
+  """Draws estimates as a line and confidence intervals as a band, or as a bar at a lone point."""
   points = sorted(points, key=lambda point: point[0])
   xs = [x for x, _ in points]
-  # A bound at or below zero has no place on a log axis; there the band ends at its estimate.
-  low = [y.mean if log_y and y.low <= 0 else y.low for _, y in points]
+  # A log axis cannot show a lower bound <= 0, so the band of such an interval ends at the estimate.
+  low = [y.estimate if log_y and y.low <= 0 else y.low for _, y in points]
   high = [y.high for _, y in points]
-  axes.plot(xs, [y.mean for _, y in points], zorder=order, **_line(style))
-  axes.fill_between(xs, low, high, color=style.colour, alpha=0.17, linewidth=0, zorder=order - 1)
-  gaps = [True, *(not y.known for _, y in points), True]
+  axes.plot(xs, [y.estimate for _, y in points], zorder=z_order, **_line_properties(style))
+  axes.fill_between(
+    xs, low, high, color=style.colour, alpha=0.17, linewidth=0, zorder=z_order - 1)
+  gaps = [True, *(not y.has_bounds for _, y in points), True]
   for i, x in enumerate(xs):
     if gaps[i] and gaps[i + 2] and not gaps[i + 1]:
-      axes.vlines(x, low[i], high[i], color=style.colour, linewidth=1.2, zorder=order - 1)
+      axes.vlines(x, low[i], high[i], color=style.colour, linewidth=1.2, zorder=z_order - 1)
 
 
-def _integer_ticks(axes, xs: Sequence[float]) -> None:
-  """Ticks at the measured lengths, written out; thinned from the right when there are many."""
-  step = max(1, math.ceil(len(xs) / _MOST_TICKS))
-  chosen = xs[::-1][::step][::-1]
-  axes.set_xticks(chosen, [f'{x:g}' if x < 1e6 else f'{x:.0f}' for x in chosen])
+def _set_length_ticks(axes, lengths: Sequence[float]) -> None:
+  """Sets the ticks of the x axis at all lengths, or at every k-th length if there are many."""
+  step = max(1, math.ceil(len(lengths) / _MAX_TICKS))
+  ticks = lengths[::-1][::step][::-1]
+  axes.set_xticks(ticks, [f'{x:g}' if x < 1e6 else f'{x:.0f}' for x in ticks])

@@ -1,7 +1,7 @@
-"""The schema of records: what every one has, and what each kind of cell needs besides.
+"""The schema that all records share, and the function that finds the record kind of a grid cell.
 
-A study says of which kinds its cells are (`Study.kinds`); they are told apart by a setting of their
-runs. A study of which nobody says it may store any run and any result.
+A study lists the kinds of its records (`Study.kinds`), which are distinguished by a setting of
+their runs. A study without kinds may store any run and any result.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,51 +10,62 @@ from experiments.lab.results.schema import (
   STATUSES,
   Choice,
   Fields,
-  Kind,
-  List,
-  Misfit,
+  Integer,
+  ListOf,
+  MapOf,
   Number,
-  Table,
+  RecordKind,
+  SchemaError,
   Text,
-  Whole,
 )
 
-# Settings that the page and the claims read of any run that has them.
-SHARED = {
-  'layer': Text(), 'layers': List(Text()), 'seed': Whole(),
-  'seeds': List(Whole(), 1, distinct=True),
+# Settings that a run may omit, and that the report and the claims use if the run has them.
+SHARED_SETTINGS = {
+  'layer': Text(), 'layers': ListOf(Text()), 'seed': Integer(),
+  'seeds': ListOf(Integer(), 1, distinct=True),
 }
 RECORD = Fields({
   'study': Text('[A-Za-z0-9_]+'),
-  'run': Fields({}, SHARED),
+  'run': Fields({}, SHARED_SETTINGS),
   'status': Choice(STATUSES),
   'reason': Text(),
   'result': Fields({}),
   'seconds': Number(0),
   'device': Text(),
-  'versions': Table(Text(), fewest=1),
+  'versions': MapOf(Text(), min_size=1),
   'commit': Text(),
-  'code': Table(Text('[0-9a-f]+')),
+  'code': MapOf(Text('[0-9a-f]+')),
 })
 
 
-def kind_of(study: str, run: dict, kinds: Mapping[str, Sequence[Kind]]) -> Kind | None:
-  """The kind of a study's cell, known by its settings; None: nobody says of which kinds they are.
+def find_record_kind(
+  study: str, run: dict, kinds: Mapping[str, Sequence[RecordKind]]
+) -> RecordKind | None:
+  """Returns the record kind of a grid cell, which follows from the names of its settings.
 
-  Raises a Misfit for a run that is of none of them, or of several.
+  Args:
+    study: The name of the study.
+    run: The settings of the cell.
+    kinds: The kinds of records of each study.
+
+  Returns:
+    The kind, or None for a study without kinds.
+
+  Raises:
+    SchemaError: No kind matches the run, or several kinds match.
   """
-  known = kinds.get(study, ())
-  if not known:
+  kinds_of_study = kinds.get(study, ())
+  if not kinds_of_study:
     return None
-  marked = [kind for kind in known if kind.mark in run]
-  if len(marked) != 1:
-    marks = ', '.join(kind.mark for kind in known)
-    raise Misfit(f'run: a cell of {study} has one of the settings {marks}')
-  return marked[0]
+  matching = [kind for kind in kinds_of_study if kind.identifying_setting in run]
+  if len(matching) != 1:
+    settings = ', '.join(kind.identifying_setting for kind in kinds_of_study)
+    raise SchemaError(f'run: a cell of {study} must have exactly one of the settings {settings}')
+  return matching[0]
 
 
-def check(record: dict, kinds: Mapping[str, Sequence[Kind]]) -> None:
-  """Raise a Misfit for a record that does not have what its kind of cell needs besides."""
-  kind = kind_of(record['study'], record['run'], kinds)
+def check_record(record: dict, kinds: Mapping[str, Sequence[RecordKind]]) -> None:
+  """Raises a SchemaError if the record does not satisfy the schema of its record kind."""
+  kind = find_record_kind(record['study'], record['run'], kinds)
   if kind:
     kind.check(record)

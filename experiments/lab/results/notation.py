@@ -1,9 +1,9 @@
-"""How a number is written: as many digits as its interval supports, and no more.
+"""Formats of numbers in tables, rounded to the precision of their confidence intervals.
 
-- `0.993 ± 0.004`: the half width to one digit (two where it starts with 1), the mean to match;
-- `0.990 [0.970, 0.995]`: bounds that do not lie evenly around the estimate;
-- `(5.8 ± 0.2)e-5`: very small and very large numbers share one exponent;
-- `0.9932`: no interval, four digits.
+- `0.993 ± 0.004` has one digit in the half width (two if it starts with 1) and a matching estimate.
+- `0.990 [0.970, 0.995]` has its bounds at unequal distances from the estimate.
+- `(5.8 ± 0.2)e-5` has one exponent for a very small or very large number and its half width.
+- `0.9932` has no interval and is rounded to four digits.
 """
 
 import math
@@ -12,78 +12,79 @@ import re
 from experiments.lab.results.statistics import Interval
 
 DASH = '–'
-_PLAIN = (1e-3, 1e6)  # sizes written without an exponent
-_NARROW = 1e-12  # an interval this much smaller than its estimate is rounding noise
+_PLAIN_RANGE = (1e-3, 1e6)  # Absolute values in this range have no exponent.
+_RELATIVE_ROUNDING = 1e-12  # A relatively smaller half width is a rounding error.
 
 TableCell = str | int | float | Interval | None
 
 
-def cell(value: TableCell) -> str:
-  """Text of a table's cell; a missing one is a dash."""
+def format_table_cell(value: TableCell) -> str:
+  """Formats a text, number, interval or missing value (as a dash) for a table cell."""
   if value is None:
     return DASH
   if isinstance(value, str):
     return value
-  return interval(value) if isinstance(value, Interval) else number(value)
+  return format_interval(value) if isinstance(value, Interval) else format_number_for_table(value)
 
 
-def number(value: float) -> str:
-  """Text of a number without an interval: integers whole, others to four digits."""
+def format_number_for_table(value: float) -> str:
+  """Formats a number without an interval, with at most four significant digits for a float."""
   if isinstance(value, bool):
     return 'yes' if value else 'no'
   if isinstance(value, int):
     return f'{value:,}' if abs(value) >= 10_000 else str(value)
   if not math.isfinite(value):
     return {math.inf: '∞', -math.inf: '-∞'}.get(value, 'nan')
-  if _power(value):
+  if _displayed_exponent(value):
     digits, power = f'{value:.3e}'.split('e')
-    return f'{_trim(digits)}e{int(power)}'
-  decimals = max(0, 3 - _exponent(value))
-  return _trim(f'{value + 0.0:,.{decimals}f}')
+    return f'{_strip_trailing_zeros(digits)}e{int(power)}'
+  decimals = max(0, 3 - _decimal_exponent(value))
+  return _strip_trailing_zeros(f'{value + 0.0:,.{decimals}f}')
 
 
-def interval(value: Interval) -> str:
-  """Estimate with its bounds, rounded by their distance."""
-  if not value.known:
-    return number(float(value.mean)) if value.count else DASH
+def format_interval(value: Interval) -> str:
+  """Formats an estimate and its bounds, rounded to the precision of the half width."""
+  if not value.has_bounds:
+    return format_number_for_table(float(value.estimate)) if value.count else DASH
   half = (value.high - value.low) / 2
-  if not abs(value.mean) * _NARROW <= half < math.inf or half == 0:
-    noise = half <= abs(value.mean) * _NARROW
-    return f'{number(float(value.mean))} ± {number(0.0 if noise else half)}'
-  power = max(-300, _power(max(abs(value.mean), half)))  # 10^-324 is no longer a number
+  if not abs(value.estimate) * _RELATIVE_ROUNDING <= half < math.inf or half == 0:
+    noise = half <= abs(value.estimate) * _RELATIVE_ROUNDING
+    half_text = format_number_for_table(0.0 if noise else half)
+    return f'{format_number_for_table(float(value.estimate))} ± {half_text}'
+  # An exponent of at least -300 prevents 10**power from underflow to 0 in float64.
+  power = max(-300, _displayed_exponent(max(abs(value.estimate), half)))
   scale = 10.0**power
-  mean, low, high = (part / scale for part in value[:3])
-  decimals = _decimals(half / scale)
-  middle, below, above = (_fixed(part, decimals) for part in (mean, low, high))
-  # Subtracted before they are scaled: both sides of a symmetric interval are rounded alike.
-  sides = (value.mean - value.low, value.high - value.mean)
-  left, right = (_fixed(side / scale, decimals) for side in sides)
+  estimate, low, high = (part / scale for part in value[:3])
+  decimals = _decimals_for_half_width(half / scale)
+  middle, below, above = (_format_fixed_point(part, decimals) for part in (estimate, low, high))
+  # Subtraction before scaling keeps both sides of a symmetric interval equal after rounding.
+  sides = (value.estimate - value.low, value.high - value.estimate)
+  left, right = (_format_fixed_point(side / scale, decimals) for side in sides)
   text = f'{middle} ± {left}' if left == right else f'{middle} [{below}, {above}]'
   return f'({text})e{power}' if power else text
 
 
-def _exponent(value: float) -> int:
-  return int(f'{value:e}'.split('e')[1])  # exact where a logarithm would round
+def _decimal_exponent(value: float) -> int:
+  return int(f'{value:e}'.split('e')[1])  # Formatting is exact, unlike a rounded logarithm.
 
 
-def _power(value: float) -> int:
-  """Power of ten to take out of a number; 0 for sizes that read well as they are."""
-  plain = value == 0 or _PLAIN[0] <= abs(value) < _PLAIN[1]
-  return 0 if plain else _exponent(value)
+def _displayed_exponent(value: float) -> int:
+  """Returns the exponent for scientific notation, or 0 for a number in decimal notation."""
+  plain = value == 0 or _PLAIN_RANGE[0] <= abs(value) < _PLAIN_RANGE[1]
+  return 0 if plain else _decimal_exponent(value)
 
 
-def _decimals(half: float) -> int:
-  """Decimals that show a half width to one digit, to two where it starts with 1."""
-  exponent = _exponent(half)
-  leading = half / 10.0**exponent
+def _decimals_for_half_width(half_width: float) -> int:
+  """Returns the decimal places that show one significant digit, or two if the first digit is 1."""
+  exponent = _decimal_exponent(half_width)
+  leading = half_width / 10.0**exponent
   return -exponent + (1 if leading < 1.95 else 0)
 
 
-def _fixed(value: float, decimals: int) -> str:
-  rounded = round(value, decimals) + 0.0  # + 0.0 turns -0.0 into 0.0
+def _format_fixed_point(value: float, decimals: int) -> str:
+  rounded = round(value, decimals) + 0.0  # Adding 0.0 turns -0.0 into 0.0.
   return f'{rounded:,.{max(0, decimals)}f}'
 
 
-def _trim(text: str) -> str:
-  """Drop the zeros at the end of a decimal fraction."""
+def _strip_trailing_zeros(text: str) -> str:
   return re.sub(r'\.?0+$', '', text) if '.' in text else text

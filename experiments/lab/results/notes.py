@@ -1,7 +1,8 @@
-"""What went wrong with records, as a sentence, with the command that helps.
+"""Notes about faulty records, each with the shell command that repairs the fault.
 
-A study or a claim whose records it cannot read must not take the others with it. `attempt` is the
-one place where such an error is caught: it becomes a reason, which a note on the page repeats.
+One study or claim with faulty records must not prevent the report on the other studies.
+`call_or_describe_failure` is the only function that catches such an error, and it returns the
+reason for a note on the page.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from experiments.lab.optional import MissingExtra
 
 @dataclasses.dataclass(frozen=True)
 class Note:
-  """A sentence, and the command that helps, if one does."""
+  """A sentence about a fault, and a shell command that repairs it (empty if there is none)."""
 
   text: str
   command: str = ''
@@ -26,10 +27,13 @@ class Note:
     return f'{self.text}: {self.command}' if self.command else self.text
 
 
-def attempt(function: Callable, *arguments) -> tuple[Any, str]:
-  """What a function of records returns and no reason, or None and the reason why it failed.
+def call_or_describe_failure(function: Callable, *arguments) -> tuple[Any, str]:
+  """Calls a function and returns its result and an empty text, or None and the error as text.
 
-  A library that is missing is no fault of the records, so that its error passes.
+  A missing library is not a fault of the records, so its error is raised again.
+
+  Returns:
+    The result and '', or None and the error in one line.
   """
   try:
     return function(*arguments), ''
@@ -42,17 +46,35 @@ def attempt(function: Callable, *arguments) -> tuple[Any, str]:
     return None, f'{type(error).__name__}: {message} ({where})'
 
 
-def command(script: str, folder: str | os.PathLike, *flags: str) -> str:
-  """The command of a script on a folder of results, as a shell takes it."""
-  words = 'python', '-m', f'experiments.{script}', *flags, f'--runs={folder}'
-  return ' '.join(map(shlex.quote, words))
+def shell_command(script: str, folder: str | os.PathLike, *flags: str) -> str:
+  """Returns the shell command, with quoted arguments, that runs a script on a folder of results.
+
+  Args:
+    script: The name of a module of `experiments`, such as the name of a study.
+    folder: The folder of results, the value of `--runs`.
+    *flags: Further flags, such as `--retry`.
+
+  Returns:
+    The command as one line.
+  """
+  arguments = 'python', '-m', f'experiments.{script}', *flags, f'--runs={folder}'
+  return ' '.join(map(shlex.quote, arguments))
 
 
-def unreadable(study: str, reason: str, folder: str | os.PathLike) -> Note:
-  """The note on a study whose records an effect or a table could not read."""
+def unreadable_records_note(study: str, reason: str, folder: str | os.PathLike) -> Note:
+  """Returns the note about a study whose records cause an error in a claim or a table.
+
+  Args:
+    study: The name of the study.
+    reason: The error in one line.
+    folder: The folder of results.
+
+  Returns:
+    The note, with the command that runs the study again.
+  """
   return Note(
-    f'The records of {study} could not be read as a whole: {reason}. A record in '
-    f'{pathlib.Path(folder) / "cells"} is not what the study expects, or the program is at fault. '
+    f'The records of {study} could not be evaluated: {reason}. Either a record in '
+    f'{pathlib.Path(folder) / "cells"} is invalid, or the program has a bug. '
     f'Move {study}-*.json out of that folder and run the study again',
-    command(study, folder),
+    shell_command(study, folder),
   )

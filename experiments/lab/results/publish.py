@@ -1,4 +1,4 @@
-"""What a study leaves behind: its tables on the terminal and as files, its figure beside them."""
+"""Output of a study as printed tables, table files and a figure."""
 
 import os
 import pathlib
@@ -10,42 +10,70 @@ from experiments.lab.results import escape, figures
 from experiments.lab.results.figures import Panel
 from experiments.lab.results.table import Table
 
-MOST_ROWS = 100  # that are printed; of a longer table is said where it stands
+MAX_PRINTED_ROWS = 100  # For a longer table only the path of its file is printed.
 
 
-def tables(name: str, made: Sequence[Table], folder: str | os.PathLike) -> None:
-  """Prints tables, and writes them under <folder>/<name> as text, Markdown, LaTeX and CSV.
+def print_and_save_tables(name: str, tables: Sequence[Table], folder: str | os.PathLike) -> None:
+  """Prints tables and saves each in `<folder>/<name>` as text, Markdown, LaTeX and CSV.
 
-  They are printed first, so that they are seen even where nothing can be written: an OSError.
+  Printing comes first, so that the tables are visible even if the folder cannot be written.
+
+  Args:
+    name: The subfolder, such as the name of a study.
+    tables: The tables.
+    folder: The folder of results.
+
+  Raises:
+    OSError: The files cannot be written.
   """
   width = shutil.get_terminal_size((120, 24)).columns
-  place = pathlib.Path(folder) / name
-  for table in made:
-    if len(table.rows) > MOST_ROWS:
-      print(f'{table.title}: {len(table.rows)} rows, in {place / escape.slug(table.title)}.txt\n')
+  directory = pathlib.Path(folder) / name
+  for table in tables:
+    if len(table.rows) > MAX_PRINTED_ROWS:
+      path = directory / f'{escape.to_slug(table.title)}.txt'
+      print(f'{table.title}: {len(table.rows)} rows, in {path}\n')
     else:
       print(table.text(width))
-  save(name, made, folder)
+  save_tables(name, tables, folder)
 
 
-def save(name: str, made: Sequence[Table], folder: str | os.PathLike) -> pathlib.Path:
-  """Writes tables under <folder>/<name>."""
-  place = pathlib.Path(folder) / name
-  atomic.clean(place)
-  for table in made:
-    table.save(place, escape.slug(table.title))
-  return place
+def save_tables(name: str, tables: Sequence[Table], folder: str | os.PathLike) -> pathlib.Path:
+  """Saves tables in `<folder>/<name>` as text, Markdown, LaTeX and CSV.
+
+  Args:
+    name: The subfolder, such as the name of a study.
+    tables: The tables.
+    folder: The folder of results.
+
+  Returns:
+    The subfolder.
+  """
+  directory = pathlib.Path(folder) / name
+  atomic.remove_abandoned_files(directory)
+  for table in tables:
+    table.save(directory, escape.to_slug(table.title))
+  return directory
 
 
-def study(
-  name: str, made: Sequence[Table], panels: Sequence[Panel], folder: str | os.PathLike, order=()
+def print_and_save_study(
+  name: str, tables: Sequence[Table], panels: Sequence[Panel], folder: str | os.PathLike,
+  curve_order: Sequence[str] = (),
 ) -> None:
-  """Prints a study's tables, and writes them and its figure; `order` fixes the look of names."""
-  tables(name, made, folder)
-  place = pathlib.Path(folder) / name
+  """Prints the tables of a study, and saves the tables and the figure in `<folder>/<name>`.
+
+  Args:
+    name: The name of the study.
+    tables: The tables.
+    panels: The panels of the figure, which is omitted without panels.
+    folder: The folder of results.
+    curve_order: Names of curves in the order that determines their colours and markers.
+  """
+  print_and_save_tables(name, tables, folder)
+  directory = pathlib.Path(folder) / name
   try:
     if panels:
-      figures.save(figures.draw(panels, order=order), place / 'figure')
+      figure = figures.draw_figure(panels, curve_order=curve_order)
+      figures.save_figure(figure, directory / 'figure')
   except optional.MissingExtra as missing:
     print(missing)
-  print(f'tables and figures: {place}')
+  print(f'tables and figures: {directory}')

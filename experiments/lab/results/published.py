@@ -1,9 +1,9 @@
-"""What others have measured, to be printed beside what is measured here.
+"""Published results for comparison with the measurements of this repository.
 
-The numbers live in published.json, in groups that share a source. Each has its metric, the rule by
-which the reported run was selected, the protocol, the source, and a mark that says how far to trust
-it. Layers and settings bear this repository's names where it has them; `trivial` is the best that
-one can do without looking.
+The numbers are stored in published.json, in groups that share a source. Each number has its metric,
+the rule by which the reported run was selected, the protocol, the source, and the reliability of
+the transcription. Layers and settings have the names of this repository where it implements them.
+The layer `trivial` stands for the best predictor that ignores the input.
 """
 
 import dataclasses
@@ -16,18 +16,21 @@ from typing import Any
 from experiments.lab.results.statistics import Interval
 from experiments.lab.results.table import Table
 
-MARKS = {
+RELIABILITIES = {
   'repository': "read from the authors' own repository",
   'second-hand': 'read from a copy or a reprint of the paper',
   'read off a figure': 'approximate',
   'derived': 'computed from the settings',
-  'unverified': 'from memory: check before use',
+  'unverified': 'quoted from memory, to be checked before use',
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """One published number; `relation` is '<' where only an upper bound was printed."""
+  """A published number with its task, layer, metric, source and reliability.
+
+  `relation` is '<' where only an upper bound was printed. `note` is a remark on this number.
+  """
 
   task: str
   layer: str
@@ -36,79 +39,103 @@ class Entry:
   selection: str
   protocol: str
   source: str
-  mark: str
+  reliability: str
   settings: tuple[tuple[str, Any], ...] = ()
   relation: str = '='
   note: str = ''
 
 
-def published(task: str | None = None, layer: str | None = None, **settings) -> tuple[Entry, ...]:
-  """Look up what was published; an entry that does not name a setting holds for all its values."""
+def find_published_numbers(
+  task: str | None = None, layer: str | None = None, **settings
+) -> tuple[Entry, ...]:
+  """Returns the published numbers for a task and a layer with the given settings.
+
+  An entry without a setting holds for all values of the setting.
+
+  Args:
+    task: The name of a task; None matches every task.
+    layer: The name of a layer; None matches every layer.
+    **settings: Values of settings, such as `length=64`.
+
+  Returns:
+    The matching entries, in the order of published.json.
+  """
   return tuple(
     entry
-    for entry in _entries()
+    for entry in _load_entries()
     if task in (None, entry.task)
     and layer in (None, entry.layer)
     and all(settings.get(name, value) == value for name, value in entry.settings)
   )
 
 
-def table(
-  title: str, entries: Iterable[Entry], ours: Mapping[Entry, Interval] | None = None
+def published_numbers_table(
+  title: str, entries: Iterable[Entry], measured: Mapping[Entry, Interval] | None = None
 ) -> Table:
-  """Print what was published with marks and sources; with `ours`, also how far off we are.
+  """Returns a table of published numbers with their reliability, their source and our results.
 
-  The difference is ours minus the published number, which is taken as exact. Settings that all
-  entries share stand in the caption.
+  The difference is our result minus the published number, which is taken as exact. Settings that
+  all entries share are listed in the caption.
+
+  Args:
+    title: The title of the table.
+    entries: The published numbers.
+    measured: The results of this repository by entry; None omits the columns of the comparison.
+
+  Returns:
+    The table, with a row for each entry.
   """
   entries = tuple(entries)
   shared = set.intersection(*(set(entry.settings) for entry in entries)) if entries else set()
-  compared = ('ours', 'difference') if ours is not None else ()
-  columns = ('layer', 'task', 'settings', 'metric', 'published', *compared, 'mark', 'source')
+  compared = ('measured here', 'measured minus published') if measured is not None else ()
+  columns = ('layer', 'task', 'settings', 'metric', 'published', *compared, 'reliability', 'source')
   rows = [
     (
-      *(entry.layer, entry.task, _conditions(entry, shared), entry.metric, _value(entry)),
-      *(_compare(entry, ours.get(entry)) if ours is not None else ()),
-      *(entry.mark, entry.source),
+      *(entry.layer, entry.task, _describe_settings_and_note(entry, shared), entry.metric),
+      _published_value(entry),
+      *(_measurement_and_difference(entry, measured.get(entry)) if measured is not None else ()),
+      *(entry.reliability, entry.source),
     )
     for entry in entries
   ]
-  used = dict.fromkeys(entry.mark for entry in entries)
-  notes = [f'All with {_named(shared)}.'] if shared else []
-  legend = '; '.join(f'{mark}: {MARKS[mark]}' for mark in used)
-  notes.append(f'How far to trust the published numbers. {legend}.' if entries else '')
-  return Table(title, columns, rows, ' '.join(notes))
+  used = dict.fromkeys(entry.reliability for entry in entries)
+  sentences = [f'All entries have {_format_settings(shared)}.'] if shared else []
+  legend = '; '.join(f'{name}: {RELIABILITIES[name]}' for name in used)
+  sentences.append(f'Reliability of the published numbers: {legend}.' if entries else '')
+  return Table(title, columns, rows, ' '.join(sentences))
 
 
-def _conditions(entry: Entry, shared: set) -> str:
-  own = _named(set(entry.settings) - shared)
-  return ', '.join(filter(None, (own, entry.note)))
+def _describe_settings_and_note(entry: Entry, shared_settings: set) -> str:
+  own_settings = _format_settings(set(entry.settings) - shared_settings)
+  return ', '.join(filter(None, (own_settings, entry.note)))
 
 
-def _named(settings: Iterable[tuple[str, Any]]) -> str:
+def _format_settings(settings: Iterable[tuple[str, Any]]) -> str:
   return ', '.join(f'{name}={value}' for name, value in sorted(settings))
 
 
-def _value(entry: Entry) -> float | str:
+def _published_value(entry: Entry) -> float | str:
   return entry.value if entry.relation == '=' else f'{entry.relation} {entry.value:g}'
 
 
-def _compare(entry: Entry, ours: Interval | None) -> tuple[Interval | None, Interval | None]:
-  exact = ours is not None and entry.relation == '='
-  return ours, ours.shifted(-entry.value) if exact else None
+def _measurement_and_difference(
+  entry: Entry, measured: Interval | None
+) -> tuple[Interval | None, Interval | None]:
+  exact = measured is not None and entry.relation == '='
+  return measured, measured.shift(-entry.value) if exact else None
 
 
 @functools.cache
-def _entries() -> tuple[Entry, ...]:
+def _load_entries() -> tuple[Entry, ...]:
   text = pathlib.Path(__file__).with_name('published.json').read_text(encoding='utf-8')
-  return tuple(entry for group in json.loads(text) for entry in _expand(group))
+  return tuple(entry for group in json.loads(text) for entry in _entries_of_json_group(group))
 
 
-def _expand(group: dict) -> Iterable[Entry]:
-  """Spell out a group: whatever an entry names beyond the fields of `Entry` is a setting."""
+def _entries_of_json_group(group: dict) -> Iterable[Entry]:
+  """Yields the entries of a group in published.json, with keys that are fields or settings."""
   fields = {field.name for field in dataclasses.fields(Entry)}
   shared = {name: value for name, value in group.items() if name not in ('settings', 'entries')}
   for entry in group['entries']:
-    own = {name: value for name, value in entry.items() if name in fields}
+    own_fields = {name: value for name, value in entry.items() if name in fields}
     settings = group['settings'] | {k: v for k, v in entry.items() if k not in fields}
-    yield Entry(**shared, **own, settings=tuple(sorted(settings.items())))
+    yield Entry(**shared, **own_fields, settings=tuple(sorted(settings.items())))

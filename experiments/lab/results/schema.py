@@ -1,12 +1,13 @@
-"""What a JSON value has to be, as data: shapes that are combined, and the first place that differs.
+"""Schemas of JSON values, composed as Python objects, with errors that name the invalid value.
 
-  Fields({'seed': Whole(), 'test': Number(finite=False)})
+  Fields({'seed': Integer(), 'test': Number(finite=False)})
 
-is the shape of an object with at least these two fields. A shape's `check` raises a `Misfit`, whose
-message names the place and says what stands there, such as `members[1].test: 'x' is not a number`.
+is the schema of an object with at least these two fields. The method `check` of a schema raises a
+`SchemaError`, whose message has the path of the value and the fault, such as `members[1].test: 'x'
+is not a number`.
 
-No number may be larger than float32 can hold, which is what everything is measured in. In float64
-its square is then finite too, and so are variances, ratios and products of two such numbers.
+No number may exceed the largest float32, since all measurements are in float32. Its square is then
+finite in float64, and so are variances, ratios and products of two such numbers.
 """
 
 import dataclasses
@@ -15,209 +16,217 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-LARGEST = 3.4028234663852886e38  # of float32
-MOST = 2**62  # of whole numbers: an array of them is one of int64
+LARGEST_NUMBER = 3.4028234663852886e38  # The largest float32.
+LARGEST_INTEGER = 2**62  # An array of such integers has the type int64.
 STATUSES = ('finished', 'diverged', 'out of memory', 'timeout', 'failed')
-_SHOWN = 40  # letters of a value in a message
+_SHOWN_CHARACTERS = 40  # The characters of a value in an error message.
 
 
-class Misfit(ValueError):
-  """A value that does not have its shape; the message names the place."""
+class SchemaError(ValueError):
+  """An error for a JSON value that does not satisfy its schema, with the path of the value."""
 
 
-class Shape(Protocol):
-  """What a value has to be."""
+class Schema(Protocol):
+  """The interface of all schemas, which check a JSON value."""
 
-  def check(self, value: Any, place: str) -> None:
-    """Raise a Misfit that names the place, if the value does not have the shape."""
+  def check(self, value: Any, path: str) -> None:
+    """Raises a SchemaError that names the path if the value does not satisfy the schema."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Number:
-  """A number within bounds; NaN and infinities only where it need not be `finite`."""
+  """A number from `low` to `high`, and also NaN or infinity if `finite` is false."""
 
-  low: float = -LARGEST
-  high: float = LARGEST
+  low: float = -LARGEST_NUMBER
+  high: float = LARGEST_NUMBER
   finite: bool = True
 
-  def check(self, value: Any, place: str) -> None:
+  def check(self, value: Any, path: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
-      raise _misfit(place, value, 'not a number')
+      raise _schema_error(path, value, 'not a number')
     if isinstance(value, float) and not math.isfinite(value):
       if self.finite:
-        raise _misfit(place, value, 'not finite')
+        raise _schema_error(path, value, 'not finite')
     elif not self.low <= value <= self.high:
-      raise _misfit(place, value, f'not between {self.low:.3g} and {self.high:.3g}')
+      raise _schema_error(path, value, f'not between {self.low:.3g} and {self.high:.3g}')
 
 
 @dataclasses.dataclass(frozen=True)
-class Whole:
-  """A whole number within bounds."""
+class Integer:
+  """An integer from `low` to `high`."""
 
   low: int = 0
-  high: int = MOST
+  high: int = LARGEST_INTEGER
 
-  def check(self, value: Any, place: str) -> None:
+  def check(self, value: Any, path: str) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-      raise _misfit(place, value, 'not a whole number')
+      raise _schema_error(path, value, 'not an integer')
     if not self.low <= value <= self.high:
-      raise _misfit(place, value, f'not between {self.low} and {self.high}')
+      raise _schema_error(path, value, f'not between {self.low} and {self.high}')
 
 
 @dataclasses.dataclass(frozen=True)
-class Flag:
-  """True or false."""
+class Boolean:
+  """The value true or false."""
 
-  def check(self, value: Any, place: str) -> None:
+  def check(self, value: Any, path: str) -> None:
     if not isinstance(value, bool):
-      raise _misfit(place, value, 'neither true nor false')
+      raise _schema_error(path, value, 'neither true nor false')
 
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-  """Text that can be written as UTF-8, and that a pattern matches as a whole, if there is one."""
+  """A text that UTF-8 can encode and that completely matches `pattern`, unless this is empty."""
 
   pattern: str = ''
 
-  def check(self, value: Any, place: str) -> None:
+  def check(self, value: Any, path: str) -> None:
     if not isinstance(value, str):
-      raise _misfit(place, value, 'not text')
-    if any('\ud800' <= letter <= '\udfff' for letter in value):
-      raise _misfit(place, value, 'text with half of a surrogate pair')
+      raise _schema_error(path, value, 'not text')
+    if any('\ud800' <= character <= '\udfff' for character in value):
+      raise _schema_error(path, value, 'text with an unpaired surrogate')
     if self.pattern and not re.fullmatch(self.pattern, value):
-      raise _misfit(place, value, f'not of the form {self.pattern}')
+      raise _schema_error(path, value, f'not of the form {self.pattern}')
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-  """One of some texts."""
+  """One of the given texts."""
 
   values: tuple[str, ...]
 
-  def check(self, value: Any, place: str) -> None:
+  def check(self, value: Any, path: str) -> None:
     if not isinstance(value, str) or value not in self.values:
-      raise _misfit(place, value, f'none of {", ".join(self.values)}')
+      raise _schema_error(path, value, f'not one of {", ".join(self.values)}')
 
 
 @dataclasses.dataclass(frozen=True)
-class Maybe:
-  """A value of a shape, or null."""
+class Nullable:
+  """A value of the given schema, or null."""
 
-  shape: Shape
+  schema: Schema
 
-  def check(self, value: Any, place: str) -> None:
+  def check(self, value: Any, path: str) -> None:
     if value is not None:
-      self.shape.check(value, place)
+      self.schema.check(value, path)
 
 
 @dataclasses.dataclass(frozen=True)
-class List:
-  """A list of values of one shape."""
+class ListOf:
+  """A list of values that satisfy the same schema."""
 
-  shape: Shape
-  shortest: int = 0
-  longest: int = MOST
+  schema: Schema
+  min_length: int = 0
+  max_length: int = LARGEST_INTEGER
   distinct: bool = False
 
-  def check(self, value: Any, place: str) -> None:
+  def check(self, value: Any, path: str) -> None:
     if not isinstance(value, list):
-      raise _misfit(place, value, 'not a list')
-    if not self.shortest <= len(value) <= self.longest:
-      raise Misfit(f'{place}: {len(value)} values')
+      raise _schema_error(path, value, 'not a list')
+    if len(value) < self.min_length:
+      raise SchemaError(f'{path}: {len(value)} values instead of at least {self.min_length}')
+    if len(value) > self.max_length:
+      raise SchemaError(f'{path}: {len(value)} values instead of at most {self.max_length}')
     for i, item in enumerate(value):
-      self.shape.check(item, f'{place}[{i}]')
+      self.schema.check(item, f'{path}[{i}]')
     if self.distinct and len(set(value)) < len(value):
-      raise _misfit(place, value, 'not distinct')
+      raise _schema_error(path, value, 'not distinct')
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
-  """An object whose values have one shape, under any names."""
+class MapOf:
+  """A JSON object with arbitrary field names, whose values all satisfy the same schema."""
 
-  shape: Shape
-  fewest: int = 0
+  schema: Schema
+  min_size: int = 0
 
-  def check(self, value: Any, place: str) -> None:
+  def check(self, value: Any, path: str) -> None:
     if not isinstance(value, dict):
-      raise _misfit(place, value, 'not an object')
-    if len(value) < self.fewest:
-      raise Misfit(f'{place}: {len(value)} values')
+      raise _schema_error(path, value, 'not an object')
+    if len(value) < self.min_size:
+      raise SchemaError(f'{path}: {len(value)} values instead of at least {self.min_size}')
     for name, item in value.items():
-      Text().check(name, place)
-      self.shape.check(item, f'{place}.{name}')
+      Text().check(name, path)
+      self.schema.check(item, f'{path}.{name}')
 
 
 @dataclasses.dataclass(frozen=True)
 class Anything:
-  """A JSON value that can be shown: its numbers are bounded, its text can be written."""
+  """Any JSON value whose integers fit into int64 and whose texts UTF-8 can encode."""
 
-  def check(self, value: Any, place: str) -> None:
+  def check(self, value: Any, path: str) -> None:
     if isinstance(value, str):
-      Text().check(value, place)
+      Text().check(value, path)
     elif isinstance(value, list):
-      List(self).check(value, place)
+      ListOf(self).check(value, path)
     elif isinstance(value, dict):
-      Table(self).check(value, place)
-    elif isinstance(value, int) and not -MOST <= value <= MOST:
-      raise _misfit(place, value, 'too large')
+      MapOf(self).check(value, path)
+    elif isinstance(value, int) and not -LARGEST_INTEGER <= value <= LARGEST_INTEGER:
+      raise _schema_error(path, value, 'too large')
 
 
 @dataclasses.dataclass(frozen=True)
 class Fields:
-  """An object with named fields: those that it must have, and the shapes of others it may have.
+  """A JSON object with required and optional fields, each with a schema.
 
-  Fields that are not named may hold anything.
+  All other fields may have any value.
   """
 
-  required: Mapping[str, Shape]
-  optional: Mapping[str, Shape] = dataclasses.field(default_factory=dict)
+  required: Mapping[str, Schema]
+  optional: Mapping[str, Schema] = dataclasses.field(default_factory=dict)
 
-  def check(self, value: Any, place: str) -> None:
+  def check(self, value: Any, path: str) -> None:
     if not isinstance(value, dict):
-      raise _misfit(place, value, 'not an object')
+      raise _schema_error(path, value, 'not an object')
     for name in self.required:
       if name not in value:
-        raise Misfit(f'{place}.{name}: missing')
-    shapes = {**self.optional, **self.required}
+        raise SchemaError(f'{path}.{name}: missing')
+    schemas = {**self.optional, **self.required}
     for name, item in value.items():
-      Text().check(name, place)
-      shapes.get(name, Anything()).check(item, f'{place}.{name}')
+      Text().check(name, path)
+      schemas.get(name, Anything()).check(item, f'{path}.{name}')
 
-  def requiring(self, **shapes: Shape) -> 'Fields':
-    """The same object, which must have these fields besides."""
-    return dataclasses.replace(self, required={**self.required, **shapes})
+  def with_required_fields(self, schemas: Mapping[str, Schema]) -> 'Fields':
+    """Returns a copy of the schema with additional required fields."""
+    return dataclasses.replace(self, required={**self.required, **schemas})
 
 
 @dataclasses.dataclass(frozen=True)
-class Law:
-  """What holds between the parts of a run and its result, in words and as a test of both."""
+class Constraint:
+  """A condition that the settings of a run and its result must satisfy, with a description."""
 
-  words: str
+  description: str
   holds: Callable[[dict, dict], bool]
 
 
-def _misfit(place: str, value: Any, fault: str) -> Misfit:
-  shown = repr(value) if not isinstance(value, int) or -MOST <= value <= MOST else 'a whole number'
-  shown = shown if len(shown) <= _SHOWN else f'{shown[:_SHOWN]}...'
-  return Misfit(f'{place}: {shown} is {fault}')
+def _schema_error(path: str, value: Any, fault: str) -> SchemaError:
+  # Python raises an error when it formats an integer of thousands of digits.
+  is_huge = isinstance(value, int) and not -LARGEST_INTEGER <= value <= LARGEST_INTEGER
+  text = 'an integer' if is_huge else repr(value)
+  text = text if len(text) <= _SHOWN_CHARACTERS else f'{text[:_SHOWN_CHARACTERS]}...'
+  return SchemaError(f'{path}: {text} is {fault}')
 
 
 @dataclasses.dataclass(frozen=True)
-class Kind:
-  """What the records of one kind of cell must be."""
+class RecordKind:
+  """The schema of the records of one kind of grid cell, such as a trained model.
 
-  mark: str  # a setting by which its runs are known
+  The runs of the kind are those with the setting `identifying_setting`. `modules` are the names of
+  the modules that execute its cells.
+  """
+
+  identifying_setting: str
   run: Fields
   result: Fields
-  laws: tuple[Law, ...] = ()
-  cells: tuple[str, ...] = ()  # the modules that make its cells
+  constraints: tuple[Constraint, ...] = ()
+  modules: tuple[str, ...] = ()
 
   def check(self, record: dict) -> None:
-    """Raise a Misfit for a record of this kind that lacks what tables and claims read."""
+    """Raises a SchemaError for a record with an invalid field or an unsatisfied constraint."""
     run, result = record['run'], record['result']
     self.run.check(run, 'run')
     if result or record['status'] == 'finished':
       self.result.check(result, 'result')
-      for law in self.laws:
-        if not law.holds(run, result):
-          raise Misfit(f'result: it does not hold that {law.words}')
+      for constraint in self.constraints:
+        if not constraint.holds(run, result):
+          raise SchemaError(f'result: it is not true that {constraint.description}')

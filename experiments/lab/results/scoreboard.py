@@ -1,15 +1,18 @@
-"""What trained cells say, as tables and panels: scores by layer and question, budgets, curves."""
+"""Tables and figure panels of the test metrics, sizes and extrapolation of trained models."""
 
 from experiments.lab.results import published, scores
 from experiments.lab.results.figures import Panel
 from experiments.lab.results.table import Table
 
 
-def columns_of(records) -> dict[str, list[dict]]:
-  """The records under each column of the table: the question and its distance, in their order.
+def group_by_table_column(records) -> dict[str, list[dict]]:
+  """Groups records that belong to the same table column, which differ only in the layer.
 
-  Records of a question that differ in more than the layer stand in columns of their own, which are
-  named by what differs.
+  The name of a column contains the task, the distance, and the settings that distinguish the column
+  from other columns of the same task and distance.
+
+  Returns:
+    The records of each column, by the name of the column.
   """
   groups: dict[tuple, list[dict]] = {}
   for record in sorted(records, key=lambda r: (r['result'].get('title', r['run']['task']),
@@ -21,33 +24,45 @@ def columns_of(records) -> dict[str, list[dict]]:
     result = group[0]['result']
     label = f'{result["title"]} {result["distance"]}' if result else dict(setting)['task']
     labels.setdefault(label, []).append((dict(setting), group))
-  return {name: group for label, same in labels.items() for name, group in told_apart(label, same)}
+  return {
+    name: group for label, columns in labels.items()
+    for name, group in label_columns_by_differing_settings(label, columns)
+  }
 
 
-def told_apart(label: str, same):
-  """Columns of one label, with the settings in which they differ."""
-  for setting, group in same:
-    others = [other for other, _ in same if other is not setting]
-    # A setting that came later is missing from records that are older.
+def label_columns_by_differing_settings(shared_label: str, columns):
+  """Yields columns with a shared label, to which the settings that differ are appended."""
+  for setting, group in columns:
+    others = [other for other, _ in columns if other is not setting]
+    # Earlier records lack the settings that were introduced later.
     differing = [k for k, v in setting.items() if any(other.get(k) != v for other in others)]
-    yield ' '.join([label, *(f'{k}={setting[k]}' for k in differing)]), group
+    yield ' '.join([shared_label, *(f'{k}={setting[k]}' for k in differing)]), group
 
 
-def value_of(record: dict):
-  """A table's cell: the metric with its interval, or what became of the cell instead."""
-  return record['status'] if record['status'] != 'finished' else scores.metric_interval(record)
+def test_metric_or_status(record: dict):
+  """Returns the test metric with its interval, or the status of an unfinished cell."""
+  return record['status'] if record['status'] != 'finished' else scores.test_metric_interval(record)
 
 
-def layers_of(records) -> list[str]:
-  """The layers, in the records' order."""
+def layers_in_record_order(records) -> list[str]:
+  """Returns the distinct layers of the records, in the order of their first records."""
   return list(dict.fromkeys(record['run']['layer'] for record in records))
 
 
-def score_table(title: str, columns, layers) -> Table:
-  """Metrics on the test split: a row a layer, a column a question at a distance."""
+def test_metric_table(title: str, columns, layers) -> Table:
+  """Returns a table of the test metric of each layer for each task and distance.
+
+  Args:
+    title: The title of the table.
+    columns: The records of each column, as from `group_by_table_column`.
+    layers: The layers in the order of the rows.
+
+  Returns:
+    The table, with chance and the oracle as its last rows.
+  """
   finished = {name: [r for r in group if r['result']] for name, group in columns.items()}
   cells = {
-    (record['run']['layer'], name): value_of(record)
+    (record['run']['layer'], name): test_metric_or_status(record)
     for name, group in columns.items() for record in group
   }
   rows = [(layer, *(cells.get((layer, name)) for name in columns)) for layer in layers]
@@ -62,26 +77,35 @@ def score_table(title: str, columns, layers) -> Table:
     title,
     ('layer', *columns),
     rows,
-    f"{units}. Test split, mean over seeds with Student's 95 % interval, at the learning rate that "
-    'is best on the validation split.',
+    f"{units}. Mean over seeds on the test split with Student's 95 % interval, at the learning "
+    'rate that is best on the validation split.',
     best if len(layers) > 1 else {},
-    references=2,
+    reference_rows=2,
   )
 
 
 def extrapolation_table(title: str, columns, layers) -> Table:
-  """Metrics at the trained distance, then at each beyond it: a row a layer."""
+  """Returns a table of the test metric of each layer at the trained and at longer distances.
+
+  Args:
+    title: The title of the table.
+    columns: The records of each column, as from `group_by_table_column`.
+    layers: The layers in the order of the rows.
+
+  Returns:
+    The table, with chance as its last row.
+  """
   finished = {name: [r for r in g if r['status'] == 'finished'] for name, g in columns.items()}
   names, cells, chances = [], {}, {}
   for name, group in finished.items():
     names.append(name)
     for record in group:
       result, layer = record['result'], record['run']['layer']
-      cells[layer, name], chances[name] = scores.metric_interval(record), result['chance']
-      known = zip(result['extrapolation'], scores.extrapolation(record).values(), strict=True)
-      for there, value in known:
-        column = f'{name} at {there["distance"]}'
-        cells[layer, column], chances[column] = value, there['chance']
+      cells[layer, name], chances[name] = scores.test_metric_interval(record), result['chance']
+      intervals = scores.extrapolation_intervals(record).values()
+      for tested, value in zip(result['extrapolation'], intervals, strict=True):
+        column = f'{name} at {tested["distance"]}'
+        cells[layer, column], chances[column] = value, tested['chance']
         if column not in names:
           names.append(column)
   rows = [(layer, *(cells.get((layer, name)) for name in names)) for layer in layers]
@@ -95,16 +119,26 @@ def extrapolation_table(title: str, columns, layers) -> Table:
     title,
     ('layer', *names),
     rows,
-    'Test metric where it was trained, and at distances beyond, each of which counts only what '
-    "lies farther than the one before. Mean over seeds with Student's 95 % interval, at the "
-    'learning rate that is best on the validation split of the trained distance.',
+    'Test metric at the trained distance and at longer distances. The column of a longer distance '
+    'contains only the distances above the distance of the preceding column. '
+    "Mean over seeds with Student's 95 % interval, at the learning rate that is best on the "
+    'validation split of the trained distance.',
     best if len(layers) > 1 else {},
-    references=1,
+    reference_rows=1,
   )
 
 
 def budget_table(title: str, columns, layers) -> Table:
-  """What each model was given: its width, its parameters, the learning rate, the time it took."""
+  """Returns a table of the width, parameters, learning rate and training time of each model.
+
+  Args:
+    title: The title of the table.
+    columns: The records of each column, as from `group_by_table_column`.
+    layers: The layers in the order of the rows.
+
+  Returns:
+    The table, with a row for each task and layer.
+  """
   rows = []
   for name, group in columns.items():
     for record in sorted(group, key=lambda r: layers.index(r['run']['layer'])):
@@ -113,24 +147,25 @@ def budget_table(title: str, columns, layers) -> Table:
         rows.append((name, record['run']['layer'], *[None] * 6, record['reason']))
         continue
       steps = [member['steps'] for member in result['members']]
-      off = result['parameters'] / (result['budget'] or result['parameters']) - 1
+      excess = result['parameters'] / (result['budget'] or result['parameters']) - 1
       rows.append((
-        name, record['run']['layer'], result['width'], result['parameters'], f'{off:+.1%}',
+        name, record['run']['layer'], result['width'], result['parameters'], f'{excess:+.1%}',
         result['receptive_field'], result['learning_rate'], round(sum(steps) / len(steps)),
         f'{record["seconds"]:.0f}',
       ))
   return Table(
     title,
-    ('question', 'layer', 'width', 'parameters', 'off budget', 'receptive field',
+    ('task', 'layer', 'width', 'parameters', 'deviation from budget', 'receptive field',
      'learning rate', 'mean steps', 'seconds'),
     rows,
-    'Widths are solved so that parameters match the budget; a dash under receptive field means '
-    'unbounded. A member that has solved its task stops before its last step.',
+    'Widths are chosen so that the number of parameters matches the budget. A dash in the column '
+    'receptive field denotes an unbounded receptive field. Training stops early for a seed that '
+    'solves its task.',
   )
 
 
 def published_tables(records) -> list[Table]:
-  """A table of what others have published for the same settings, beside ours, if they have."""
+  """Returns a table of published numbers for the same tasks and layers as the records, or []."""
   ours = {}
   for record in records:
     if record['status'] != 'finished':
@@ -138,62 +173,65 @@ def published_tables(records) -> list[Table]:
     result, layer = record['result'], record['run']['layer']
     for name in (layer, 'trivial'):
       settings = result['settings'] | {'width': result['width']}
-      for entry in published.published(task=result['family'], layer=name, **settings):
-        measure = scores.metric_interval if entry.metric == result['metric'] else (
-          scores.loss_interval)
+      for entry in published.find_published_numbers(task=result['family'], layer=name, **settings):
+        measure = scores.test_metric_interval if entry.metric == result['metric'] else (
+          scores.test_loss_interval)
         ours[entry] = measure(record) if name == layer else None
-  return [published.table('Published numbers beside ours', ours, ours)] if ours else []
+  if not ours:
+    return []
+  return [published.published_numbers_table('Published numbers and measurements', ours, ours)]
 
 
-def panels(records) -> list[Panel]:
-  """Score against distance, a panel a question."""
-  questions: dict[str, list[dict]] = {}
+def test_metric_panels(records) -> list[Panel]:
+  """Returns a panel for each task, with curves of the test metric against the distance."""
+  tasks: dict[str, list[dict]] = {}
   for record in records:
     if record['status'] == 'finished':
-      questions.setdefault(record['result']['title'], []).append(record)
-  drawn = []
-  # Curves first: a question at a single distance is a point.
-  for title, group in sorted(questions.items(), key=lambda question: -len(question[1])):
+      tasks.setdefault(record['result']['title'], []).append(record)
+  panels = []
+  # Tasks with fewer records come last, because results at a single distance form no curve.
+  for title, group in sorted(tasks.items(), key=lambda item: -len(item[1])):
     series: dict[str, list] = {}
     for record in group:
-      point = record['result']['distance'], scores.metric_interval(record)
+      point = record['result']['distance'], scores.test_metric_interval(record)
       series.setdefault(record['run']['layer'], []).append(point)
-    curve = len({record['result']['distance'] for record in group}) > 1
+    log_x = len({record['result']['distance'] for record in group}) > 1
     result = group[0]['result']
     lines = {'chance': result['chance'], 'oracle': result['perfect']}
-    drawn.append(Panel(title, result['axis'], result['metric'], series, log_x=curve, lines=lines))
-  return drawn
+    panels.append(Panel(title, result['axis'], result['metric'], series, log_x=log_x, lines=lines))
+  return panels
 
 
 def extrapolation_panels(records) -> list[Panel]:
-  """Metric against distance, from the trained one on, a panel a question."""
-  drawn = []
-  for name, group in columns_of([r for r in records if r['status'] == 'finished']).items():
+  """Returns panels with curves of the test metric against the trained and longer distances."""
+  panels = []
+  finished = [record for record in records if record['status'] == 'finished']
+  for name, group in group_by_table_column(finished).items():
     result = group[0]['result']
     series = {
       record['run']['layer']: [
-        (result['distance'], scores.metric_interval(record)), *scores.extrapolation(record).items()
+        (result['distance'], scores.test_metric_interval(record)),
+        *scores.extrapolation_intervals(record).items(),
       ]
       for record in group
     }
     lines = {'chance': result['chance'], 'oracle': result['perfect']}
-    drawn.append(
-      Panel(name, result['axis'], result['metric'], series, log_x=True, lines=lines)
-    )
-  return drawn
+    panels.append(Panel(name, result['axis'], result['metric'], series, log_x=True, lines=lines))
+  return panels
 
 
-def state_panels(records) -> list[Panel]:
-  """Metric against the bytes that a model remembers of a sequence, a panel a question."""
-  drawn = []
-  for name, group in columns_of([r for r in records if r['status'] == 'finished']).items():
+def state_size_panels(records) -> list[Panel]:
+  """Returns panels with the test metric of each layer against the bytes of its recurrent state."""
+  panels = []
+  finished = [record for record in records if record['status'] == 'finished']
+  for name, group in group_by_table_column(finished).items():
     result = group[0]['result']
     series = {
       record['run']['layer']: [
-        (max(1, record['result']['state_bytes']), scores.metric_interval(record))
+        (max(1, record['result']['state_bytes']), scores.test_metric_interval(record))
       ]
       for record in group
     }
     lines = {'chance': result['chance'], 'oracle': result['perfect']}
-    drawn.append(Panel(name, 'bytes of state', result['metric'], series, log_x=True, lines=lines))
-  return drawn
+    panels.append(Panel(name, 'state bytes', result['metric'], series, log_x=True, lines=lines))
+  return panels

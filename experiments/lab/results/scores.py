@@ -1,7 +1,8 @@
-"""What the record of a trained cell says: scores by seed, at the learning rate that was chosen.
+"""Test metrics and scores of each seed, at the learning rate with the best validation metric.
 
-Scores are on the common scale of all tasks, 0 for the best answer that does not look and 1 for the
-oracle: score = (metric - chance) / (perfect - chance). A member that diverged scores 0.
+Scores have the same scale in all tasks, with 0 for the best baseline that ignores the input and 1
+for the oracle, score = (metric - chance) / (perfect - chance). A member that diverged has a score
+of 0.
 """
 
 import math
@@ -9,73 +10,78 @@ import math
 from experiments.lab.results.statistics import Interval, mean_interval
 
 
-def chosen(record: dict) -> list[dict]:
-  """The members at the chosen learning rate, by seed."""
+def members_at_best_learning_rate(record: dict) -> list[dict]:
+  """Returns the result of each seed at the learning rate with the best validation metric."""
   rate = record['result']['learning_rate']
   members = (m for m in record['result']['members'] if m['learning_rate'] == rate)
   return sorted(members, key=lambda member: member['seed'])
 
 
-def metrics(record: dict) -> list[float]:
-  """Test metrics by seed; NaN for a member that diverged."""
-  return [member['test'] for member in chosen(record)]
+def test_metrics(record: dict) -> list[float]:
+  """Returns the test metric of each seed, or NaN for a seed whose training diverged."""
+  return [member['test'] for member in members_at_best_learning_rate(record)]
 
 
-def loss_interval(record: dict) -> Interval:
-  """The mean test loss over seeds: cross-entropy in nats, or squared error."""
-  return mean_interval([member['test_loss'] for member in chosen(record)])
+def test_loss_interval(record: dict) -> Interval:
+  """Returns the mean test loss over seeds, a cross-entropy in nats or a squared error."""
+  return mean_interval([member['test_loss'] for member in members_at_best_learning_rate(record)])
 
 
-def metric_interval(record: dict) -> Interval:
-  """The mean test metric over seeds."""
-  return mean_interval(metrics(record))
+def test_metric_interval(record: dict) -> Interval:
+  """Returns the mean test metric over seeds."""
+  return mean_interval(test_metrics(record))
 
 
-def extrapolation(record: dict) -> dict[int, Interval]:
-  """Distance beyond the trained one -> the mean test metric over seeds there."""
-  members = chosen(record)
+def extrapolation_intervals(record: dict) -> dict[int, Interval]:
+  """Returns the mean test metric over seeds at each additional test distance, by distance."""
+  members = members_at_best_learning_rate(record)
   return {
-    there['distance']: mean_interval([
+    tested['distance']: mean_interval([
       member['extrapolation'][i] if member['extrapolation'] else math.nan for member in members
     ])
-    for i, there in enumerate(record['result']['extrapolation'])
+    for i, tested in enumerate(record['result']['extrapolation'])
   }
 
 
-def scores(record: dict) -> dict[int, float]:
-  """Seed -> test score."""
-  metrics = {member['seed']: member['test'] for member in chosen(record)}
-  return _scaled(metrics, record['result']['perfect'], record['result']['chance'])
+def scores_by_seed(record: dict) -> dict[int, float]:
+  """Returns the normalized test score of each seed, by seed."""
+  metrics = {member['seed']: member['test'] for member in members_at_best_learning_rate(record)}
+  return _normalized_scores(metrics, record['result']['perfect'], record['result']['chance'])
 
 
-def farthest_scores(record: dict) -> dict[int, float]:
-  """Seed -> score at the greatest distance beyond the trained one; empty: there is none."""
+def scores_at_longest_extrapolation(record: dict) -> dict[int, float]:
+  """Returns the score of each seed at the longest additional test distance, or {} without any."""
   if not record['result']['extrapolation']:
     return {}
   last = record['result']['extrapolation'][-1]
-  metrics = {member['seed']: [math.nan, *member['extrapolation']][-1] for member in chosen(record)}
-  return _scaled(metrics, record['result']['perfect'], last['chance'])
+  metrics = {
+    member['seed']: [math.nan, *member['extrapolation']][-1]
+    for member in members_at_best_learning_rate(record)
+  }
+  return _normalized_scores(metrics, record['result']['perfect'], last['chance'])
 
 
-def elsewhere_scores(record: dict) -> dict[int, dict[int, float]]:
-  """Every other distance that was tested -> seed -> score."""
-  result, members = record['result'], chosen(record)
+def extrapolation_scores(record: dict) -> dict[int, dict[int, float]]:
+  """Returns the score of each seed at each additional test distance, by distance and seed."""
+  result, members = record['result'], members_at_best_learning_rate(record)
   return {
-    there['distance']: _scaled(
+    tested['distance']: _normalized_scores(
       {m['seed']: m['extrapolation'][i] if m['extrapolation'] else math.nan for m in members},
-      result['perfect'], there['chance'],
+      result['perfect'], tested['chance'],
     )
-    for i, there in enumerate(result['extrapolation'])
+    for i, tested in enumerate(result['extrapolation'])
   }
 
 
-def _scaled(metrics: dict[int, float], perfect: float, chance: float) -> dict[int, float]:
+def _normalized_scores(
+  metrics: dict[int, float], oracle_metric: float, chance_metric: float
+) -> dict[int, float]:
+  scale = oracle_metric - chance_metric
   return {
-    seed: (metric - chance) / (perfect - chance) if math.isfinite(metric) else 0.0
+    seed: (metric - chance_metric) / scale if math.isfinite(metric) else 0.0
     for seed, metric in metrics.items()
   }
 
 
 def higher_is_better(record: dict) -> bool:
-  """Whether the metric rises towards the oracle's."""
   return record['result']['perfect'] > record['result']['chance']

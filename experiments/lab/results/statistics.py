@@ -1,11 +1,12 @@
-"""How sure a number is: an estimate never travels without its interval and its count.
+"""Means, medians and ratios with confidence intervals.
 
-Scores over seeds get Student's t interval, mean ± t(n - 1) s / sqrt(n): seeds are few and roughly
-normal. Times get medians and the percentile bootstrap: they are many, skewed and have outliers.
+The mean of scores over seeds has Student's t interval, mean ± t(n - 1) s / sqrt(n), because there
+are few seeds and their scores are roughly normal. Times have medians and the percentile bootstrap,
+because times are many, skewed and contain outliers.
 
-A NaN is never left out. It is a seed that diverged, and dropping it would flatter what is unstable;
-so one value that is not finite makes the estimate and its bounds NaN.
-One value alone has no interval: its bounds are NaN, and it is printed as a number only.
+A NaN is never dropped. It stands for a seed that diverged, and dropping it would favour unstable
+models, so a single non-finite value makes the estimate and its bounds NaN.
+A single value has no interval. Its bounds are NaN, and it is printed as a plain number.
 
 Student (1908), doi:10.2307/2331554; Efron (1979), doi:10.1214/aos/1176344552.
 """
@@ -17,43 +18,41 @@ from typing import NamedTuple
 
 from experiments.lab import optional
 
-np = optional.later('numpy')
-special, stats = optional.later('scipy.special'), optional.later('scipy.stats')
+np = optional.lazy_module('numpy')
+special, stats = optional.lazy_module('scipy.special'), optional.lazy_module('scipy.stats')
 CONFIDENCE = 0.95
 _RESAMPLES = 4999
-_SEED = 20170612  # fixed: the same records give the same report
+_SEED = 20170612  # The seed is fixed so that the same records give the same report.
 
 
 class Interval(NamedTuple):
-  """An estimate (a mean unless said otherwise), its bounds, and how many values it rests on."""
+  """An estimate (mean, median or ratio), its confidence bounds, and the number of its samples."""
 
-  mean: float
+  estimate: float
   low: float
   high: float
   count: int
 
   @classmethod
-  def bare(cls, estimate: float, count: int = 1) -> 'Interval':
-    """Estimate without bounds."""
+  def without_bounds(cls, estimate: float, count: int = 1) -> 'Interval':
     return cls(estimate, math.nan, math.nan, count)
 
   @property
-  def known(self) -> bool:
-    """Whether there are bounds."""
+  def has_bounds(self) -> bool:
     return not (math.isnan(self.low) or math.isnan(self.high))
 
-  def shifted(self, offset: float) -> 'Interval':
-    """Interval of the same values plus a constant."""
-    return Interval(self.mean + offset, self.low + offset, self.high + offset, self.count)
+  def shift(self, offset: float) -> 'Interval':
+    """Returns a copy with the offset added to the estimate and to both bounds."""
+    return Interval(self.estimate + offset, self.low + offset, self.high + offset, self.count)
 
 
-def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
-  """Mean over seeds with Student's t interval."""
-  sample = _sample(values)
-  mean = math.fsum(sample) / len(sample) if _finite(sample) else math.nan
+def mean_interval(values: Sequence[float]) -> Interval:
+  """Returns the mean of the values with Student's t interval."""
+  sample = _to_float_array(values)
+  mean = math.fsum(sample) / len(sample) if _is_nonempty_and_finite(sample) else math.nan
   if math.isnan(mean) or len(sample) < 2:
-    return Interval.bare(mean, len(sample))
-  quantile = special.stdtrit(len(sample) - 1, (1 + confidence) / 2)
+    return Interval.without_bounds(mean, len(sample))
+  quantile = special.stdtrit(len(sample) - 1, (1 + CONFIDENCE) / 2)
   half = float(quantile * np.std(sample, ddof=1) / math.sqrt(len(sample)))
   return Interval(mean, mean - half, mean + half, len(sample))
 
@@ -61,96 +60,115 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> In
 def bootstrap_interval(
   statistic: 'Callable[..., np.ndarray]',
   *samples: Sequence[float],
-  confidence: float = CONFIDENCE,
   paired: bool = False,
 ) -> Interval:
-  """Percentile bootstrap interval of `statistic(*samples, axis=-1)`.
+  """Returns `statistic(*samples, axis=-1)` with its percentile bootstrap interval.
 
-  Samples are resampled independently, or together where `paired`. The count is the smallest
-  sample's. The resampling is the same on every call, so equal samples give equal intervals.
+  The resampling uses a fixed seed, so equal samples give equal intervals.
+
+  Args:
+    statistic: A function of arrays [..., n] and `axis`, such as `np.median`.
+    *samples: One list of values for each argument of the statistic.
+    paired: Whether the samples are resampled together instead of independently.
+
+  Returns:
+    The interval, with the size of the smallest sample as its count.
   """
-  arrays = [_sample(values) for values in samples]
+  arrays = [_to_float_array(values) for values in samples]
   count = min(map(len, arrays))
-  estimate = float(statistic(*arrays, axis=-1)) if all(map(_finite, arrays)) else math.nan
+  is_defined = all(map(_is_nonempty_and_finite, arrays))
+  estimate = float(statistic(*arrays, axis=-1)) if is_defined else math.nan
   if math.isnan(estimate) or count < 2:
-    return Interval.bare(estimate, count)
-  # scipy renamed `random_state` to `rng` in 1.15.
+    return Interval.without_bounds(estimate, count)
+  # SciPy renamed the argument `random_state` to `rng` in version 1.15.
   name = 'rng' if 'rng' in inspect.signature(stats.bootstrap).parameters else 'random_state'
-  found = stats.bootstrap(
+  bounds = stats.bootstrap(
     arrays,
     statistic,
     n_resamples=_RESAMPLES,
     vectorized=True,
     paired=paired,
     axis=-1,
-    confidence_level=confidence,
-    method='percentile',  # the other methods rest on the jackknife, which fails for a median
+    confidence_level=CONFIDENCE,
+    method='percentile',  # The other methods use the jackknife, which fails for a median.
     **{name: np.random.default_rng(_SEED)},
   ).confidence_interval
-  # A percentile interval can miss its own estimate; it is widened to hold it.
-  low, high = min(float(found.low), estimate), max(float(found.high), estimate)
+  # If a percentile interval excludes the estimate, it is widened to contain the estimate.
+  low, high = min(float(bounds.low), estimate), max(float(bounds.high), estimate)
   return Interval(estimate, low, high, count)
 
 
-def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
-  """Median with its bootstrap interval: how well it is known."""
-  return bootstrap_interval(np.median, values, confidence=confidence)
-
-
-def median_spread(values: Sequence[float]) -> Interval:
-  """Median with the quartiles as bounds: how much single values vary, not how it is known."""
-  sample = _sample(values)
-  if not _finite(sample):
-    return Interval.bare(math.nan, len(sample))
-  low, median, high = np.quantile(sample, (0.25, 0.5, 0.75)).tolist()
-  return Interval(median, low, high, len(sample)) if len(sample) > 1 else Interval.bare(median)
+def median_interval(values: Sequence[float]) -> Interval:
+  """Returns the median with its percentile bootstrap interval."""
+  return bootstrap_interval(np.median, values)
 
 
 def ratio_interval(
-  numerator: Sequence[float],
-  denominator: Sequence[float],
-  confidence: float = CONFIDENCE,
-  paired: bool = False,
+  numerator: Sequence[float], denominator: Sequence[float], paired: bool = False
 ) -> Interval:
-  """Ratio of two medians; `paired` where the values come from the same interleaved rounds."""
+  """Returns the ratio of two medians with its percentile bootstrap interval.
 
-  def ratio(top, bottom, axis):
-    return np.median(top, axis=axis) / np.median(bottom, axis=axis)
+  Args:
+    numerator: Values [n], such as times of one layer.
+    denominator: Values [m].
+    paired: Whether values at equal positions come from the same interleaved round.
 
-  return bootstrap_interval(ratio, numerator, denominator, confidence=confidence, paired=paired)
+  Returns:
+    The interval of the ratio, with the size of the smaller sample as its count.
+  """
+
+  def ratio_of_medians(numerator, denominator, axis):
+    return np.median(numerator, axis=axis) / np.median(denominator, axis=axis)
+
+  return bootstrap_interval(ratio_of_medians, numerator, denominator, paired=paired)
 
 
 def growth_exponent(
-  lengths: Sequence[float], times: Sequence[Sequence[float]], confidence: float = CONFIDENCE
+  lengths: Sequence[float], measurements: Sequence[Sequence[float]]
 ) -> Interval:
-  """Exponent p of time ~ length^p: the log-log slope of median times [rounds][lengths].
+  """Returns the exponent p of the power law median measurement ~ length^p, with its interval.
 
-  Whole rounds are resampled, because what slows one length in a round slows its neighbours too.
+  The exponent is the least-squares slope of log(median measurement) against log(length).
+
+  Whole rounds are resampled, because a disturbance at one length also slows the other lengths of
+  its round.
+
+  Args:
+    lengths: The lengths [lengths], at least two of which differ.
+    measurements: The measurements [rounds, lengths], such as times.
+
+  Returns:
+    The interval of the exponent, with the number of rounds as its count.
+
+  Raises:
+    ValueError: The measurements are not [rounds, lengths], or all lengths are equal.
   """
-  grid = np.log(np.asarray(lengths, float))
-  rounds = np.asarray(times, float)  # [rounds, lengths]
-  if rounds.ndim != 2 or rounds.shape[1] != len(grid) or len(np.unique(grid)) < 2:
-    raise ValueError(f'times {rounds.shape} must be [rounds, lengths], two lengths at least')
-  centred = grid - np.mean(grid)
-  weights = centred / np.sum(np.square(centred))  # least squares: slope = weights . log(time)
+  log_lengths = np.log(np.asarray(lengths, float))
+  rounds = np.asarray(measurements, float)  # [rounds, lengths]
+  if rounds.ndim != 2 or rounds.shape[1] != len(log_lengths) or len(np.unique(log_lengths)) < 2:
+    raise ValueError(
+      f'measurements of shape {rounds.shape} must be [rounds, lengths] at two lengths or more')
+  centred = log_lengths - np.mean(log_lengths)
+  # The least-squares slope is the dot product of `weights` with log(measurement).
+  weights = centred / np.sum(np.square(centred))
 
-  if not np.all(rounds > 0):  # there is no logarithm of zero, nor of what diverged
-    return Interval.bare(math.nan, len(rounds))
+  if not np.all(rounds > 0):  # Zero and NaN have no finite logarithm.
+    return Interval.without_bounds(math.nan, len(rounds))
 
-  def slope(*columns, axis):
+  def log_log_slope_of_medians(*columns, axis):
     medians = np.stack([np.median(column, axis=axis) for column in columns])
     return np.tensordot(weights, np.log(medians), axes=1)
 
-  return bootstrap_interval(slope, *rounds.T, confidence=confidence, paired=True)
+  return bootstrap_interval(log_log_slope_of_medians, *rounds.T, paired=True)
 
 
-def _sample(values: Sequence[float]) -> 'np.ndarray':
+def _to_float_array(values: Sequence[float]) -> 'np.ndarray':
   sample = np.asarray(values, np.float64)
   if sample.ndim != 1:
-    raise ValueError(f'a sample is a list of numbers, not an array of shape {sample.shape}')
+    raise ValueError(f'a sample must be a list of numbers, not an array of shape {sample.shape}')
   return sample
 
 
-def _finite(sample: 'np.ndarray') -> bool:
-  """Whether there are values, and numbers all of them."""
+def _is_nonempty_and_finite(sample: 'np.ndarray') -> bool:
+  """Whether the sample is not empty and contains only finite numbers."""
   return len(sample) > 0 and bool(np.all(np.isfinite(sample)))

@@ -1,21 +1,24 @@
-"""One JSON file a cell: the only memory between a launch and its report.
+"""Storage of experiment records, with one JSON file for each grid cell.
 
-A cell is named by what was asked and by the code that answers it, never by when or where it ran:
+A cell is identified by its settings and by the code that computes its numbers, and not by the time
+or the machine of its run:
 
-  code = the fingerprint of each module that its numbers depend on (`source.code`)
+  code = the fingerprint of each module that its numbers depend on (`source.code_fingerprints`)
   key  = sha256(canonical JSON of {study, run, code}), first 16 hex digits
   file = <folder>/cells/<study>-<key>.json
 
-So a launch skips what is there, and the folders of two machines merge by copying. A record that
-other code made is stale: it stays, but counts as history, and is current again with that code. One
-that is replaced, by --retry or --rerun, is kept as <folder>/history/<study>-<key>.json. Each record
-carries the checksum of its own content, and has what its kind of cell needs (`kinds`). A file that
-fails either, or that fails in any other way, is named in one warning that says what is wrong, set
-aside as `<file>.damaged`, and counts as absent: its cell runs again.
+A launch therefore skips stored cells, and the folders of two machines are merged by copying. A
+record that other code has produced is stale. It remains stored as history, and is current again
+with that code. A record that --retry or --rerun replaces is kept as
+<folder>/history/<study>-<key>.json.
 
-Records are strict JSON, which has no NaN. A float that is not finite is written as
-{"$float": "nan" | "inf" | "-inf"} and read back as that float; keys that start with `$` are
-refused, so the mapping loses nothing. Tuples and arrays come back as lists.
+Each record has the checksum of its content and satisfies the schema of its kind (`kinds`). A file
+that violates either, or that is unreadable, is reported in one warning with the reason and renamed
+to `<file>.damaged`. Its cell counts as missing and runs again.
+
+Records are strict JSON, which has no NaN. A float that is not finite is written as {"$float": "nan"
+| "inf" | "-inf"} and read back as that float. Keys that start with `$` are rejected, so that the
+mapping is lossless. Tuples and arrays are read back as lists.
 """
 
 import contextlib
@@ -33,10 +36,10 @@ from absl import logging
 
 from experiments.lab import atomic, source
 from experiments.lab.results import kinds
-from experiments.lab.results.schema import Kind, Misfit
+from experiments.lab.results.schema import RecordKind, SchemaError
 
 FORMAT = 2
-WITHOUT_CODE = 1  # the format of records that do not know their code
+WITHOUT_CODE = 1  # The earlier format of records without fingerprints of their code.
 FIELDS = tuple(kinds.RECORD.required)
 
 _FLOAT = '$float'
@@ -44,264 +47,281 @@ _SUFFIX = '.json'
 
 
 class StoreError(ValueError):
-  """A record or a folder that the store cannot take; the message is one line."""
+  """An error for an invalid record or an unusable folder, with a one-line message."""
 
 
-def canonical(value: Any) -> str:
-  """Canonical JSON text of a value: keys sorted, no spaces, ASCII, no NaN."""
+def canonical_json(value: Any) -> str:
+  """Returns ASCII JSON text with sorted keys and no spaces, and raises an error for NaN."""
   try:
     return json.dumps(value, sort_keys=True, separators=(',', ':'), allow_nan=False)
   except (TypeError, ValueError) as error:
     raise StoreError(f'not a JSON value: {error}') from None
 
 
-def key_of(study: str, run: dict, code: Mapping[str, str] = MappingProxyType({})) -> str:
-  """Name of a cell: 16 hex digits that depend on the study, the run and its code alone."""
-  text = canonical({'study': study, 'run': run} | ({'code': dict(code)} if code else {}))
+def cell_key(study: str, run: dict, code: Mapping[str, str] = MappingProxyType({})) -> str:
+  """Returns the key of a grid cell, a hash of its study, its run settings and its code.
+
+  Args:
+    study: The name of the study.
+    run: The settings of the cell.
+    code: The fingerprint of each module that the numbers depend on.
+
+  Returns:
+    16 hex digits.
+  """
+  text = canonical_json({'study': study, 'run': run} | ({'code': dict(code)} if code else {}))
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Store:
-  """The records in a folder. Making one touches nothing; see `prepare`."""
+  """The records in a folder, which `prepare` or the first `write` creates."""
 
   def __init__(
-    self, folder: str | os.PathLike, kinds: Mapping[str, Sequence[Kind]] = MappingProxyType({}),
+    self,
+    folder: str | os.PathLike,
+    kinds: Mapping[str, Sequence[RecordKind]] = MappingProxyType({}),
     warn: Callable[[str], None] = logging.warning,
   ):
-    """Names a folder, and of which kinds the cells of each study are."""
     self.cells = pathlib.Path(folder) / 'cells'
     self.history = pathlib.Path(folder) / 'history'
     self._kinds = dict(kinds)
     self._warn = warn
 
-  def prepare(self, replacing: bool = False) -> 'Store':
-    """Make the folder and prove it writable, so that a launch fails before it trains.
+  def prepare(self, check_history: bool = False) -> 'Store':
+    """Creates the folder and checks that it is writable, so that a launch fails before training.
 
-    With `replacing` the history, too.
+    If `check_history` is true, the folder of the history is checked as well.
     """
-    for folder in (self.cells, *([self.history] if replacing else ())):
+    for folder in (self.cells, *([self.history] if check_history else ())):
       probe = folder / '.probe'
       self._write_bytes(probe, b'')
       with contextlib.suppress(OSError):
         probe.unlink()
-      atomic.clean(folder)
+      atomic.remove_abandoned_files(folder)
     return self
 
   def write(self, record: dict) -> dict:
-    """Store a record, that of today's code unless it names another; return it as it will be read.
+    """Stores a record and returns the same value that `read` will return.
 
-    A record that stands in its place is kept in the history.
+    A record without code has the fingerprints of the present code. A replaced record moves to the
+    history.
+
+    Raises:
+      StoreError: The record is invalid or cannot be written.
     """
-    record = {'code': self.code(record.get('study'), record.get('run'))} | record
+    record = {'code': self.cell_code_fingerprints(record.get('study'), record.get('run'))} | record
     missing = [name for name in FIELDS if name not in record]
     unknown = sorted(set(record) - set(FIELDS) - {'format', 'checksum'})
     if missing or unknown:
-      raise StoreError(f'a record needs exactly {FIELDS}: missing {missing}, unknown {unknown}')
-    path = self._path(record['study'], record['run'], record['code'])
-    body = _encode({name: record[name] for name in FIELDS} | {'format': FORMAT})
-    body['checksum'] = _checksum(body)
-    text = canonical(body)
-    written = _decode(json.loads(text))
+      raise StoreError(
+        f'a record needs exactly the fields {FIELDS}; missing: {missing}, unknown: {unknown}')
+    path = self._record_file_path(record['study'], record['run'], record['code'])
+    body = _to_strict_json({name: record[name] for name in FIELDS} | {'format': FORMAT})
+    body['checksum'] = _record_checksum(body)
+    text = canonical_json(body)
+    written = _from_strict_json(json.loads(text))
     try:
       kinds.RECORD.check(written, 'record')
       if self.is_current(written):
-        kinds.check(written, self._kinds)  # what is written can be read again
-    except Misfit as misfit:
-      raise StoreError(f'{path.name} would not be a record: {misfit}') from None
+        kinds.check_record(written, self._kinds)  # Reading checks the same schema.
+    except SchemaError as error:
+      raise StoreError(f'the record {path.name} is invalid: {error}') from None
     if path.exists():
-      self.keep_history(path.name, self._bytes_of(path))
+      self.add_to_history(path.name, self._read_bytes(path))
     self._write_bytes(path, (text + '\n').encode())
     return written
 
-  def code(self, study: str, run: dict) -> dict[str, str]:
-    """The fingerprints of the code that a cell's numbers depend on today; empty: not known."""
+  def cell_code_fingerprints(self, study: str, run: dict) -> dict[str, str]:
+    """Returns the code fingerprint of each module of a cell, or {} if its kind is unknown."""
     try:
-      kind = kinds.kind_of(study, run, self._kinds)
-      return source.code(kind.cells, run) if kind else {}
-    except (Misfit, TypeError):  # such a run is refused where it is checked
+      kind = kinds.find_record_kind(study, run, self._kinds)
+      return source.code_fingerprints(kind.modules, run) if kind else {}
+    except (SchemaError, TypeError):  # The check of the record reports the invalid run.
       return {}
 
   def read(self, study: str, run: dict) -> dict | None:
-    """Record of a cell by today's code, or None where there is none that can be trusted."""
-    return self._read(self._path(study, run, self.code(study, run)))
+    """Returns the valid record of a cell from the present code, or None if there is none."""
+    code = self.cell_code_fingerprints(study, run)
+    return self._read_record_file(self._record_file_path(study, run, code))
 
   def records(self, study: str | None = None) -> list[dict]:
-    """The current records, or those of one study, in an order that depends on content alone."""
-    return [record for record in self.everything(study) if self.is_current(record)]
+    """Returns the current records of one study or of all studies, sorted by their content."""
+    return [record for record in self.all_records(study) if self.is_current(record)]
 
-  def everything(self, study: str | None = None) -> list[dict]:
-    """The same with those that other code has made."""
-    names = [name for name in self._names() if study in (None, name.rpartition('-')[0])]
-    found = [record for name in names if (record := self._read(self.cells / name)) is not None]
-    return sorted(found, key=lambda record: (
-      record['study'], canonical(record['run']), canonical(record['code'])))
+  def all_records(self, study: str | None = None) -> list[dict]:
+    """Returns the current and the stale records, sorted by their content."""
+    names = [name for name in self._record_file_names() if study in (None, name.rpartition('-')[0])]
+    files = (self._read_record_file(self.cells / name) for name in names)
+    records = [record for record in files if record is not None]
+    return sorted(records, key=lambda record: (
+      record['study'], canonical_json(record['run']), canonical_json(record['code'])))
 
   def is_current(self, record: dict) -> bool:
-    """Whether today's code would make a record's numbers again; where it is not known, it may."""
-    known = record['study'] in self._kinds
-    return not known or record['code'] == self.code(record['study'], record['run'])
+    """Whether the present code produced the record (always True for an unknown study)."""
+    if record['study'] not in self._kinds:
+      return True
+    return record['code'] == self.cell_code_fingerprints(record['study'], record['run'])
 
-  def changed(self, record: dict) -> list[str]:
-    """The modules of today's code, or of a record's, that are not the same in both."""
-    now, then = self.code(record['study'], record['run']), record['code']
+  def changed_modules(self, record: dict) -> list[str]:
+    """Returns the modules that have changed since the record was produced."""
+    now, then = self.cell_code_fingerprints(record['study'], record['run']), record['code']
     return sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))
 
-  def path_of(self, record: dict) -> pathlib.Path:
-    """The file of a record."""
-    return self._path(record['study'], record['run'], record['code'])
+  def record_path(self, record: dict) -> pathlib.Path:
+    return self._record_file_path(record['study'], record['run'], record['code'])
 
   def __contains__(self, study: str) -> bool:
     return bool(self.records(study))
 
-  def _names(self) -> list[str]:
+  def _record_file_names(self) -> list[str]:
     try:
       names = os.listdir(self.cells)
     except FileNotFoundError:
       return []
     except OSError as error:
-      raise _unusable(self.cells, error) from None
-    # Temporary files start with a dot, and what was set aside no longer ends in .json.
+      raise _folder_error(self.cells, error) from None
+    # Temporary files start with a dot, and damaged files do not end in .json.
     return sorted(name for name in names if name.endswith(_SUFFIX) and name[0] != '.')
 
-  def _path(self, study: str, run: dict, code: Mapping[str, str]) -> pathlib.Path:
+  def _record_file_path(self, study: str, run: dict, code: Mapping[str, str]) -> pathlib.Path:
     if not (isinstance(study, str) and re.fullmatch(r'[A-Za-z0-9_]+', study)):
-      raise StoreError(f'a study is named by letters, digits and underscores, not {study!r}')
-    return self.cells / f'{study}-{key_of(study, run, code)}{_SUFFIX}'
+      raise StoreError(
+        f'the name of a study consists of letters, digits and underscores, unlike {study!r}')
+    return self.cells / f'{study}-{cell_key(study, run, code)}{_SUFFIX}'
 
-  def _read(self, path: pathlib.Path) -> dict | None:
+  def _read_record_file(self, path: pathlib.Path) -> dict | None:
     try:
       data = path.read_bytes()
     except FileNotFoundError:
       return None
     except OSError as error:
-      raise _unusable(path, error) from None
-    record, fault = self._parse(data, path.name)
+      raise _folder_error(path, error) from None
+    record, fault = self._parse_record(data, path.name)
     if not fault:
       return record
     with contextlib.suppress(OSError):
-      if path.read_bytes() != data:  # another process has just written it anew
-        return self._read(path)
-    self._set_aside(path, fault)
+      if path.read_bytes() != data:  # Another process has just replaced the file.
+        return self._read_record_file(path)
+    self._rename_damaged_file(path, fault)
     return None
 
-  def _parse(self, data: bytes, file: str) -> tuple[dict | None, str]:
-    """Record in a file of this name, or what is wrong with it."""
+  def _parse_record(self, data: bytes, file_name: str) -> tuple[dict | None, str]:
+    """Returns the record in the bytes of a file with an empty text, or None with the fault."""
     try:
       body = json.loads(data)
       if not isinstance(body, dict):
         return None, 'not a record'
       if body.get('format') not in (FORMAT, WITHOUT_CODE):
         return None, f'format {body.get("format")!r}, not {FORMAT}'
-      if body.get('checksum') != _checksum(body):
-        return None, 'its checksum does not match'
-      record = _decode(body)
-      if not isinstance(record, dict):  # a number that is written as an object
+      if body.get('checksum') != _record_checksum(body):
+        return None, 'the checksum does not match the content'
+      record = _from_strict_json(body)
+      if not isinstance(record, dict):  # The file has an encoded float instead.
         return None, 'not a record'
       study, run, code = (record.setdefault(name, {}) for name in ('study', 'run', 'code'))
-      if file != f'{study}-{key_of(study, run, code)}{_SUFFIX}':
-        return None, 'its name is not the key of its content'
+      if file_name != f'{study}-{cell_key(study, run, code)}{_SUFFIX}':
+        return None, 'the file name does not match the content'
       kinds.RECORD.check(record, 'record')
-      if self.is_current(record):  # what other code has made may be of other kinds
-        kinds.check(record, self._kinds)
+      if self.is_current(record):  # A stale record may satisfy an earlier schema.
+        kinds.check_record(record, self._kinds)
       return record, ''
-    except Misfit as misfit:
-      return None, str(misfit)
-    # Bad UTF-8 is a ValueError, too large a number an OverflowError.
+    except SchemaError as error:
+      return None, str(error)
+    # Invalid UTF-8 raises a ValueError, and a number that is too large an OverflowError.
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
       return None, 'not valid JSON'
 
-  def _set_aside(self, path: pathlib.Path, fault: str) -> None:
-    """Rename a damaged file. Nothing is deleted, and no earlier one is overwritten."""
+  def _rename_damaged_file(self, path: pathlib.Path, fault: str) -> None:
+    """Renames a damaged file to `<file>.damaged` and logs the fault, without replacing any file."""
     try:
-      place = _reserve(path.with_name(f'{path.name}.damaged'))
+      target = _reserve_free_path(path.with_name(f'{path.name}.damaged'))
       try:
-        os.replace(path, place)
+        os.replace(path, target)
       except OSError:
-        place.unlink()
+        target.unlink()
         raise
-    except FileNotFoundError:  # another reader was faster and has said so
+    except FileNotFoundError:  # Another process has already renamed and reported the file.
       return
     except OSError as error:
-      self._warn(f'{path}: {fault}; treated as absent (not set aside: {error.strerror})')
+      self._warn(f'{path}: {fault}; ignored, but not renamed: {error.strerror}')
     else:
-      self._warn(f'{path}: {fault}; set aside as {place.name}, its cell counts as not run')
+      self._warn(f'{path}: {fault}; renamed to {target.name}, so that its cell counts as not run')
 
-  def keep_history(self, name: str, data: bytes) -> None:
-    """Keep a record's file in the history, unless it is there already."""
+  def add_to_history(self, file_name: str, data: bytes) -> None:
+    """Writes the bytes of a replaced record to the history, unless equal bytes are there."""
     try:
       self.history.mkdir(exist_ok=True)
-      same = (place.read_bytes() == data for place in self.history.glob(f'{name}*'))
-      if not any(same):
-        atomic.write(_reserve(self.history / name), data)
+      if not any(file.read_bytes() == data for file in self.history.glob(f'{file_name}*')):
+        atomic.write(_reserve_free_path(self.history / file_name), data)
     except OSError as error:
-      raise _unusable(self.history, error) from None
+      raise _folder_error(self.history, error) from None
 
-  def _bytes_of(self, path: pathlib.Path) -> bytes:
+  def _read_bytes(self, path: pathlib.Path) -> bytes:
     try:
       return path.read_bytes()
     except OSError as error:
-      raise _unusable(path, error) from None
+      raise _folder_error(path, error) from None
 
   def _write_bytes(self, path: pathlib.Path, data: bytes) -> None:
     try:
       path.parent.mkdir(parents=True, exist_ok=True)
       atomic.write(path, data)
     except OSError as error:
-      raise _unusable(path.parent, error) from None
+      raise _folder_error(path.parent, error) from None
 
 
-def _reserve(path: pathlib.Path) -> pathlib.Path:
-  """Create the first free name among <file>, <file>.2, <file>.3, ... as an empty file."""
+def _reserve_free_path(path: pathlib.Path) -> pathlib.Path:
+  """Creates an empty file at the first unused path of <path>, <path>.2, <path>.3, and so on."""
   count = 1
   while True:
-    place = path.with_name(f'{path.name}.{count}') if count > 1 else path
+    candidate = path.with_name(f'{path.name}.{count}') if count > 1 else path
     try:
-      place.open('x').close()  # taken in one step: two readers never choose the same name
-      return place
+      candidate.open('x').close()  # Creation is atomic, so that no two processes get one path.
+      return candidate
     except FileExistsError:
       count += 1
 
 
-def _checksum(body: dict) -> str:
-  rest = {name: value for name, value in body.items() if name != 'checksum'}
-  return hashlib.sha256(canonical(rest).encode()).hexdigest()
+def _record_checksum(body: dict) -> str:
+  content = {name: value for name, value in body.items() if name != 'checksum'}
+  return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
 
-def _encode(value: Any) -> Any:
-  """Plain JSON values: arrays as lists, floats that are not finite by their names."""
+def _to_strict_json(value: Any) -> Any:
+  """Converts a value to strict JSON, with arrays as lists and each NaN or infinity as an object."""
   if isinstance(value, dict):
     for key in value:
       if not isinstance(key, str) or key.startswith('$'):
-        raise StoreError(f'a record has text keys that do not start with $, not {key!r}')
-    return {key: _encode(item) for key, item in value.items()}
+        raise StoreError(f'keys of a record are texts that do not start with $, unlike {key!r}')
+    return {key: _to_strict_json(item) for key, item in value.items()}
   if isinstance(value, list | tuple):
-    return [_encode(item) for item in value]
+    return [_to_strict_json(item) for item in value]
   if isinstance(value, float) and not math.isfinite(value):
     return {_FLOAT: str(float(value))}
-  if not isinstance(value, float) and hasattr(value, 'tolist'):  # a numpy or device array
-    return _encode(value.tolist())
+  if not isinstance(value, float) and hasattr(value, 'tolist'):  # An array of NumPy or JAX.
+    return _to_strict_json(value.tolist())
   return value
 
 
-def _decode(value: Any) -> Any:
-  """Inverse of `_encode` on what it returns."""
+def _from_strict_json(value: Any) -> Any:
+  """Converts strict JSON of `_to_strict_json` to the original value."""
   if isinstance(value, dict):
     if _FLOAT in value:
       return float(value[_FLOAT])
-    return {key: _decode(item) for key, item in value.items()}
+    return {key: _from_strict_json(item) for key, item in value.items()}
   if isinstance(value, list):
-    return [_decode(item) for item in value]
+    return [_from_strict_json(item) for item in value]
   return value
 
 
-def _unusable(path: pathlib.Path, error: OSError) -> StoreError:
-  reason = broken_link(path) or error.strerror or error
+def _folder_error(path: pathlib.Path, error: OSError) -> StoreError:
+  reason = describe_broken_link(path) or error.strerror or error
   return StoreError(f'cannot use the results folder {path}: {reason}')
 
 
-def broken_link(path: pathlib.Path) -> str:
-  """Which part of a path is a link to a place that is not there, in words; '': none is."""
+def describe_broken_link(path: pathlib.Path) -> str:
+  """Describes the first broken symbolic link on a path, or returns an empty text."""
   for part in (path, *path.parents):
     if part.is_symlink() and not part.exists():
-      return f'{part} is a link to {os.readlink(part)}, which is not there'
+      return f'{part} is a link to {os.readlink(part)}, which does not exist'
   return ''

@@ -1,7 +1,7 @@
-"""A table is a value: titles, columns and rows, rendered for a terminal, a page or a paper.
+"""Tables that are rendered as text, Markdown, LaTeX, HTML or CSV.
 
-A cell is text, a number, an `Interval`, or None for what was not measured (a dash). Rendering
-rounds; only `csv` keeps every digit, with an interval in four columns, so that nothing is lost.
+A cell is text, a number, an `Interval`, or None for a missing measurement (shown as a dash). All
+formats round numbers except CSV, which keeps full precision and has four columns for an interval.
 """
 
 import csv
@@ -11,32 +11,34 @@ import math
 import os
 import pathlib
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from experiments.lab import atomic, optional
 from experiments.lab.results import escape, notation
 from experiments.lab.results.statistics import Interval
 
-tabulate = optional.later('tabulate')
+tabulate = optional.lazy_module('tabulate')
 DIRECTIONS = ('higher', 'lower')
 _WIDEST_COLUMN = 44
-_GAP, _HEADER_PADDING = 2, 2  # blanks that tabulate puts between columns and beside a header
+# The library tabulate inserts two spaces between columns and pads a header by two spaces.
+_GAP, _HEADER_PADDING = 2, 2
 
 
-class Shown(NamedTuple):
-  """A cell as it is shown."""
+class FormattedCell(NamedTuple):
+  """A table cell as formatted text, and whether it is a number and the best of its column."""
 
   text: str
-  numeric: bool
+  is_numeric: bool
   best: bool
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """Rows of cells under named columns; `best` maps a column to the direction that wins in it.
+  """A table with a title, named columns, rows of values and a caption.
 
-  The last `references` rows are there to compare with, such as chance, and win nothing.
+  `best` maps a column to 'higher' or 'lower', the direction of better values. The last
+  `reference_rows` rows, such as chance, are for comparison and never marked as best.
   """
 
   title: str
@@ -44,106 +46,102 @@ class Table:
   rows: Sequence[Sequence[notation.TableCell]]
   caption: str = ''
   best: Mapping[str, str] = dataclasses.field(default_factory=dict)
-  references: int = 0
+  reference_rows: int = 0
 
   def __post_init__(self):
     object.__setattr__(self, 'columns', tuple(self.columns))
     object.__setattr__(self, 'rows', tuple(map(tuple, self.rows)))
     for row in self.rows:
       if len(row) != len(self.columns):
-        raise ValueError(f'{self.title}: {len(row)} cells under {len(self.columns)} columns: {row}')
+        raise ValueError(
+          f'table {self.title!r}: {len(row)} cells for {len(self.columns)} columns in row {row}')
     for column, direction in self.best.items():
       if column not in self.columns or direction not in DIRECTIONS:
-        raise ValueError(f'{self.title}: no column {column!r} or no direction {direction!r}')
+        raise ValueError(
+          f'table {self.title!r}: best={{{column!r}: {direction!r}}} needs one of the columns'
+          f' {self.columns} and one of {DIRECTIONS}')
 
   @property
-  def numeric(self) -> tuple[bool, ...]:
-    """Which columns hold nothing but numbers and dashes."""
-    return tuple(not any(isinstance(value, str) for value in column) for column in self._across())
+  def numeric_columns(self) -> tuple[bool, ...]:
+    """Whether each column contains only numbers and dashes."""
+    return tuple(
+      not any(isinstance(value, str) for value in column) for column in self._values_by_column())
 
-  def shown(self) -> list[list[Shown]]:
-    """Rows as text, with the best of each marked column; equal texts share the mark."""
-    ranked = len(self.rows) - self.references
+  def formatted_rows(self) -> list[list[FormattedCell]]:
+    """Returns formatted rows, in which all cells with the text of the best value count as best."""
+    ranked = len(self.rows) - self.reference_rows
     best = [
-      _best(values[:ranked], self.best[name]) if name in self.best else ()
-      for name, values in zip(self.columns, self._across(), strict=True)
+      _texts_of_best_cells(values[:ranked], self.best[name]) if name in self.best else ()
+      for name, values in zip(self.columns, self._values_by_column(), strict=True)
     ]
     return [
       [
-        Shown(
-          text := notation.cell(value),
-          _numeric(value),
-          place < ranked and _numeric(value) and text in winners,
+        FormattedCell(
+          text := notation.format_table_cell(value),
+          _is_number(value),
+          index < ranked and _is_number(value) and text in winners,
         )
         for value, winners in zip(row, best, strict=True)
       ]
-      for place, row in enumerate(self.rows)
+      for index, row in enumerate(self.rows)
     ]
 
   def text(self, width: int = 100) -> str:
-    """For a terminal. What does not fit in `width` goes below, under the first column again."""
+    """Renders the table for a terminal, in several blocks if it exceeds `width` characters."""
     columns = [
       [name, *(textwrap.fill('*' * cell.best + cell.text, _WIDEST_COLUMN) for cell in cells)]
-      for name, cells in zip(self.columns, self._shown_across(), strict=True)
+      for name, cells in zip(self.columns, self._formatted_cells_by_column(), strict=True)
     ]
-    parts = [_grid(columns, self.numeric, chosen) for chosen in _blocks(columns, width)]
-    notes = [textwrap.fill(note, width) for note in (self.caption, self._legend()) if note]
-    return '\n\n'.join((self.title, *parts, *notes)) + '\n'
+    parts = [
+      _render_text_block(columns, self.numeric_columns, indices)
+      for indices in _split_columns_by_width(columns, width)
+    ]
+    notes = self.caption, self._describe_best_marks()
+    wrapped_notes = [textwrap.fill(note, width) for note in notes if note]
+    return '\n\n'.join((self.title, *parts, *wrapped_notes)) + '\n'
 
   def markdown(self) -> str:
-    """For a README: a pipe table, the best in bold."""
-    rows = [
-      [f'**{escape.markdown(c.text)}**' if c.best else escape.markdown(c.text) for c in row]
-      for row in self.shown()
-    ]
-    grid = tabulate.tabulate(
-      rows,
-      [escape.markdown(name) for name in self.columns],
-      tablefmt='pipe',
-      disable_numparse=True,
-      colalign=self._alignment() if rows else None,
-    )
-    heading = f'**{escape.markdown(self.title)}**'
-    return '\n\n'.join(filter(None, (heading, grid, escape.markdown(self.caption)))) + '\n'
+    """Renders a Markdown pipe table with the best values in bold."""
+    grid = self._render_with_tabulate('pipe', escape.to_markdown, _markdown_cell)
+    heading = f'**{escape.to_markdown(self.title)}**'
+    return '\n\n'.join(filter(None, (heading, grid, escape.to_markdown(self.caption)))) + '\n'
 
   def latex(self) -> str:
-    """For a paper: a booktabs table float; needs the packages booktabs and textcomp."""
-    header = ' & '.join(escape.latex(name) for name in self.columns)
-    body = [' & '.join(map(_latex_cell, row)) + r' \\' for row in self.shown()]
+    """Renders a LaTeX float, which needs the packages booktabs and textcomp."""
+    # The format latex_booktabs of tabulate would escape the \textbf of the best values.
+    grid = self._render_with_tabulate('latex_raw', escape.to_latex, _latex_cell)
+    for rule in (r'\toprule', r'\midrule', r'\bottomrule'):
+      grid = grid.replace(r'\hline', rule, 1)
     caption = f'{self.title}. {self.caption}' if self.caption else self.title
-    alignment = ''.join('r' if numeric else 'l' for numeric in self.numeric)
     lines = [
       r'\begin{table}',
       r'\centering',
-      rf'\caption{{{escape.latex(caption)}}}',
-      rf'\label{{tab:{escape.slug(self.title)}}}',
-      rf'\begin{{tabular}}{{{alignment}}}',
-      r'\toprule',
-      rf'{header} \\',
-      r'\midrule',
-      *body,
-      r'\bottomrule',
-      r'\end{tabular}',
+      rf'\caption{{{escape.to_latex(caption)}}}',
+      rf'\label{{tab:{escape.to_slug(self.title)}}}',
+      grid,
       r'\end{table}',
     ]
     return '\n'.join(lines) + '\n'
 
   def csv(self) -> str:
-    """For a program: full precision, an interval as `<column> mean`, `low`, `high`, `count`."""
+    """Renders CSV with four columns for an interval (estimate, low, high and count)."""
     output = io.StringIO()
     writer = csv.writer(output, lineterminator='\n')
-    wide = [any(isinstance(v, Interval) for v in values) for values in self._across()]
+    has_intervals = [
+      any(isinstance(value, Interval) for value in values) for values in self._values_by_column()]
     writer.writerow(
       name
-      for column, split in zip(self.columns, wide, strict=True)
+      for column, split in zip(self.columns, has_intervals, strict=True)
       for name in ([f'{column} {part}' for part in Interval._fields] if split else [column])
     )
     for row in self.rows:
-      writer.writerow(v for value, split in zip(row, wide, strict=True) for v in _raw(value, split))
+      writer.writerow(
+        field for value, split in zip(row, has_intervals, strict=True)
+        for field in _csv_fields(value, split))
     return output.getvalue()
 
   def save(self, folder: str | os.PathLike, name: str) -> list[pathlib.Path]:
-    """Write `name` as .txt, .md, .tex and .csv, each whole or not at all."""
+    """Writes `<folder>/<name>` with the suffixes .txt, .md, .tex and .csv, each atomically."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     forms = {'txt': self.text, 'md': self.markdown, 'tex': self.latex, 'csv': self.csv}
@@ -152,53 +150,73 @@ class Table:
       atomic.write(path, render().encode())
     return paths
 
-  def _legend(self) -> str:
-    ways = {way: [name for name in self.best if self.best[name] == way] for way in DIRECTIONS}
-    said = [f'{way} in {", ".join(names)}' for way, names in ways.items() if names]
-    return f'* best of its column: {"; ".join(said)}' if said else ''
+  def _describe_best_marks(self) -> str:
+    columns = {direction: [name for name in self.best if self.best[name] == direction]
+               for direction in DIRECTIONS}
+    parts = [f'{direction} is better in {", ".join(names)}'
+             for direction, names in columns.items() if names]
+    return f'* best of its column: {"; ".join(parts)}' if parts else ''
 
-  def _across(self) -> list[tuple]:
-    """Cells column by column, also where there are no rows."""
+  def _values_by_column(self) -> list[tuple]:
+    """Returns the values of each column, which are empty for a table without rows."""
     return [tuple(row[i] for row in self.rows) for i in range(len(self.columns))]
 
-  def _shown_across(self) -> list[list[Shown]]:
-    shown = self.shown()
-    return [[row[i] for row in shown] for i in range(len(self.columns))]
+  def _formatted_cells_by_column(self) -> list[list[FormattedCell]]:
+    rows = self.formatted_rows()
+    return [[row[i] for row in rows] for i in range(len(self.columns))]
 
-  def _alignment(self) -> list[str]:
-    return ['right' if numeric else 'left' for numeric in self.numeric]
+  def _render_with_tabulate(
+    self, tabulate_format: str, format_header: Callable, format_cell: Callable
+  ) -> str:
+    cells = [[format_cell(cell) for cell in row] for row in self.formatted_rows()]
+    alignment = ['right' if numeric else 'left' for numeric in self.numeric_columns]
+    return tabulate.tabulate(
+      cells,
+      [format_header(name) for name in self.columns],
+      tablefmt=tabulate_format,
+      disable_numparse=True,
+      colalign=alignment if cells else None,
+    )
 
 
-def _numeric(value: notation.TableCell) -> bool:
+def _is_number(value: notation.TableCell) -> bool:
   return value is not None and not isinstance(value, str | bool)
 
 
-def _best(values: Sequence[notation.TableCell], direction: str) -> set[str]:
-  """Texts of the best number of a column."""
+def _texts_of_best_cells(values: Sequence[notation.TableCell], direction: str) -> set[str]:
+  """Returns the formatted texts of all values that are equal to the best value."""
   estimates = {
-    value: float(value.mean if isinstance(value, Interval) else value)
+    value: float(value.estimate if isinstance(value, Interval) else value)
     for value in values
-    if _numeric(value)
+    if _is_number(value)
   }
   known = [estimate for estimate in estimates.values() if not math.isnan(estimate)]
   winner = (max if direction == 'higher' else min)(known, default=math.nan)
-  return {notation.cell(value) for value, estimate in estimates.items() if estimate == winner}
+  return {
+    notation.format_table_cell(value)
+    for value, estimate in estimates.items() if estimate == winner
+  }
 
 
-def _raw(value: notation.TableCell, split: bool) -> list:
-  """Cell as CSV fields; a plain number among intervals stands under their means."""
+def _csv_fields(value: notation.TableCell, as_interval: bool) -> list:
+  """Returns one CSV field for a table value, or four fields in a column with intervals."""
   if isinstance(value, Interval):
     return list(value)
-  return ['' if value is None else value, *([''] * 3 if split else [])]
+  return ['' if value is None else value, *([''] * 3 if as_interval else [])]
 
 
-def _latex_cell(cell: Shown) -> str:
-  text = escape.latex_number(cell.text) if cell.numeric else escape.latex(cell.text)
+def _markdown_cell(cell: FormattedCell) -> str:
+  text = escape.to_markdown(cell.text)
+  return f'**{text}**' if cell.best else text
+
+
+def _latex_cell(cell: FormattedCell) -> str:
+  text = escape.number_to_latex(cell.text) if cell.is_numeric else escape.to_latex(cell.text)
   return rf'\textbf{{{text}}}' if cell.best else text
 
 
-def _blocks(columns: list[list[str]], width: int) -> Iterator[list[int]]:
-  """Split the columns into blocks that fit, each led by the first column."""
+def _split_columns_by_width(columns: list[list[str]], width: int) -> Iterator[list[int]]:
+  """Yields the column indices of blocks that fit the width and begin with the first column."""
   sizes = []
   for header, *cells in columns:
     widest = max((len(line) for cell in cells for line in cell.splitlines()), default=0)
@@ -212,12 +230,14 @@ def _blocks(columns: list[list[str]], width: int) -> Iterator[list[int]]:
   yield block
 
 
-def _grid(columns: list[list[str]], numeric: Sequence[bool], chosen: list[int]) -> str:
-  header, *rows = zip(*(columns[i] for i in chosen), strict=True)
+def _render_text_block(
+  columns: list[list[str]], is_numeric: Sequence[bool], indices: list[int]
+) -> str:
+  header, *rows = zip(*(columns[i] for i in indices), strict=True)
   return tabulate.tabulate(
     rows,
     header,
     tablefmt='simple',
     disable_numparse=True,
-    colalign=['right' if numeric[i] else 'left' for i in chosen] if rows else None,
+    colalign=['right' if is_numeric[i] else 'left' for i in indices] if rows else None,
   )

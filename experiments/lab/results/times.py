@@ -1,91 +1,114 @@
-"""What the records of timed cells say: points, seconds a token, bytes, and grids of all of them.
+"""Times and memory sizes of layers from experiment records, for tables and figures.
 
-The cells of a grid differ by their seed alone: they are its repetitions, and their rounds are
-pooled. Within a round everything is timed in turns, so that a round is what is resampled.
+Records that differ only in the seed are repetitions of a measurement, and their rounds are pooled.
+Within a round all measurements are interleaved, so that rounds are the units of resampling.
 """
 
-import functools
 from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import NamedTuple
 
 from experiments.lab import optional
 from experiments.lab.results.statistics import Interval, median_interval
-from experiments.lab.results.store import canonical
+from experiments.lab.results.store import canonical_json
 
-np = optional.later('numpy')
+np = optional.lazy_module('numpy')
 MICRO = 1e6
-STEADY = 1.25  # how many times as long the same step may take when it is measured again
+# The largest accepted ratio between two measured times of the same training step.
+MAX_REPETITION_DRIFT = 1.25
 
 
-class Measure(NamedTuple):
-  """One of the things that a timed cell says of a layer at a length."""
+class MeasuredQuantity(NamedTuple):
+  """A time or a memory size that is measured for each layer at each sequence length.
+
+  `quantity` selects the measured points. An `exact` quantity is a size in bytes without noise; all
+  others are times in seconds. A `shared` quantity belongs to all tokens of a training step
+  together, whether they form a few long sequences or many short ones.
+  """
 
   name: str
-  quantity: str  # of the points that say it
-  exact: bool = False  # bytes, which nothing has to repeat; else seconds
-  shared: bool = False  # by all tokens of a step, be they a few long sequences or many short ones
+  quantity: str
+  exact: bool = False
+  shared: bool = False
 
 
-STEP = Measure('training step', 'train', shared=True)
-MEMORY = Measure('memory', 'train', exact=True, shared=True)
-TOKEN = Measure('generated token', 'generate')
-STATE = Measure('state', 'generate', exact=True)
+STEP = MeasuredQuantity('training step', 'train', shared=True)
+MEMORY = MeasuredQuantity('memory', 'train', exact=True, shared=True)
+TOKEN = MeasuredQuantity('generated token', 'generate')
+STATE = MeasuredQuantity('state', 'generate', exact=True)
 
 
 def is_timed(record: dict) -> bool:
-  """Whether a record is one of times; a study may have others."""
+  """Whether the record is of timed layers, since a study may also have records of other kinds."""
   return 'tokens' in record['run']
 
 
-def settled(record: dict) -> bool:
-  """Whether there is nothing to measure again: a cell finished, and its times can be repeated."""
+def is_finished_and_repeatable(record: dict) -> bool:
+  """Whether the grid cell has finished and repeated measurements of its step times agree."""
   if record['status'] != 'finished' or not is_timed(record):
     return record['status'] == 'finished'
-  return all(drift < STEADY for drift in map(
-    functools.partial(drift_of, record), record['run']['layers']))
+  return all(
+    repetition_drift(record, layer) < MAX_REPETITION_DRIFT for layer in record['run']['layers'])
 
 
-def drift_of(record: dict, layer: str) -> float:
-  """How many times as long a layer's step took when it was measured again, or the inverse."""
-  first, again = (per_token(record, layer, quantity) for quantity in ('train', 'repeat'))
-  ratios = [median(again[length]) / median(first[length]) for length in again if length in first]
+def repetition_drift(record: dict, layer: str) -> float:
+  """Returns the ratio, at least 1, of the first and the repeated time of a training step."""
+  first, second = (seconds_per_token(record, layer, quantity) for quantity in ('train', 'repeat'))
+  ratios = [median(second[length]) / median(first[length]) for length in second if length in first]
   return max((max(ratio, 1 / ratio) for ratio in ratios), default=1.0)
 
 
-def grids(records: Iterable[dict]) -> list[list[dict]]:
-  """The records of each grid: they differ by their seed, never by device, sizes or layers."""
-  found = {}
+def group_repetitions(records: Iterable[dict]) -> list[list[dict]]:
+  """Groups records that differ only in the seed and are therefore repetitions of a measurement."""
+  groups = {}
   for record in records:
     shared = {name: value for name, value in record['run'].items() if name != 'seed'}
-    found.setdefault(canonical(shared), []).append(record)
-  return list(found.values())
+    groups.setdefault(canonical_json(shared), []).append(record)
+  return list(groups.values())
 
 
-def title(text: str, records: Sequence[dict], alone: bool) -> str:
-  """A title for one grid's records; `alone`: it needs no more to tell it from another grid's."""
+def append_tokens_and_device(title: str, records: Sequence[dict], is_only_grid: bool) -> str:
+  """Appends the tokens per step and the device to a title, unless there is only one grid.
+
+  Args:
+    title: The title of a table or a figure panel.
+    records: The records of the grid.
+    is_only_grid: Whether no other grid needs to be distinguished by device and tokens.
+
+  Returns:
+    The complete title.
+  """
   run = records[0]['run']
-  return text if alone else f'{text}, {run["tokens"]} tokens a step on {run["device"]}'
+  return title if is_only_grid else f'{title}, {run["tokens"]} tokens per step on {run["device"]}'
 
 
-def setting(run: dict, work: str) -> str:
-  """Where, of what and in which shell a grid was measured."""
-  block = run['settings']
+def describe_timing_setup(run: dict, workload: str) -> str:
+  """Returns a phrase with the device, the workload, the model size and the data type of a run."""
+  settings = run['settings']
   return (
-    f'{run["device"]}; {work}; width {block["width"]}, depth {block["depth"]},'
-    f' match {block["match"]}, {block["dtype"]}'
+    f'{run["device"]}; {workload}; width {settings["width"]}, depth {settings["depth"]},'
+    f' match {settings["match"]}, {settings["dtype"]}'
   )
 
 
-def work(run: dict, *quantities: str) -> str:
-  """How many tokens it takes to measure quantities."""
-  generated = f'generated tokens: {run["generated"]}, side by side: {run["sequences"]}'
-  trained = f'{run["tokens"]} tokens a step'
+def describe_workload(run: dict, *quantities: str) -> str:
+  """Returns a phrase with the number of tokens that are processed in each measurement."""
+  generated = f'{run["generated"]} generated tokens in each of {run["sequences"]} sequences'
+  trained = f'{run["tokens"]} tokens per step'
   return '; '.join(dict.fromkeys(generated if q == 'generate' else trained for q in quantities))
 
 
-def points(record: dict, layer: str, quantity: str) -> list[dict]:
-  """What was measured of a layer, in the order of lengths; nothing if the whole cell failed."""
+def layer_measurements(record: dict, layer: str, quantity: str) -> list[dict]:
+  """Returns the measurements of a quantity for one layer, in ascending order of length.
+
+  Args:
+    record: The record of a timed cell.
+    layer: The canonical spec of the layer.
+    quantity: 'train', 'forward', 'repeat' or 'generate'.
+
+  Returns:
+    The measurements, an empty list if the grid cell failed.
+  """
   return [
     point
     for point in record['result'].get('points', ())
@@ -93,69 +116,95 @@ def points(record: dict, layer: str, quantity: str) -> list[dict]:
   ]
 
 
-def out_of_memory(records: Iterable[dict], *quantities: str) -> str:
-  """A sentence that names what memory was too short for; none if it was for nothing."""
-  every = [p for record in records for p in record['result'].get('points', ())]
-  short = dict.fromkeys(
-    f'{p["layer"]} at {p["length"]}' for p in every
+def describe_out_of_memory(records: Iterable[dict], *quantities: str) -> str:
+  """Returns a sentence with the layers and lengths that ran out of memory, or an empty text."""
+  points = [p for record in records for p in record['result'].get('points', ())]
+  failures = dict.fromkeys(
+    f'{p["layer"]} at {p["length"]}' for p in points
     if p['quantity'] in quantities and p['status'] == 'out of memory'
   )
-  return f' Out of memory: {", ".join(short)}.' if short else ''
+  return f' Out of memory: {", ".join(failures)}.' if failures else ''
 
 
-def per_token(record: dict, layer: str, quantity: str) -> dict[int, list[float]]:
-  """Seconds per token in each round, by length; the rounds of all lengths are interleaved.
+def seconds_per_token(record: dict, layer: str, quantity: str) -> dict[int, list[float]]:
+  """Returns the seconds per token of a layer for each measured length and each round.
 
   Args:
-    record: of a timed cell.
-    layer: its canonical spec.
+    record: The record of a timed cell.
+    layer: The canonical spec of the layer.
     quantity: 'train', 'forward', 'repeat' or 'generate'; for the last, a length is a position.
+
+  Returns:
+    The seconds [rounds] for each measured length.
   """
   return {
     point['length']: [seconds / point['tokens'] for seconds in point['seconds']]
-    for point in points(record, layer, quantity)
+    for point in layer_measurements(record, layer, quantity)
     if point['seconds']
   }
 
 
-def microseconds(
+def median_microseconds_per_token(
   records: Sequence[dict], layer: str, quantity: str, length: int
 ) -> Interval | None:
-  """The median time a token over all rounds of all repetitions; None: there is none."""
-  rounds = [per_token(record, layer, quantity).get(length, ()) for record in records]
+  """Returns the median microseconds per token of a layer over all rounds of all repetitions.
+
+  Args:
+    records: The records of a grid.
+    layer: The canonical spec of the layer.
+    quantity: 'train', 'forward', 'repeat' or 'generate'.
+    length: The length in tokens.
+
+  Returns:
+    The interval in microseconds, or None without a measurement.
+  """
+  rounds = [seconds_per_token(record, layer, quantity).get(length, ()) for record in records]
   pooled = [MICRO * seconds for times in rounds for seconds in times]
   return median_interval(pooled) if pooled else None
 
 
-def samples(records: Sequence[dict], measure: Measure) -> 'np.ndarray':
-  """All that one grid's records know of a measure: [rounds, layers, lengths], NaN: nothing.
+def stack_measurements(records: Sequence[dict], quantity: MeasuredQuantity) -> 'np.ndarray':
+  """Stacks all measurements of a quantity into an array, with NaN for missing measurements.
 
-  Seconds a token of all rounds of all repetitions, or the one round of bytes; no bytes at all count
-  as one, so that there are ratios. Layers and lengths are in the order of the run.
+  Times are seconds per token of all rounds of all repetitions. Sizes in bytes have a single round,
+  and a size of 0 is replaced by 1, so that ratios are finite. Layers and lengths have the order of
+  the run.
+
+  Args:
+    records: The records of a grid.
+    quantity: The measured quantity.
+
+  Returns:
+    An array [rounds, layers, lengths].
   """
   layers, lengths = (records[0]['run'][name] for name in ('layers', 'lengths'))
   pooled = []
   for record in records:
-    rounds = 1 if measure.exact else record['run']['rounds']
+    rounds = 1 if quantity.exact else record['run']['rounds']
     sample = np.full((rounds, len(layers), len(lengths)), np.nan)
     for point in record['result'].get('points', ()):
-      if point['quantity'] == measure.quantity and point['length'] in lengths:
-        place = layers.index(point['layer']), lengths.index(point['length'])
-        found = _bytes(point) if measure.exact else np.divide(point['seconds'], point['tokens'])
-        sample[: len(found), *place] = found
+      if point['quantity'] == quantity.quantity and point['length'] in lengths:
+        indices = layers.index(point['layer']), lengths.index(point['length'])
+        values = (
+          _bytes_of_point(point) if quantity.exact
+          else np.divide(point['seconds'], point['tokens']))
+        sample[: len(values), *indices] = values
     pooled.append(sample)
-  if measure.exact:
-    return medians(np.concatenate(pooled))[None]
+  if quantity.exact:
+    return median_over_rounds(np.concatenate(pooled))[None]
   return np.concatenate(pooled)
 
 
-def medians(rounds: 'np.ndarray') -> 'np.ndarray':
-  """Median over the rounds that are known [rounds, ...] -> [...]; NaN where none is."""
-  ordered = np.sort(rounds, axis=0)  # NaN comes last
+def median_over_rounds(values: 'np.ndarray') -> 'np.ndarray':
+  """Returns the median over the first axis of values that are not NaN, or NaN if all are NaN.
+
+  The input has the shape [rounds, ...], and the median has the shape [...].
+  """
+  ordered = np.sort(values, axis=0)  # NaN is sorted last.
   known = np.sum(~np.isnan(ordered), axis=0, keepdims=True)
-  places = np.maximum((known - 1) // 2, 0), np.minimum(known // 2, len(rounds) - 1)
-  return sum(np.take_along_axis(ordered, place, 0) for place in places)[0] / 2
+  middle = np.maximum((known - 1) // 2, 0), np.minimum(known // 2, len(values) - 1)
+  return sum(np.take_along_axis(ordered, indices, 0) for indices in middle)[0] / 2
 
 
-def _bytes(point: dict) -> list[int]:
+def _bytes_of_point(point: dict) -> list[int]:
   return [] if point['bytes'] is None else [max(1, point['bytes'])]

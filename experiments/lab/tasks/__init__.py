@@ -1,4 +1,7 @@
-"""The catalogue of tasks. To add one, write its file and name it here: the tests then find it."""
+"""The catalogue of tasks, which lists every task class by name.
+
+A new task is one file with a subclass of `Task` and one entry of TASKS. The tests then include it.
+"""
 
 from experiments.lab.tasks.adding import Adding
 from experiments.lab.tasks.copy_memory import CopyMemory

@@ -1,12 +1,12 @@
-"""The adding problem: the sum of two numbers that were marked somewhere along the way.
+"""The adding problem, in which a model adds the two marked numbers of a sequence.
 
-Step t shows a value v[t] ~ U(0, 1) and a marker m[t] in {0, 1}, of which exactly two are 1. The
-answer, at the last step, is
+The input at step t is a value v[t] ~ U(0, 1) and a marker m[t] in {0, 1}. Exactly two markers are
+1. The target at the last step is
 
   y = sum over t of m[t] v[t],
 
-and it is judged by squared error. Whoever ignores the input answers 1, the mean, and errs by the
-variance of two independent uniform numbers, 2 / 12 = 1/6.
+and the metric is the squared error. The baseline predicts 1, the mean of y, and its squared error
+is the variance of the sum of two independent uniform numbers, 2 / 12 = 1/6.
 
 Hochreiter and Schmidhuber 1997; Arjovsky, Shah and Bengio 2016, "Unitary evolution recurrent neural
 networks"; Bai, Kolter and Koltun 2018, "An empirical evaluation of generic convolutional and
@@ -27,10 +27,10 @@ VARIANTS = ('arjovsky', 'bai')
 
 @dataclasses.dataclass(frozen=True)
 class Adding(Task):
-  """The adding problem with the markers placed as one of two papers does.
+  """The adding problem in two published variants, which differ in the distribution of the markers.
 
-  Arjovsky et al. mark one step in each half (of an odd length, the last step is never marked); Bai
-  et al. mark any two steps. Two examples, a step being value/marker (`.` has no weight):
+  Arjovsky et al. mark one step in each half (of an odd length, the last step is never marked). Bai
+  et al. mark any two steps. Two examples, in which a step is value/marker (`.` has no weight):
 
     adding(length=6, variant='arjovsky')
       source  0.5/0 0.25/1 0.125/0 0.75/0 1.0/0 0.5/1
@@ -54,64 +54,64 @@ class Adding(Task):
 
   def __post_init__(self):
     if self.variant not in VARIANTS:
-      raise ValueError(f'variant={self.variant!r}: adding knows {", ".join(VARIANTS)}')
+      raise ValueError(
+        f'variant={self.variant!r}: the variants of adding are {", ".join(VARIANTS)}'
+      )
     if self.length < 2:
-      raise ValueError(f'length={self.length}: adding needs at least 2 steps to mark')
+      raise ValueError(f'length={self.length}: adding needs at least 2 steps')
 
   @property
   def title(self) -> str:
-    """Names the variant: numbers of the two do not compare."""
+    """The task name with the variant, because results of different variants are not comparable."""
     return f'adding ({self.variant.capitalize()})'
 
   @property
-  def inputs(self) -> Space:
-    """Two channels: value and marker."""
+  def input_space(self) -> Space:
+    """Two channels, the value and the marker."""
     return Space('reals', 2)
 
   @property
-  def outputs(self) -> Space:
-    """One channel: the sum."""
+  def output_space(self) -> Space:
+    """One channel, the sum."""
     return Space('reals', 1)
 
   @property
   def distance(self) -> int:
-    """The length: a marker can be almost as far as that from the answer."""
+    """The sequence length, which bounds the distance from a marker to the last step."""
     return self.length
 
   @property
   def chance(self) -> float:
-    """The variance of the sum of two independent U(0, 1)."""
+    """The mean squared error of the baseline, which is the variance of the target."""
     return 1 / 6
 
-  def at(self, distance: int) -> 'Adding':
-    """Another length."""
+  def with_distance(self, distance: int) -> 'Adding':
     return dataclasses.replace(self, length=distance)
 
   def batch(self, split: str, index, batch_size: int) -> Batch:
-    """Uniform values, two markers, and their sum at the last step."""
-    value_key, marker_key = jax.random.split(self.key(split, index))
+    """Uniform random values with two markers, whose marked values add up to the final target."""
+    value_key, marker_key = jax.random.split(self.batch_key(split, index))
     value = jax.random.uniform(value_key, (batch_size, self.length))
-    marked = self._marked(marker_key, batch_size)
+    marked = self._sample_marked_steps(marker_key, batch_size)
     marker = jnp.zeros(value.shape).at[jnp.arange(batch_size)[:, None], marked].set(1.0)
     zero = jnp.zeros(value.shape)
     target = zero.at[:, -1].set(jnp.sum(value * marker, 1))[..., None]
     return Batch(jnp.stack([value, marker], -1), target, zero.at[:, -1].set(1.0))
 
-  def _marked(self, key: jax.Array, batch_size: int) -> jax.Array:  # [B, 2]
-    """Two different steps a row."""
+  def _sample_marked_steps(self, key: jax.Array, batch_size: int) -> jax.Array:  # [B, 2]
     if self.variant == 'bai':
-      return draws.distinct(key, batch_size, 2, self.length)
+      return draws.sample_distinct(key, batch_size, 2, self.length)
     half = self.length // 2
     return jax.random.randint(key, (batch_size, 2), 0, half) + jnp.array([[0, half]])
 
   def oracle(self, source: jax.Array) -> jax.Array:
-    """The sum of what was marked so far; at the last step, the answer."""
+    """The cumulative sum of the marked values, which equals the target at the last step."""
     return jnp.cumsum(source[..., :1] * source[..., 1:], 1)
 
   def baseline(self, source: jax.Array) -> jax.Array:
-    """1, the mean of the answer."""
+    """The constant 1, which is the mean of the target."""
     return jnp.ones((*source.shape[:2], 1))
 
-  def measure(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """Squared error where it counts."""
+  def metric_sums(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """The sum of the weighted squared errors, and the sum of the weights."""
     return jnp.sum(batch.weight * self.loss(outputs, batch)), jnp.sum(batch.weight)

@@ -1,17 +1,18 @@
-"""Finite automata as tasks: every token moves a state, and the question is where it stands now.
+"""Tasks in which a model predicts the output of a finite automaton after each input token.
 
-An automaton starts in state 0, moves by one table and answers by another:
+The automaton is a Moore machine. It starts in state 0 and has a transition table and an output
+table,
 
-  s[t] = step(s[t-1], x[t]),  y[t] = answer(s[t]).
+  s[t] = transition(s[t-1], x[t]),  y[t] = output(s[t]).
 
 A token is a function from states to states, and a word is the composition of its tokens. Only
-finitely many functions arise in this way: they are the automaton's transition monoid, and it has a
-multiplication table. So the states after all prefixes of a word are prefix products, which an
-associative scan computes in O(log T) steps, on any device and for any automaton.
+finitely many functions arise as compositions. They form the transition monoid of the automaton,
+which has a finite multiplication table. The states after all prefixes of a word are therefore
+prefix products, which an associative scan computes in O(log T) steps for any automaton.
 
 Ladner and Fischer 1980, "Parallel prefix computation", for the scan; Delétang et al. 2023, "Neural
 networks and the Chomsky hierarchy", for the regular tasks; Liu et al. 2023, "Transformers learn
-shortcuts to automata", for what the monoid says of the depth that a network needs.
+shortcuts to automata", for the network depth that the monoid requires.
 """
 
 import abc
@@ -25,72 +26,74 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.lab.tasks.task import SURE, Batch, Space, Task, certain
+from experiments.lab.tasks.task import LOGIT_GAP, Batch, Space, Task, one_hot_logits
 
-ANSWERS = ('all', 'last')
-
-
-class Monoid(NamedTuple):
-  """The functions from states to states that words are, by number."""
-
-  functions: np.ndarray  # [M, states]
-  letters: np.ndarray  # [letters] the number of each letter's function
-  product: np.ndarray  # [M, M] the number of one word followed by another
+ANSWERS = ('all', 'last')  # scored outputs of a sequence
 
 
-def transition_monoid(step: np.ndarray) -> Monoid:
-  """All that words of the letters in a table [states, letters] do to the states."""
-  numbers, functions, found = {}, [], collections.deque(step.T)
-  while found:
-    word = found.popleft()
-    if word.tobytes() not in numbers:
-      numbers[word.tobytes()] = len(functions)
+class TransitionMonoid(NamedTuple):
+  """The M distinct functions from states to states that input sequences of an automaton induce."""
+
+  functions: np.ndarray  # [M, states] the next state of each state
+  letters: np.ndarray  # [letters] index into `functions` of each letter
+  product: np.ndarray  # [M, M] index of the function that applies the first factor, then the second
+
+
+def transition_monoid(transition: np.ndarray) -> TransitionMonoid:
+  """The transition monoid of an automaton with the transition table [states, letters]."""
+  indices, functions, queue = {}, [], collections.deque(transition.T)
+  while queue:
+    word = queue.popleft()
+    if word.tobytes() not in indices:
+      indices[word.tobytes()] = len(functions)
       functions.append(word)
-      found.extend(step[word].T)  # the word, and then each letter
-  product = [[numbers[then[word].tobytes()] for then in functions] for word in functions]
-  letters = [numbers[letter.tobytes()] for letter in step.T]
-  return Monoid(np.array(functions), np.array(letters), np.array(product))
+      queue.extend(transition[word].T)  # the word followed by each letter
+  product = [[indices[second[first].tobytes()] for second in functions] for first in functions]
+  letters = [indices[letter.tobytes()] for letter in transition.T]
+  return TransitionMonoid(np.array(functions), np.array(letters), np.array(product))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Machine:
-  """An automaton's tables. A machine equals itself alone: arrays do not hash."""
+class MooreMachine:
+  """The transition table and the output table of a Moore machine.
 
-  step: np.ndarray  # [states, letters] the next state
-  answer: np.ndarray  # [states]
+  Machines are compared by identity, because arrays are not hashable.
+  """
 
-  @property
-  def num_letters(self) -> int:
-    """Different tokens that it reads."""
-    return self.step.shape[1]
+  transition: np.ndarray  # [states, letters] next state
+  output: np.ndarray  # [states] output of each state
 
   @property
-  def num_answers(self) -> int:
-    """Different answers that it may give: 0 and up."""
-    return int(self.answer.max()) + 1
+  def alphabet_size(self) -> int:
+    """The number of distinct input tokens."""
+    return self.transition.shape[1]
+
+  @property
+  def num_outputs(self) -> int:
+    """The number of distinct outputs, which are 0 to num_outputs - 1."""
+    return int(self.output.max()) + 1
 
   @functools.cached_property
-  def monoid(self) -> Monoid:
-    """What its words do."""
-    return transition_monoid(self.step)
+  def monoid(self) -> TransitionMonoid:
+    return transition_monoid(self.transition)
 
   @functools.partial(jax.jit, static_argnums=0)
-  def run(self, tokens: jax.Array) -> jax.Array:  # [B, T] -> [B, T]
-    """The answer after each token."""
+  def compute_outputs(self, tokens: jax.Array) -> jax.Array:
+    """The outputs [B, T] of the automaton after each token of the input sequences [B, T]."""
     functions, letters, product = map(jnp.asarray, self.monoid)
     words = jax.lax.associative_scan(
-      lambda before, after: product[before, after], letters[tokens], axis=1
+      lambda first, second: product[first, second], letters[tokens], axis=1
     )
-    return jnp.asarray(self.answer)[functions[:, 0]][words]
+    return jnp.asarray(self.output)[functions[:, 0]][words]
 
 
 @dataclasses.dataclass(frozen=True)
-class Automaton(Task):
-  """The answers of an automaton that reads tokens drawn at random, at lengths up to `length`.
+class AutomatonTask(Task):
+  """The base class of tasks whose targets are the outputs of a Moore machine on random tokens.
 
-  With answers='all', a sequence asks for the answer after every token from number `shortest` on.
-  With answers='last', it asks once, at a length drawn uniformly from those; the tokens after it are
-  there, but a causal model answers without having seen them.
+  A sequence has `length` tokens. With answers='all', the outputs after tokens number `shortest` to
+  `length` are scored. With answers='last', one of these outputs is scored in each sequence, chosen
+  uniformly at random. The tokens after it do not affect the prediction of a causal model.
   """
 
   length: int = 40
@@ -98,104 +101,114 @@ class Automaton(Task):
   answers: str = 'all'
 
   axis: ClassVar[str] = 'length'
-  solved: ClassVar[float] = 0.999  # what is almost learnt fails at greater lengths
+  solved: ClassVar[float] = 0.999  # a model with more errors fails at greater lengths
 
   def __post_init__(self):
     if self.answers not in ANSWERS:
-      raise ValueError(f'answers={self.answers!r}: {self.family} knows {", ".join(ANSWERS)}')
+      raise ValueError(
+        f'answers={self.answers!r}: {self.family} supports the values {", ".join(ANSWERS)}'
+      )
     if self.length < 1:
       raise ValueError(f'length={self.length}: {self.family} needs at least 1 token')
     if not 1 <= self.shortest <= self.length:
       raise ValueError(
-        f'shortest={self.shortest}: {self.family} of length {self.length} takes 1 to {self.length}'
+        f'shortest={self.shortest}: for length {self.length}, {self.family} allows 1 to'
+        f' {self.length}'
       )
-    if not self.asked:
+    if not self.scored_positions:
       raise ValueError(
-        f'shortest={self.shortest}: {self.family} has no answer at {self.shortest} to'
-        f' {self.length} tokens; make it shorter, or the length greater'
+        f'shortest={self.shortest}: {self.family} has no scored output after {self.shortest} to'
+        f' {self.length} tokens; decrease `shortest` or increase `length`'
       )
 
   @property
   @abc.abstractmethod
-  def machine(self) -> Machine:
-    """The automaton, the same object for equal tasks."""
+  def machine(self) -> MooreMachine:
+    """The automaton that computes the targets.
+
+    Equal tasks return the same object, so that they share one compiled function.
+    """
 
   @property
-  def turns(self) -> tuple[range, ...]:
-    """The tokens to draw from at each position, over and over; an answer is due after the first."""
-    return (range(self.machine.num_letters),)
+  def token_ranges(self) -> tuple[range, ...]:
+    """The ranges of allowed input tokens at the first P positions, which repeat with period P.
+
+    Outputs are defined after the first position of each period.
+    """
+    return (range(self.machine.alphabet_size),)
 
   @property
-  def asked(self) -> range:
-    """The positions whose answers may be asked for."""
-    period = len(self.turns)
+  def scored_positions(self) -> range:
+    """The positions with scored outputs, of which answers='last' draws one for each sequence."""
+    period = len(self.token_ranges)
     return range(-(-(self.shortest - 1) // period) * period, self.length, period)
 
   @property
   def title(self) -> str:
-    """Says so if there is one answer a sequence, which is harder to learn from."""
-    return super().title + (' (one answer)' if self.answers == 'last' else '')
+    """The task name, with a note if only one output of each sequence is scored."""
+    return super().title + (' (one scored output)' if self.answers == 'last' else '')
 
   @property
-  def inputs(self) -> Space:
-    """The automaton's letters."""
-    return Space('tokens', self.machine.num_letters)
+  def input_space(self) -> Space:
+    return Space('tokens', self.machine.alphabet_size)
 
   @property
-  def outputs(self) -> Space:
-    """The automaton's answers."""
-    return Space('tokens', self.machine.num_answers)
+  def output_space(self) -> Space:
+    return Space('tokens', self.machine.num_outputs)
 
   @property
   def distance(self) -> int:
-    """The length: the first token bears on the last answer."""
+    """The sequence length, because the last output depends on the first token."""
     return self.length
 
   @property
   def chance(self) -> float:
-    """The probability of the likeliest answer, averaged over the positions asked."""
-    return float(distributions(self)[list(self.asked)].max(-1).mean())
+    """The probability of the most likely output, averaged over the scored positions."""
+    return float(output_distributions(self)[list(self.scored_positions)].max(-1).mean())
 
-  def at(self, distance: int) -> 'Automaton':
-    """Another length."""
+  def with_distance(self, distance: int) -> 'AutomatonTask':
     return dataclasses.replace(self, length=distance)
 
-  def beyond(self, distance: int) -> 'Automaton':
-    """Another length, asking at none that this task asks at."""
+  def extrapolation_task(self, distance: int) -> 'AutomatonTask':
+    """The task of greater length, with scores only at positions beyond the length of this task."""
     return dataclasses.replace(self, length=distance, shortest=self.length + 1)
 
   def batch(self, split: str, index, batch_size: int) -> Batch:
-    """Tokens drawn uniformly from what may stand there, and where the automaton then is."""
-    token_key, place_key = jax.random.split(self.key(split, index))
-    turns = itertools.islice(itertools.cycle(self.turns), self.length)
-    low, high = np.array([(letters.start, letters.stop) for letters in turns]).T
+    """Uniform random input tokens, and the outputs of the automaton as targets."""
+    token_key, position_key = jax.random.split(self.batch_key(split, index))
+    ranges = itertools.islice(itertools.cycle(self.token_ranges), self.length)
+    low, high = np.array([(letters.start, letters.stop) for letters in ranges]).T
     shape = batch_size, self.length
     source = jax.random.randint(token_key, shape, low[None, :], high[None, :])
     if self.answers == 'last':
-      places = jax.random.choice(place_key, np.array(self.asked), (batch_size,))
-      weight = jax.nn.one_hot(places, self.length)
+      positions = jax.random.choice(position_key, np.array(self.scored_positions), (batch_size,))
+      weight = jax.nn.one_hot(positions, self.length)
     else:
-      weight = jnp.zeros(shape).at[:, np.array(self.asked)].set(1.0)
-    return Batch(source, self.machine.run(source), weight)
+      weight = jnp.zeros(shape).at[:, np.array(self.scored_positions)].set(1.0)
+    return Batch(source, self.machine.compute_outputs(source), weight)
 
   def oracle(self, source: jax.Array) -> jax.Array:
-    """Reads the source as the automaton does."""
-    return certain(self.machine.run(source), self.outputs.size)
+    return one_hot_logits(self.machine.compute_outputs(source), self.output_space.size)
 
   def baseline(self, source: jax.Array) -> jax.Array:
-    """The answers' probabilities at each position, over all sequences."""
-    logits = np.maximum(np.log(np.maximum(distributions(self), 1e-300)), -SURE)
-    return jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (*source.shape, self.outputs.size))
+    """The marginal log-probabilities of the outputs at each position."""
+    logits = np.maximum(np.log(np.maximum(output_distributions(self), 1e-300)), -LOGIT_GAP)
+    logits = jnp.asarray(logits, jnp.float32)
+    return jnp.broadcast_to(logits, (*source.shape, self.output_space.size))
 
 
 @functools.cache
-def distributions(task: Automaton) -> np.ndarray:  # [T, answers]
-  """The probability of each answer after each token, over the sequences that the task draws."""
-  machine, turns = task.machine, task.turns
-  states = np.eye(len(machine.step))
-  moves = [states[machine.step[:, list(letters)]].mean(1) for letters in turns]
-  now, seen = states[0], []
+def output_distributions(task: AutomatonTask) -> np.ndarray:
+  """The probability [T, outputs] of each output at each position, over random input sequences."""
+  machine, ranges = task.machine, task.token_ranges
+  one_hot = np.eye(len(machine.transition))
+  transition_matrices = [
+    one_hot[machine.transition[:, list(letters)]].mean(1) for letters in ranges
+  ]
+  state_probabilities, output_probabilities = one_hot[0], []
   for position in range(task.length):
-    now = now @ moves[position % len(turns)]
-    seen.append(now @ np.eye(machine.num_answers)[machine.answer])
-  return np.stack(seen)
+    state_probabilities = state_probabilities @ transition_matrices[position % len(ranges)]
+    output_probabilities.append(
+      state_probabilities @ np.eye(machine.num_outputs)[machine.output]
+    )
+  return np.stack(output_probabilities)

@@ -1,14 +1,14 @@
-"""Copy memory: repeat what you were told long ago.
+"""Copy memory, in which a model reproduces the first symbols of a sequence after a delay.
 
-N symbols to remember, delay - 1 blanks, a signal, then N steps in which to repeat the symbols.
-Symbol i is read at step i and asked for at step delay + N + i, so
+A source has N symbols, delay - 1 blanks, a delimiter and N further steps, at which the symbols are
+to be reproduced. Symbol i is the input at step i and the target at step delay + N + i, so that
 
   distance = delay + N
 
-for every symbol, in both published variants: a layer that sees `distance` tokens, the present one
-included, sees none of the symbol that it must repeat, and scores chance exactly. Whoever remembers
-nothing knows the blanks and guesses one symbol out of eight: its cross-entropy, averaged over all
-delay + 2N positions, is the published baseline N ln 8 / (delay + 2N).
+for every symbol, in both published variants. A layer with a receptive field of `distance` tokens,
+including the current token, does not contain the required symbol and scores chance exactly. A
+model without memory predicts the blanks and one of eight symbols uniformly. Its cross-entropy,
+averaged over all delay + 2N positions, is the published baseline N ln 8 / (delay + 2N).
 
 Hochreiter and Schmidhuber 1997; Arjovsky, Shah and Bengio 2016, "Unitary evolution recurrent neural
 networks"; Bai, Kolter and Koltun 2018, "An empirical evaluation of generic convolutional and
@@ -21,18 +21,18 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from experiments.lab.tasks.task import Batch, Space, Task, certain, uniform
+from experiments.lab.tasks.task import Batch, Space, Task, one_hot_logits, uniform_logits
 
 BLANK, NUM_KINDS, DELIMITER = 0, 8, 9  # symbols are 1, ..., 8
-NUM_CLASSES = {'arjovsky': 9, 'bai': 10}  # answers offered; the delimiter is never one of them
+NUM_CLASSES = {'arjovsky': 9, 'bai': 10}  # output classes; the delimiter is never a target
 
 
 @dataclasses.dataclass(frozen=True)
 class CopyMemory(Task):
-  """Copy memory in its two published variants, which differ after the blanks.
+  """Copy memory in its two published variants, which differ in the tokens after the blanks.
 
-  Arjovsky et al. give one delimiter and then blanks; Bai et al. repeat the delimiter to the end, so
-  that every step of the answer is announced. Do not compare numbers across the two. Two examples:
+  Arjovsky et al. use one delimiter and then blanks. Bai et al. repeat the delimiter to the end, so
+  that the input marks every output step. Results of the two are not comparable. Two examples:
 
     copy_memory(delay=4, variant='arjovsky', num_symbols=5)
       source  5 1 8 8 3 0 0 0 9 0 0 0 0 0
@@ -42,9 +42,9 @@ class CopyMemory(Task):
       source  2 2 7 1 4 0 0 0 9 9 9 9 9 9
       target  0 0 0 0 0 0 0 0 0 2 2 7 1 4
 
-  The loss counts every position, as published; the accuracy counts the recalled symbols alone. Bai
-  et al. feed the token's number as one real channel. Here both variants feed tokens: symbols have
-  no order, and a model should not be asked to undo one before it can start to remember.
+  The loss counts every position, as published. The accuracy counts only the reproduced symbols. Bai
+  et al. encode the token number as one real channel. Here both variants use tokens, because symbols
+  have no order that a real channel could represent.
 
   Published: 10 symbols. Arjovsky: delay 100, 200, 300, 500, batches of 20, RMSprop at 1e-3. Bai:
   delay 500, 1000, 2000, batches of 32, RMSprop at 5e-4.
@@ -55,14 +55,16 @@ class CopyMemory(Task):
   num_symbols: int = 10
 
   family: ClassVar[str] = 'copy_memory'
-  axis: ClassVar[str] = 'steps from symbol to recall'
+  axis: ClassVar[str] = 'steps from symbol to reproduction'
   solved: ClassVar[float] = 0.99
 
   def __post_init__(self):
     if self.variant not in NUM_CLASSES:
-      raise ValueError(f'variant={self.variant!r}: copy_memory knows {", ".join(NUM_CLASSES)}')
+      raise ValueError(
+        f'variant={self.variant!r}: the variants of copy_memory are {", ".join(NUM_CLASSES)}'
+      )
     if self.num_symbols < 1:
-      raise ValueError(f'num_symbols={self.num_symbols}: copy_memory needs at least 1')
+      raise ValueError(f'num_symbols={self.num_symbols}: copy_memory needs at least 1 symbol')
     if self.delay < 1:
       raise ValueError(
         f'delay={self.delay}: copy_memory needs a delay of at least 1,'
@@ -71,63 +73,64 @@ class CopyMemory(Task):
 
   @property
   def title(self) -> str:
-    """Names the variant: numbers of the two do not compare."""
+    """The task name with the variant, because results of different variants are not comparable."""
     return f'copy memory ({self.variant.capitalize()})'
 
   @property
-  def inputs(self) -> Space:
-    """Tokens: 0 is blank, 1 to 8 are symbols, 9 is the delimiter."""
+  def input_space(self) -> Space:
+    """Token 0 is the blank, tokens 1 to 8 are symbols and token 9 is the delimiter."""
     return Space('tokens', 10)
 
   @property
-  def outputs(self) -> Space:
-    """The same tokens, without the delimiter in Arjovsky's variant."""
+  def output_space(self) -> Space:
+    """The input tokens, without the delimiter in the Arjovsky variant."""
     return Space('tokens', NUM_CLASSES[self.variant])
 
   @property
   def distance(self) -> int:
-    """Steps from reading a symbol to answering it, the same for every symbol."""
+    """The number of steps from the input of a symbol to its output, equal for all symbols."""
     return self.delay + self.num_symbols
 
   @property
   def length(self) -> int:
-    """Tokens in a sequence."""
+    """The number of tokens in a sequence."""
     return self.delay + 2 * self.num_symbols
 
   @property
   def chance(self) -> float:
-    """One symbol out of eight."""
+    """The accuracy of a uniform random prediction of the symbols."""
     return 1 / NUM_KINDS
 
-  def at(self, distance: int) -> 'CopyMemory':
-    """Another delay, for the same number of symbols."""
+  def with_distance(self, distance: int) -> 'CopyMemory':
+    """The task with another delay and the same number of symbols."""
     return dataclasses.replace(self, delay=distance - self.num_symbols)
 
   def batch(self, split: str, index, batch_size: int) -> Batch:
-    """Symbols, blanks and signal; all positions count."""
-    key, count = self.key(split, index), self.num_symbols
+    """Random symbols, blanks and delimiters, with loss weight 1 at all positions."""
+    key, count = self.batch_key(split, index), self.num_symbols
     symbols = jax.random.randint(key, (batch_size, count), 1, 1 + NUM_KINDS)
     blank = jnp.full((batch_size, self.distance), BLANK)
-    tail = DELIMITER if self.variant == 'bai' else BLANK
-    signal = jnp.full((batch_size, count + 1), tail).at[:, 0].set(DELIMITER)
-    source = jnp.concatenate([symbols, blank[:, : self.delay - 1], signal], 1)
+    last = DELIMITER if self.variant == 'bai' else BLANK
+    suffix = jnp.full((batch_size, count + 1), last).at[:, 0].set(DELIMITER)
+    source = jnp.concatenate([symbols, blank[:, : self.delay - 1], suffix], 1)
     target = jnp.concatenate([blank, symbols], 1)
     return Batch(source, target, jnp.ones(target.shape))
 
   def oracle(self, source: jax.Array) -> jax.Array:
-    """Blanks, then the symbols that the source began with."""
+    """Logits that predict blanks, followed by the first symbols of the source."""
     symbols = source[:, : self.num_symbols]
     blank = jnp.full_like(source[:, self.num_symbols :], BLANK)
-    return certain(jnp.concatenate([blank, symbols], 1), self.outputs.size)
+    return one_hot_logits(jnp.concatenate([blank, symbols], 1), self.output_space.size)
 
   def baseline(self, source: jax.Array) -> jax.Array:
-    """Blanks, then any symbol: all eight equally likely."""
-    token = jnp.arange(self.outputs.size)[None, :]
-    recalls = jnp.arange(self.length) >= self.distance
-    possible = jnp.where(recalls[:, None], (token >= 1) & (token <= NUM_KINDS), token == BLANK)
-    return jnp.broadcast_to(uniform(possible), (*source.shape, self.outputs.size))
+    """Logits that predict blanks, followed by the uniform distribution over the eight symbols."""
+    token = jnp.arange(self.output_space.size)[None, :]
+    is_symbol = (token >= 1) & (token <= NUM_KINDS)
+    is_recall = jnp.arange(self.length) >= self.distance
+    allowed = jnp.where(is_recall[:, None], is_symbol, token == BLANK)
+    return jnp.broadcast_to(uniform_logits(allowed), (*source.shape, self.output_space.size))
 
-  def measure(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """Accuracy over the recalled symbols alone."""
-    recalled = jax.tree.map(lambda whole: whole[:, self.distance :], batch)
-    return super().measure(outputs[:, self.distance :], recalled)
+  def metric_sums(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """The number of correctly reproduced symbols, and the number of symbols to reproduce."""
+    recalled = jax.tree.map(lambda leaf: leaf[:, self.distance :], batch)
+    return super().metric_sums(outputs[:, self.distance :], recalled)

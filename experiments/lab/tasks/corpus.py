@@ -1,9 +1,10 @@
-"""Real translation: any set of pairs that TensorFlow Datasets knows, read from the host.
+"""Translation of natural text from any translation data set of TensorFlow Datasets.
 
-Batches have the shapes of a few buckets of like length and about as many tokens each, not as many
-rows (`buckets`); they are made on the host from a mapped file (`reader`) and cannot be drawn
-inside a compiled step: `streams` says so. They are a pure function of their index all the same, so
-that the position of a reader is one number, and going on from it is reading on.
+Sentence pairs are grouped by length into a few buckets, and batches have about the same number of
+tokens instead of the same number of rows (`buckets`). The host makes them from a memory-mapped file
+(`reader`). They cannot be generated inside a compiled step, which `streams` declares. A batch is
+still a pure function of its index. The index alone is therefore the state of the input pipeline,
+and training resumes exactly from a stored index.
 
 Bojar et al. 2014, "Findings of the 2014 workshop on statistical machine translation"; the default
 settings are those of Vaswani et al. 2017, section 5.1, for English to German.
@@ -18,33 +19,33 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.lab.corpora import reader
-from experiments.lab.corpora.buckets import Buckets, Shape, shapes_of
-from experiments.lab.corpora.reader import CorpusError, Data
+from experiments.lab.corpora.buckets import BatchShape, Buckets, batch_shapes
+from experiments.lab.corpora.reader import CorpusError, PreparedCorpus
 from experiments.lab.corpora.reserved import END
 from experiments.lab.corpora.vocabulary import UNKNOWN
-from experiments.lab.tasks.task import SPLITS, Batch, certain
+from experiments.lab.tasks.task import SPLITS, Batch, one_hot_logits
 from experiments.lab.tasks.transduction import Transduction
 
-EMPTY = 1  # tokens of an empty sentence: its END
+EMPTY = 1  # number of tokens of an empty sentence, which is END alone
 
 
 @dataclasses.dataclass(frozen=True)
 class Corpus(Transduction):
-  """Translate sentences of a set: pairs whose longer side has min_length + 1 to max_length tokens.
+  """Translation of sentence pairs whose longer sentence has min_length + 1 to max_length tokens.
 
-  Nobody knows the translation from the source alone: there is no oracle, and a guess is never
-  right. Rows left over in the last batch of a bucket are empty and have no weight.
+  A translation is not determined by its source, so that there is no oracle, and the baseline is
+  never an exact match. Rows that pad the last batch of a bucket are empty and have no weight.
 
-  Answers in words are judged by the set's own sentences, not by what the vocabulary keeps of them.
-  A pair with an empty side, or of other lengths than asked for, is in no batch; `left_out` counts
-  such pairs of the test split.
+  Generated text is scored against the original sentences of the data set, not against detokenised
+  targets. Pairs with an empty sentence or with another length are in no batch.
+  `untested_pair_counts` counts such pairs of the test split.
   """
 
   dataset: str = 'wmt14_translate/de-en'
   source: str = 'en'
   target: str = 'de'
   vocabulary_size: int = 37000
-  batch_tokens: int = 25000  # of sources, and of targets; 0: as many as are in a batch's rows
+  batch_tokens: int = 25000  # source tokens of a batch, and target tokens; 0 uses `batch_size`
   max_length: int = 256
   min_length: int = 0
 
@@ -52,140 +53,151 @@ class Corpus(Transduction):
   axis: ClassVar[str] = 'tokens'
   streams: ClassVar[bool] = True
   chance: ClassVar[float] = 0.0
-  unknown: ClassVar[int] = UNKNOWN
+  unknown_token: ClassVar[int] = UNKNOWN
 
   def __post_init__(self):
     if self.source == self.target:
-      raise ValueError(f'source={self.source}: a corpus is translated into another language')
+      raise ValueError(f'source={self.source}: the target must be another language')
     if self.vocabulary_size <= UNKNOWN + 1:
       raise ValueError(
-        f'vocabulary_size={self.vocabulary_size}: a corpus needs a token for each character'
+        f'vocabulary_size={self.vocabulary_size}: a corpus needs at least one token per character'
       )
     if self.batch_tokens < 0:
-      raise ValueError(f'batch_tokens={self.batch_tokens}: a batch has 0 tokens or more')
+      raise ValueError(f'batch_tokens={self.batch_tokens}: it must be at least 0')
     if not 0 <= self.min_length < self.max_length:
-      raise ValueError(f'min_length={self.min_length}: it is from 0 to below max_length='
+      raise ValueError(f'min_length={self.min_length}: it must be from 0 to below max_length='
                        f'{self.max_length}')
 
   @property
-  def data(self) -> Data:
-    """What is read, prepared at first and then kept open."""
-    return reader.read(self.dataset, self.source, self.target, self.vocabulary_size)
+  def prepared_corpus(self) -> PreparedCorpus:
+    """The tokenised data set, which is prepared on first use and then cached."""
+    return reader.load_corpus(self.dataset, self.source, self.target, self.vocabulary_size)
 
   @property
   def digest(self) -> str:
-    """Names the vocabulary and all pairs."""
-    return self.data.digest
+    """A hash of the vocabulary and all sentence pairs."""
+    return self.prepared_corpus.digest
 
   @property
   def title(self) -> str:
-    """The languages and the set."""
     return f'{self.dataset}, {self.source} to {self.target}'
 
   @property
   def distance(self) -> int:
-    """Tokens of the longest sentence."""
+    """The greatest number of tokens of a sentence."""
     return self.max_length
 
   @property
   def source_length(self) -> int:
-    """Room for the longest batch."""
-    return _shapes(self, 1)[-1].tokens
+    """The greatest padded length of a sentence in any batch, in tokens."""
+    return _batch_shapes(self, 1)[-1].tokens
 
-  target_length = source_length  # buckets are square
+  target_length = source_length  # sources and targets of a bucket have the same padded length
 
-  def at(self, distance: int) -> 'Corpus':
-    """Sentences of up to another length."""
+  def with_distance(self, distance: int) -> 'Corpus':
+    """The task with another maximum sentence length."""
     return dataclasses.replace(self, max_length=distance)
 
-  def beyond(self, distance: int) -> 'Corpus':
-    """Only sentences that are longer than this task's."""
+  def extrapolation_task(self, distance: int) -> 'Corpus':
+    """The task on sentences that are longer than all sentences of this task."""
     return dataclasses.replace(self, min_length=self.max_length, max_length=distance)
 
-  def batches(self, split: str, batch_size: int) -> int:
-    """How many batches an epoch has: so many in a row read every pair once."""
-    return _buckets(self, split, batch_size).count
+  def num_batches(self, split: str, batch_size: int) -> int:
+    """The number of batches per epoch, in which every pair within the length limits occurs once."""
+    return _buckets_of_split(self, split, batch_size).count
 
-  def shape(self, split: str, index: int, batch_size: int) -> Shape:
-    """The shape of a batch, without reading it."""
-    return _buckets(self, split, batch_size).batch(index)[0]
+  def batch_shape(self, split: str, index: int, batch_size: int) -> BatchShape:
+    """The shape of a batch, without its content.
+
+    Args:
+      split: 'train', 'validation' or 'test'.
+      index: the number of the batch within the split.
+      batch_size: the number of rows, used only if `batch_tokens` is 0.
+
+    Returns:
+      The number of rows of the batch and the tokens per row.
+
+    """
+    return _buckets_of_split(self, split, batch_size).batch(index)[0]
 
   def batch(self, split: str, index, batch_size: int) -> Batch:
-    """Arrays of the host; `batch_size` counts only where `batch_tokens` is 0."""
-    rows, room = self.shape(split, index, batch_size)
-    examples = self._examples(split, index, batch_size)
-    source, target = self.data.splits[split].rows(examples, rows, room)
-    return self.sealed(source, target)
+    """The batch as NumPy arrays, in which `batch_size` is ignored unless `batch_tokens` is 0."""
+    num_rows, length = self.batch_shape(split, index, batch_size)
+    examples = self._pair_indices(split, index, batch_size)
+    source, target = self.prepared_corpus.splits[split].padded_batch(examples, num_rows, length)
+    return self.make_batch(source, target)
 
-  def test_sentences(self, index: int, batch_size: int) -> list[tuple[str, str]]:
-    """The set's own sentences."""
-    return [self.data.sentences[row] for row in self._examples('test', index, batch_size)]
+  def test_sentence_pairs(self, index: int, batch_size: int) -> list[tuple[str, str]]:
+    """The original sentence pairs of a test batch."""
+    sentences = self.prepared_corpus.test_sentences
+    return [sentences[i] for i in self._pair_indices('test', index, batch_size)]
 
-  def left_out(self, batches: int, batch_size: int) -> dict[str, int]:
-    """Pairs that the task does not ask for, and those of batches that come later."""
-    lengths = self.data.splits['test'].lengths
+  def untested_pair_counts(self, num_batches: int, batch_size: int) -> dict[str, int]:
+    """The number of untested sentence pairs for each reason, such as an empty sentence."""
+    lengths = self.prepared_corpus.splits['test'].lengths
     empty, longer = lengths.min(1) <= EMPTY, lengths.max(1)
-    read = [self._examples('test', i, batch_size)
-            for i in range(min(batches, self.batches('test', batch_size)))]
+    tested = [self._pair_indices('test', i, batch_size)
+              for i in range(min(num_batches, self.num_batches('test', batch_size)))]
     counts = {
-      'with an empty side': empty.sum(),
+      'with an empty sentence': empty.sum(),
       f'of more than {self.max_length} tokens': (~empty & (longer > self.max_length)).sum(),
       f'of {self.min_length} tokens or fewer': (~empty & (longer <= self.min_length)).sum(),
-      'in later batches': len(_asked(self, 'test')[0]) - sum(map(len, read)),
+      'in later batches': len(_eligible_pairs(self, 'test')[0]) - sum(map(len, tested)),
     }
     return {reason: int(count) for reason, count in counts.items() if count}
 
-  def _examples(self, split: str, index: int, batch_size: int) -> np.ndarray:
-    """Which pairs of a split are in a batch."""
-    return _asked(self, split)[0][_buckets(self, split, batch_size).batch(index)[1]]
+  def _pair_indices(self, split: str, index: int, batch_size: int) -> np.ndarray:
+    """The indices of the sentence pairs of a batch, counted within the split."""
+    _, rows = _buckets_of_split(self, split, batch_size).batch(index)
+    return _eligible_pairs(self, split)[0][rows]
 
-  def text(self, tokens) -> str:
-    """The sentence that a row of tokens stands for, up to its END."""
-    return self.data.vocabulary.decode(tokens)
+  def detokenize(self, tokens) -> str:
+    return self.prepared_corpus.vocabulary.decode(tokens)
 
-  def tokens(self, text: str) -> list[int]:
-    """The pieces of a sentence."""
-    return self.data.vocabulary.encode([text])[0]
+  def tokenize(self, text: str) -> list[int]:
+    return self.prepared_corpus.vocabulary.encode([text])[0]
 
   def oracle(self, source: jax.Array) -> jax.Array:
-    """There is none."""
-    raise TypeError(f'{self.title}: nobody knows the translation from the source alone')
+    """Always raises a TypeError, because a source does not determine its translation."""
+    raise TypeError(f'{self.title}: there is no oracle, because a source does not determine its'
+                    f' translation')
 
   def baseline(self, source: jax.Array) -> jax.Array:
-    """The empty sentence, which is as good as any."""
-    return certain(jnp.full(source.shape, END), self.vocabulary_size)
+    """Logits that predict the empty sentence for every source, which never equals a target."""
+    return one_hot_logits(jnp.full(source.shape, END), self.vocabulary_size)
 
 
 @functools.cache
-def _asked(task: Corpus, split: str) -> tuple[np.ndarray, np.ndarray]:
-  """The pairs of a split that a task asks for, and the lengths of their longer sides."""
-  lengths = task.data.splits[split].lengths
+def _eligible_pairs(task: Corpus, split: str) -> tuple[np.ndarray, np.ndarray]:
+  """The indices of pairs within the length limits, and the lengths of their longer sentences."""
+  lengths = task.prepared_corpus.splits[split].lengths
   shorter, longer = lengths.min(1), lengths.max(1)
-  asked = np.flatnonzero(
+  eligible = np.flatnonzero(
     (shorter > EMPTY) & (task.min_length < longer) & (longer <= task.max_length)
   )
-  return asked, longer[asked]
+  return eligible, longer[eligible]
 
 
 @functools.cache
-def _shapes(task: Corpus, batch_size: int) -> tuple[Shape, ...]:
-  """The shapes of all splits' batches: one program serves them all."""
-  _check(task, 'test')  # whatever a task is for, it is tested: said before anything is trained
-  lengths = np.concatenate([_asked(task, split)[1] for split in SPLITS])
-  return shapes_of(lengths, task.batch_tokens, batch_size)
+def _batch_shapes(task: Corpus, batch_size: int) -> tuple[BatchShape, ...]:
+  """The batch shapes of a task, which all splits share to limit the number of compilations."""
+  _require_pairs(task, 'test')  # every run ends with a test, so that this error precedes training
+  lengths = np.concatenate([_eligible_pairs(task, split)[1] for split in SPLITS])
+  return batch_shapes(lengths, task.batch_tokens, batch_size)
 
 
 @functools.cache
-def _buckets(task: Corpus, split: str, batch_size: int) -> Buckets:
-  """The batches of a split."""
-  _check(task, split)
-  if split == 'train':  # which is of no use without the other
-    _check(task, 'validation')
-  return Buckets(_asked(task, split)[1], _shapes(task, batch_size), SPLITS.index(split))
+def _buckets_of_split(task: Corpus, split: str, batch_size: int) -> Buckets:
+  """The batches of a split, grouped by sentence length."""
+  _require_pairs(task, split)
+  if split == 'train':  # training needs validation batches too
+    _require_pairs(task, 'validation')
+  _, lengths = _eligible_pairs(task, split)
+  return Buckets(lengths, _batch_shapes(task, batch_size), SPLITS.index(split))
 
 
-def _check(task: Corpus, split: str) -> None:
-  """CorpusError where a split has no pair that the task asks for."""
-  if not _asked(task, split)[0].size:
+def _require_pairs(task: Corpus, split: str) -> None:
+  """Raises a CorpusError if a split has no pair within the length limits."""
+  if not _eligible_pairs(task, split)[0].size:
     raise CorpusError(f'{task.dataset} has no pair of {task.min_length + 1} to {task.max_length}'
                       f' tokens in its {split} split')

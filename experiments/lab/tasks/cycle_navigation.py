@@ -1,6 +1,6 @@
-"""Cycle navigation: the place on a circle of five to which steps back and on have led.
+"""Cycle navigation, in which a model predicts the position on a cycle after a sequence of moves.
 
-  s[t] = (s[t-1] + x[t] - 1) mod 5,  x[t] = 0: back, 1: stay, 2: on.
+  s[t] = (s[t-1] + x[t] - 1) mod 5,  x[t] = 0: backward, 1: stay, 2: forward.
 
 Delétang et al. 2023, "Neural networks and the Chomsky hierarchy". Counting modulo 5 needs complex
 eigenvalues, or a transition that is not triangular: Grazzi et al. 2025, "Unlocking state-tracking
@@ -12,16 +12,20 @@ from typing import ClassVar
 
 import numpy as np
 
-from experiments.lab.tasks.automata import Automaton, Machine
+from experiments.lab.tasks.automata import AutomatonTask, MooreMachine
 
-NUM_PLACES = 5
-PLACES = np.arange(NUM_PLACES)
-MACHINE = Machine(step=(PLACES[:, None] + [-1, 0, 1]) % NUM_PLACES, answer=PLACES)
+NUM_POSITIONS = 5
+POSITIONS = np.arange(NUM_POSITIONS)
+MACHINE = MooreMachine(
+  transition=(POSITIONS[:, None] + [-1, 0, 1]) % NUM_POSITIONS, output=POSITIONS
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class CycleNavigation(Automaton):
-  """The place on a circle of five after steps back (0), none (1) and on (2), from place 0.
+class CycleNavigation(AutomatonTask):
+  """The target is the position on a cycle of length 5 after moves of -1, 0 or +1.
+
+  The tokens 0, 1 and 2 are the moves backward, stay and forward. The initial position is 0.
 
   Two examples (`.` has no weight):
 
@@ -34,12 +38,13 @@ class CycleNavigation(Automaton):
       target  . . . . . . . . 2 . . .
 
   Published: answers='last' at lengths 1 to 40, tested at 41 to 500, batches of 128, Adam at 1e-4 to
-  5e-4 for 1,000,000 steps, gradients clipped at norm 1; the answer is read one empty step later.
+  5e-4 for 1,000,000 steps, gradients clipped at norm 1; the output is scored after one additional
+  empty step.
   """
 
   family: ClassVar[str] = 'cycle_navigation'
 
   @property
-  def machine(self) -> Machine:
-    """The state is the place."""
+  def machine(self) -> MooreMachine:
+    """The automaton whose state and output are the position on the cycle."""
     return MACHINE

@@ -1,10 +1,10 @@
-"""Dates: a day, written as one language has it, to be written as another has it.
+"""Translation of dates from the format of one language to the format of another.
 
   Saturday, February 7, 1903  ->  7. Februar 1903          2/7/1903  ->  1903-02-07
 
-Names are translated, numbers copied, and their order changes: an alignment can be seen by eye. The
-library babel writes both sides, from the Unicode Common Locale Data Repository: four formats for
-each of hundreds of locales, and ISO 8601.
+Names are translated, numbers are copied, and their order changes, so that attention alignments are
+easy to verify by eye. The library babel formats both sides with the Unicode Common Locale Data
+Repository, which has four formats for each of hundreds of locales. ISO 8601 is a fifth format.
 """
 
 import dataclasses
@@ -14,34 +14,35 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from experiments.lab import optional
-from experiments.lab.tasks.pairs import Pair, Pairs
+from experiments.lab.tasks.pairs import PairTask, SentencePair
 
 FORMATS = ('short', 'medium', 'long', 'full', 'iso')
 FIRST, LAST = 1900, datetime.MAXYEAR
-CENTURY = 100  # years after which two digits say the same year
-TEXTBOOK = 3000  # dates that the vocabulary is learnt from
+CENTURY = 100  # years after which a year of two digits repeats
+VOCABULARY_PAIRS = 3000  # dates that the vocabulary is trained on
 
 
 def check_locale(name: str) -> None:
-  """ValueError in one line for a locale that babel does not have."""
-  core = optional.load('babel.core', 'dates', 'translation')
+  """Raises a ValueError if the library babel does not support a locale."""
+  core = optional.import_optional('babel.core', 'dates', 'translation')
   try:
     core.Locale.parse(name)
   except (core.UnknownLocaleError, ValueError):
     raise ValueError(
-      f'no locale {name!r} in babel; there are en_US, de_DE, fr, da and some hundred more'
+      f'babel has no locale {name!r}; it has en_US, de_DE, fr, da and hundreds more'
     ) from None
 
 
 @dataclasses.dataclass(frozen=True)
-class Dates(Pairs):
-  """Days of `years` years from 1900 on, but of the first `skipped`, in two locales and formats.
+class Dates(PairTask):
+  """Translation of dates from one format to another, such as English to German dates.
 
-  Formats are babel's short, medium, long and full, and iso, which is the same in all locales. In
-  some locales a short one has two digits for the year, and as a source tells 100 years apart.
-  Digits are tokens of their own, so that years beyond training have no token that is new. Two
-  examples (`.` fills up), `Saturday, February 7, 1903` and `07/02/1903`, of which the targets are
-  `7. Februar 1903` and `1903-02-07`:
+  The dates are in the years 1900 + `skipped` to 1899 + `years`. The formats are short, medium, long
+  and full of babel, and iso, which is the same in all locales. In some locales the short format has
+  two digits for the year, so that a short source cannot cover more than 100 years. Each digit is a
+  separate token, so that years beyond training need no new tokens. Two examples (`.` is padding),
+  `Saturday, February 7, 1903` and `07/02/1903`, with the targets `7. Februar 1903` and
+  `1903-02-07`:
 
     dates(years=20)
       source   67 119 96 115 135 119 115 116 117 134 129 2 .
@@ -51,7 +52,7 @@ class Dates(Pairs):
       source  9 5 14 8 5 10 8  4 6 5 11 2
       target  9 4  6 5 11 7 5 10 7 5 14 2
 
-  There is no published setting. Tokens are those of the vocabulary learnt here.
+  There is no published setting. The tokens are those of the vocabulary that is trained here.
   """
 
   source: str = 'en_US'
@@ -68,69 +69,91 @@ class Dates(Pairs):
     super().__post_init__()
     for name in ('source_format', 'target_format'):
       if getattr(self, name) not in FORMATS:
-        raise ValueError(f'{name}={getattr(self, name)!r}: dates knows {", ".join(FORMATS)}')
+        raise ValueError(
+          f'{name}={getattr(self, name)!r}: the formats of dates are {", ".join(FORMATS)}'
+        )
     if not 1 <= self.years <= LAST - FIRST + 1:
-      raise ValueError(f'years={self.years}: dates knows 1 to {LAST - FIRST + 1} from {FIRST} on')
+      raise ValueError(
+        f'years={self.years}: dates supports 1 to {LAST - FIRST + 1} years from {FIRST} on'
+      )
     if not 0 <= self.skipped < self.years:
-      raise ValueError(f'skipped={self.skipped}: of {self.years} years 0 to {self.years - 1}')
+      raise ValueError(
+        f'skipped={self.skipped}: for {self.years} years, the number must be 0 to'
+        f' {self.years - 1}'
+      )
     for locale in (self.source, self.target):
       check_locale(locale)
-    then, later = (datetime.date(year, 1, 1) for year in (FIRST, FIRST + CENTURY))
-    if self.years > CENTURY and self.said(then)[0] == self.said(later)[0]:
+    first, later = (datetime.date(year, 1, 1) for year in (FIRST, FIRST + CENTURY))
+    sources = [self.format_source_and_target(date)[0] for date in (first, later)]
+    if self.years > CENTURY and sources[0] == sources[1]:
       raise ValueError(
         f'years={self.years}: {self.source_format} dates of {self.source} have two digits for the'
-        f' year: make it {CENTURY} years at most, or the source_format medium'
+        f' year; use at most {CENTURY} years, or source_format=medium'
       )
 
   @property
   def title(self) -> str:
-    """Says the locales and the formats."""
     sides = f'{self.source} {self.source_format} to {self.target} {self.target_format}'
     return f'dates ({sides})'
 
   @property
   def distance(self) -> int:
-    """How many years from 1900 on there are dates of."""
+    """The number of years from 1900 to the last year, both included."""
     return self.years
 
   @property
-  def textbook(self) -> 'Dates':
-    """The 20th century."""
+  def vocabulary_task(self) -> 'Dates':
+    """The task on dates from 1900 to 1999 whose training sentences train the vocabulary.
+
+    Its two formats are in sorted order, so that the vocabulary does not depend on the direction of
+    translation.
+    """
     first, second = sorted(
       ((self.source, self.source_format), (self.target, self.target_format))
     )
     return dataclasses.replace(
       self, source=first[0], source_format=first[1], target=second[0], target_format=second[1],
-      pairs=TEXTBOOK, years=CENTURY, skipped=0,
+      pairs=VOCABULARY_PAIRS, years=CENTURY, skipped=0,
     )
 
-  def at(self, distance: int) -> 'Dates':
-    """Other years, from the same one on."""
+  def with_distance(self, distance: int) -> 'Dates':
+    """The task on dates up to another last year."""
     return dataclasses.replace(self, years=distance, skipped=min(self.skipped, distance - 1))
 
-  def beyond(self, distance: int) -> 'Dates':
-    """Only years that come after all of this task's."""
+  def extrapolation_task(self, distance: int) -> 'Dates':
+    """The task on dates after the last year of this task."""
     return dataclasses.replace(self, years=distance, skipped=self.years)
 
-  def sentences(self) -> Iterator[Pair]:
-    """Days drawn without replacement, written twice."""
+  def sentence_pairs(self) -> Iterator[SentencePair]:
+    """Dates sampled without replacement, in both formats."""
     first = datetime.date(FIRST + self.skipped, 1, 1).toordinal()
     last = datetime.date(FIRST + self.years - 1, 12, 31).toordinal()
     days = range(first, last + 1)
     for day in random.Random(0).sample(days, min(self.pairs, len(days))):
       date = datetime.date.fromordinal(day)
-      yield Pair(date.isoformat(), *self.said(date))
+      yield SentencePair(date.isoformat(), *self.format_source_and_target(date))
 
-  def said(self, date: datetime.date) -> tuple[str, str]:
-    """A day as the source writes it, and as the target does."""
+  def format_source_and_target(self, date: datetime.date) -> tuple[str, str]:
+    """The texts of a date in the source format and in the target format."""
     return (
-      written(date, self.source, self.source_format),
-      written(date, self.target, self.target_format),
+      format_date(date, self.source, self.source_format),
+      format_date(date, self.target, self.target_format),
     )
 
 
-def written(date: datetime.date, locale: str, form: str) -> str:
-  """A day in a format of a locale."""
-  if form == 'iso':
+def format_date(date: datetime.date, locale: str, format_name: str) -> str:
+  """A date as text.
+
+  Args:
+    date: the date.
+    locale: a locale of babel, such as 'en_US' or 'fr'.
+    format_name: a format of FORMATS, of which 'iso' ignores the locale.
+
+  Returns:
+    The formatted date.
+
+  """
+  if format_name == 'iso':
     return date.isoformat()
-  return optional.load('babel.dates', 'dates', 'translation').format_date(date, form, locale)
+  babel_dates = optional.import_optional('babel.dates', 'dates', 'translation')
+  return babel_dates.format_date(date, format_name, locale)

@@ -1,12 +1,13 @@
-"""Random draws without replacement, at a cost that does not grow with the population.
+"""Sampling without replacement at a cost that does not depend on the size of the population.
 
-A permutation of n things has a Lehmer code: digits d[0], d[1], ..., d[i] in {0, ..., n-1-i}, where
-d[i] is the rank of thing i among those not yet taken. Codes and permutations are one to one, so
-independent uniform digits decode to a uniform arrangement of the first few things, and only as
-many random numbers are drawn as things are taken (Lehmer 1960, "Teaching combinatorial tricks to
-a computer"). Unequal weights have no such code: they are drawn with Gumbel noise,
+A permutation of n items has a Lehmer code, which is a sequence of digits d[0], d[1], ... with d[i]
+in {0, ..., n-1-i}. Digit d[i] is the rank of item i among the items that were not drawn before it.
+Codes and permutations are in bijection, so that independent uniform digits decode to a uniform
+random arrangement. A sample of k items needs only the first k digits (Lehmer 1960, "Teaching
+combinatorial tricks to a computer"). Items with unequal weights p have no such code and are sampled
+with Gumbel noise,
 
-  argsort(-(log p + Gumbel)) ~ draws one after the other with probability proportional to p
+  argsort(-(log p + Gumbel)) ~ successive draws with probability proportional to p
 
 (Yellott 1977; Kool et al. 2019, "Stochastic beams and where to find them").
 """
@@ -16,26 +17,48 @@ import jax.numpy as jnp
 
 
 @jax.jit
-def arrangement(digits: jax.Array) -> jax.Array:  # [B, n] -> [B, n]
-  """The arrangement whose Lehmer code is `digits`, row by row."""
-  count = digits.shape[1]
+def decode_lehmer_codes(codes: jax.Array) -> jax.Array:
+  """The sequences [B, k] of distinct numbers that the Lehmer codes [B, k] encode."""
+  count = codes.shape[1]
 
-  def insert(step, taken):
-    at = count - 2 - step
-    rank = jax.lax.dynamic_slice_in_dim(taken, at, 1, axis=1)  # [B, 1]
-    later = (jnp.arange(count) > at)[None, :]
-    return taken + (later & (taken >= rank))  # what comes later counts without this one: make room
+  def increment_later_ranks(step, ranks):
+    position = count - 2 - step
+    rank = jax.lax.dynamic_slice_in_dim(ranks, position, 1, axis=1)  # [B, 1]
+    is_later = (jnp.arange(count) > position)[None, :]
+    return ranks + (is_later & (ranks >= rank))  # later ranks did not count this item yet
 
-  return jax.lax.fori_loop(0, count - 1, insert, digits)
+  return jax.lax.fori_loop(0, count - 1, increment_later_ranks, codes)
 
 
-def distinct(key: jax.Array, batch_size: int, count: int, population: int) -> jax.Array:
-  """Rows [B, count] of different numbers below `population`, uniform over all arrangements."""
+def sample_distinct(key: jax.Array, batch_size: int, count: int, population: int) -> jax.Array:
+  """Uniform random samples of `count` distinct numbers below `population`, in random order.
+
+  Args:
+    key: random key.
+    batch_size: number of independent samples B.
+    count: size of each sample, at most `population`.
+    population: the numbers are 0 to population - 1.
+
+  Returns:
+    Numbers [B, count], of which those of a row are distinct.
+
+  """
   bases = (population - jnp.arange(count))[None, :]
-  return arrangement(jax.random.randint(key, (batch_size, count), 0, bases))
+  return decode_lehmer_codes(jax.random.randint(key, (batch_size, count), 0, bases))
 
 
-def distinct_weighted(key: jax.Array, batch_size: int, count: int, log_weights) -> jax.Array:
-  """Rows [B, count] of different indices, drawn one after the other with the given weights."""
+def sample_distinct_weighted(key: jax.Array, batch_size: int, count: int, log_weights) -> jax.Array:
+  """Samples of distinct indices, drawn successively with probability proportional to their weights.
+
+  Args:
+    key: random key.
+    batch_size: number of independent samples B.
+    count: size of each sample, at most N.
+    log_weights: [N] logarithms of the weights, up to a constant.
+
+  Returns:
+    Indices [B, count] in the order in which they were drawn.
+
+  """
   noise = jax.random.gumbel(key, (batch_size, *log_weights.shape))
   return jax.lax.top_k(log_weights[None, :] + noise, count)[1]

@@ -1,7 +1,7 @@
-"""Even pairs: whether the number of places where the token changes is even.
+"""Even pairs, in which a model predicts whether adjacent tokens differ an even number of times.
 
 A binary sequence changes an even number of times, from 0 to 1 or from 1 to 0, exactly if its first
-and its last token are equal: what sounds like counting is remembering one token.
+and its last token are equal. The task therefore requires the memory of one token, not counting.
 
 Delétang et al. 2023, "Neural networks and the Chomsky hierarchy".
 """
@@ -11,19 +11,19 @@ from typing import ClassVar
 
 import numpy as np
 
-from experiments.lab.tasks.automata import Automaton, Machine
+from experiments.lab.tasks.automata import AutomatonTask, MooreMachine
 
-# 0: nothing read; 1 + 2 first + last: the first token and the last.
-MACHINE = Machine(
-  step=np.array([[1, 4], [1, 2], [1, 2], [3, 4], [3, 4]]), answer=np.array([0, 0, 1, 1, 0])
+# State 0 is the initial state. State 1 + 2 * a + b encodes the first token a and the last token b.
+MACHINE = MooreMachine(
+  transition=np.array([[1, 4], [1, 2], [1, 2], [3, 4], [3, 4]]), output=np.array([0, 0, 1, 1, 0])
 )
 
 
 @dataclasses.dataclass(frozen=True)
-class EvenPairs(Automaton):
-  """Whether the pairs 01 and 10 of neighbours are even (0) or odd (1) in number.
+class EvenPairs(AutomatonTask):
+  """The target is 0 if the number of adjacent token pairs 01 and 10 is even, and 1 if it is odd.
 
-  A single token has no pairs: its answer is always 0, and chance is that much above one half. Two
+  A single token has no pairs, so that the first output is always 0 and chance exceeds one half. Two
   examples (`.` has no weight):
 
     even_pairs(length=14)
@@ -35,7 +35,8 @@ class EvenPairs(Automaton):
       target  . . . . . . . . . . . . 1 . . .
 
   Published: answers='last' at lengths 1 to 40, tested at 41 to 500, batches of 128, Adam at 1e-4 to
-  5e-4 for 1,000,000 steps, gradients clipped at norm 1; the answer is read one empty step later.
+  5e-4 for 1,000,000 steps, gradients clipped at norm 1; the output is scored after one additional
+  empty step.
   """
 
   family: ClassVar[str] = 'even_pairs'
@@ -43,9 +44,9 @@ class EvenPairs(Automaton):
   def __post_init__(self):
     super().__post_init__()
     if self.length < 2:
-      raise ValueError(f'length={self.length}: even_pairs needs at least 2 tokens to pair')
+      raise ValueError(f'length={self.length}: even_pairs needs at least 2 tokens')
 
   @property
-  def machine(self) -> Machine:
-    """The state is the first token and the last."""
+  def machine(self) -> MooreMachine:
+    """The automaton whose state encodes the first token and the most recent token."""
     return MACHINE

@@ -1,14 +1,14 @@
-"""Flip-flop language modelling: one bit is written, left alone for long, and read.
+"""Flip-flop language modelling, in which a model stores one bit across many irrelevant tokens.
 
-A sequence alternates between instructions and bits. After write (w) and ignore (i) the bit is free;
-after read (r) it must be the one written last:
+A sequence alternates between instructions and bits. The bit after write (w) or ignore (i) is
+random. The bit after read (r) equals the bit of the last write:
 
   w 0 i 1 i 1 r 0 w 1 r 1
 
-Instructions are independent, i with probability p and w and r with (1 - p) / 2 each, but for the
-first, which writes, and the last, which reads. Any recurrent network can hold one bit. Attention,
-which looks for the last w among distractors, errs now and then: most where writes are rarer (p =
-0.98) or more frequent (p = 0.1) than where it was trained.
+Instructions are independent, with probability p for i and (1 - p) / 2 for each of w and r, except
+that the first is w and the last is r. Any recurrent network can store one bit. Attention, which
+must retrieve the last w among distractors, makes sporadic errors, most of them where writes are
+rarer (p = 0.98) or more frequent (p = 0.1) than in training.
 
 Liu, Ash, Goel, Krishnamurthy and Zhang 2023, "Exposing attention glitches with flip-flop language
 modeling".
@@ -20,25 +20,28 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from experiments.lab.tasks.task import Batch, Space, Task, certain, uniform
+from experiments.lab.tasks.task import Batch, Space, Task, one_hot_logits, uniform_logits
 
 WRITE, READ, IGNORE = 2, 3, 4  # bits are 0 and 1
 
 
-def last_written(source: jax.Array) -> jax.Array:  # [B, T] -> [B, T/2]
-  """For each instruction, the bit written last: its own, if it writes."""
+def last_written_bits(source: jax.Array) -> jax.Array:
+  """The most recently written bit [B, T/2] at each instruction of sources [B, T].
+
+  At a write instruction, this is the bit that the instruction writes.
+  """
   instructions, bits = source[:, ::2], source[:, 1::2]
-  places = jnp.arange(bits.shape[1])[None, :]
-  latest = jax.lax.cummax(jnp.where(instructions == WRITE, places, 0), axis=1)
+  positions = jnp.arange(bits.shape[1])[None, :]
+  latest = jax.lax.cummax(jnp.where(instructions == WRITE, positions, 0), axis=1)
   return jnp.take_along_axis(bits, latest, 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class FlipFlop(Task):
-  """At every read, say the bit that was written last.
+  """Prediction of the last written bit at every read instruction.
 
-  Tokens are the bits 0 and 1, write (2), read (3) and ignore (4); at a read stands the answer that
-  the next token shows, and nothing else has weight. Two examples (`.` has no weight):
+  Tokens are the bits 0 and 1, write (2), read (3) and ignore (4). The target of a read is the next
+  token, and all other positions have weight 0. Two examples (`.` has no weight):
 
     flip_flop(length=24)
       source  2 1 4 0 4 0 3 1 4 0 4 1 2 0 4 1 4 1 4 0 4 1 3 0
@@ -59,64 +62,62 @@ class FlipFlop(Task):
 
   family: ClassVar[str] = 'flip_flop'
   axis: ClassVar[str] = 'length'
-  solved: ClassVar[float] = 0.9999  # what is measured are rare errors
+  solved: ClassVar[float] = 0.9999  # the task measures rare errors
 
   def __post_init__(self):
     if self.length < 4 or self.length % 2:
       raise ValueError(f'length={self.length}: flip_flop needs an even length of at least 4')
     if not 0 <= self.ignore <= 1:
-      raise ValueError(f'ignore={self.ignore}: flip_flop takes a probability from 0 to 1')
+      raise ValueError(f'ignore={self.ignore}: flip_flop needs a probability from 0 to 1')
 
   @property
   def title(self) -> str:
-    """Names the distribution."""
-    return f'flip-flop ({self.ignore:g} ignored)'
+    return f'flip-flop (ignore probability {self.ignore:g})'
 
   @property
-  def inputs(self) -> Space:
-    """Bits and instructions."""
+  def input_space(self) -> Space:
+    """The two bits and the three instructions."""
     return Space('tokens', 5)
 
   @property
   def distance(self) -> int:
-    """The length: the last read can be almost as far as that from the last write."""
+    """The sequence length, which bounds the distance from a read to the last write."""
     return self.length
 
   @property
   def chance(self) -> float:
-    """One bit out of two."""
+    """The accuracy of a uniform random prediction of the bits."""
     return 1 / 2
 
-  def at(self, distance: int) -> 'FlipFlop':
-    """Another length."""
+  def with_distance(self, distance: int) -> 'FlipFlop':
     return dataclasses.replace(self, length=distance)
 
   def batch(self, split: str, index, batch_size: int) -> Batch:
-    """Instructions and bits, the bits that are read corrected."""
-    instruction_key, bit_key = jax.random.split(self.key(split, index))
+    """Random instructions and bits, where the bit after a read equals the last written bit."""
+    instruction_key, bit_key = jax.random.split(self.batch_key(split, index))
     shape = batch_size, self.length // 2
     draw = jax.random.uniform(instruction_key, shape)
     instructions = jnp.where(draw < (1 + self.ignore) / 2, WRITE, READ)
     instructions = jnp.where(draw < self.ignore, IGNORE, instructions)
     instructions = instructions.at[:, 0].set(WRITE).at[:, -1].set(READ)
     bits = jax.random.randint(bit_key, shape, 0, 2)
-    answers = last_written(self._woven(instructions, bits))
+    answers = last_written_bits(self._interleave(instructions, bits))  # [B, T/2]
     reads = instructions == READ
-    source = self._woven(instructions, jnp.where(reads, answers, bits))
-    target = self._woven(jnp.where(reads, answers, 0), jnp.zeros_like(bits))
-    weight = self._woven(reads, jnp.zeros_like(reads)).astype(jnp.float32)
+    source = self._interleave(instructions, jnp.where(reads, answers, bits))
+    target = self._interleave(jnp.where(reads, answers, 0), jnp.zeros_like(bits))
+    weight = self._interleave(reads, jnp.zeros_like(reads)).astype(jnp.float32)
     return Batch(source, target, weight)
 
-  def _woven(self, instructions: jax.Array, bits: jax.Array) -> jax.Array:  # 2 [B, T/2] -> [B, T]
-    """What belongs to instructions and to bits, in turn."""
+  def _interleave(self, instructions: jax.Array, bits: jax.Array) -> jax.Array:
+    """The sequences [B, T] that alternate between instructions [B, T/2] and bits [B, T/2]."""
     return jnp.stack([instructions, bits], -1).reshape(-1, self.length)
 
   def oracle(self, source: jax.Array) -> jax.Array:
-    """At each instruction, the bit that was written last."""
-    answers = last_written(source)
-    return certain(self._woven(answers, answers), self.outputs.size)
+    """Logits that predict the last written bit at every position."""
+    answers = last_written_bits(source)
+    return one_hot_logits(self._interleave(answers, answers), self.output_space.size)
 
   def baseline(self, source: jax.Array) -> jax.Array:
-    """Either bit."""
-    possible = jnp.arange(self.outputs.size) < WRITE
-    return jnp.broadcast_to(uniform(possible), (*source.shape, self.outputs.size))
+    """The uniform distribution over the two bits."""
+    allowed = jnp.arange(self.output_space.size) < WRITE
+    return jnp.broadcast_to(uniform_logits(allowed), (*source.shape, self.output_space.size))

@@ -1,8 +1,9 @@
-"""Induction heads: what followed this token when it stood here before.
+"""The induction heads task, in which a model predicts the token after the first trigger.
 
-A trigger stands once among random tokens, and once more at the end, where the answer is the token
-that followed it the first time. Attention in two layers does it by a previous-token head and a head
-that looks for a match; a recurrent layer must notice the trigger and keep what comes next.
+A trigger token occurs once among random tokens and again at the end of the sequence, where the
+target is the token that followed its first occurrence. Two attention layers solve the task with a
+previous-token head and an induction head that attends to the match. A recurrent layer must detect
+the trigger and store the next token.
 
 Olsson et al. 2022, "In-context learning and induction heads"; Fu et al. 2023, "Hungry hungry
 hippos", for the task; Gu and Dao 2023, "Mamba: Linear-time sequence modeling with selective state
@@ -15,16 +16,17 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from experiments.lab.tasks.task import Batch, Space, Task, certain, uniform
+from experiments.lab.tasks.task import Batch, Space, Task, one_hot_logits, uniform_logits
 
 TRIGGER = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class InductionHeads(Task):
-  """At the end, which is a trigger (0), the token that followed the only other trigger.
+  """The target at the second trigger is the token that followed the first trigger.
 
-  Two examples (`.` has no weight):
+  The trigger is token 0, and its second occurrence is the last token. Two examples (`.` has no
+  weight):
 
     induction_heads(length=14)
       source  5 5 9 0 14 2 9 1 7 11 14 3 3 0
@@ -49,53 +51,51 @@ class InductionHeads(Task):
   def __post_init__(self):
     if self.length < 3:
       raise ValueError(
-        f'length={self.length}: induction_heads needs at least 3 tokens, for two triggers and'
-        f' an answer'
+        f'length={self.length}: induction_heads needs at least 3 tokens, two triggers and a target'
       )
     if self.vocabulary_size < 3:
       raise ValueError(
-        f'vocabulary_size={self.vocabulary_size}: induction_heads needs 3 tokens, for a trigger'
-        f' and two answers'
+        f'vocabulary_size={self.vocabulary_size}: induction_heads needs at least 3 tokens,'
+        f' a trigger and two targets'
       )
 
   @property
-  def inputs(self) -> Space:
-    """Tokens: the trigger, then the others."""
+  def input_space(self) -> Space:
+    """The trigger is token 0."""
     return Space('tokens', self.vocabulary_size)
 
   @property
   def distance(self) -> int:
-    """The length: the first trigger can be almost as far as that from the last."""
+    """The sequence length, which bounds the distance between the two triggers."""
     return self.length
 
   @property
   def chance(self) -> float:
-    """All tokens but the trigger are equally likely."""
+    """The accuracy of a uniform random prediction of a token other than the trigger."""
     return 1 / (self.vocabulary_size - 1)
 
-  def at(self, distance: int) -> 'InductionHeads':
-    """Another length."""
+  def with_distance(self, distance: int) -> 'InductionHeads':
     return dataclasses.replace(self, length=distance)
 
   def batch(self, split: str, index, batch_size: int) -> Batch:
-    """Random tokens, a trigger anywhere with a token after it, a trigger at the end."""
-    token_key, answer_key, place_key = jax.random.split(self.key(split, index), 3)
+    """Random tokens with one trigger at a random position and a second trigger at the end."""
+    token_key, answer_key, position_key = jax.random.split(self.batch_key(split, index), 3)
     shape, row = (batch_size, self.length), jnp.arange(batch_size)
-    kinds = TRIGGER + 1, self.vocabulary_size
-    tokens = jax.random.randint(token_key, shape, *kinds).at[:, -1].set(TRIGGER)
-    answer = jax.random.randint(answer_key, row.shape, *kinds)
-    place = jax.random.randint(place_key, row.shape, 0, self.length - 2)
-    source = tokens.at[row, place].set(TRIGGER).at[row, place + 1].set(answer)
+    token_range = TRIGGER + 1, self.vocabulary_size
+    tokens = jax.random.randint(token_key, shape, *token_range).at[:, -1].set(TRIGGER)
+    answer = jax.random.randint(answer_key, row.shape, *token_range)
+    position = jax.random.randint(position_key, row.shape, 0, self.length - 2)
+    source = tokens.at[row, position].set(TRIGGER).at[row, position + 1].set(answer)
     empty = jnp.zeros(shape, jnp.int32)
     return Batch(source, empty.at[:, -1].set(answer), jnp.zeros(shape).at[:, -1].set(1.0))
 
   def oracle(self, source: jax.Array) -> jax.Array:
-    """After the first trigger, the token that follows it."""
-    place = jnp.argmax(source == TRIGGER, 1, keepdims=True)
-    answer = jnp.take_along_axis(source, place + 1, 1)
-    return certain(jnp.broadcast_to(answer, source.shape), self.outputs.size)
+    """Logits that predict the token after the first trigger, at every position."""
+    position = jnp.argmax(source == TRIGGER, 1, keepdims=True)
+    answer = jnp.take_along_axis(source, position + 1, 1)
+    return one_hot_logits(jnp.broadcast_to(answer, source.shape), self.output_space.size)
 
   def baseline(self, source: jax.Array) -> jax.Array:
-    """Any token but the trigger, all equally likely."""
-    possible = jnp.arange(self.outputs.size) != TRIGGER
-    return jnp.broadcast_to(uniform(possible), (*source.shape, self.outputs.size))
+    """The uniform distribution over all tokens except the trigger."""
+    allowed = jnp.arange(self.output_space.size) != TRIGGER
+    return jnp.broadcast_to(uniform_logits(allowed), (*source.shape, self.output_space.size))

@@ -1,14 +1,15 @@
-"""Modular arithmetic without brackets: the value of an expression in +, - and *, modulo 5.
+"""Modular arithmetic, in which a model evaluates expressions in +, - and * modulo 5.
 
-Multiplication binds tighter, so that what a number does depends on what follows it. Two registers
-are enough, a sum of the terms that are closed and the signed product that is open, from (0, 1):
+Expressions have no brackets. Multiplication has precedence, so that the effect of a number depends
+on the next operator. Two registers suffice, the sum s of all complete terms and the signed product
+p of the current term. Their initial values are (0, 1):
 
   number n    (s, p) -> (s, p n)
   +           (s, p) -> (s + p, 1)
   -           (s, p) -> (s + p, -1)
   *           (s, p) -> (s, p)
 
-and the value is s + p. Words are 129 different functions of the 25 states.
+The value is s + p. The transition monoid has 129 functions of the 25 states.
 
 Delétang et al. 2023, "Neural networks and the Chomsky hierarchy", where this is the simple variant.
 """
@@ -18,33 +19,38 @@ from typing import ClassVar
 
 import numpy as np
 
-from experiments.lab.tasks.automata import Automaton, Machine
+from experiments.lab.tasks.automata import AutomatonTask, MooreMachine
 
 MODULUS = 5
-OPERATORS = '+-*'  # their tokens follow those of the numbers
+OPERATORS = '+-*'  # tokens MODULUS, MODULUS + 1 and MODULUS + 2
 
 
-def tables() -> Machine:
-  """The two registers as one state, which is 0 at (0, 1)."""
-  closed, opened = np.divmod(np.arange(MODULUS**2), MODULUS)  # opened is p - 1
-  s, p = closed[:, None], opened[:, None] + 1
+def two_register_machine() -> MooreMachine:
+  """The automaton that evaluates expressions with a sum register s and a product register p.
+
+  State MODULUS * s + p - 1 encodes the registers, with s from 0 to 4 and p from 1 to 5.
+  """
+  register_sum, register_product = np.divmod(np.arange(MODULUS**2), MODULUS)  # s and p - 1
+  s, p = register_sum[:, None], register_product[:, None] + 1
   number, sign = np.arange(MODULUS)[None, :], np.array([[1, -1]])
   after_number = MODULUS * s + (p * number - 1) % MODULUS
   after_sign = MODULUS * ((s + p) % MODULUS) + (sign - 1) % MODULUS
-  step = np.concatenate([after_number, after_sign, MODULUS * s + opened[:, None]], 1)
-  return Machine(step, (s + p)[:, 0] % MODULUS)
+  after_times = MODULUS * s + p - 1
+  transition = np.concatenate([after_number, after_sign, after_times], 1)
+  return MooreMachine(transition, (s + p)[:, 0] % MODULUS)
 
 
-MACHINE = tables()
+MACHINE = two_register_machine()
 
 
 @dataclasses.dataclass(frozen=True)
-class ModularArithmetic(Automaton):
-  """The value modulo 5 of an expression: numbers 0 to 4, and + (5), - (6) and * (7) between them.
+class ModularArithmetic(AutomatonTask):
+  """The target is the value modulo 5 of an expression of the numbers 0 to 4 with +, - and *.
 
-  An expression is whole after a number: answers are asked for there alone. A product with 0 is 0,
-  so that the likeliest answer is 0, and chance is above 1/5. Two examples (`.` has no weight), the
-  second asking for 2 * 0 - 4 * 3 + 3 * 1 - 2:
+  Tokens 0 to 4 are the numbers, and tokens 5, 6 and 7 are the operators +, - and *. An expression
+  is complete after a number, and only these positions are scored. A product with 0 is 0, so that 0
+  is the most likely value and chance exceeds 1/5. Two examples (`.` has no weight), of which the
+  second expression is 2 * 0 - 4 * 3 + 3 * 1 - 2:
 
     modular_arithmetic(length=11)
       source  3 5 2 7 4 6 1 7 3 5 0
@@ -55,18 +61,17 @@ class ModularArithmetic(Automaton):
       target  . . . . . . . . . . . . 4 . .
 
   Published: answers='last' at odd lengths from 1 to 39, tested at 41 to 500, batches of 128, Adam
-  at 1e-4 to 5e-4 for 1,000,000 steps, gradients clipped at norm 1; the answer is read one empty
-  step later.
+  at 1e-4 to 5e-4 for 1,000,000 steps, gradients clipped at norm 1; the output is scored after one
+  additional empty step.
   """
 
   family: ClassVar[str] = 'modular_arithmetic'
 
   @property
-  def machine(self) -> Machine:
-    """The state is the closed sum and the open product."""
+  def machine(self) -> MooreMachine:
     return MACHINE
 
   @property
-  def turns(self) -> tuple[range, ...]:
-    """Numbers and operators alternate."""
+  def token_ranges(self) -> tuple[range, ...]:
+    """The tokens of numbers for even positions, and the tokens of operators for odd positions."""
     return range(MODULUS), range(MODULUS, MODULUS + len(OPERATORS))

@@ -1,14 +1,14 @@
-"""Number words: a number, spelled out in one language, to be spelled out in another.
+"""Translation of number words from one language to another.
 
   three hundred and sixty-five thousand  ->  dreihundertfünfundsechzigtausend
 
-It is translation in small: words have parts, their order changes (sixty-five, fünfundsechzig), and
-few words make many sentences, so that nobody can know the sentences by heart. The library num2words
-writes both sides, with the hyphens and commas of the language, in small letters.
+The task is a small model of translation. Words have parts, their order changes (sixty-five,
+fünfundsechzig), and a few words form many sentences, so that a model cannot memorise them all. The
+library num2words spells out both sides in lower case, with the hyphens and commas of the language.
 
-A number is longer the more digits it has; but a longer one has words that no shorter one has, such
-as *million*. With `nonzero`, numbers of up to `digits` digits have at most so many that are not 0:
-then a number with more of them is a longer sentence in the same words.
+Numbers with more digits have longer sentences, but also words that shorter numbers do not have,
+such as *million*. The option `nonzero` limits the number of digits that are not 0 in numbers of up
+to `digits` digits. A number with more nonzero digits is then a longer sentence of the same words.
 """
 
 import copy
@@ -21,41 +21,41 @@ from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 from experiments.lab import optional
-from experiments.lab.tasks.pairs import Pair, Pairs
+from experiments.lab.tasks.pairs import PairTask, SentencePair
 
 MOST_DIGITS = 12
-TEXTBOOK = 3000  # numbers that the vocabulary is learnt from
+VOCABULARY_PAIRS = 3000  # numbers that the vocabulary is trained on
 
 
 @functools.cache
-def speller(language: str) -> Callable[[int], str]:
-  """What writes numbers of up to MOST_DIGITS digits; ValueError for an unknown language."""
-  known = optional.load('num2words', 'number words', 'translation').CONVERTER_CLASSES
+def number_speller(language: str) -> Callable[[int], str]:
+  """A function that spells out numbers below 10^MOST_DIGITS in a language of num2words."""
+  known = optional.import_optional('num2words', 'number words', 'translation').CONVERTER_CLASSES
   if language not in known:
-    raise ValueError(f'no number words in {language!r}; there are {", ".join(sorted(known))}')
+    raise ValueError(f'num2words has no {language!r}; its languages are {", ".join(sorted(known))}')
   converter = copy.copy(known[language])
-  # It goes through its words from the greatest number down: without those too great, in a third
-  # of the time.
+  # To spell a number, num2words tries all number words in descending order of their values.
+  # Spelling takes a third of the time without the words for values of 10^MOST_DIGITS or more.
   if words := getattr(converter, 'cards', None):
     converter.cards = {value: word for value, word in words.items() if value < 10**MOST_DIGITS}
 
-  def spell(number: int) -> str:
+  def spell_out_number(number: int) -> str:
     try:
       return converter.to_cardinal(number).lower()
-    except (RuntimeError, OverflowError, TypeError):  # what num2words raises, by language
-      raise ValueError(f'num2words cannot write {number} in {language!r}') from None
+    except (RuntimeError, OverflowError, TypeError):  # num2words raises these, by language
+      raise ValueError(f'num2words cannot spell {number} in {language!r}') from None
 
-  return spell
+  return spell_out_number
 
 
 @dataclasses.dataclass(frozen=True)
-class NumberWords(Pairs):
-  """Numbers of up to `digits` digits, from one language of num2words into another.
+class NumberWords(PairTask):
+  """Translation of spelled-out numbers of at most `digits` digits from one language to another.
 
-  A number's length is how many digits it has, or, with `nonzero`, how many that are not 0. Lengths
-  from `fewest` up are in the table as evenly as they can be, so that of the short ones all are.
-  Two examples (`.` fills up), `three hundred and sixty-five` and `halvfjerds millioner`, of which
-  the targets are `dreihundertfünfundsechzig` and `seventy million`:
+  The length of a number is its number of digits, or with `nonzero`, its number of nonzero digits.
+  The table has equally many numbers of each length from `fewest` on, as far as they exist, so that
+  it includes all short numbers. Two examples (`.` is padding), `three hundred and sixty-five` and
+  `halvfjerds millioner`, with the targets `dreihundertfünfundsechzig` and `seventy million`:
 
     number_words(digits=4, pairs=4000)
       source   92  21 13 105 150 145 136 75 2 . . .
@@ -65,7 +65,7 @@ class NumberWords(Pairs):
       source  136 47 149 110 54 2 . . . . . . . . .
       target  111 30   2   .  . . . . . . .
 
-  There is no published setting. Tokens are those of the vocabulary learnt here.
+  There is no published setting. The tokens are those of the vocabulary that is trained here.
   """
 
   source: str = 'en'
@@ -80,71 +80,77 @@ class NumberWords(Pairs):
   def __post_init__(self):
     super().__post_init__()
     if not 2 <= self.digits <= MOST_DIGITS:
-      raise ValueError(f'digits={self.digits}: number_words has 2 to {MOST_DIGITS}')
+      raise ValueError(f'digits={self.digits}: number_words supports 2 to {MOST_DIGITS} digits')
     if not 0 <= self.nonzero <= self.digits:
       raise ValueError(
-        f'nonzero={self.nonzero}: of {self.digits} digits 1 to {self.digits} are not 0, or any (0)'
+        f'nonzero={self.nonzero}: for {self.digits} digits, the limit must be 1 to'
+        f' {self.digits}, or 0 for no limit'
       )
     if not 1 <= self.fewest <= self.distance:
-      raise ValueError(f'fewest={self.fewest}: number_words takes 1 to {self.distance} here')
+      raise ValueError(f'fewest={self.fewest}: the minimum length must be 1 to {self.distance}')
     for language in (self.source, self.target):
-      speller(language)
+      number_speller(language)
 
   @property
   def title(self) -> str:
-    """Says the languages."""
     return f'number words ({self.source} to {self.target})'
 
   @property
   def distance(self) -> int:
-    """The length of the longest number."""
+    """The maximum number of digits, or of nonzero digits if `nonzero` is positive."""
     return self.nonzero or self.digits
 
   @property
-  def textbook(self) -> 'NumberWords':
-    """All lengths."""
+  def vocabulary_task(self) -> 'NumberWords':
+    """The task on numbers of all lengths whose training sentences train the vocabulary.
+
+    Its two languages are in sorted order, so that the vocabulary does not depend on the direction
+    of translation.
+    """
     first, second = sorted((self.source, self.target))
     return dataclasses.replace(
-      self, source=first, target=second, pairs=TEXTBOOK, digits=MOST_DIGITS, nonzero=0, fewest=1
+      self, source=first, target=second, pairs=VOCABULARY_PAIRS, digits=MOST_DIGITS, nonzero=0,
+      fewest=1,
     )
 
-  def at(self, distance: int) -> 'NumberWords':
-    """Another greatest length; more digits, where they are all meant or too few."""
+  def with_distance(self, distance: int) -> 'NumberWords':
+    """The task with another maximum number of digits, or of nonzero digits."""
     fewest = min(self.fewest, distance)
     if not self.nonzero:
       return dataclasses.replace(self, digits=distance, fewest=fewest)
     digits = max(self.digits, distance)
     return dataclasses.replace(self, digits=digits, nonzero=distance, fewest=fewest)
 
-  def beyond(self, distance: int) -> 'NumberWords':
-    """Numbers that are longer than all of this task's."""
-    return dataclasses.replace(self.at(distance), fewest=self.distance + 1)
+  def extrapolation_task(self, distance: int) -> 'NumberWords':
+    """The task on numbers with more digits than all numbers of this task."""
+    return dataclasses.replace(self.with_distance(distance), fewest=self.distance + 1)
 
-  def sentences(self) -> Iterator[Pair]:
-    """Numbers drawn without replacement, spelled out twice."""
-    source, target = speller(self.source), speller(self.target)
-    for number in self.numbers():
-      yield Pair(str(number), source(number), target(number))
+  def sentence_pairs(self) -> Iterator[SentencePair]:
+    """Numbers sampled without replacement, spelled out in both languages."""
+    source, target = number_speller(self.source), number_speller(self.target)
+    for number in self.sampled_numbers():
+      yield SentencePair(str(number), source(number), target(number))
 
-  def numbers(self) -> Iterator[int]:
-    """At most `pairs` numbers, the short ones first."""
-    generator, left = random.Random(0), self.pairs
+  def sampled_numbers(self) -> Iterator[int]:
+    """At most `pairs` distinct random numbers, in ascending order of length."""
+    generator, remaining = random.Random(0), self.pairs
     for length in range(self.fewest, self.distance + 1):
-      count = min(self.population(length), left // (self.distance + 1 - length))
-      for rank in generator.sample(range(self.population(length)), count):
-        yield self.number(length, rank)
-      left -= count
+      count = min(self.count_numbers(length), remaining // (self.distance + 1 - length))
+      for rank in generator.sample(range(self.count_numbers(length)), count):
+        yield self.number_at_rank(length, rank)
+      remaining -= count
 
-  def population(self, length: int) -> int:
-    """How many numbers of a length there are."""
+  def count_numbers(self, length: int) -> int:
+    """The number of integers that have `length` digits, or `length` nonzero digits."""
     if self.nonzero:
       return math.comb(self.digits, length) * 9**length
     return 9 * 10 ** (length - 1)
 
-  def number(self, length: int, rank: int) -> int:
-    """Number `rank` of those of a length."""
+  def number_at_rank(self, length: int, rank: int) -> int:
+    """The integer with index `rank` in an enumeration of all integers of the given length."""
     if not self.nonzero:
       return 10 ** (length - 1) + rank
-    which, rank = divmod(rank, 9**length)
-    places = next(itertools.islice(itertools.combinations(range(self.digits), length), which, None))
-    return sum((1 + rank // 9**i % 9) * 10**place for i, place in enumerate(places))
+    subset, rank = divmod(rank, 9**length)
+    subsets = itertools.combinations(range(self.digits), length)  # of the nonzero positions
+    positions = next(itertools.islice(subsets, subset, None))
+    return sum((1 + rank // 9**i % 9) * 10**position for i, position in enumerate(positions))

@@ -1,15 +1,16 @@
-"""Pairs of sentences from a table: what is said in one language, and the same in another.
+"""Translation of generated sentence pairs, which are stored in a table.
 
-The table is made once a process and is a constant of the compiled step, of which a batch draws
-rows. Every pair has a name, such as the number that it says. Names are dealt to the splits by their
-hash: a pair is in the same split in every table, whichever way it is translated.
+The table is built once per process and is a constant of the compiled step. A batch samples its
+rows. Every pair has a name, such as the number that it spells out. A hash of the name assigns the
+pair to a split, so that a pair is in the same split in every table and in both directions of
+translation.
 
-A source is found again by a hash of its tokens x_1, ..., x_S,
+The oracle looks up a source in the table by binary search of a hash of its tokens x_1, ..., x_S,
 
   h(x) = sum_s a_s x_s  mod 2^32,
 
-with multipliers a drawn until no two sources of the table share a value: the oracle is a binary
-search. Carter and Wegman 1979, "Universal classes of hash functions", for hashing by random sums.
+whose multipliers a are resampled until no two sources of the table have the same hash. Carter and
+Wegman 1979, "Universal classes of hash functions", for hashing by random sums.
 """
 
 import abc
@@ -25,36 +26,36 @@ import numpy as np
 
 from experiments.lab.corpora.reserved import PAD
 from experiments.lab.corpora.vocabulary import UNKNOWN, Vocabulary
-from experiments.lab.tasks.task import SPLITS, Batch, certain
-from experiments.lab.tasks.text import split_of
+from experiments.lab.tasks.task import SPLITS, Batch, one_hot_logits
+from experiments.lab.tasks.text import split_for_name
 from experiments.lab.tasks.transduction import Transduction
 
 
-class Pair(NamedTuple):
-  """A sentence in both languages, and the name that deals it to a split."""
+class SentencePair(NamedTuple):
+  """A sentence and its translation, with a unique name that determines their split."""
 
   name: str
   source: str
   target: str
 
 
-class Table(NamedTuple):
-  """Pairs as tokens."""
+class PairTable(NamedTuple):
+  """N sentence pairs as tokens, sorted by the hashes of their sources."""
 
-  source: np.ndarray  # int32 [N, S], in the order of their hashes
-  target: np.ndarray  # int32 [N, T]
-  hashes: np.ndarray  # uint32 [N]
-  multipliers: np.ndarray  # uint32 [S]
-  pairs: list[Pair]  # [N] the same as text
-  rows: dict[str, np.ndarray]  # split -> the rows of its pairs
-  digest: str  # of all pairs
+  source: np.ndarray  # int32 [N, S] tokens, padded
+  target: np.ndarray  # int32 [N, T] tokens, padded
+  hashes: np.ndarray  # uint32 [N] hashes of the sources
+  multipliers: np.ndarray  # uint32 [S] multipliers of the hash function
+  pairs: list[SentencePair]  # [N] texts
+  rows: dict[str, np.ndarray]  # split -> indices of its pairs
+  digest: str  # hash of all texts
 
 
 @dataclasses.dataclass(frozen=True)
-class Pairs(Transduction):
-  """Translate the sentences of a table of at most `pairs` pairs.
+class PairTask(Transduction):
+  """The base class of translation tasks on a table of at most `pairs` generated sentence pairs.
 
-  The vocabulary is learnt from the training split of `textbook`, both languages together.
+  The vocabulary is trained on both languages of the training split of `vocabulary_task`.
   """
 
   source: str = ''
@@ -63,154 +64,186 @@ class Pairs(Transduction):
   vocabulary_size: int = 160
 
   solved: ClassVar[float] = 0.99
-  unknown: ClassVar[int] = UNKNOWN
+  unknown_token: ClassVar[int] = UNKNOWN
 
   def __post_init__(self):
     if self.pairs < 1:
-      raise ValueError(f'pairs={self.pairs}: {self.family} needs pairs to learn from')
+      raise ValueError(f'pairs={self.pairs}: {self.family} needs at least 1 pair')
     if self.vocabulary_size <= UNKNOWN + 1:
       raise ValueError(
-        f'vocabulary_size={self.vocabulary_size}: {self.family} needs a token a character'
+        f'vocabulary_size={self.vocabulary_size}: {self.family} needs at least one token per'
+        f' character'
       )
 
   @property
   @abc.abstractmethod
-  def textbook(self) -> 'Pairs':
-    """The task that the vocabulary is learnt from: the same at all distances and both ways."""
+  def vocabulary_task(self) -> 'PairTask':
+    """The task whose training sentences are used to train the vocabulary.
+
+    It is the same at all distances and in both directions of translation.
+    """
 
   @abc.abstractmethod
-  def sentences(self) -> Iterable[Pair]:
-    """The pairs of the table, no name twice."""
+  def sentence_pairs(self) -> Iterable[SentencePair]:
+    """The sentence pairs of the table, each with a unique name."""
 
   @property
   def vocabulary(self) -> Vocabulary:
-    """Pieces of words of both languages, kept in memory after the first time."""
-    return learn(self.textbook)
+    """The subword vocabulary of both languages, which is cached in memory."""
+    return learn_vocabulary(self.vocabulary_task)
 
   @property
-  def table(self) -> Table:
-    """The pairs, kept in memory after the first time."""
-    return tabulate(self)
+  def table(self) -> PairTable:
+    """The sentence pairs as tokens, which are cached in memory."""
+    return build_pair_table(self)
 
   @property
   def digest(self) -> str:
-    """Names pairs and vocabulary: scores compare only under the same digest."""
+    """A hash of the pairs and the vocabulary, which must be equal for scores to be comparable."""
     return f'{self.table.digest}-{self.vocabulary.digest}'
 
   @property
   def source_length(self) -> int:
-    """The longest source of the table and its END."""
     return self.table.source.shape[1]
 
   @property
   def target_length(self) -> int:
-    """The longest target of the table and its END."""
     return self.table.target.shape[1]
 
   @property
   def chance(self) -> float:
-    """How often the guess's likeliest tokens happen to be a target of the test split."""
+    """The fraction of test targets that exactly match the prediction of the baseline."""
     target = self.table.target[self.table.rows['test']]
-    right = (target == np.argmax(frequencies(self), -1)[None, :]) & (target != UNKNOWN)
-    return float(np.mean(np.all(right | (target == PAD), 1)))
+    correct = (target == np.argmax(token_frequencies(self), -1)[None, :]) & (target != UNKNOWN)
+    return float(np.mean(np.all(correct | (target == PAD), 1)))
 
   def batch(self, split: str, index, batch_size: int) -> Batch:
-    """Pairs of the split, every one as likely as any other."""
-    table, drawn = self.table, self.drawn(split, index, batch_size)
-    # Constants of the compiled step, as the text of the task `text` is.
-    return self.sealed(jnp.asarray(table.source)[drawn], jnp.asarray(table.target)[drawn])
+    """Pairs of the split, sampled uniformly with replacement."""
+    table, rows = self.table, self.sample_row_indices(split, index, batch_size)
+    # The table becomes a constant of the compiled step, which takes little compilation time.
+    return self.make_batch(jnp.asarray(table.source)[rows], jnp.asarray(table.target)[rows])
 
-  def drawn(self, split: str, index, batch_size: int) -> jax.Array:  # [B]
-    """The rows of the table that a batch has."""
-    key, rows = self.key(split, index), jnp.asarray(self.table.rows[split])
+  def sample_row_indices(self, split: str, index, batch_size: int) -> jax.Array:
+    """The indices of the random table rows of a batch.
+
+    Args:
+      split: 'train', 'validation' or 'test'.
+      index: the number of the batch within the split, an int or a traced integer scalar.
+      batch_size: the number of rows B.
+
+    Returns:
+      Indices [B] into the arrays of the table.
+
+    """
+    key, rows = self.batch_key(split, index), jnp.asarray(self.table.rows[split])
     return rows[jax.random.randint(key, (batch_size,), 0, rows.size)]
 
-  def test_sentences(self, index: int, batch_size: int) -> list[tuple[str, str]]:
-    """The sentences of the table, as they were before they became tokens."""
-    drawn = (self.table.pairs[row] for row in np.asarray(self.drawn('test', index, batch_size)))
-    return [(pair.source, pair.target) for pair in drawn]
+  def test_sentence_pairs(self, index: int, batch_size: int) -> list[tuple[str, str]]:
+    """The original texts of the sentence pairs in a test batch."""
+    rows = np.asarray(self.sample_row_indices('test', index, batch_size))
+    return [(pair.source, pair.target) for pair in (self.table.pairs[row] for row in rows)]
 
   def oracle(self, source: jax.Array) -> jax.Array:
-    """Looks the source up."""
+    """Logits that predict the target of the table row with the same source hash."""
     table = self.table
-    row = jnp.searchsorted(jnp.asarray(table.hashes), hashed(source, table.multipliers))
-    return certain(jnp.asarray(table.target)[row], self.vocabulary_size)
+    row = jnp.searchsorted(jnp.asarray(table.hashes), hash_rows(source, table.multipliers))
+    return one_hot_logits(jnp.asarray(table.target)[row], self.vocabulary_size)
 
   def baseline(self, source: jax.Array) -> jax.Array:
-    """How frequent tokens are at each place of the training split's targets."""
-    logits = jnp.asarray(np.log(frequencies(self)), jnp.float32)
+    """The log-frequencies of the tokens at each position of the training targets."""
+    logits = jnp.asarray(np.log(token_frequencies(self)), jnp.float32)
     return jnp.broadcast_to(logits, (len(source), *logits.shape))
 
-  def tokens(self, text: str) -> list[int]:
-    """The pieces of a sentence."""
+  def tokenize(self, text: str) -> list[int]:
     return self.vocabulary.encode([text])[0]
 
-  def text(self, tokens) -> str:
-    """The sentence."""
+  def detokenize(self, tokens) -> str:
     return self.vocabulary.decode(tokens)
 
 
 @functools.cache
-def learn(task: Pairs) -> Vocabulary:
-  """A vocabulary from the training split of a task's sentences, in which digits stand alone."""
-  lines = (line for name, *pair in task.sentences() if split_of(name) == 'train' for line in pair)
+def learn_vocabulary(task: PairTask) -> Vocabulary:
+  """A vocabulary trained on the training sentences of a task, with one token for each digit."""
+  names_and_texts = task.sentence_pairs()
+  lines = (line for name, *texts in names_and_texts if split_for_name(name) == 'train'
+           for line in texts)
   return Vocabulary.train(lines, task.vocabulary_size, split_digits=True)
 
 
 @functools.cache
-def tabulate(task: Pairs) -> Table:
-  """A task's sentences as tokens; ValueError where a source has two meanings, or a split none."""
-  pairs = list(task.sentences())
-  known = {}
+def build_pair_table(task: PairTask) -> PairTable:
+  """The sentence pairs of a task as tokens, sorted by the hashes of their sources.
+
+  Raises:
+    ValueError: if two pairs have the same source text, or if a split has no pair.
+
+  """
+  pairs = list(task.sentence_pairs())
+  pair_of_source = {}
   for pair in pairs:
-    other = known.setdefault(pair.source, pair)
-    if other is not pair:
-      raise ValueError(f'{other.name} and {pair.name} are both {pair.source!r} in the source')
-  source, target = (padded(task.vocabulary.encode([pair[side] for pair in pairs]))
+    first = pair_of_source.setdefault(pair.source, pair)
+    if first is not pair:
+      raise ValueError(f'{first.name} and {pair.name} have the same source {pair.source!r}')
+  source, target = (pad_rows(task.vocabulary.encode([pair[side] for pair in pairs]))
                     for side in (1, 2))
-  multipliers, hashes = distinguish(source)
+  multipliers, hashes = collision_free_hashes(source)
   order = np.argsort(hashes)
-  splits = np.array([split_of(pairs[row].name) for row in order])
+  splits = np.array([split_for_name(pairs[row].name) for row in order])
   rows = {split: np.flatnonzero(splits == split) for split in SPLITS}
-  for split, found in rows.items():
-    if not found.size:
-      raise ValueError(f'{task.family} has no pair for {split} among {len(pairs)}: ask for more')
-  said = '\n'.join('\t'.join(pair) for pair in sorted(pairs))
-  digest = hashlib.sha256(said.encode()).hexdigest()[:12]
+  for split, split_rows in rows.items():
+    if not split_rows.size:
+      raise ValueError(
+        f'{task.family} has no pair for {split} among {len(pairs)}; increase `pairs`'
+      )
+  text = '\n'.join('\t'.join(pair) for pair in sorted(pairs))
+  digest = hashlib.sha256(text.encode()).hexdigest()[:12]
   ordered = [pairs[row] for row in order]
-  return Table(source[order], target[order], hashes[order], multipliers, ordered, rows, digest)
+  return PairTable(source[order], target[order], hashes[order], multipliers, ordered, rows, digest)
 
 
 @functools.cache
-def frequencies(task: Pairs) -> np.ndarray:  # [T, V]
-  """Of each token at each place of the training split's targets, every one counted once more."""
+def token_frequencies(task: PairTask) -> np.ndarray:
+  """The frequencies [T, V] of the tokens at each position of the training targets.
+
+  Add-one smoothing keeps all frequencies positive.
+  """
   target = task.table.target[task.table.rows['train']]
-  place = np.broadcast_to(np.arange(target.shape[1]), target.shape)
+  position = np.broadcast_to(np.arange(target.shape[1]), target.shape)
   counts = np.ones((target.shape[1], task.vocabulary_size))
-  np.add.at(counts, (place[target != PAD], target[target != PAD]), 1)
+  np.add.at(counts, (position[target != PAD], target[target != PAD]), 1)
   return counts / counts.sum(1, keepdims=True)
 
 
-def padded(rows: Sequence[Sequence[int]]) -> np.ndarray:
-  """Rows of tokens as one array [N, length], filled up to the longest."""
-  filled = np.full((len(rows), max(map(len, rows))), PAD, np.int32)
-  for place, row in enumerate(rows):
-    filled[place, : len(row)] = row
-  return filled
+def pad_rows(rows: Sequence[Sequence[int]]) -> np.ndarray:
+  """The token rows as one array [N, length], padded to the length of the longest row."""
+  padded = np.full((len(rows), max(map(len, rows))), PAD, np.int32)
+  for i, row in enumerate(rows):
+    padded[i, : len(row)] = row
+  return padded
 
 
-def hashed(tokens, multipliers: np.ndarray):  # [N, S], [S] -> [N]
-  """The hash of each row, in NumPy or in JAX: both count modulo 2^32."""
+def hash_rows(tokens, multipliers: np.ndarray):
+  """The hashes [N] of token rows [N, S], computed with the multipliers [S] modulo 2^32.
+
+  NumPy and JAX arrays have the same hashes.
+  """
   return (tokens.astype(np.uint32) * multipliers[None, :]).sum(1, dtype=np.uint32)
 
 
-def distinguish(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Multipliers [S] under which different rows [N, S] have different hashes [N], and these."""
-  generator, distinct = np.random.default_rng(0), len(np.unique(rows, axis=0))
-  if distinct < len(rows):
-    raise ValueError(f'{len(rows)} sources have {distinct} spellings: the vocabulary is too small')
+def collision_free_hashes(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """Multipliers [S] for which all token rows [N, S] have distinct hashes, and these hashes [N].
+
+  Raises:
+    ValueError: if two rows are equal.
+
+  """
+  generator, num_distinct = np.random.default_rng(0), len(np.unique(rows, axis=0))
+  if num_distinct < len(rows):
+    raise ValueError(
+      f'{len(rows)} sources have {num_distinct} distinct token rows; increase vocabulary_size'
+    )
   while True:
     multipliers = generator.integers(0, 2**32, rows.shape[1], np.uint32)
-    hashes = hashed(rows, multipliers)
+    hashes = hash_rows(rows, multipliers)
     if np.unique(hashes).size == len(rows):
       return multipliers, hashes

@@ -1,9 +1,10 @@
-"""Parity: whether the number of ones so far is even.
+"""Parity, in which a model predicts whether the number of ones in a binary sequence is even.
 
-  s[t] = s[t-1] xor x[t],
+  s[t] = s[t-1] xor x[t]
 
-the smallest automaton whose every token counts, however long ago it came. A diagonal linear
-recurrence with eigenvalues in [0, 1] cannot keep it over all lengths; one with -1 among them can.
+It is the smallest automaton whose output depends on every previous token. A diagonal linear
+recurrence with eigenvalues in [0, 1] cannot represent it at all lengths, but one with an eigenvalue
+of -1 can.
 
 Delétang et al. 2023, "Neural networks and the Chomsky hierarchy"; Grazzi et al. 2025, "Unlocking
 state-tracking in linear RNNs through negative eigenvalues".
@@ -14,14 +15,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from experiments.lab.tasks.automata import Automaton, Machine
+from experiments.lab.tasks.automata import AutomatonTask, MooreMachine
 
-MACHINE = Machine(step=np.array([[0, 1], [1, 0]]), answer=np.arange(2))
+MACHINE = MooreMachine(transition=np.array([[0, 1], [1, 0]]), output=np.arange(2))
 
 
 @dataclasses.dataclass(frozen=True)
-class Parity(Automaton):
-  """Whether the number of ones is even (0) or odd (1).
+class Parity(AutomatonTask):
+  """The target at position t is 0 if the number of ones in tokens 0..t is even, and 1 if odd.
 
   Two examples (`.` has no weight):
 
@@ -34,12 +35,13 @@ class Parity(Automaton):
       target  . . . . . . . . . . . . . 0 . .
 
   Published: answers='last' at lengths 1 to 40, tested at 41 to 500, batches of 128, Adam at 1e-4 to
-  5e-4 for 1,000,000 steps, gradients clipped at norm 1; the answer is read one empty step later.
+  5e-4 for 1,000,000 steps, gradients clipped at norm 1; the output is scored after one additional
+  empty step.
   """
 
   family: ClassVar[str] = 'parity'
 
   @property
-  def machine(self) -> Machine:
-    """The state is the parity."""
+  def machine(self) -> MooreMachine:
+    """The automaton whose state and output are the parity."""
     return MACHINE

@@ -1,16 +1,17 @@
-"""Pronouns: which of two nouns *it* is, which only the words after it tell.
+"""Pronoun resolution, in which a model predicts the noun that the pronoun *it* refers to.
 
   the animal did n't cross the street because it was too tired .      it = the animal
   the animal did n't cross the street because it was too wide .       it = the street
 
-Subject and object are an animal and a place, in either order; the adjective suits animals alone or
-places alone. So the answer hangs on both clauses. Phrases with other animals and places stand
-before the first clause and between the two: neither the nearest noun that suits the adjective, nor
-the first, nor the noun at some place in the sentence is the one that is meant.
+Subject and object are an animal and a location, in either order. The adjective after the pronoun
+suits animals alone or locations alone, so that the antecedent depends on both clauses. Distractor
+phrases with other animals and locations precede the first clause and separate the two clauses. The
+antecedent is therefore neither the nearest noun that suits the adjective, nor the first such noun,
+nor the noun at a fixed position of the sentence.
 
 Winograd 1972, "Understanding natural language"; Levesque, Davis and Morgenstern 2012, "The Winograd
-schema challenge"; Vaswani et al. 2017, "Attention is all you need", for heads that find an
-antecedent (figure 4), whose authors gave the two sentences above.
+schema challenge"; Vaswani et al. 2017, "Attention is all you need", for the two sentences above and
+for heads that attend to an antecedent (figure 4).
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from experiments.lab.tasks.task import Batch, Space, Task, certain, uniform
+from experiments.lab.tasks.task import Batch, Space, Task, one_hot_logits, uniform_logits
 
 ANIMALS = ('animal', 'dog', 'cat', 'horse', 'cow', 'goat', 'fox', 'wolf', 'bear', 'deer', 'rabbit',
            'mouse')
@@ -30,26 +31,26 @@ DONE_BY_PLACES = ('please', 'attract', 'suit', 'impress', 'help', 'interest', 's
 OF_ANIMALS = ('tired', 'hungry', 'thirsty', 'sleepy', 'scared', 'nervous', 'lazy', 'angry')
 OF_PLACES = ('wide', 'narrow', 'steep', 'deep', 'broad', 'winding', 'rocky', 'crowded')
 PREPOSITIONS = ('near', 'behind', 'beside', 'beyond', 'past', 'opposite', 'without', 'unlike')
-FILL = '_'  # stands after the end of a sentence
+FILL = '_'  # padding after the end of a sentence
 
 WORDS = (FILL, 'the', 'did', "n't", 'because', 'it', 'was', 'too', ',', '.', *PREPOSITIONS,
          *ANIMALS, *PLACES, *DONE_BY_ANIMALS, *DONE_BY_PLACES, *OF_ANIMALS, *OF_PLACES)
 TOKENS = {word: token for token, word in enumerate(WORDS)}
-KINDS = len(ANIMALS)  # of animals, and of places
-VARIANTS = len(OF_ANIMALS)  # of each of the two classes of adjectives, and of verbs
+KINDS = len(ANIMALS)  # number of animals, and of locations
+VARIANTS = len(OF_ANIMALS)  # number of adjectives, and of verbs, of each of the two classes
 NOUN, VERB, ADJECTIVE = (TOKENS[group[0]] for group in (ANIMALS, DONE_BY_ANIMALS, OF_ANIMALS))
 
-PHRASE, FIRST_CLAUSE, SECOND_CLAUSE = 4, 7, 6  # words, with commas and full stop
-PREFIXES = 2  # at most so many phrases stand before the first clause
-BEFORE_VERB, AFTER_VERB = 3, 2  # how far the subject stands from the verb, and the object
+PHRASE, FIRST_CLAUSE, SECOND_CLAUSE = 4, 7, 6  # lengths in words, commas and full stop included
+PREFIXES = 2  # the greatest number of phrases before the first clause
+BEFORE_VERB, AFTER_VERB = 3, 2  # distances from subject to verb, and from verb to object
 
 
 @dataclasses.dataclass(frozen=True)
 class Pronouns(Task):
-  """At the full stop, the noun that *it* stands for, `words` words or fewer after its clause.
+  """Prediction of the antecedent of *it* at the full stop of a sentence with two clauses.
 
-  Those words, `fewest` at least, are phrases of 4, such as `, near the dog`. Of 24 nouns, 12 are
-  animals and 12 places. Two examples (`_`, which is 0, fills up; `.` has no weight):
+  The clauses are separated by `fewest` to `words` words, in phrases of 4 such as `, near the dog`.
+  Of 24 nouns, 12 are animals and 12 are locations. Two examples (0 is padding; `.` has no weight):
 
     pronouns(words=4)
       source  1 18 2 3 42 1 30 8 10 1 19 4 5 6 7 58  9 0 0 0 0 0 0 0 0
@@ -59,142 +60,160 @@ class Pronouns(Task):
       source  11 1 32 8 1 30 2 3 50 1 18 8 14 1 39 8 10 1 19 4 5 6 7 66  9 0 0 0 0
       target   . .  . . .  . . .  . .  . .  . .  . .  . .  . . . . .  . 30 . . . .
 
-  The first is `the animal did n't cross the street , near the dog because it was too tired .` and
-  the second, whose answer is the street, `behind the river , the street did n't please the animal ,
+  The first is `the animal did n't cross the street , near the dog because it was too tired .` The
+  second, whose target is the street, is `behind the river , the street did n't please the animal ,
   past the lake , near the dog because it was too wide .`
 
-  There is no published setting: the two sentences are the published part.
+  There is no published setting. Only the two sentences of the module are published.
   """
 
   words: int = 16
   fewest: int = 0
 
   family: ClassVar[str] = 'pronouns'
-  axis: ClassVar[str] = 'words between'
+  axis: ClassVar[str] = 'words between clauses'
   solved: ClassVar[float] = 0.99
 
   def __post_init__(self):
     if self.words < PHRASE or self.words % PHRASE:
-      raise ValueError(f'words={self.words}: pronouns takes 4, 8, 12 and so on, in phrases of 4')
+      raise ValueError(
+        f'words={self.words}: the number must be a positive multiple of 4, the length of a phrase'
+      )
     if self.fewest % PHRASE or not 0 <= self.fewest <= self.words:
-      raise ValueError(f'fewest={self.fewest}: pronouns takes 0, 4, 8 and so on to {self.words}')
+      raise ValueError(
+        f'fewest={self.fewest}: the number must be a multiple of 4 from 0 to {self.words}'
+      )
 
   @property
-  def inputs(self) -> Space:
-    """Words."""
+  def input_space(self) -> Space:
+    """One token for each word of WORDS, with token 0 as padding."""
     return Space('tokens', len(WORDS))
 
   @property
   def distance(self) -> int:
-    """The most words between the first clause and the second."""
+    """The maximum number of words between the two clauses."""
     return self.words
 
   @property
   def length(self) -> int:
-    """Room for the longest sentence."""
+    """The number of tokens of a padded sentence."""
     return PREFIXES * PHRASE + FIRST_CLAUSE + self.words + SECOND_CLAUSE
 
   @property
   def chance(self) -> float:
-    """Every noun is equally likely."""
+    """The accuracy of a uniform random prediction of a noun."""
     return 1 / (2 * KINDS)
 
-  def at(self, distance: int) -> 'Pronouns':
-    """Another number of words between."""
+  def with_distance(self, distance: int) -> 'Pronouns':
+    """The task with another maximum number of words between the clauses."""
     return dataclasses.replace(self, words=distance, fewest=min(self.fewest, distance))
 
-  def beyond(self, distance: int) -> 'Pronouns':
-    """Only numbers of words between that this task does not have."""
+  def extrapolation_task(self, distance: int) -> 'Pronouns':
+    """The task with more words between the clauses than any sentence of this task has."""
     return dataclasses.replace(self, words=distance, fewest=self.words + PHRASE)
 
   def batch(self, split: str, index, batch_size: int) -> Batch:
-    """Two clauses of random words, and as many phrases before and between as are drawn."""
-    *keys, phrase_key, before_key, between_key = jax.random.split(self.key(split, index), 8)
+    """Sentences of two random clauses with random numbers of distractor phrases."""
+    *keys, phrase_key, before_key, between_key = jax.random.split(self.batch_key(split, index), 8)
 
-    def draw(key, count, *shape):
-      return jax.random.randint(key, (batch_size, *shape), 0, count)
+    def sample_integers(key, stop, *shape):
+      return jax.random.randint(key, (batch_size, *shape), 0, stop)
 
-    kinds = draw(keys[0], KINDS, 2)  # of an animal, of a place
+    kinds = sample_integers(keys[0], KINDS, 2)  # index of the animal, index of the location
     nouns = NOUN + KINDS * jnp.arange(2)[None, :] + kinds
-    by_place, of_place = draw(keys[1], 2), draw(keys[2], 2)  # the subject's class, the adjective's
-    subject, other, answer = (pick(nouns, which) for which in (by_place, 1 - by_place, of_place))
-    verb = VERB + VARIANTS * by_place + draw(keys[3], VARIANTS)
-    adjective = ADJECTIVE + VARIANTS * of_place + draw(keys[4], VARIANTS)
+    # The classes of the subject and of the adjective are 0 for animals and 1 for locations.
+    subject_class, adjective_class = sample_integers(keys[1], 2), sample_integers(keys[2], 2)
+    classes = subject_class, 1 - subject_class, adjective_class
+    subject, verb_object, answer = (select_tokens(nouns, noun_class) for noun_class in classes)
+    verb = VERB + VARIANTS * subject_class + sample_integers(keys[3], VARIANTS)
+    adjective = ADJECTIVE + VARIANTS * adjective_class + sample_integers(keys[4], VARIANTS)
 
-    preposition, noun = phrases(phrase_key, kinds, PREFIXES + self.words // PHRASE)
-    before = sentence('{} the {} ,', preposition[:, :PREFIXES], noun[:, :PREFIXES])
-    between = sentence(', {} the {}', preposition[:, PREFIXES:], noun[:, PREFIXES:])
-    many = jax.random.randint(
+    preposition, noun = draw_distractor_phrases(phrase_key, kinds, PREFIXES + self.words // PHRASE)
+    before = fill_template('{} the {} ,', preposition[:, :PREFIXES], noun[:, :PREFIXES])
+    between = fill_template(', {} the {}', preposition[:, PREFIXES:], noun[:, PREFIXES:])
+    num_between = jax.random.randint(
       between_key, (batch_size,), self.fewest // PHRASE, self.words // PHRASE + 1
     )
-    source = joined(
-      first_of(before, draw(before_key, PREFIXES + 1)),
-      sentence("the {} did n't {} the {}", subject, verb, other),
-      first_of(between, many),
-      sentence('because it was too {} .', adjective),
+    source = concatenate_with_padding_last(
+      pad_phrases_after_count(before, sample_integers(before_key, PREFIXES + 1)),
+      fill_template("the {} did n't {} the {}", subject, verb, verb_object),
+      pad_phrases_after_count(between, num_between),
+      fill_template('because it was too {} .', adjective),
     )
-    asked = source == TOKENS['.']
-    return Batch(source, jnp.where(asked, answer[:, None], 0), asked.astype(jnp.float32))
+    scored = source == TOKENS['.']
+    return Batch(source, jnp.where(scored, answer[:, None], 0), scored.astype(jnp.float32))
 
-  def places(self, source: jax.Array) -> dict[str, jax.Array]:
-    """Where in source [B, S] stand the pronoun, the noun that it means, and the full stop: [B]."""
+  def annotated_positions(self, source: jax.Array) -> dict[str, jax.Array]:
+    """The positions [B] of the pronoun, its antecedent and the full stop in the source [B, T]."""
     verb = jnp.argmax((source >= VERB) & (source < ADJECTIVE), 1)
     adjective = jnp.max(jnp.where(source >= ADJECTIVE, source, 0), 1)
-    subject_is_place = pick(source, verb - BEFORE_VERB) >= NOUN + KINDS
+    subject_is_place = select_tokens(source, verb - BEFORE_VERB) >= NOUN + KINDS
     is_subject = subject_is_place == (adjective >= ADJECTIVE + VARIANTS)
     return {
       'antecedent': jnp.where(is_subject, verb - BEFORE_VERB, verb + AFTER_VERB),
       'pronoun': jnp.argmax(source == TOKENS['it'], 1),
-      'question': jnp.argmax(source == TOKENS['.'], 1),
+      'prediction': jnp.argmax(source == TOKENS['.'], 1),
     }
 
   def oracle(self, source: jax.Array) -> jax.Array:
-    """The noun of the first clause that the adjective suits."""
-    answer = pick(source, self.places(source)['antecedent'])
-    return certain(jnp.broadcast_to(answer[:, None], source.shape), self.outputs.size)
+    """Logits that predict the noun of the first clause that suits the adjective."""
+    answer = select_tokens(source, self.annotated_positions(source)['antecedent'])
+    return one_hot_logits(jnp.broadcast_to(answer[:, None], source.shape), self.output_space.size)
 
   def baseline(self, source: jax.Array) -> jax.Array:
-    """Any noun, all equally likely."""
-    token = jnp.arange(self.outputs.size)
-    possible = (token >= NOUN) & (token < VERB)
-    return jnp.broadcast_to(uniform(possible), (*source.shape, self.outputs.size))
+    """The uniform distribution over all nouns."""
+    token = jnp.arange(self.output_space.size)
+    is_noun = (token >= NOUN) & (token < VERB)
+    return jnp.broadcast_to(uniform_logits(is_noun), (*source.shape, self.output_space.size))
 
-  def text(self, tokens) -> str:
-    """The words that a row of tokens stands for, on the host."""
+  def detokenize(self, tokens) -> str:
+    """The text of one row of tokens, without padding."""
     return ' '.join(WORDS[int(token)] for token in tokens if int(token) != TOKENS[FILL])
 
 
-def sentence(template: str, *filled: jax.Array) -> jax.Array:  # [...] each -> [..., words]
-  """A template's words as tokens; those that it leaves open are taken in turn from `filled`."""
-  tokens = iter(filled)
+def fill_template(template: str, *fillers: jax.Array) -> jax.Array:
+  """The tokens [..., words] of a template, whose placeholders `{}` are replaced by tokens [...]."""
+  tokens = iter(fillers)
   words = [next(tokens) if word == '{}' else TOKENS[word] for word in template.split()]
   return jnp.stack(jnp.broadcast_arrays(*words), -1)
 
 
-def phrases(key: jax.Array, kinds: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-  """Prepositions and nouns [B, count], animals and places, but none of the `kinds` [B, 2]."""
-  shape = len(kinds), count
+def draw_distractor_phrases(
+  key: jax.Array, excluded_kinds: jax.Array, count: int
+) -> tuple[jax.Array, jax.Array]:
+  """Random prepositions and nouns of distractor phrases, without the nouns of the clauses.
+
+  Args:
+    key: random key.
+    excluded_kinds: [B, 2] indices of the animal and the location in the clauses of each sentence.
+    count: number of phrases per sentence.
+
+  Returns:
+    The prepositions and the nouns, both tokens [B, count].
+
+  """
+  shape = len(excluded_kinds), count
   preposition_key, class_key, kind_key = jax.random.split(key, 3)
   preposition = jax.random.randint(preposition_key, shape, 0, len(PREPOSITIONS))
   is_place = jax.random.randint(class_key, shape, 0, 2)
-  step = jax.random.randint(kind_key, shape, 1, KINDS)  # round the kinds, less than once
-  other = (jnp.take_along_axis(kinds, is_place, 1) + step) % KINDS
-  return TOKENS[PREPOSITIONS[0]] + preposition, NOUN + KINDS * is_place + other
+  offset = jax.random.randint(kind_key, shape, 1, KINDS)  # nonzero modulo KINDS
+  other_kind = (jnp.take_along_axis(excluded_kinds, is_place, 1) + offset) % KINDS
+  return TOKENS[PREPOSITIONS[0]] + preposition, NOUN + KINDS * is_place + other_kind
 
 
-def first_of(parts: jax.Array, count: jax.Array) -> jax.Array:  # [B, N, words], [B] -> [B, tokens]
-  """The first `count` phrases of each row, and gaps in the place of the others."""
-  kept = jnp.arange(parts.shape[1])[None, :, None] < count[:, None, None]
-  return jnp.where(kept, parts, TOKENS[FILL]).reshape(len(parts), -1)
+def pad_phrases_after_count(phrases: jax.Array, counts: jax.Array) -> jax.Array:
+  """Phrases [B, N, words] as rows [B, N * words], padded after the first `counts` [B] phrases."""
+  is_kept = jnp.arange(phrases.shape[1])[None, :, None] < counts[:, None, None]
+  return jnp.where(is_kept, phrases, TOKENS[FILL]).reshape(len(phrases), -1)
 
 
-def joined(*parts: jax.Array) -> jax.Array:  # [B, tokens] each
-  """Parts of a sentence as one, its gaps moved behind its end."""
-  whole = jnp.concatenate(parts, 1)
-  order = jnp.argsort(whole == TOKENS[FILL], axis=1, stable=True)
-  return jnp.take_along_axis(whole, order, 1)
+def concatenate_with_padding_last(*parts: jax.Array) -> jax.Array:
+  """The concatenation of rows [B, tokens] with all padding moved to the end."""
+  sentence = jnp.concatenate(parts, 1)
+  order = jnp.argsort(sentence == TOKENS[FILL], axis=1, stable=True)
+  return jnp.take_along_axis(sentence, order, 1)
 
 
-def pick(rows: jax.Array, place: jax.Array) -> jax.Array:  # [B, N], [B] -> [B]
-  """One token of each row."""
-  return jnp.take_along_axis(rows, place[:, None], 1)[:, 0]
+def select_tokens(rows: jax.Array, positions: jax.Array) -> jax.Array:
+  """The tokens [B] at the given positions [B] of the rows [B, N]."""
+  return jnp.take_along_axis(rows, positions[:, None], 1)[:, 0]

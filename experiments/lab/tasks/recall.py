@@ -1,12 +1,12 @@
-"""Associative recall: what was said of this key before.
+"""Associative recall, in which a model retrieves the value that was paired with a key.
 
-A sequence states K pairs (key, value), then asks for every key once, at a gap g drawn without
-replacement with
+A sequence of length L begins with K pairs (key, value) and then queries every key once, at a gap g
+that is sampled without replacement with
 
-  p(g) ∝ g^(a-1),  g = 1, 2, ..., (L - 2K) / 2,
+  p(g) ∝ g^(a-1),  g = 1, 2, ..., (L - 2K) / 2.
 
-so that most keys are asked for soon and some late, as words are in natural text. A layer solves it
-if it can look back by content; a state of fixed size must hold all K pairs at once.
+Most keys are therefore queried at a small gap and some at a large gap, similar to repeated words in
+natural text. The task requires retrieval by content. A state of fixed size must store all K pairs.
 
 Arora, Eyuboglu et al. 2024, "Zoology: Measuring and improving recall in efficient language models".
 """
@@ -19,16 +19,17 @@ import jax
 import jax.numpy as jnp
 
 from experiments.lab.tasks import draws
-from experiments.lab.tasks.task import Batch, Space, Task, certain, uniform
+from experiments.lab.tasks.task import Batch, Space, Task, one_hot_logits, uniform_logits
 
 
 @dataclasses.dataclass(frozen=True)
 class Recall(Task):
-  """Multi-query associative recall as Zoology generates it.
+  """Multi-query associative recall with the data distribution of the paper "Zoology".
 
-  Keys are drawn without replacement from 1, ..., V/2 - 1, values from V/2, ..., V - 1. Key i stands
-  at 2i, its value at 2i + 1, and its query 2 (g - 1) tokens after the pairs, where the target is
-  the value. All else is 0, or any token if `random_non_queries`. Two examples (`.` has no weight):
+  Keys are sampled without replacement from 1, ..., V/2 - 1, and values from V/2, ..., V - 1. Key i
+  is at position 2i, its value at 2i + 1, and its query 2 (g - 1) tokens after the pairs, where the
+  target is the value. All other tokens are 0, or random if `random_non_queries`. Two examples (`.`
+  has no weight):
 
     recall(length=16, num_pairs=2, vocabulary_size=12)
       source  2 8 4 7 0 0 4 0 0 0 0 0 2 0 0 0
@@ -58,53 +59,56 @@ class Recall(Task):
       raise ValueError(f'length={self.length}: recall needs an even length of at least 4')
     if self.vocabulary_size < 4:
       raise ValueError(
-        f'vocabulary_size={self.vocabulary_size}: recall needs 4 tokens, for a key and a value'
+        f'vocabulary_size={self.vocabulary_size}: recall needs at least 4 tokens, including one key'
+        f' and two values'
       )
     if not math.isfinite(self.power):
-      raise ValueError(f'power={self.power}: recall takes a finite number')
+      raise ValueError(f'power={self.power}: recall needs a finite number')
     if not 1 <= self.num_pairs <= most:
       raise ValueError(
-        f'num_pairs={self.num_pairs}: length {self.length} and vocabulary {self.vocabulary_size}'
-        f' have room for 1 to {most} (length / 4 and vocabulary_size / 2 - 1 bound it)'
+        f'num_pairs={self.num_pairs}: length {self.length} and vocabulary size'
+        f' {self.vocabulary_size} allow 1 to {most} pairs (length / 4 and vocabulary_size / 2 - 1'
+        f' are upper bounds)'
       )
 
   @property
-  def inputs(self) -> Space:
-    """Tokens: 0, then the keys, then the values."""
+  def input_space(self) -> Space:
+    """The filler token 0, the key tokens and the value tokens, in this order."""
     return Space('tokens', self.vocabulary_size)
 
   @property
   def distance(self) -> int:
-    """The length: a query can be as far as that from its pair."""
+    """The sequence length, which bounds the distance from a pair to its query."""
     return self.length
 
   @property
   def chance(self) -> float:
-    """Every value is equally likely: 1 over their number."""
-    return 1 / (self.vocabulary_size - self.first_value)
+    """The accuracy of a uniform random prediction of a value."""
+    return 1 / (self.vocabulary_size - self.first_value_token)
 
   @property
-  def first_value(self) -> int:
-    """The lowest token that is a value; below it stand the keys and 0."""
+  def first_value_token(self) -> int:
+    """The smallest value token, which follows the largest key token."""
     return self.vocabulary_size // 2
 
-  def at(self, distance: int) -> 'Recall':
-    """Another length, with the number of pairs in proportion (rounded down, at least one)."""
+  def with_distance(self, distance: int) -> 'Recall':
+    """The task with another length and a proportional number of key-value pairs, at least one."""
     num_pairs = max(1, self.num_pairs * distance // self.length)
     return dataclasses.replace(self, length=distance, num_pairs=num_pairs)
 
   def batch(self, split: str, index, batch_size: int) -> Batch:
-    """Pairs, then one query a pair; made in the order keys, values, gaps, filling."""
-    key_key, value_key, gap_key, fill_key = jax.random.split(self.key(split, index), 4)
-    count, values = self.num_pairs, self.vocabulary_size - self.first_value
-    keys = 1 + draws.distinct(key_key, batch_size, count, self.first_value - 1)
-    values = self.first_value + draws.distinct(value_key, batch_size, count, values)
+    """Random key-value pairs, followed by one query per pair at a random position."""
+    key_key, value_key, gap_key, fill_key = jax.random.split(self.batch_key(split, index), 4)
+    count, values = self.num_pairs, self.vocabulary_size - self.first_value_token
+    keys = 1 + draws.sample_distinct(key_key, batch_size, count, self.first_value_token - 1)
+    values = self.first_value_token + draws.sample_distinct(value_key, batch_size, count, values)
     pairs = jnp.stack([keys, values], -1).reshape(batch_size, 2 * count)
 
-    # In the order drawn, which favours short gaps for the first keys: the published generator does.
+    # As published, gaps are assigned to keys in the order in which both are sampled.
+    # Small gaps tend to be sampled first, so that early keys tend to have small gaps.
     gaps = 1 + jnp.arange((self.length - 2 * count) // 2)
     log_weights = (self.power - 1) * jnp.log(gaps)
-    gap = draws.distinct_weighted(gap_key, batch_size, count, log_weights)
+    gap = draws.sample_distinct_weighted(gap_key, batch_size, count, log_weights)
     row, query = jnp.arange(batch_size)[:, None], 2 * count + 2 * gap
 
     empty = jnp.zeros((batch_size, self.length), jnp.int32)
@@ -116,12 +120,12 @@ class Recall(Task):
     return Batch(source, empty.at[row, query].set(values), weight)
 
   def oracle(self, source: jax.Array) -> jax.Array:
-    """At each token that is a key, its value."""
+    """Logits that predict the value paired with the key that is the input at each position."""
     pairs = source[:, : 2 * self.num_pairs]
     match = source[:, :, None] == pairs[:, None, ::2]  # [B, T, K]
-    return certain(jnp.sum(match * pairs[:, None, 1::2], -1), self.vocabulary_size)
+    return one_hot_logits(jnp.sum(match * pairs[:, None, 1::2], -1), self.vocabulary_size)
 
   def baseline(self, source: jax.Array) -> jax.Array:
-    """Any value, all equally likely."""
-    is_value = jnp.arange(self.vocabulary_size) >= self.first_value
-    return jnp.broadcast_to(uniform(is_value), (*source.shape, self.vocabulary_size))
+    """The uniform distribution over all values."""
+    is_value = jnp.arange(self.vocabulary_size) >= self.first_value_token
+    return jnp.broadcast_to(uniform_logits(is_value), (*source.shape, self.vocabulary_size))

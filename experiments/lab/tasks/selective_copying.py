@@ -1,8 +1,9 @@
-"""Selective copying: repeat the symbols that stand scattered among blanks.
+"""Selective copying, in which a model copies symbols from random positions among blanks.
 
-N symbols are placed anywhere in a context of L blanks, in order, and N markers follow, at which the
-symbols are to be repeated. In copy memory the same symbols stand at the same places in every
-sequence, so that a fixed convolution copies them; here a layer must select by content what to keep.
+A context of L tokens has N symbols at random positions, and its other tokens are blank. After it
+follow N markers, at which the symbols are to be reproduced in order. In copy memory the symbols
+have the same positions in every sequence, so that a fixed convolution copies them. Here the input
+to store must be selected by content.
 
 Jing et al. 2019, "Gated orthogonal recurrent units" (as the denoise task); Gu and Dao 2023, "Mamba:
 Linear-time sequence modeling with selective state spaces".
@@ -15,16 +16,17 @@ import jax
 import jax.numpy as jnp
 
 from experiments.lab.tasks import draws
-from experiments.lab.tasks.task import Batch, Space, Task, certain, uniform
+from experiments.lab.tasks.task import Batch, Space, Task, one_hot_logits, uniform_logits
 
-BLANK = 0  # symbols are 1, ..., V - 2, the marker V - 1
+BLANK = 0  # the symbols are 1, ..., V - 2 and the marker is V - 1
 
 
 @dataclasses.dataclass(frozen=True)
 class SelectiveCopying(Task):
-  """The symbols of a context of `length` tokens, in order, at as many markers after it.
+  """The targets at the final markers are the symbols of the context, in order.
 
-  Of V tokens 0 is blank, 1 to V - 2 are symbols, V - 1 is the marker. Two examples (`.` has no
+  A context of `length` tokens has `num_tokens` symbols. Token 0 is the blank, tokens 1 to V - 2 are
+  symbols and token V - 1 is the marker, for a vocabulary of size V. Two examples (`.` has no
   weight):
 
     selective_copying(length=10, num_tokens=4)
@@ -50,60 +52,61 @@ class SelectiveCopying(Task):
   def __post_init__(self):
     if not 1 <= self.num_tokens <= self.length:
       raise ValueError(
-        f'num_tokens={self.num_tokens}: a context of length {self.length} has room for 1 to'
-        f' {self.length}'
+        f'num_tokens={self.num_tokens}: a context of length {self.length} can have 1 to'
+        f' {self.length} symbols'
       )
     if self.vocabulary_size < 4:
       raise ValueError(
-        f'vocabulary_size={self.vocabulary_size}: selective_copying needs 4 tokens, for a blank,'
-        f' a marker and two symbols'
+        f'vocabulary_size={self.vocabulary_size}: selective_copying needs at least 4 tokens,'
+        f' a blank, a marker and two symbols'
       )
 
   @property
-  def inputs(self) -> Space:
-    """Tokens: the blank, the symbols, the marker."""
+  def input_space(self) -> Space:
+    """Tokens for the blank, the symbols and the marker, in this order."""
     return Space('tokens', self.vocabulary_size)
 
   @property
   def distance(self) -> int:
-    """The length of the context: a symbol can be as far as that from its marker, or farther."""
+    """The length of the context, which bounds the distance from a symbol to its marker."""
     return self.length
 
   @property
-  def marker(self) -> int:
-    """The token that asks for the next symbol."""
+  def marker_token(self) -> int:
+    """The input token at the positions where symbols are to be predicted."""
     return self.vocabulary_size - 1
 
   @property
   def chance(self) -> float:
-    """Every symbol is equally likely: 1 over their number."""
+    """The accuracy of a uniform random prediction of the symbols."""
     return 1 / (self.vocabulary_size - 2)
 
-  def at(self, distance: int) -> 'SelectiveCopying':
-    """Another length, with as many symbols."""
+  def with_distance(self, distance: int) -> 'SelectiveCopying':
+    """The task with another context length and the same number of symbols."""
     return dataclasses.replace(self, length=distance)
 
   def batch(self, split: str, index, batch_size: int) -> Batch:
-    """Symbols at different places, any set of which is as likely as any other."""
-    symbol_key, place_key = jax.random.split(self.key(split, index))
+    """Random symbols at random positions of a blank context, followed by markers."""
+    symbol_key, position_key = jax.random.split(self.batch_key(split, index))
     shape = batch_size, self.num_tokens
-    symbols = jax.random.randint(symbol_key, shape, 1, self.marker)
-    places = jnp.sort(draws.distinct(place_key, *shape, self.length), 1)
+    symbols = jax.random.randint(symbol_key, shape, 1, self.marker_token)
+    positions = jnp.sort(draws.sample_distinct(position_key, *shape, self.length), 1)
     blank = jnp.full((batch_size, self.length), BLANK)
-    context = blank.at[jnp.arange(batch_size)[:, None], places].set(symbols)
-    source = jnp.concatenate([context, jnp.full(shape, self.marker)], 1)
+    context = blank.at[jnp.arange(batch_size)[:, None], positions].set(symbols)
+    source = jnp.concatenate([context, jnp.full(shape, self.marker_token)], 1)
     target = jnp.concatenate([blank, symbols], 1)
-    return Batch(source, target, (source == self.marker).astype(jnp.float32))
+    return Batch(source, target, (source == self.marker_token).astype(jnp.float32))
 
   def oracle(self, source: jax.Array) -> jax.Array:
-    """Blanks, then what in the context is not blank, in order."""
+    """Logits that predict blanks, followed by the symbols of the context in order."""
     context = source[:, : self.length]
-    places = jnp.argsort(context == BLANK, axis=1, stable=True)[:, : self.num_tokens]
-    symbols = jnp.take_along_axis(context, places, 1)
-    return certain(jnp.concatenate([jnp.full_like(context, BLANK), symbols], 1), self.outputs.size)
+    positions = jnp.argsort(context == BLANK, axis=1, stable=True)[:, : self.num_tokens]
+    symbols = jnp.take_along_axis(context, positions, 1)
+    target = jnp.concatenate([jnp.full_like(context, BLANK), symbols], 1)
+    return one_hot_logits(target, self.output_space.size)
 
   def baseline(self, source: jax.Array) -> jax.Array:
-    """Any symbol, all equally likely."""
-    token = jnp.arange(self.outputs.size)
-    possible = (token != BLANK) & (token != self.marker)
-    return jnp.broadcast_to(uniform(possible), (*source.shape, self.outputs.size))
+    """The uniform distribution over all symbols."""
+    token = jnp.arange(self.output_space.size)
+    is_symbol = (token != BLANK) & (token != self.marker_token)
+    return jnp.broadcast_to(uniform_logits(is_symbol), (*source.shape, self.output_space.size))

@@ -1,12 +1,13 @@
-"""Copy, reverse and sort: the simplest transductions, in which all of the source must get across.
+"""The tasks copy, reverse and sort, whose target is a permutation of all source symbols.
 
-A source is n random symbols and END, and its target the same symbols in another order:
+A source has n random symbols and END. Its target has the same symbols in another order:
 
   copy  y_i = x_i        reverse  y_i = x_(n + 1 - i)        sort  y_1 <= y_2 <= ... <= y_n
 
-Copying asks that nothing be lost between encoder and decoder, reversing that the last symbol come
-out first, sorting that each find its place among all the others. n symbols out of A are n log2 A
-bits, less where their order is lost: the length at which a model fails says how many it holds.
+All three require that the encoder passes all symbols to the decoder. Reversing also requires the
+last symbol first, and sorting requires a comparison of all symbols. n symbols of an alphabet of
+size A carry n log2 A bits, and fewer for sorting, where their order is irrelevant. The length at
+which a model fails therefore measures how many bits it can pass from the encoder to the decoder.
 
 Grefenstette et al. 2015, "Learning to transduce with unbounded memory", section 4.1, for copy and
 reverse; Vinyals, Bengio and Kudlur 2016, "Order matters: sequence to sequence for sets", section 4,
@@ -24,13 +25,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.lab.corpora.reserved import END, PAD, RESERVED
-from experiments.lab.tasks.task import Batch, certain
+from experiments.lab.tasks.task import Batch, one_hot_logits
 from experiments.lab.tasks.transduction import Transduction
 
 
 @dataclasses.dataclass(frozen=True)
 class SequenceCopying(Transduction):
-  """Sources of `min_length` to `max_length` symbols, every length as likely as any other."""
+  """The base class of tasks that reorder `min_length` to `max_length` random symbols.
+
+  All lengths have the same probability.
+  """
 
   max_length: int = 20
   min_length: int = 1
@@ -44,105 +48,109 @@ class SequenceCopying(Transduction):
       raise ValueError(f'max_length={self.max_length}: {self.family} needs at least 1 symbol')
     if not 1 <= self.min_length <= self.max_length:
       raise ValueError(
-        f'min_length={self.min_length}: {self.family} of max_length {self.max_length} takes 1 to'
+        f'min_length={self.min_length}: for max_length {self.max_length}, {self.family} allows 1 to'
         f' {self.max_length}'
       )
     if self.alphabet_size < 2:
-      raise ValueError(f'alphabet_size={self.alphabet_size}: {self.family} needs 2 symbols')
+      raise ValueError(
+        f'alphabet_size={self.alphabet_size}: {self.family} needs at least 2 symbols'
+      )
 
   @abc.abstractmethod
-  def rank(self, source: jax.Array) -> jax.Array:  # [B, S] -> [B, S]
-    """What the symbols of a source are put in order by."""
+  def sort_key(self, source: jax.Array) -> jax.Array:
+    """The keys [B, S] by which the symbols of sources [B, S] are sorted to form the targets."""
 
   @property
   def vocabulary_size(self) -> int:
-    """The alphabet, after the tokens that have a meaning of their own."""
+    """The number of reserved tokens plus the size of the alphabet."""
     return RESERVED + self.alphabet_size
 
   @property
   def source_length(self) -> int:
-    """Room for the longest source and its END."""
     return self.max_length + 1
 
   @property
   def target_length(self) -> int:
-    """A target is as long as its source."""
+    """The greatest length of a target, which is as long as its source."""
     return self.source_length
 
   @property
   def distance(self) -> int:
-    """The longest length."""
+    """The greatest number of symbols in a source."""
     return self.max_length
 
   @property
-  def likeliest(self) -> list[int]:
-    """Symbols of a target that is as likely as any: of the shortest length, evenly mixed."""
+  def most_likely_target_symbols(self) -> list[int]:
+    """The symbols of the most likely target, or of one of them if there are several.
+
+    This target has the smallest length and contains the symbols of the alphabet equally often, as
+    far as possible.
+    """
     return sorted(number % self.alphabet_size for number in range(self.min_length))
 
   @property
-  def sources(self) -> int:
-    """How many sources have the likeliest target."""
+  def num_most_likely_sources(self) -> int:
+    """The number of distinct sources that have the most likely target."""
     return 1
 
   @property
   def chance(self) -> float:
-    """The probability of the likeliest target: of its length, then of its symbols."""
-    lengths = self.max_length - self.min_length + 1
-    return self.sources / self.alphabet_size**self.min_length / lengths
+    """The probability of the most likely target, which the baseline predicts."""
+    num_lengths = self.max_length - self.min_length + 1
+    return self.num_most_likely_sources / self.alphabet_size**self.min_length / num_lengths
 
-  def at(self, distance: int) -> 'SequenceCopying':
-    """Another longest length; the shortest stays, where it is not longer than that."""
-    shortest = min(self.min_length, distance)
-    return dataclasses.replace(self, max_length=distance, min_length=shortest)
+  def with_distance(self, distance: int) -> 'SequenceCopying':
+    """The task with another maximum length, and with a smaller minimum length if necessary."""
+    min_length = min(self.min_length, distance)
+    return dataclasses.replace(self, max_length=distance, min_length=min_length)
 
-  def beyond(self, distance: int) -> 'SequenceCopying':
-    """Only lengths that this task does not have."""
+  def extrapolation_task(self, distance: int) -> 'SequenceCopying':
+    """The task on sources longer than the maximum length of this task."""
     return dataclasses.replace(self, max_length=distance, min_length=self.max_length + 1)
 
   def batch(self, split: str, index, batch_size: int) -> Batch:
-    """Random symbols up to a random length."""
-    length_key, symbol_key = jax.random.split(self.key(split, index))
+    """Sources of random length with random symbols, and their targets."""
+    length_key, symbol_key = jax.random.split(self.batch_key(split, index))
     length = jax.random.randint(
       length_key, (batch_size, 1), self.min_length, self.max_length + 1
     )
     shape = batch_size, self.source_length
     symbols = jax.random.randint(symbol_key, shape, RESERVED, self.vocabulary_size)
-    place = jnp.arange(self.source_length)[None, :]
-    source = jnp.where(place < length, symbols, jnp.where(place == length, END, PAD))
-    return self.sealed(source, self.answer(source))
+    position = jnp.arange(self.source_length)[None, :]
+    source = jnp.where(position < length, symbols, jnp.where(position == length, END, PAD))
+    return self.make_batch(source, self.target_from_source(source))
 
-  def answer(self, source: jax.Array) -> jax.Array:  # [B, S] -> [B, T]
-    """The symbols in order; END and what fills up stay behind them."""
+  def target_from_source(self, source: jax.Array) -> jax.Array:
+    """The targets [B, T] of the sources [B, S], in which END and padding follow the symbols."""
     last = jnp.iinfo(jnp.int32).max
-    rank = jnp.where(source >= RESERVED, self.rank(source), last)
-    return jnp.take_along_axis(source, jnp.argsort(rank, axis=1, stable=True), 1)
+    keys = jnp.where(source >= RESERVED, self.sort_key(source), last)
+    return jnp.take_along_axis(source, jnp.argsort(keys, axis=1, stable=True), 1)
 
   def oracle(self, source: jax.Array) -> jax.Array:
-    """Puts the source in order."""
-    return certain(self.answer(source), self.vocabulary_size)
+    return one_hot_logits(self.target_from_source(source), self.vocabulary_size)
 
   def baseline(self, source: jax.Array) -> jax.Array:
-    """The likeliest target, whatever the source."""
-    symbols = RESERVED + jnp.array(self.likeliest)
+    """Logits that predict the most likely target for every source."""
+    symbols = RESERVED + jnp.array(self.most_likely_target_symbols)
     row = jnp.full((self.target_length,), PAD).at[: symbols.size + 1].set(jnp.append(symbols, END))
-    return certain(jnp.broadcast_to(row, source.shape), self.vocabulary_size)
+    return one_hot_logits(jnp.broadcast_to(row, source.shape), self.vocabulary_size)
 
-  def tokens(self, text: str) -> list[int]:
-    """Numbers from 0, separated by blanks."""
+  def tokenize(self, text: str) -> list[int]:
+    """The tokens of a text, in which symbols are numbers from 0 that are separated by spaces."""
     words = text.split()
     if not all(word.isdecimal() and int(word) < self.alphabet_size for word in words):
       last = self.alphabet_size - 1
-      raise ValueError(f'{self.family} reads numbers from 0 to {last}, not {text!r}')
+      raise ValueError(f'{self.family} needs numbers from 0 to {last}, not {text!r}')
     return [*(RESERVED + int(word) for word in words), END]
 
-  def test_sentences(self, index: int, batch_size: int) -> list[tuple[str, str]]:
-    """The batch's symbols, which are the data themselves."""
+  def test_sentence_pairs(self, index: int, batch_size: int) -> list[tuple[str, str]]:
+    """The detokenised sources and targets of a test batch, which equal the original texts."""
     batch = self.batch('test', index, batch_size)
-    sides = (map(self.text, np.asarray(side)) for side in (batch.source, batch.target))
+    sides = (map(self.detokenize, np.asarray(side)) for side in (batch.source, batch.target))
     return list(zip(*sides, strict=True))
 
-  def text(self, tokens) -> str:
-    """The symbols as numbers from 0."""
+  def detokenize(self, tokens) -> str:
+    """The text of one row of tokens, with symbols as numbers from 0, separated by spaces."""
     row = [int(token) for token in tokens]
     symbols = row[: row.index(END)] if END in row else row
     return ' '.join(str(token - RESERVED) for token in symbols if token >= RESERVED)
@@ -150,9 +158,9 @@ class SequenceCopying(Transduction):
 
 @dataclasses.dataclass(frozen=True)
 class Copy(SequenceCopying):
-  """The source, once more.
+  """Copying, in which the target equals the source.
 
-  Two examples (0 fills up, 2 ends, symbols are 3 and up; `.` has no weight):
+  Two examples (0 is PAD, 2 is END, symbols are 3 and up; `.` has no weight):
 
     copy(max_length=8)
       source  14 7 7 3 18 2 0 0 0
@@ -167,16 +175,16 @@ class Copy(SequenceCopying):
 
   family: ClassVar[str] = 'copy'
 
-  def rank(self, source: jax.Array) -> jax.Array:
-    """Where they stand."""
+  def sort_key(self, source: jax.Array) -> jax.Array:
+    """The positions of the symbols, so that their order is unchanged."""
     return jnp.broadcast_to(jnp.arange(source.shape[1]), source.shape)
 
 
 @dataclasses.dataclass(frozen=True)
 class Reverse(SequenceCopying):
-  """The source from its end.
+  """Reversal, in which the target has the symbols of the source in reverse order.
 
-  Two examples (0 fills up, 2 ends, symbols are 3 and up; `.` has no weight):
+  Two examples (0 is PAD, 2 is END, symbols are 3 and up; `.` has no weight):
 
     reverse(max_length=8)
       source  14 7 7  3 18 2 0 0 0
@@ -191,16 +199,16 @@ class Reverse(SequenceCopying):
 
   family: ClassVar[str] = 'reverse'
 
-  def rank(self, source: jax.Array) -> jax.Array:
-    """The last first."""
+  def sort_key(self, source: jax.Array) -> jax.Array:
+    """The negative positions of the symbols, so that their order is reversed."""
     return -jnp.broadcast_to(jnp.arange(source.shape[1]), source.shape)
 
 
 @dataclasses.dataclass(frozen=True)
 class Sort(SequenceCopying):
-  """The symbols of the source from the smallest to the greatest.
+  """Sorting, in which the target has the symbols of the source in ascending order.
 
-  Two examples (0 fills up, 2 ends, symbols are 3 and up; `.` has no weight):
+  Two examples (0 is PAD, 2 is END, symbols are 3 and up; `.` has no weight):
 
     sort(max_length=8)
       source  14 7 7  3 18 2 0 0 0
@@ -210,17 +218,17 @@ class Sort(SequenceCopying):
       source  3 7 4 4 6 3 2
       target  3 3 4 4 6 7 2
 
-  There is no published setting for symbols: Vinyals et al. sort real numbers.
+  There is no published setting for symbols, because Vinyals et al. sort real numbers.
   """
 
   family: ClassVar[str] = 'sort'
 
   @property
-  def sources(self) -> int:
-    """The orders that the likeliest target's symbols can come in."""
-    repeated = collections.Counter(self.likeliest).values()
+  def num_most_likely_sources(self) -> int:
+    """The number of distinct permutations of the most likely target."""
+    repeated = collections.Counter(self.most_likely_target_symbols).values()
     return math.factorial(self.min_length) // math.prod(map(math.factorial, repeated))
 
-  def rank(self, source: jax.Array) -> jax.Array:
-    """Their own size."""
+  def sort_key(self, source: jax.Array) -> jax.Array:
+    """The symbols themselves, so that their order is ascending."""
     return source

@@ -1,12 +1,16 @@
-"""What is asked of a model: batches, the loss that trains it, the metric that judges it.
+"""The task interface, which defines batches, a loss, a metric, an oracle and a baseline.
 
-A task is a frozen record of settings. Its batches are a pure function of (settings, split, index),
-made in JAX so that they can be made inside a compiled step, on the device, without the host.
+A task is an immutable record of its settings. A batch is a pure function of the settings, the split
+and the batch index. It is written in JAX, so that a compiled training step can generate its own
+batches on the device, without the host.
 
-Two answers come with every task, and calibrate it:
-the *oracle*, which computes the target from the source, and the *guess*, which ignores the source
-and gives the best answer that one can give without looking. A metric is read between the two:
-score = (metric - chance) / (perfect - chance), 0 for the guess, 1 for the oracle.
+Two reference models calibrate the metric. The *oracle* computes the target from the source. The
+*baseline* ignores the source and is the best predictor that can do so. A metric is normalised
+between the two,
+
+  score = (metric - chance) / (perfect - chance),
+
+which is 0 for the baseline and 1 for the oracle.
 """
 
 import abc
@@ -20,22 +24,28 @@ from experiments.lab.corpora.reserved import SPLITS
 
 
 class Space(NamedTuple):
-  """What stands at one position: a token out of `size`, or a vector of `size` reals."""
+  """The set of possible values at one position of a sequence.
+
+  The value is a token below `size` (kind 'tokens') or a vector of `size` reals (kind 'reals').
+  """
 
   kind: str  # 'tokens' or 'reals'
   size: int
 
 
 class Batch(NamedTuple):
-  """Sequences to train or test on."""
+  """B training or test sequences with their targets and loss weights."""
 
-  source: jax.Array  # [B, S] tokens, or [B, S, channels]
-  target: jax.Array  # [B, T] tokens, or [B, T, channels]
-  weight: jax.Array  # [B, T] 1 where the loss counts, 0 elsewhere
+  source: jax.Array  # int32 [B, S] tokens, or float32 [B, S, channels]
+  target: jax.Array  # int32 [B, T] tokens, or float32 [B, T, channels]
+  weight: jax.Array  # float32 [B, T]; 1 where loss and metric count a position, 0 elsewhere
 
 
 class Metric(NamedTuple):
-  """The number that judges an answer; the oracle's value of it tells which way is better."""
+  """The name of an evaluation metric and its value for a perfect model.
+
+  Comparing `perfect` with `Task.chance` tells whether higher or lower values are better.
+  """
 
   name: str
   perfect: float
@@ -44,120 +54,245 @@ class Metric(NamedTuple):
 ACCURACY = Metric('accuracy', perfect=1.0)
 
 
-SURE = 100.0  # a lead in logits so large that the softmax is exactly 0 or 1 in float32
+LOGIT_GAP = 100.0  # a difference of logits at which the softmax is exactly 0 or 1 in float32
 
 
-def certain(tokens: jax.Array, size: int) -> jax.Array:
-  """Logits of an answer that leaves no doubt, out of `size` tokens."""
-  return SURE * jax.nn.one_hot(tokens, size)
+def one_hot_logits(tokens: jax.Array, vocabulary_size: int) -> jax.Array:
+  """Logits [..., vocabulary_size] that give probability 1 to the given tokens [...]."""
+  return LOGIT_GAP * jax.nn.one_hot(tokens, vocabulary_size)
 
 
-def uniform(possible: jax.Array) -> jax.Array:
-  """Logits of an answer that takes what is possible for equally likely, and the rest for not."""
-  return jnp.where(possible, 0.0, -SURE)
+def uniform_logits(allowed: jax.Array) -> jax.Array:
+  """Logits of the uniform distribution over the classes where `allowed` [..., classes] is true."""
+  return jnp.where(allowed, 0.0, -LOGIT_GAP)
 
 
 @dataclasses.dataclass(frozen=True)
 class Task(abc.ABC):
-  """The interface of every task. Subclasses are frozen dataclasses too, one file each."""
+  """The base class of all tasks.
 
-  family: ClassVar[str]  # its name in TASKS
-  axis: ClassVar[str]  # what `distance` counts, for tables and figures
+  A subclass is a frozen dataclass in a file of its own, whose fields are the settings of the task.
+  It sets the class attributes `family` and `axis`, implements the abstract members and is listed in
+  TASKS of `experiments/lab/tasks/__init__.py`. The tests then verify it, with the two worked
+  examples that its docstring must show. `laws.verify_task` verifies any task object.
+
+  The shapes below are those of a model with one output per input position (`model_kind` 'layer'):
+  sources are [B, T] tokens or [B, T, channels] reals, and outputs are [B, T, output_space.size].
+  """
+
+  family: ClassVar[str]  # name of the task in TASKS
+  axis: ClassVar[str]  # label and unit of `distance` in tables and figures
   metric: ClassVar[Metric] = ACCURACY
-  answered_by: ClassVar[str] = 'layer'  # what a model of it is made of: a kind of spec
-  solved: ClassVar[float | None] = None  # a validation metric at which training may stop
-  streams: ClassVar[bool] = False  # batches are read on the host, not made in a compiled step
+  model_kind: ClassVar[str] = 'layer'  # models are 'layer' or 'translator' (encoder-decoder) specs
+  solved: ClassVar[float | None] = None  # validation metric at which training may stop early
+  streams: ClassVar[bool] = False  # True if the host reads batches, outside of compiled steps
 
   @property
   @abc.abstractmethod
-  def inputs(self) -> Space:
-    """What the model reads."""
+  def input_space(self) -> Space:
+    """The tokens or real channels of a source."""
 
   @property
-  def outputs(self) -> Space:
-    """What the model answers: the tokens that it reads, unless the task says otherwise."""
-    return self.inputs
+  def output_space(self) -> Space:
+    """The tokens or real channels of a target, by default the input space."""
+    return self.input_space
 
   @property
   @abc.abstractmethod
   def distance(self) -> int:
-    """How far apart cause and effect are, in units of `axis`."""
+    """The distance between tokens that a model must relate, in the unit named by `axis`.
+
+    Depending on the task, it is an exact distance or the greatest one that can occur.
+    """
 
   @property
   @abc.abstractmethod
   def chance(self) -> float:
-    """The metric's expected value for `guess`."""
+    """The expected metric of `baseline` on the test split."""
 
   @property
   def title(self) -> str:
-    """The question in words, without its distance."""
+    """The name of the task in tables and figures, without its distance."""
     return self.family.replace('_', ' ')
 
   @property
   def digest(self) -> str:
-    """Names the data that batches are cut from; '' where they are generated."""
+    """A hash of the data set that batches are taken from, or '' if batches are generated."""
     return ''
 
   @abc.abstractmethod
-  def at(self, distance: int) -> 'Task':
-    """The same task with its distance changed and its proportions kept."""
+  def with_distance(self, distance: int) -> 'Task':
+    """The same task at another distance.
 
-  def beyond(self, distance: int) -> 'Task':
-    """The same question at a greater distance, asking only what lies farther than this task asks.
+    Args:
+      distance: the `distance` of the returned task, at least the smallest that the task supports.
 
-    It is what a model is tested on at lengths beyond training: train on `task`, test on
-    `task.beyond(64)`, then on `task.beyond(64).beyond(128)`. Spaces stay the same.
+    Returns:
+      A task of the same class and with the same input and output spaces, whose other settings are
+      unchanged or scaled in proportion.
+
+    Raises:
+      ValueError: if there is no such task.
+
     """
-    return self.at(distance)
+
+  def extrapolation_task(self, distance: int) -> 'Task':
+    """The task at a greater distance, restricted to distances that this task does not contain.
+
+    It measures length extrapolation. A model trained on `task` is tested on
+    `a = task.extrapolation_task(64)` and then on `a.extrapolation_task(128)`. A task of one exact
+    distance, or whose shorter examples cannot be excluded, returns `with_distance(distance)`.
+
+    Args:
+      distance: the `distance` of the returned task, greater than that of this task.
+
+    Returns:
+      A task of the same class and with the same input and output spaces.
+
+    Raises:
+      ValueError: if the distance is not greater, where the task excludes shorter examples.
+
+    """
+    return self.with_distance(distance)
 
   @abc.abstractmethod
   def batch(self, split: str, index, batch_size: int) -> Batch:
-    """Batch number `index` (an integer, may be traced) of a split: same arguments, same batch."""
+    """The batch with a given index, a pure function of the arguments and the task settings.
+
+    Sequences of different splits or indices are drawn independently. `batch_key` gives the key.
+
+    Args:
+      split: 'train', 'validation' or 'test'.
+      index: the number of the batch within the split, an int or a traced integer scalar.
+      batch_size: the number of sequences B.
+
+    Returns:
+      A batch of B sequences. The oracle predicts the target wherever the weight is 1. Each row has
+      such a position, except for rows that pad an incomplete batch of a streamed data set.
+
+    Raises:
+      ValueError: if the split is unknown.
+
+    """
 
   @abc.abstractmethod
   def oracle(self, source: jax.Array) -> jax.Array:
-    """Outputs of a model that solves the task, computed from the source alone."""
+    """The outputs of a perfect model, computed from the source alone.
+
+    Args:
+      source: [B, T] tokens or [B, T, channels] reals, as in a batch.
+
+    Returns:
+      Logits or predicted reals [B, T, output_space.size].
+
+    Raises:
+      TypeError: if no perfect model is known, as for the translation of natural text.
+
+    """
 
   @abc.abstractmethod
   def baseline(self, source: jax.Array) -> jax.Array:
-    """Outputs of the best model that does not look at the source's content."""
+    """The outputs of the best predictor that ignores the content of the source.
 
-  def places(self, source: jax.Array) -> dict[str, jax.Array]:
-    """Where in source [B, S] stands what an answer hangs on, each [B]; empty: nowhere special.
+    Args:
+      source: [B, T] tokens or [B, T, channels] reals, of which only the shape is used.
 
-    `question` is the position that is answered, `antecedent` the one that it is about.
+    Returns:
+      Logits or predicted reals [B, T, output_space.size], the same for every row.
+
+    """
+
+  def annotated_positions(self, source: jax.Array) -> dict[str, jax.Array]:
+    """Positions of named tokens, such as a pronoun, for reports of attention weights.
+
+    Args:
+      source: [B, T] tokens.
+
+    Returns:
+      Positions [B] by name: 'prediction' is the position whose output is scored, and 'antecedent'
+      is the position of the token that it depends on. Empty if the task has no such positions.
+
     """
     del source
     return {}
 
-  def arguments(self, batch: Batch) -> tuple[tuple, dict]:
-    """What a model is called with, by place and by name: the source."""
+  def model_arguments(self, batch: Batch) -> tuple[tuple, dict]:
+    """The arguments of the model's `__call__` for a batch.
+
+    Args:
+      batch: the batch that the model is applied to.
+
+    Returns:
+      The positional arguments, here the source alone, and the keyword arguments.
+
+    """
     return (batch.source,), {}
 
-  def loss(self, outputs: jax.Array, batch: Batch, smoothing: float = 0.0) -> jax.Array:
-    """Training loss at each position [B, T]: cross-entropy in nats, or squared error.
+  def loss(self, outputs: jax.Array, batch: Batch, label_smoothing: float = 0.0) -> jax.Array:
+    """The training loss at each position, which is cross-entropy or squared error.
 
-    With smoothing e, cross-entropy to 1 - e on the target and e on all tokens alike (Szegedy et al.
-    2016, section 7); reals have none.
+    Label smoothing e replaces the one-hot target by 1 - e on the target plus e spread evenly over
+    all tokens (Szegedy et al. 2016, section 7).
+
+    Args:
+      outputs: logits [B, T, tokens], or predictions [B, T, channels] where targets are reals.
+      batch: the batch that the outputs belong to, whose weights are not applied.
+      label_smoothing: the probability e, from 0 to below 1, which is ignored for reals.
+
+    Returns:
+      Losses [B, T], in nats for tokens and summed over the channels for reals.
+
     """
-    if self.outputs.kind == 'reals':
+    if self.output_space.kind == 'reals':
       return jnp.sum(jnp.square(outputs - batch.target), -1)
     log_probability = jax.nn.log_softmax(outputs.astype(jnp.float32))
     loss = -jnp.take_along_axis(log_probability, batch.target[..., None], -1)[..., 0]
-    return (1 - smoothing) * loss - smoothing * jnp.mean(log_probability, -1) if smoothing else loss
+    if not label_smoothing:
+      return loss
+    return (1 - label_smoothing) * loss - label_smoothing * jnp.mean(log_probability, -1)
 
-  def measure(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """The metric as (sum over what was judged, how many were judged): batches then add up."""
+  def metric_sums(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """The numerator and the denominator of the metric, to be summed over batches.
+
+    Args:
+      outputs: logits [B, T, tokens], or predictions [B, T, channels] where targets are reals.
+      batch: the batch that the outputs belong to.
+
+    Returns:
+      The sum of the metric over all scored items, and their number, both float32 scalars. By
+      default the items are positions of weight 1, and the metric is accuracy.
+
+    """
     correct = jnp.argmax(outputs, -1) == batch.target  # [B, T]
     return jnp.sum(batch.weight * correct), jnp.sum(batch.weight)
 
-  def score(self, metric):
-    """A metric's value on the common scale: 0 for the guess, 1 for the oracle."""
-    return (metric - self.chance) / (self.metric.perfect - self.chance)
+  def score(self, metric_value):
+    """The normalised metric, which is 0 for the baseline and 1 for the oracle.
 
-  def key(self, split: str, index) -> jax.Array:
-    """The random key of a batch; the splits' keys are disjoint."""
+    Args:
+      metric_value: a value of the metric, or an array of values.
+
+    Returns:
+      The normalised value, of the same shape.
+
+    """
+    return (metric_value - self.chance) / (self.metric.perfect - self.chance)
+
+  def batch_key(self, split: str, index) -> jax.Array:
+    """The random key of a batch, distinct for each split and index.
+
+    Args:
+      split: 'train', 'validation' or 'test'.
+      index: the number of the batch within the split, an int or a traced integer scalar.
+
+    Returns:
+      A scalar JAX key.
+
+    Raises:
+      ValueError: if the split is unknown.
+
+    """
     if split not in SPLITS:
-      raise ValueError(f'split {split!r} is none of {", ".join(SPLITS)}')
+      raise ValueError(f'unknown split {split!r}; the splits are {", ".join(SPLITS)}')
     root = jax.random.fold_in(jax.random.key(0), SPLITS.index(split))
     return jax.random.fold_in(root, index)

@@ -1,12 +1,13 @@
-"""Next-byte prediction on real text that every machine with Python has: its standard library.
+"""Next-byte prediction on the source code of the Python standard library.
 
-The corpus is the source of the library's top-level modules, about 4.5 MB. Files, not crops, are
-dealt to the splits, by a hash of their name, so that no passage is in two of them:
+The corpus is the source of the top-level modules of the library, about 4.5 MB, which is available
+wherever Python is installed. A hash of the file name assigns whole files to the splits, so that no
+passage is in two splits:
 
   sha256(name) mod 10 = 0: validation, 1: test, 2 to 9: train.
 
-A score is in bits per byte, -log2 p(next byte), and depends on the version of Python: `digest`
-names the bytes that were read, and numbers compare only under the same digest.
+The metric is in bits per byte, -log2 p(next byte). It depends on the version of Python. `digest` is
+a hash of the corpus, and only results with the same digest are comparable.
 
 Shannon 1951, "Prediction and entropy of printed English", for the measure.
 """
@@ -24,33 +25,36 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.lab.tasks.task import SPLITS, Batch, Metric, Space, Task, certain
+from experiments.lab.tasks.task import SPLITS, Batch, Metric, Space, Task, one_hot_logits
 
 NUM_BYTES = 256
-SMALLEST_SPLIT = 2**16  # bytes; with less, a split says little
+SMALLEST_SPLIT = 2**16  # bytes; results on a smaller split would be too noisy
 
 
-class Corpus(NamedTuple):
-  """The bytes of each split, and the files that they came from."""
+class ByteCorpus(NamedTuple):
+  """The bytes of each split, and the names of their source files."""
 
   data: dict[str, np.ndarray]  # split -> uint8 [N]
-  files: dict[str, tuple[str, ...]]  # split -> names, in the order of the bytes
-  digest: str  # of all bytes: two corpora with the same digest are the same
+  files: dict[str, tuple[str, ...]]  # split -> file names, in the order of the bytes
+  digest: str  # hash of all bytes
 
 
-def split_of(name: str) -> str:
-  """The split that a file belongs to, by its name alone: about 8, 1 and 1 in 10."""
+def split_for_name(name: str) -> str:
+  """The split of a file or sentence pair, selected by the hash of its name.
+
+  About 80 % of all names are in the training split.
+  """
   residue = int.from_bytes(hashlib.sha256(name.encode()).digest(), 'big') % 10
   return {0: 'validation', 1: 'test'}.get(residue, 'train')
 
 
 @functools.cache
-def read_corpus(folder: str) -> Corpus:
-  """The top-level modules in `folder` that are the standard library's own, in order of name."""
-  # The list of names leaves out what an installation adds, such as its build configuration.
+def read_standard_library(folder: str) -> ByteCorpus:
+  """The source code of the top-level standard library modules in a folder, divided into splits."""
+  # `stdlib_module_names` excludes files that an installation adds, such as its build configuration.
   paths = [path for path in sorted(Path(folder).glob('*.py'))
            if path.stem in sys.stdlib_module_names]
-  files = {split: tuple(path.name for path in paths if split_of(path.name) == split)
+  files = {split: tuple(path.name for path in paths if split_for_name(path.name) == split)
            for split in SPLITS}
   text = {split: b''.join(Path(folder, name).read_bytes() for name in names)
           for split, names in files.items()}
@@ -58,26 +62,26 @@ def read_corpus(folder: str) -> Corpus:
   if min(map(len, text.values())) < SMALLEST_SPLIT:
     raise OSError(
       f'the source of the Python standard library in {folder} has too few bytes ({sizes}; each'
-      f' split needs {SMALLEST_SPLIT}): install Python with its library as .py files'
+      f' split needs {SMALLEST_SPLIT}); install Python with its library as .py files'
     )
   data = {split: np.frombuffer(text[split], np.uint8) for split in SPLITS}
   digest = hashlib.sha256(b''.join(text[split] for split in SPLITS)).hexdigest()[:12]
-  return Corpus(data, files, digest)
+  return ByteCorpus(data, files, digest)
 
 
 @functools.cache
-def unigram(folder: str) -> np.ndarray:
-  """Log-probability [256] of each byte of the training split, every byte counted once more."""
-  counts = 1 + np.bincount(read_corpus(folder).data['train'], minlength=NUM_BYTES)
+def byte_log_probabilities(folder: str) -> np.ndarray:
+  """The log-frequencies [256] of the bytes of the training split, with add-one smoothing."""
+  counts = 1 + np.bincount(read_standard_library(folder).data['train'], minlength=NUM_BYTES)
   return np.log(counts / counts.sum())
 
 
 @dataclasses.dataclass(frozen=True)
 class Text(Task):
-  """Predict the next byte of Python source, in crops of `length` bytes.
+  """Prediction of the next byte at each position of a crop of `length` bytes of Python source code.
 
-  The last byte of a crop has no weight: what follows it is in the text but not in the source, so
-  that no oracle could know it. Two examples (`.` has no weight), the bytes of `import` and `x = 0`:
+  The last position of a crop has no weight, because its target is not in the source and the oracle
+  could not predict it. Two examples (`.` has no weight), the bytes of `import` and `x = 0`:
 
     text(length=6)
       source  105 109 112 111 114 116
@@ -87,7 +91,7 @@ class Text(Task):
       source  120 32 61 32 48
       target   32 61 32 48  .
 
-  There is no published setting: the corpus is this repository's own.
+  There is no published setting, because only this repository uses the corpus.
   """
 
   length: int = 256
@@ -101,39 +105,37 @@ class Text(Task):
       raise ValueError(f'length={self.length}: text needs 2 to {SMALLEST_SPLIT - 1} bytes')
 
   @property
-  def inputs(self) -> Space:
-    """Bytes."""
+  def input_space(self) -> Space:
     return Space('tokens', NUM_BYTES)
 
   @property
   def distance(self) -> int:
-    """The context: how many bytes a prediction can look back over."""
+    """The length of the context in bytes."""
     return self.length
 
   @property
-  def corpus(self) -> Corpus:
-    """What is read, kept in memory after the first time."""
-    return read_corpus(sysconfig.get_path('stdlib'))
+  def corpus(self) -> ByteCorpus:
+    """The bytes of all splits, which are cached in memory."""
+    return read_standard_library(sysconfig.get_path('stdlib'))
 
   @property
   def digest(self) -> str:
-    """Names the corpus: scores compare only under the same digest."""
+    """A hash of the corpus, which must be equal for scores to be comparable."""
     return self.corpus.digest
 
   @property
   def chance(self) -> float:
-    """Cross-entropy, in bits, of the test split under the training split's byte frequencies."""
-    surprise = -unigram(sysconfig.get_path('stdlib')) / math.log(2)
+    """The cross-entropy in bits of the test bytes under the training byte frequencies."""
+    surprise = -byte_log_probabilities(sysconfig.get_path('stdlib')) / math.log(2)
     return float(np.mean(surprise[self.corpus.data['test']]))
 
-  def at(self, distance: int) -> 'Text':
-    """Another context."""
+  def with_distance(self, distance: int) -> 'Text':
     return dataclasses.replace(self, length=distance)
 
   def batch(self, split: str, index, batch_size: int) -> Batch:
-    """Crops that begin anywhere in the split."""
-    key = self.key(split, index)
-    # A constant of the compiled step: 4 MB add 50 ms to its compilation and nothing to its run.
+    """Crops at uniformly random offsets in the bytes of a split."""
+    key = self.batch_key(split, index)
+    # As a constant of the compiled step, the corpus adds 50 ms to compilation and no run time.
     data = jnp.asarray(self.corpus.data[split])
     starts = jax.random.randint(key, (batch_size, 1), 0, data.size - self.length)
     crop = data[starts + jnp.arange(self.length + 1)[None, :]].astype(jnp.int32)
@@ -141,15 +143,15 @@ class Text(Task):
     return Batch(crop[:, :-1], crop[:, 1:], weight)
 
   def oracle(self, source: jax.Array) -> jax.Array:
-    """The source, one byte ahead; the last prediction is void, as its weight says."""
-    return certain(jnp.roll(source, -1, axis=1), NUM_BYTES)
+    """Logits that predict the next byte of the source at each position except the last."""
+    return one_hot_logits(jnp.roll(source, -1, axis=1), NUM_BYTES)
 
   def baseline(self, source: jax.Array) -> jax.Array:
-    """Byte frequencies of the training split."""
-    frequencies = jnp.asarray(unigram(sysconfig.get_path('stdlib')), jnp.float32)
+    """The log-frequencies of the training bytes, at every position."""
+    frequencies = jnp.asarray(byte_log_probabilities(sysconfig.get_path('stdlib')), jnp.float32)
     return jnp.broadcast_to(frequencies, (*source.shape, NUM_BYTES))
 
-  def measure(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """Cross-entropy in bits where it counts."""
+  def metric_sums(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """The sum of the weighted cross-entropies in bits, and the sum of the weights."""
     nats = jnp.sum(batch.weight * self.loss(outputs, batch))
     return nats / math.log(2), jnp.sum(batch.weight)

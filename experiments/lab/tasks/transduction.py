@@ -1,13 +1,13 @@
-"""Sequence transduction: the answer is a sequence of its own, made one token after another.
+"""Sequence transduction, in which a model generates a target sequence from a source sequence.
 
-A source and a target are tokens of one vocabulary whose first three have a meaning of their own:
+Source and target are tokens of one vocabulary, whose first three tokens are reserved:
 
-  PAD    fills a batch up and is never read     START  is what the first token is made from
-  END    closes every source and every target
+  PAD    padding of a batch, which is masked     START  the first decoder input of every target
+  END    the last token of every source and target
 
-A model reads the source, then the target so far (START, y_1, ..., y_{T-1}), and answers y_1, ...,
-y_T. With the true target as its past (teacher forcing) an answer whose likeliest token is right at
-every place is exactly what greedy decoding writes: exact match, the metric, needs no decoding.
+An encoder receives the source, a decoder receives START, y_1, ..., y_{T-1} and predicts y_1, ...,
+y_T. If every argmax under teacher forcing equals the target, then greedy decoding generates exactly
+this target. The metric, exact match, therefore needs no decoding.
 
 Sutskever et al. 2014, "Sequence to sequence learning with neural networks", section 2.
 """
@@ -22,80 +22,88 @@ from experiments.lab.corpora.reserved import PAD, START
 from experiments.lab.tasks.task import Batch, Metric, Space, Task
 
 
-def shifted(target: jax.Array) -> jax.Array:
-  """What each token of target [B, T] is made from: START, then the target without its last."""
+def shift_right(target: jax.Array) -> jax.Array:
+  """The decoder inputs for targets [B, T], which are START followed by all tokens but the last."""
   return jnp.pad(target[:, :-1], ((0, 0), (1, 0)), constant_values=START)
 
 
 class Transduction(Task):
-  """A task whose answer is a sequence of its own; `source != PAD` says what is to be read."""
+  """The base class of tasks with separate source [B, S] and target [B, T] sequences.
+
+  Source positions are valid where `source != PAD`.
+  """
 
   metric: ClassVar[Metric] = Metric('exact match', perfect=1.0)
-  unknown: ClassVar[int | None] = None  # the token of characters that a vocabulary does not know
-  answered_by: ClassVar[str] = 'translator'
+  unknown_token: ClassVar[int | None] = None  # token of characters outside of the vocabulary
+  model_kind: ClassVar[str] = 'translator'
 
   @property
   @abc.abstractmethod
   def vocabulary_size(self) -> int:
-    """Tokens of sources and targets, those with a meaning of their own included."""
+    """The number of tokens of sources and targets, including the reserved tokens."""
 
   @property
-  def inputs(self) -> Space:
-    """Tokens."""
+  def input_space(self) -> Space:
+    """The tokens of the vocabulary."""
     return Space('tokens', self.vocabulary_size)
 
   @property
   @abc.abstractmethod
   def source_length(self) -> int:
-    """S, room for the longest source, its END included."""
+    """The greatest number of tokens S in a source, including END."""
 
   @property
   @abc.abstractmethod
   def target_length(self) -> int:
-    """T, room for the longest target, its END included."""
+    """The greatest number of tokens T in a target, including END."""
 
   @abc.abstractmethod
-  def text(self, tokens) -> str:
-    """The words that a row of tokens stands for, up to its END, on the host."""
+  def detokenize(self, tokens) -> str:
+    """The text of one row of tokens up to its first END, computed on the host."""
 
   @abc.abstractmethod
-  def test_sentences(self, index: int, batch_size: int) -> list[tuple[str, str]]:
-    """Source and target of each row with weight of a test batch, exactly as the data have them.
+  def tokenize(self, text: str) -> list[int]:
+    """The tokens of a source text, including END.
 
-    Answers in words are judged by these. The batch's own tokens would not do: a vocabulary loses
-    what it does not know.
+    Raises:
+      ValueError: if the text is not a source of this task.
+
     """
 
-  def left_out(self, batches: int, batch_size: int) -> dict[str, int]:
-    """Reason -> how many pairs of the test split are in none of the first `batches` batches.
+  @abc.abstractmethod
+  def test_sentence_pairs(self, index: int, batch_size: int) -> list[tuple[str, str]]:
+    """The original source and target texts of a test batch, without rows of padding.
 
-    Empty where test batches are drawn from all pairs.
+    Generated text is scored against these texts. Detokenised targets would not serve as references,
+    because a vocabulary may lose characters.
     """
-    del batches, batch_size
+
+  def untested_pair_counts(self, num_batches: int, batch_size: int) -> dict[str, int]:
+    """The number of test pairs that the first `num_batches` test batches omit, for each reason.
+
+    The result is empty if test batches are sampled from all pairs.
+    """
+    del num_batches, batch_size
     return {}
 
-  @abc.abstractmethod
-  def tokens(self, text: str) -> list[int]:
-    """The tokens of a source in words, closed by END; a ValueError for what is none."""
+  def model_arguments(self, batch: Batch) -> tuple[tuple, dict]:
+    """The source and the decoder inputs, and the mask of valid source positions."""
+    return (batch.source, shift_right(batch.target)), {'mask': batch.source != PAD}
 
-  def arguments(self, batch: Batch) -> tuple[tuple, dict]:
-    """The source, the target's past, and what of the source is to be read."""
-    return (batch.source, shifted(batch.target)), {'mask': batch.source != PAD}
+  def metric_sums(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """The number of exactly matched targets, and the number of all targets except padding rows.
 
-  def measure(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """How many sequences are right in every token that counts, out of those that count.
-
-    A target with an unknown token cannot be written, so that no answer to it is right.
+    No output matches a target with an unknown token, because the original text is not recoverable.
     """
     wrong = jnp.argmax(outputs, -1) != batch.target
-    if self.unknown is not None:
-      wrong |= batch.target == self.unknown
+    if self.unknown_token is not None:
+      wrong |= batch.target == self.unknown_token
     wrong &= batch.weight > 0
     counted = jnp.any(batch.weight > 0, 1)
     return jnp.sum(counted & ~jnp.any(wrong, 1), dtype=jnp.float32), jnp.sum(
       counted, dtype=jnp.float32
     )
 
-  def sealed(self, source: jax.Array, target: jax.Array) -> Batch:
-    """A batch of tokens [B, S] and [B, T]; all of a target up to its END counts."""
+  def make_batch(self, source: jax.Array, target: jax.Array) -> Batch:
+    """A batch of sources [B, S] and targets [B, T], with weight 1 up to the END of each target."""
     return Batch(source, target, (target != PAD).astype(jnp.float32))

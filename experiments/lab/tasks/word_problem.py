@@ -1,13 +1,14 @@
-"""The word problem of a finite group: the product of all elements so far.
+"""The word problem of a finite group, in which a model predicts the product of group elements.
 
-A token is a permutation x[t] of a few things, and the state is how they stand now,
+A token is a permutation x[t] of a small set, and the state is the composition of tokens 0..t,
 
-  s[t] = s[t-1] x[t]:  first s[t-1], then x[t].
+  s[t] = s[t-1] x[t],  which applies first s[t-1] and then x[t].
 
 For a group that is not solvable, such as A5 and S5, the problem is complete for NC1 (Barrington
-1989): networks whose depth does not grow with the length, attention and diagonal recurrences among
-them, are thought unable to solve it, and recurrent networks do it in one layer. Three groups of 60
-elements differ in nothing else: Z60 is commutative, A4 x Z5 solvable, A5 neither.
+1989). Networks of constant depth, such as attention and diagonal linear recurrences, are believed
+unable to solve it at all lengths, whereas a recurrent network solves it in one layer. Three groups
+have 60 elements each, so that they differ only in structure: Z60 is commutative, A4 x Z5 is
+solvable but not commutative, and A5 is not solvable.
 
 Liu et al. 2023, "Transformers learn shortcuts to automata"; Merrill, Petty and Sabharwal 2024, "The
 illusion of state in state-space models"; Grazzi et al. 2025, "Unlocking state-tracking in linear
@@ -20,9 +21,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from experiments.lab.tasks.automata import Automaton, Machine, transition_monoid
+from experiments.lab.tasks.automata import AutomatonTask, MooreMachine, transition_monoid
 
-GENERATORS = {  # permutations, each as where it sends 0, 1, ...
+GENERATORS = {  # a permutation is the tuple of the images of 0, 1, ...
   's5': ((1, 0, 2, 3, 4), (1, 2, 3, 4, 0)),
   'a5': ((1, 2, 0, 3, 4), (1, 2, 3, 4, 0)),
   'a4xz5': ((1, 2, 0, 3, 4, 5, 6, 7, 8), (0, 2, 3, 1, 4, 5, 6, 7, 8), (0, 1, 2, 3, 5, 6, 7, 8, 4)),
@@ -33,22 +34,26 @@ ALPHABETS = ('elements', 'generators')
 
 
 @functools.cache
-def tables(group: str, alphabet: str) -> Machine:
-  """The group's elements in lexicographic order, so that 0 is the identity."""
+def group_machine(group: str, alphabet: str) -> MooreMachine:
+  """The automaton whose state is the index of the product of all input group elements.
+
+  Elements are indexed in lexicographic order, so that element 0 is the identity.
+  """
   elements, generators, product = transition_monoid(np.array(GENERATORS[group]).T)
   order = np.lexsort(elements.T[::-1])
   tokens = generators if alphabet == 'generators' else order
-  step = np.argsort(order)[product[order][:, tokens]]
-  return Machine(step, np.arange(len(order)))
+  transition = np.argsort(order)[product[order][:, tokens]]
+  return MooreMachine(transition, np.arange(len(order)))
 
 
 @dataclasses.dataclass(frozen=True)
-class WordProblem(Automaton):
-  """Products in s5, a5, a4xz5 or z60, whose elements are numbered in lexicographic order.
+class WordProblem(AutomatonTask):
+  """The target is the product of the input elements of the group s5, a5, a4xz5 or z60.
 
-  With alphabet='elements' every element is a token, under its number. With alphabet='generators'
-  the tokens are two or three elements that make all others; for s5 and a5 token 0 turns the first
-  two or three things round and token 1 turns all five. Two examples (`.` has no weight):
+  Group elements are indexed in lexicographic order. With alphabet='elements' every group element is
+  a token. With alphabet='generators' the tokens are two or three elements that generate the group.
+  For s5 and a5, token 0 is a cycle of the first two or three items and token 1 is a cycle of all
+  five. Two examples (`.` has no weight):
 
     word_problem(length=12, group='s5', alphabet='generators')
       source   0 0  1  1  1  1 1  0  1  0  0  1
@@ -72,17 +77,19 @@ class WordProblem(Automaton):
 
   def __post_init__(self):
     if self.group not in GENERATORS:
-      raise ValueError(f'group={self.group!r}: word_problem knows {", ".join(GENERATORS)}')
+      raise ValueError(
+        f'group={self.group!r}: the groups of word_problem are {", ".join(GENERATORS)}'
+      )
     if self.alphabet not in ALPHABETS:
-      raise ValueError(f'alphabet={self.alphabet!r}: word_problem knows {", ".join(ALPHABETS)}')
+      raise ValueError(
+        f'alphabet={self.alphabet!r}: the alphabets of word_problem are {", ".join(ALPHABETS)}'
+      )
     super().__post_init__()
 
   @property
   def title(self) -> str:
-    """Names the group."""
     return super().title.replace('word problem', f'word problem of {self.group.upper()}')
 
   @property
-  def machine(self) -> Machine:
-    """The state is the product so far."""
-    return tables(self.group, self.alphabet)
+  def machine(self) -> MooreMachine:
+    return group_machine(self.group, self.alphabet)

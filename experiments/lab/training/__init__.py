@@ -1,1 +1,1 @@
-"""How models learn: the recipe, one pure step, and its compilation over members and devices."""
+"""Training of ensembles that differ in seed and learning rate and share a compiled program."""

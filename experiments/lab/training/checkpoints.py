@@ -1,11 +1,24 @@
-"""What a training is at some step, kept so that a run that is killed goes on as if it was not.
+"""Checkpoints of a training run, each verified by checksums before it is restored.
 
-A checkpoint is a folder `<folder>/<step>` of a tree's arrays by their names, notes, and the SHA-256
-of all its files, written last (`manifest`). What is not whole, or has changed by a bit, is passed
-over for the newest that is. What is whole but of something else (of a vocabulary, a width, a dtype
-that are not the run's) is an error: nothing is cast, cut or guessed.
+A checkpoint is a folder `<folder>/<step>` that holds the arrays of a tree by their names, the notes
+of the run, and a manifest with the SHA-256 of every file, which is written last. A checkpoint that
+is incomplete or differs in a single bit is skipped, and the newest intact checkpoint is restored
+instead. An intact checkpoint of another run (with another vocabulary, width or dtype) is an error.
+No array is cast or truncated to make it fit.
 
-Vaswani et al. 2017, section 6.1, test the mean of the last checkpoints: `average`.
+Orbax reads and writes the arrays, but `orbax.checkpoint.CheckpointManager` does not decide which
+checkpoints are kept, because it cannot guarantee that an intact checkpoint remains (verified with
+Orbax 0.11.20 and 0.12.8). Its `save` renames the new folder to its final name and deletes older
+steps before it returns. A manifest of all files can only be written after that rename, because the
+rename still adds and changes files in the folder, also after the only hook before it
+(`post_finalization_callback`). A process that is killed in between would leave only an unverified
+checkpoint. Moreover, `max_to_keep` counts damaged checkpoints, so that the last intact checkpoint
+may be deleted if a folder of a later step is damaged. Here older steps are deleted only after the
+manifest has been written. Since a folder without a manifest does not count as a checkpoint, saving
+is atomic without a rename.
+
+Vaswani et al. 2017, section 6.1, evaluate the mean of the last checkpoints
+(`restore_with_averaged_parameters`).
 """
 
 import json
@@ -25,11 +38,11 @@ NOTES, ARRAYS = 'notes.json', 'arrays'
 
 
 class CheckpointError(sealed_folder.DataError):
-  """Checkpoints that are not this run's; the message is one line, for users."""
+  """An error for checkpoints that cannot be written or that belong to another run or model."""
 
 
 class Checkpoint(NamedTuple):
-  """What was saved."""
+  """The step, the training state and the JSON notes of a restored checkpoint."""
 
   step: int
   state: Any
@@ -37,110 +50,146 @@ class Checkpoint(NamedTuple):
 
 
 class Checkpoints:
-  """The checkpoints of one run, the newest `keep` of them. Making one touches nothing."""
+  """Saves and restores the newest checkpoints of one run in a folder."""
 
   def __init__(self, folder: str | pathlib.Path, identity: Mapping[str, Any], keep: int = 5):
-    """`identity`, JSON values by name, says whose they are; those of another are refused."""
+    """Defines a store of checkpoints in a folder, without access to the file system.
+
+    Args:
+      folder: the folder that holds one folder per checkpoint; the first save creates it.
+      identity: JSON values by name that identify the run, such as its vocabulary's digest.
+        Checkpoints with another identity are refused.
+      keep: the number of newest checkpoints that `save` retains, at least 1.
+
+    Raises:
+      ValueError: if `keep` is below 1.
+
+    """
     if keep < 1:
-      raise ValueError(f'keep={keep}: at least one checkpoint is kept')
+      raise ValueError(f'keep={keep}: at least one checkpoint must be kept')
     self.folder = pathlib.Path(folder)
     self.identity = json.loads(json.dumps(identity))
     self.keep = keep
 
   def save(self, step: int, state: Any, notes: Any = None) -> None:
-    """Keeps a tree of arrays, and JSON values beside it, as the checkpoint of a step."""
-    place = self.folder / str(step)
-    if not _wrong(place):
+    """Writes a checkpoint and deletes all but the newest `keep` checkpoints.
+
+    If an intact checkpoint of this step exists, nothing is done.
+
+    Args:
+      step: the number of training steps done.
+      state: a tree of arrays.
+      notes: JSON values that are stored beside the arrays.
+
+    Raises:
+      CheckpointError: if the folder cannot be created.
+
+    """
+    folder = self.folder / str(step)
+    if not _describe_damage(folder):
       return
     try:
-      _remove(place)
-      place.mkdir(parents=True)
+      _remove_folder_or_link(folder)
+      folder.mkdir(parents=True)
     except OSError as error:
-      raise CheckpointError(f'no checkpoint can be made in {self.folder}: {error}') from None
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as orbax:  # waits for it, then closes
-      orbax.save(place.absolute() / ARRAYS, args=ocp.args.PyTreeSave(_named(state)))
-    (place / NOTES).write_text(json.dumps({'identity': self.identity, 'notes': notes}))
-    sealed_folder.seal(place)
-    # What lies beyond this step was passed over, or it would have been gone on from.
-    for old in [other for other in self._places() if int(other.name) <= step][self.keep:]:
-      _remove(old)
+      raise CheckpointError(f'cannot create a checkpoint in {self.folder}: {error}') from None
+    # Leaving the `with` block waits until Orbax has written all files.
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as orbax:
+      orbax.save(folder.absolute() / ARRAYS, args=ocp.args.PyTreeSave(_leaves_by_path(state)))
+    (folder / NOTES).write_text(json.dumps({'identity': self.identity, 'notes': notes}))
+    sealed_folder.write_manifest(folder)
+    # Checkpoints of later steps must be damaged, or the run would have resumed from them.
+    not_later = [other for other in self._step_folders() if int(other.name) <= step]
+    for old in not_later[self.keep:]:
+      _remove_folder_or_link(old)
 
-  def restore(self, like: Any) -> Checkpoint | None:
-    """The newest checkpoint that is whole, as NumPy arrays in a tree `like` this; None: none."""
-    return next(self._whole(like), None)
+  def restore(self, template: Any) -> Checkpoint | None:
+    """Restores the newest intact checkpoint as a tree like `template`, or returns None."""
+    return next(self._intact_checkpoints(template), None)
 
-  def average(self, like: Any, last: int = 5) -> Checkpoint | None:
-    """The newest checkpoint, with the mean `parameters` of the `last` ones for its own."""
+  def restore_with_averaged_parameters(
+    self, template: Any, num_checkpoints: int = 5
+  ) -> Checkpoint | None:
+    """Restores the newest checkpoint, with parameters averaged over several checkpoints.
+
+    The mean is that of the newest `num_checkpoints` intact checkpoints, or of all if there are
+    fewer. The result is None if there is no intact checkpoint.
+    """
     newest, count, total = None, 0, None
-    for checkpoint in self._whole(like):
+    for checkpoint in self._intact_checkpoints(template):
       newest, count = newest or checkpoint, count + 1
-      own = jax.tree.map(lambda x: np.asarray(x, np.float64), checkpoint.state.parameters)
-      total = own if total is None else jax.tree.map(np.add, total, own)
-      if count == last:
+      parameters = jax.tree.map(lambda x: np.asarray(x, np.float64), checkpoint.state.parameters)
+      total = parameters if total is None else jax.tree.map(np.add, total, parameters)
+      if count == num_checkpoints:
         break
     if newest is None:
       return None
     mean = jax.tree.map(lambda x, p: (x / count).astype(p.dtype), total, newest.state.parameters)
     return newest._replace(state=newest.state._replace(parameters=mean))
 
-  def _places(self) -> list[pathlib.Path]:
-    """Folders of steps, the newest first."""
-    found = self.folder.glob('[0-9]*') if self.folder.is_dir() else ()
-    return sorted((place for place in found if place.name.isdecimal()),
-                  key=lambda place: -int(place.name))
+  def _step_folders(self) -> list[pathlib.Path]:
+    """The folders whose name is a step, in descending order of the step."""
+    candidates = self.folder.glob('[0-9]*') if self.folder.is_dir() else ()
+    return sorted((folder for folder in candidates if folder.name.isdecimal()),
+                  key=lambda folder: -int(folder.name))
 
-  def _whole(self, like: Any) -> Iterator[Checkpoint]:
-    """The checkpoints that can be read, the newest first."""
-    for place in self._places():
-      if wrong := _wrong(place):
-        logging.warning('checkpoint %s %s: passed over', place, wrong)
+  def _intact_checkpoints(self, template: Any) -> Iterator[Checkpoint]:
+    """Yields the checkpoints whose checksums match, from the newest to the oldest."""
+    for folder in self._step_folders():
+      if damage := _describe_damage(folder):
+        logging.warning('checkpoint %s is skipped, because it %s', folder, damage)
         continue
-      said = json.loads((place / NOTES).read_text())
-      self._check_identity(said['identity'])
+      stored = json.loads((folder / NOTES).read_text())
+      self._check_identity(stored['identity'])
       with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as orbax:
-        arrays = orbax.restore(place.absolute() / ARRAYS)
-      yield Checkpoint(int(place.name), _shaped(arrays, like, place), said['notes'])
+        arrays = orbax.restore(folder.absolute() / ARRAYS)
+      state = _unflatten_like(arrays, template, folder)
+      yield Checkpoint(int(folder.name), state, stored['notes'])
 
   def _check_identity(self, saved: dict[str, Any]) -> None:
     for name in sorted({*saved, *self.identity}):
       if saved.get(name) != self.identity.get(name):
         raise CheckpointError(
-          f'the checkpoints in {self.folder} are of {name}={saved.get(name)!r}, not'
-          f' {self.identity.get(name)!r}: take another folder, or delete them'
+          f'the checkpoints in {self.folder} belong to a run with {name}={saved.get(name)!r}, not'
+          f' {self.identity.get(name)!r}: choose another folder or delete them'
         )
 
 
-def _wrong(place: pathlib.Path) -> str:
-  """Why a folder is no checkpoint, in a few words; '' if it is one."""
-  return 'is a link' if place.is_symlink() else sealed_folder.damage(place)
+def _describe_damage(folder: pathlib.Path) -> str:
+  """Describes why a folder is not an intact checkpoint, or returns '' if it is intact."""
+  return 'is a link' if folder.is_symlink() else sealed_folder.find_damage(folder)
 
 
-def _named(tree: Any) -> dict[str, np.ndarray]:
-  """A tree's leaves by their paths, on the host."""
+def _leaves_by_path(tree: Any) -> dict[str, np.ndarray]:
+  """Maps the path of each leaf of a tree to the leaf as a NumPy array."""
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
   return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
-def _shaped(arrays: Mapping[str, np.ndarray], like: Any, place: pathlib.Path) -> Any:
-  """Arrays by their paths as a tree; CheckpointError where a name, shape or dtype differs."""
-  leaves, structure = jax.tree_util.tree_flatten_with_path(like)
-  wanted = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
-  for name in sorted({*wanted, *arrays}):
-    here, there = (_kind(tree.get(name)) for tree in (wanted, arrays))
-    if here != there:
-      raise CheckpointError(f'checkpoint {place} has {there} at {name}, the model {here}')
-  return jax.tree.unflatten(structure, [arrays[name] for name in wanted])
+def _unflatten_like(arrays: Mapping[str, np.ndarray], template: Any, folder: pathlib.Path) -> Any:
+  """Converts a dictionary of arrays by path to a tree with the structure of `template`.
+
+  Raises CheckpointError if a name, shape or dtype differs from that in the template.
+  """
+  leaves, structure = jax.tree_util.tree_flatten_with_path(template)
+  expected = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+  for name in sorted({*expected, *arrays}):
+    needed, stored = (_dtype_and_shape(tree.get(name)) for tree in (expected, arrays))
+    if needed != stored:
+      raise CheckpointError(
+        f'checkpoint {folder} has {stored} at {name}, but the model has {needed}')
+  return jax.tree.unflatten(structure, [arrays[name] for name in expected])
 
 
-def _kind(array: Any) -> str:
+def _dtype_and_shape(array: Any) -> str:
+  """Formats the dtype and the shape of an array, such as float32[3, 2]."""
   if array is None:
     return 'nothing'
   return f'{np.dtype(array.dtype).name}{list(array.shape)}'
 
 
-def _remove(place: pathlib.Path) -> None:
-  """A folder, or the link in its place."""
-  if place.is_symlink():
-    place.unlink()
-  elif place.exists():
-    shutil.rmtree(place)
+def _remove_folder_or_link(path: pathlib.Path) -> None:
+  if path.is_symlink():
+    path.unlink()
+  elif path.exists():
+    shutil.rmtree(path)

@@ -1,9 +1,10 @@
-"""An ensemble: the seeds x learning rates of one cell as one compiled program, on all devices.
+"""An ensemble that trains all seeds and learning rates of a grid cell as one compiled program.
 
-Members stand in arrays [devices, members on each, ...]. On a device they run one after another on
-a CPU, where a stopped member then costs nothing, and side by side (vmap) on an accelerator. Over
-the devices, `pmap` and `jit` (of shard_map) are two ways to the same numbers. A single member on
-several devices has its batches shared out between them instead.
+A member is one seed at one learning rate. Arrays of members have shape
+[devices, members per device, ...]. On a CPU the members of a device run one after another, so that
+a stopped member takes no time. On an accelerator they run in parallel (vmap). For several devices,
+`pmap` and `jit` (of shard_map) are two alternatives that give the same numbers. If there is only
+one member and several devices, each batch is divided among the devices instead.
 """
 
 import functools
@@ -16,190 +17,242 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.lab import interruption
-from experiments.lab.training.pace import Pace
+from experiments.lab.training.chunk_size import ChunkSize
 from experiments.lab.training.recipe import PARALLEL, check_choice
-from experiments.lab.training.step import Examination, Training
+from experiments.lab.training.step import Evaluation, Training
 
 AXIS = 'device'
 
 
-def compile_over(devices, parallel: str, function, donate=()):
-  """A function of blocks -> one of arrays [devices, ...], each block on its own device."""
+def compile_over_devices(devices, parallel: str, function, donate=()):
+  """Compiles a function that maps over the first axis of its arguments, one entry per device.
+
+  Args:
+    devices: the devices, one for each entry of the first axis.
+    parallel: 'jit' or 'pmap'.
+    function: a function of the arrays of one device.
+    donate: the indices of arguments whose buffers are donated.
+
+  Returns:
+    The compiled function of arrays [devices, ...].
+
+  Raises:
+    ValueError: if `parallel` has another value.
+
+  """
   check_choice('parallel', parallel, PARALLEL)
   if parallel == 'pmap':
     return jax.pmap(function, AXIS, devices=devices, donate_argnums=donate)
 
-  def local(*blocks):  # each [1, ...]
+  def apply_without_device_axis(*blocks):  # each has shape [1, ...]
     out = function(*jax.tree.map(lambda x: x[0], blocks))
     return jax.tree.map(lambda x: x[None], out)
 
   mesh, spec = Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS)
-  over = jax.shard_map(local, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
-  return jax.jit(over, donate_argnums=donate)
+  sharded = jax.shard_map(
+    apply_without_device_axis, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+  return jax.jit(sharded, donate_argnums=donate)
 
 
-def over_members(function, platform: str):
-  """A function of one member -> one of all members of a device, [members, ...]."""
+def map_over_members(function, platform: str):
+  """Maps a function of one ensemble member over all members on a device.
+
+  On a CPU the members are evaluated one after another, and on other platforms with vmap.
+  """
   if platform != 'cpu':
     return jax.vmap(function)
-  return lambda *blocks: jax.lax.map(lambda one: function(*one), blocks)
+  return lambda *blocks: jax.lax.map(lambda member: function(*member), blocks)
 
 
 class Ensemble:
-  """Members that train together; what goes in and comes out is in the members' own order."""
+  """Models that differ in seed and learning rate and train together on one or several devices."""
 
   def __init__(self, training: Training, members, parallel: str = 'jit', devices=None):
-    """Compiles nothing yet.
+    """Assigns the members to devices and defines the programs, which are compiled on first use.
 
     Args:
-      training: what each member does, on one device.
-      members: (seed, learning rate) of each.
+      training: the training of one member on one device.
+      members: pairs (seed, learning rate).
       parallel: 'jit' or 'pmap'.
-      devices: where; None: everywhere.
+      devices: the devices to use, or None for all devices.
 
     """
     devices = list(jax.devices() if devices is None else devices)
     shared = len(members) == 1 and training.recipe.batch_size % len(devices) == 0
     self.devices = devices if shared else devices[: len(members)]
-    self.on_each = -(-len(members) // len(self.devices))
+    self.members_per_device = -(-len(members) // len(self.devices))
     self.members = list(members)
     if len(members) == 1 and len(self.devices) > 1:
-      training = training.shared(len(self.devices), AXIS)
+      training = training.with_shared_batches(len(self.devices), AXIS)
     self.training = training
 
     platform = self.devices[0].platform
-    compiled = functools.partial(compile_over, self.devices, parallel)
-    self._initialise = compiled(over_members(training.initialise, platform))
+    compiled = functools.partial(compile_over_devices, self.devices, parallel)
+    self._initialise = compiled(map_over_members(training.initialise, platform))
 
-    def advance(states, losses, active, count):
-      def one(state, losses, active):
-        work = functools.partial(training.advance, count=count)
-        return jax.lax.cond(active, work, lambda *idle: idle, state, losses)
+    def advance_members(states, losses, active, num_steps):
+      def advance_member(state, losses, active):
+        train = functools.partial(training.advance, num_steps=num_steps)
+        return jax.lax.cond(active, train, lambda *unchanged: unchanged, state, losses)
 
-      return over_members(one, platform)(states, losses, active)
+      return map_over_members(advance_member, platform)(states, losses, active)
 
-    self._advance = compiled(advance, donate=(0,))
+    self._advance = compiled(advance_members, donate=(0,))
 
-    def examine(states, sums, active, test, start, count):
-      def one(state, sums, active, test):
-        work = functools.partial(training.examine, start=start, count=count)
-        sums = jax.lax.cond(active, work, lambda _, sums, __: sums, state, sums, test)
-        return sums, training.examination(sums)
+    def evaluate_members(states, sums, active, is_test, first_batch, num_batches):
+      def evaluate_member(state, sums, active, is_test):
+        add_batches = functools.partial(
+          training.accumulate_evaluation, first_batch=first_batch, num_batches=num_batches)
+        sums = jax.lax.cond(active, add_batches, lambda _, sums, __: sums, state, sums, is_test)
+        return sums, training.evaluation_from_sums(sums)
 
-      return over_members(one, platform)(states, sums, active, test)
+      return map_over_members(evaluate_member, platform)(states, sums, active, is_test)
 
-    self._examine = compiled(examine)
-    self._pace, self._pace_of_looks = Pace(), Pace()
+    self._evaluate = compiled(evaluate_members)
+    self._training_chunks, self._evaluation_chunks = ChunkSize(), ChunkSize()
 
-    def answer(states, active, batch):
-      def one(state, active):
-        work = lambda state: training.answer(state, batch)  # noqa: E731
-        like = jax.eval_shape(work, state)
-        nothing = lambda _: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)  # noqa: E731
-        return jax.lax.cond(active, work, nothing, state)
+    def decode_members(states, active, batch):
+      def decode_member(state, active):
+        decode_batch = lambda state: training.decode(state, batch)  # noqa: E731
+        shapes = jax.eval_shape(decode_batch, state)
+        zeros = lambda _: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)  # noqa: E731
+        return jax.lax.cond(active, decode_batch, zeros, state)
 
-      return over_members(one, platform)(states, active)
+      return map_over_members(decode_member, platform)(states, active)
 
-    self._answer = compiled(answer)
+    self._decode = compiled(decode_members)
 
   def initialise(self):
-    """The members' states, at step 0."""
+    """Returns the initial training states of all members."""
     seeds, rates = zip(*self.members, strict=True)
     return self._initialise(
-      self._spread(np.array(seeds, np.int32)), self._spread(np.array(rates, np.float32))
+      self._distribute(np.array(seeds, np.int32)), self._distribute(np.array(rates, np.float32))
     )
 
-  def advance(self, states, active, count: int, until: float = math.inf):
-    """Trains the active members, in calls of about a second.
+  def advance(self, states, active, num_steps: int, deadline: float = math.inf):
+    """Trains the active members for `num_steps` steps, in calls that take about one second.
 
     Args:
-      states: the members'; they are given up.
-      active: [members] who trains.
-      count: steps.
-      until: when to stop even so, after a call; as `time.monotonic` says.
+      states: the members' states, whose buffers are donated.
+      active: a mask [members] of the members that train.
+      num_steps: the number of steps.
+      deadline: the time of `time.monotonic` after which no further call is made.
 
     Returns:
-      the states, the mean losses [members] as NumPy has them, and how many steps were made.
+      The new states, the mean training losses [members] as a NumPy array, and the number of steps
+      that were done.
 
     """
-    active, losses, made = self._spread(active), self._zeros(), 0
-    for made, part in self._pace.parts(count):
+    active, losses, done = self._distribute(active), self._initial_sums(), 0
+    for done, steps in self._training_chunks.split_steps(num_steps):
       states, losses = jax.block_until_ready(
-        self._advance(states, losses, active, self._everywhere(part)))
-      made += part
-      if time.monotonic() > until:
+        self._advance(states, losses, active, self._replicate(steps)))
+      done += steps
+      if time.monotonic() > deadline:
         break
-    return states, self.gather(losses) / np.float32(max(made, 1)), made
+    return states, self.gather_members(losses) / np.float32(max(done, 1)), done
 
-  def examine(self, states, split: str, active) -> Examination:
-    """What the active members score on the 'validation' or the 'test' split."""
-    recipe, zeros = self.training.recipe, self._zeros()
+  def evaluate(self, states, split: str, active) -> Evaluation:
+    """Evaluates the active members on the validation or the test split.
+
+    Args:
+      states: the members' states.
+      split: 'validation' or 'test'.
+      active: a mask [members] of the members that are evaluated.
+
+    Returns:
+      Metrics and losses, each an array [devices, members per device].
+
+    """
+    recipe, zeros = self.training.recipe, self._initial_sums()
     count = {'validation': recipe.validation_batches, 'test': recipe.test_batches}[split]
-    flags = self._spread(active), self._spread(np.full(len(self.members), split == 'test'))
+    flags = self._distribute(active), self._distribute(np.full(len(self.members), split == 'test'))
     sums = (zeros, zeros), (zeros, zeros)
-    for start, part in self._pace_of_looks.parts(count):
-      sums, examination = jax.block_until_ready(
-        self._examine(states, sums, *flags, *map(self._everywhere, (start, part))))
-    return examination
+    for start, batches in self._evaluation_chunks.split_steps(count):
+      sums, evaluation = jax.block_until_ready(
+        self._evaluate(states, sums, *flags, *map(self._replicate, (start, batches))))
+    return evaluation
 
-  def answer(self, states, batch, active):
-    """What the active members make of a batch of a transduction; one program a shape."""
-    interruption.check()
-    return self._answer(states, self._spread(active), jax.tree.map(self._everywhere, batch))
+  def decode(self, states, batch, active):
+    """Decodes a batch of a transduction task with the active members.
 
-  def lowered(self, name: str, **shapes) -> jax.stages.Lowered:
-    """One of the programs that are called here, from shapes alone: no device need be here."""
-    shaped = functools.partial(jax.ShapeDtypeStruct, sharding=self._placed)
+    Args:
+      states: the members' states.
+      batch: a `Batch`; each new shape compiles a new program.
+      active: a mask [members] of the members that decode; the results of others are zeros.
+
+    Returns:
+      A `DecodedBatch` with arrays [devices, members per device, ...].
+
+    """
+    interruption.raise_if_stopped()
+    return self._decode(states, self._distribute(active), jax.tree.map(self._replicate, batch))
+
+  def lower_program(self, name: str, **shapes) -> jax.stages.Lowered:
+    """Lowers a program of the ensemble to StableHLO from the shapes of its arguments.
+
+    The devices need not be present.
+    """
+    shaped = functools.partial(jax.ShapeDtypeStruct, sharding=self._sharding)
     seeds, rates, flags = (
-      shaped((len(self.devices), self.on_each), kind) for kind in (jnp.int32, jnp.float32, bool)
+      shaped((len(self.devices), self.members_per_device), dtype)
+      for dtype in (jnp.int32, jnp.float32, bool)
     )
     states = jax.eval_shape(self._initialise, seeds, rates)
     states, shapes = jax.tree.map(lambda x: shaped(x.shape, x.dtype), (states, shapes))
-    calls = {'initialise': (self._initialise, seeds, rates)}
-    function, *arguments = (calls | self._calls(states, flags, **shapes))[name]
+    programs = {'initialise': (self._initialise, seeds, rates)}
+    programs |= self._programs_with_argument_shapes(states, flags, **shapes)
+    function, *arguments = programs[name]
     return function.lower(*arguments)
 
-  def _calls(self, states, flags):
-    """Programs that are called with states, and the shapes of their arguments."""
+  def _programs_with_argument_shapes(self, states, flags):
+    """Maps program names to pairs of the compiled function and its argument shapes."""
     numbers, zeros = (
-      jax.ShapeDtypeStruct(shape, kind, sharding=self._placed)
-      for shape, kind in ((flags.shape[:1], jnp.int32), (flags.shape, jnp.float32))
+      jax.ShapeDtypeStruct(shape, dtype, sharding=self._sharding)
+      for shape, dtype in ((flags.shape[:1], jnp.int32), (flags.shape, jnp.float32))
     )
     sums = (zeros, zeros), (zeros, zeros)
     return {
       'advance': (self._advance, states, zeros, flags, numbers),
-      'examine': (self._examine, states, sums, flags, flags, numbers, numbers),
+      'evaluate': (self._evaluate, states, sums, flags, flags, numbers, numbers),
     }
 
-  def gather(self, tree):
-    """Arrays [devices, members on each, ...] as NumPy arrays [members, ...]; waits for them."""
-    def own(x):
+  def gather_members(self, tree):
+    """Converts arrays [devices, members per device, ...] to NumPy arrays [members, ...]."""
+    def merge_device_axes(x):
       x = np.asarray(x)
       return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])[: len(self.members)]
 
-    return jax.tree.map(own, tree)
+    return jax.tree.map(merge_device_axes, tree)
 
   @property
-  def _placed(self) -> NamedSharding:
-    """How arrays [devices, ...] lie on the devices."""
+  def _sharding(self) -> NamedSharding:
+    """The sharding of arrays [devices, ...] along their first axis."""
     return NamedSharding(Mesh(np.array(self.devices), (AXIS,)), PartitionSpec(AXIS))
 
-  def _zeros(self):
-    """Sums before the first call; placed as a call returns them, or the next would compile anew."""
-    return jax.device_put(self._spread(np.zeros(len(self.members), np.float32)), self._placed)
+  def _initial_sums(self):
+    """Zeros [devices, members per device], the initial sums of losses and metrics.
 
-  def _everywhere(self, value):
-    """The same value on each device, [devices, ...]."""
+    They have the sharding of the programs' results, which avoids a second compilation.
+    """
+    zeros = self._distribute(np.zeros(len(self.members), np.float32))
+    return jax.device_put(zeros, self._sharding)
+
+  def _replicate(self, value):
+    """Repeats a value along a new first axis [devices, ...]."""
     value = np.asarray(value, np.int32) if isinstance(value, int) else value
     return np.broadcast_to(value, (len(self.devices), *value.shape))
 
-  def _spread(self, values):
-    """[members, ...] -> [devices, members on each, ...]; places left over repeat the last."""
+  def _distribute(self, values):
+    """Reshapes an array [members, ...] to [devices, members per device, ...] with padding.
+
+    Missing entries repeat the last member.
+    """
     values = np.asarray(values)
-    places = np.minimum(np.arange(len(self.devices) * self.on_each), len(self.members) - 1)
-    shape = (self.on_each, len(self.devices), *values.shape[1:])
-    spread = values[places].reshape(shape).swapaxes(0, 1)
-    if spread.dtype == bool:  # whoever only fills a place does nothing
-      taken = np.arange(places.size).reshape(self.on_each, len(self.devices)).T
-      spread = spread & ((taken < len(self.members)) | (len(self.members) == 1))
-    return spread
+    slots = np.arange(len(self.devices) * self.members_per_device)
+    shape = (self.members_per_device, len(self.devices), *values.shape[1:])
+    distributed = values[np.minimum(slots, len(self.members) - 1)].reshape(shape).swapaxes(0, 1)
+    if distributed.dtype == bool:  # padding is never active
+      index = slots.reshape(self.members_per_device, len(self.devices)).T
+      distributed = distributed & ((index < len(self.members)) | (len(self.members) == 1))
+    return distributed

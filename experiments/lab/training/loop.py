@@ -1,11 +1,11 @@
-"""The host's part of training: it calls, looks, and stops those that are done.
+"""The training loop on the host, which alternates between compiled training and validation.
 
-A member ends as
-  finished   it made all its steps
-  solved     its validation metric reached what the task calls solved: it stopped there
-  diverged   its loss, in training or afterwards, is no finite number: it stopped there
-  timeout    the cell's time was over
-Any of these is a result; none is an error.
+Every member ends with one of four statuses.
+  finished   all training steps are done
+  solved     the validation metric has reached the task's threshold, and training stopped there
+  diverged   the loss in training, validation or testing is not finite, and training stopped there
+  timeout    the time limit of the grid cell has passed
+Each status is a valid result and not an error.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from experiments.lab.training.ensemble import Ensemble
 
 @dataclasses.dataclass
 class Member:
-  """What became of one seed at one learning rate."""
+  """The results of training with one seed and one learning rate."""
 
   seed: int
   learning_rate: float
@@ -36,13 +36,13 @@ class Member:
   extrapolation_loss: list[float] = dataclasses.field(default_factory=list)
   curve: list = dataclasses.field(default_factory=list)  # [step, training loss, validation metric]
 
-  def diverge(self) -> None:
-    """Notes that the model is broken, so that it has no test score."""
+  def mark_diverged(self) -> None:
+    """Sets the status to 'diverged' and the test metric and loss to NaN."""
     self.status, self.test, self.test_loss = 'diverged', math.nan, math.nan
 
 
-def reaches(task: Task, metric: float) -> bool:
-  """Whether a metric is as good as what the task calls solved."""
+def is_solved(task: Task, metric: float) -> bool:
+  """Whether a metric reaches the threshold at which the task counts as solved."""
   if task.solved is None:
     return False
   return metric >= task.solved if task.metric.perfect > task.chance else metric <= task.solved
@@ -55,87 +55,116 @@ def train(
   timeout: float = math.inf,
   progress: Callable = print,
   extrapolation: Sequence[Ensemble] = (),
-  after: Callable = lambda members, states: None,
-  watch: Callable = lambda step, states: None,
+  on_finish: Callable = lambda members, states: None,
+  on_validation: Callable = lambda step, states: None,
 ) -> list[Member]:
-  """Trains all members and tests them.
+  """Trains an ensemble, validates it at regular intervals and tests it at the end.
 
   Args:
     ensemble: the members.
-    task: what they learn.
-    recipe: how.
-    timeout: seconds after which members stop as they are.
-    progress: gets the part that is done and a line about it.
-    extrapolation: the same members with the tasks that they are tested on besides their own.
-    after: is shown the members and their states when all are tested.
-    watch: is shown the states before the first step, and at each look at the validation split.
+    task: the task that they are trained on.
+    recipe: the `Recipe` of training.
+    timeout: the number of seconds after which training stops early.
+    progress: called with the fraction of steps done and a short text about the validation metric.
+    extrapolation: ensembles of the same members, one for each further task on which they are
+      tested.
+    on_finish: called with the members and their states after the final tests.
+    on_validation: called with the step and the states before the first step and after each
+      validation.
+
+  Returns:
+    The results of each member, in the order of the ensemble.
 
   """
   members = [Member(seed, rate) for seed, rate in ensemble.members]
-  end = time.monotonic() + timeout
+  deadline = time.monotonic() + timeout
   states = ensemble.initialise()
-  watch(0, states)
+  on_validation(0, states)
   done = 0
   while done < recipe.steps:
     active = np.array([member.status == 'running' for member in members])
     if not active.any():
       break
-    count = min(recipe.steps_per_call, recipe.steps - done)
-    states, losses, made = ensemble.advance(states, active, count, end)
-    report = ensemble.gather(ensemble.examine(states, 'validation', active))
-    done += made
+    count = min(recipe.validation_interval, recipe.steps - done)
+    states, losses, steps = ensemble.advance(states, active, count, deadline)
+    evaluation = ensemble.gather_members(ensemble.evaluate(states, 'validation', active))
+    done += steps
     for i in np.flatnonzero(active):
-      look(members[i], task, recipe, done, float(losses[i]), *(float(x[i]) for x in report))
-    watch(done, states)
-    if time.monotonic() > end:
-      expire(members)
-    progress(done / recipe.steps, summary(task, members))
+      metric, loss = (float(values[i]) for values in evaluation)
+      record_validation(members[i], task, recipe, done, float(losses[i]), metric, loss)
+    on_validation(done, states)
+    if time.monotonic() > deadline:
+      mark_timed_out(members)
+    progress(done / recipe.steps, summarize_validation(task, members))
 
-  conclude(ensemble, states, members, extrapolation, after)
+  run_final_tests(ensemble, states, members, extrapolation, on_finish)
   return members
 
 
-def expire(members: list[Member]) -> None:
-  """Stops the members that are still running, their time being over."""
+def mark_timed_out(members: list[Member]) -> None:
+  """Sets the status of all running members to 'timeout'."""
   for member in members:
     member.status = 'timeout' if member.status == 'running' else member.status
 
 
-def conclude(ensemble: Ensemble, states, members: list[Member], extrapolation, after) -> None:
-  """Tests the members, on their own task and on others, and lets go of their states."""
-  examined = np.array([member.status != 'diverged' for member in members])
-  report = ensemble.gather(ensemble.examine(states, 'test', examined))
-  for i in np.flatnonzero(examined):
-    members[i].test, members[i].test_loss = float(report.metric[i]), float(report.loss[i])
+def run_final_tests(
+  ensemble: Ensemble, states, members: list[Member], extrapolation, on_finish
+) -> None:
+  """Tests an ensemble on the training and extrapolation tasks, then deletes its states.
+
+  Args:
+    ensemble: the members with the task that they were trained on.
+    states: their states, which are deleted.
+    members: their results so far, to which the test scores are added.
+    extrapolation: ensembles of the same members, one for each further task on which they are
+      tested.
+    on_finish: called with the members and their states before the states are deleted.
+
+  """
+  active = np.array([member.status != 'diverged' for member in members])
+  evaluation = ensemble.gather_members(ensemble.evaluate(states, 'test', active))
+  for i in np.flatnonzero(active):
+    members[i].test, members[i].test_loss = float(evaluation.metric[i]), float(evaluation.loss[i])
     if not math.isfinite(members[i].test_loss):  # the metric of NaN may be a finite number
-      members[i].diverge()
-      examined[i] = False
+      members[i].mark_diverged()
+      active[i] = False
   for other in extrapolation:
-    report = ensemble.gather(other.examine(states, 'test', examined))
-    for i in np.flatnonzero(examined):
-      metric, loss = float(report.metric[i]), float(report.loss[i])
+    evaluation = ensemble.gather_members(other.evaluate(states, 'test', active))
+    for i in np.flatnonzero(active):
+      metric, loss = float(evaluation.metric[i]), float(evaluation.loss[i])
       members[i].extrapolation.append(metric if math.isfinite(loss) else math.nan)
       members[i].extrapolation_loss.append(loss)
-  after(members, states)
+  on_finish(members, states)
   jax.tree.map(lambda x: x.delete(), states)
 
 
-def look(
+def record_validation(
   member: Member, task: Task, recipe, steps: int, loss: float, metric: float, validation_loss: float
 ) -> None:
-  """Notes what a call brought, and whether the member goes on."""
+  """Records the metric and the losses of a validation of a member, and updates its status.
+
+  Args:
+    member: the results so far.
+    task: the task that the member is trained on.
+    recipe: the `Recipe` of training.
+    steps: the number of training steps done.
+    loss: the mean training loss since the last validation.
+    metric: the task's metric on the validation split.
+    validation_loss: the mean loss on the validation split.
+
+  """
   member.steps, member.validation, member.validation_loss = steps, metric, validation_loss
   member.curve.append([steps, loss, metric])
   if not all(map(math.isfinite, (loss, metric, validation_loss))):
-    member.diverge()
-  elif recipe.stop_when_solved and reaches(task, metric):
+    member.mark_diverged()
+  elif recipe.stop_when_solved and is_solved(task, metric):
     member.status = 'solved'
   elif steps >= recipe.steps:
     member.status = 'finished'
 
 
-def summary(task: Task, members: list[Member]) -> str:
-  """The best validation metric so far, in a few characters."""
-  known = [m.validation for m in members if math.isfinite(m.validation)]
+def summarize_validation(task: Task, members: list[Member]) -> str:
+  """A short text with the best validation metric over all members."""
+  finite = [m.validation for m in members if math.isfinite(m.validation)]
   best = max if task.metric.perfect > task.chance else min
-  return f'{task.metric.name} {best(known):.3f}' if known else 'diverged'
+  return f'{task.metric.name} {best(finite):.3f}' if finite else 'diverged'

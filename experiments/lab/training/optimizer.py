@@ -1,8 +1,12 @@
-"""The optimiser, for a learning rate that is data: members of one ensemble differ in it.
+"""The optimiser and its learning rate schedule, without the peak learning rate.
 
-What is decayed is decided by a parameter's name alone, which every layer gives by Flax's custom:
-a matrix or filter that multiplies what is read is called `kernel` or `<something>_kernel`, the
-table that tokens are looked up in `embedding`. A new layer that keeps to it needs no entry here.
+The peak learning rate is an argument of the training step, because the members of an ensemble
+differ in their learning rate and share one compiled program.
+
+Weight decay applies to a parameter according to its name alone, and every layer follows Flax's
+convention for names. A matrix or filter that multiplies the input is called `kernel` or
+`<something>_kernel`, and a token embedding table is called `embedding`. A new layer that follows
+this convention needs no entry in this module.
 """
 
 import jax
@@ -11,62 +15,68 @@ import optax
 
 from experiments.lab.training.recipe import Recipe
 
-LONGEST = 2.0**60  # the norm of a gradient that Adam can square
-SMALL = 2.0**-100  # times a float32 number, its square and a sum of many of them are such numbers
+MAX_NORM = 2.0**60  # the largest gradient norm that Adam can square in float32
+RESCALING = 2.0**-100  # multiplied by it, any float32 number can be squared and summed
 
 
-def schedule(recipe: Recipe):
-  """Step -> the part of the peak learning rate that holds there, in [0, 1]."""
+def learning_rate_schedule(recipe: Recipe):
+  """Returns a schedule that maps a step to the learning rate divided by its peak."""
   warmup = max(1, round(recipe.warmup * recipe.steps))
-  after = {
+  after_warmup = {
     'constant': optax.constant_schedule(1.0),
     'cosine': optax.cosine_decay_schedule(1.0, max(1, recipe.steps - warmup)),
     'inverse_sqrt': lambda step: jnp.sqrt(warmup / (step + warmup + 1)),
   }[recipe.schedule]
-  return optax.join_schedules([lambda step: (step + 1) / warmup, after], [warmup])
+  return optax.join_schedules([lambda step: (step + 1) / warmup, after_warmup], [warmup])
 
 
 def optimizer(recipe: Recipe) -> optax.GradientTransformation:
-  """What turns gradients into updates for a learning rate of -1: the caller scales them."""
-  parts = [shortened(min(recipe.clip or LONGEST, LONGEST))]
-  parts.append(optax.scale_by_adam(recipe.beta1, recipe.beta2, recipe.epsilon))
-  if recipe.optimizer == 'adamw':
-    parts.append(optax.add_decayed_weights(recipe.weight_decay, decayed))
-  return optax.chain(*parts)
+  """Returns Adam or AdamW with gradient clipping, without multiplication by a learning rate.
 
-
-def decayed(parameters):
-  """True for the parameters that are decayed: kernels and embeddings, by their names.
-
-  Not decayed is all else: biases, scales of norms and of weight normalisation, skips and other
-  gains, rates and steps of state spaces, learned positions, which are added as biases are.
+  The caller multiplies the updates by the negative learning rate.
   """
-  def weight(path, _):
+  transforms = [clip_by_global_norm(min(recipe.clip or MAX_NORM, MAX_NORM))]
+  transforms.append(optax.scale_by_adam(recipe.beta1, recipe.beta2, recipe.epsilon))
+  if recipe.optimizer == 'adamw':
+    transforms.append(optax.add_decayed_weights(recipe.weight_decay, weight_decay_mask))
+  return optax.chain(*transforms)
+
+
+def weight_decay_mask(parameters):
+  """A tree of booleans, true for the kernels and embeddings to which weight decay applies.
+
+  Weight decay does not apply to biases, scales of norms and of weight normalisation, skips and
+  other gains, rates and steps of state spaces, and learned positions, which are added as biases
+  are.
+  """
+  def has_weight_decay(path, _):
     name = str(path[-1].key)
     return name in ('kernel', 'embedding') or name.endswith('_kernel')
 
-  return jax.tree_util.tree_map_with_path(weight, parameters)
+  return jax.tree_util.tree_map_with_path(has_weight_decay, parameters)
 
 
-def shortened(longest: float) -> optax.GradientTransformation:
-  """Scales gradients down to a global norm, also those whose squares float32 cannot hold.
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+  """Clips gradients to a global norm, even if their squares overflow in float32.
 
-  `optax.clip_by_global_norm` squares gradients as they are: from about 2e19 on their norm is
-  infinite and the update 0. Here the norm is then taken of a small multiple of them; where no
-  square overflows, the update is optax's to the last bit. NaN and infinity become NaN.
+  `optax.clip_by_global_norm` squares gradients without rescaling. Above about 2e19, their norm is
+  then infinite and the update is 0. Here such gradients are rescaled before their norm is computed.
+  Where no square overflows, the update equals that of optax to the last bit. NaN and infinity
+  become NaN.
   """
-  def update(gradients, state, parameters=None):
+  def clip_gradients(gradients, state, parameters=None):
     del parameters
 
-    def norm(unit):
-      return jnp.sqrt(sum(jnp.sum(jnp.square(unit * g)) for g in jax.tree.leaves(gradients)))
+    def norm_of_scaled_gradients(scale):
+      return jnp.sqrt(sum(jnp.sum(jnp.square(scale * g)) for g in jax.tree.leaves(gradients)))
 
-    plain = norm(1.0)
-    fits = jnp.isfinite(plain)
-    unit = jnp.where(fits, 1.0, SMALL)
-    length = jax.lax.cond(fits, lambda: plain, lambda: norm(SMALL))  # in multiples of 1 / unit
+    plain_norm = norm_of_scaled_gradients(1.0)
+    fits = jnp.isfinite(plain_norm)
+    scale = jnp.where(fits, 1.0, RESCALING)
+    norm = jax.lax.cond(
+      fits, lambda: plain_norm, lambda: norm_of_scaled_gradients(RESCALING))
     return jax.tree.map(
-      lambda g: jnp.where(length < unit * longest, g, unit * g / length * longest), gradients
+      lambda g: jnp.where(norm < scale * max_norm, g, scale * g / norm * max_norm), gradients
     ), state
 
-  return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+  return optax.GradientTransformation(lambda _: optax.EmptyState(), clip_gradients)

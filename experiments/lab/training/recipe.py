@@ -1,4 +1,4 @@
-"""How a model is trained: settings alone, so that they can be read without loading JAX."""
+"""The hyperparameters of training, in a module that does not import JAX."""
 
 import dataclasses
 import math
@@ -8,13 +8,13 @@ PARALLEL = ('jit', 'pmap')
 SCHEDULES = ('cosine', 'constant', 'inverse_sqrt')
 
 
-def setting(default, text: str):
-  """A field with a sentence about it: its flag's help."""
-  return dataclasses.field(default=default, metadata={'help': text})
+def setting_field(default, help_text: str):
+  """A dataclass field with a default and the help text of its command-line flag."""
+  return dataclasses.field(default=default, metadata={'help': help_text})
 
 
 def check_positive(settings, *names: str) -> None:
-  """A ValueError for the first of these fields that is not a positive, finite number."""
+  """Raises a ValueError for the first named field that is not a positive, finite number."""
   for name in names:
     value = getattr(settings, name)
     if not 0 < value < math.inf:
@@ -22,40 +22,62 @@ def check_positive(settings, *names: str) -> None:
 
 
 def check_choice(name: str, value: str, choices) -> None:
-  """A ValueError if a value is none of the choices."""
+  """Raises a ValueError if a setting does not have one of its allowed values.
+
+  Args:
+    name: the name of the setting.
+    value: the value.
+    choices: the allowed values.
+
+  Raises:
+    ValueError: if the value is not allowed.
+
+  """
   if value not in choices:
-    raise ValueError(f'no {name} {value!r}; there are {", ".join(choices)}')
+    raise ValueError(f'{name} must be one of {", ".join(choices)}, not {value!r}')
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-  """Everything that training needs to know but the model, the task, the seed and the rate."""
+  """The hyperparameters of training, except the model, the task, the seed and the learning rate."""
 
-  steps: int = setting(1000, 'Training steps.')
-  batch_size: int = setting(64, 'Sequences in a training batch, over all devices.')
-  optimizer: str = setting('adamw', f'The optimiser: {", ".join(OPTIMIZERS)}.')
-  schedule: str = setting('cosine', f'Of the learning rate after warm-up: {", ".join(SCHEDULES)}.')
-  warmup: float = setting(0.05, 'Part of the steps over which the learning rate rises to its peak.')
-  beta1: float = setting(0.9, 'Adam: how slowly the mean of the gradients moves.')
-  beta2: float = setting(0.999, 'Adam: how slowly the mean of their squares moves.')
-  epsilon: float = setting(1e-8, 'Adam: what is added to the root of that mean.')
-  label_smoothing: float = setting(
-    0.0, 'Part of the probability that training wants to be shared by all tokens alike.'
+  steps: int = setting_field(1000, 'Number of training steps.')
+  batch_size: int = setting_field(64, 'Number of sequences in a training batch, over all devices.')
+  optimizer: str = setting_field('adamw', f'Optimiser: {", ".join(OPTIMIZERS)}.')
+  schedule: str = setting_field(
+    'cosine', f'Schedule of the learning rate after warm-up: {", ".join(SCHEDULES)}.'
   )
-  average: int = setting(
-    0, 'Test the mean of the parameters at the last so many looks at validation; 0: the last ones.'
+  warmup: float = setting_field(
+    0.05, 'Fraction of the steps over which the learning rate rises to its peak.'
   )
-  weight_decay: float = setting(
-    0.01, 'AdamW: decay of weight matrices, filters and token embeddings; not of biases, scales of '
-    'norms, gains, rates, skips and positions.'
+  beta1: float = setting_field(0.9, 'Adam: decay rate of the mean of the gradients.')
+  beta2: float = setting_field(0.999, 'Adam: decay rate of the mean of the squared gradients.')
+  epsilon: float = setting_field(
+    1e-8, 'Adam: constant added to the root of the mean of the squared gradients.'
   )
-  clip: float = setting(1.0, 'Gradients are scaled down to this global norm; 0: they are not.')
-  validations: int = setting(20, 'How often the validation split is looked at.')
-  validation_batches: int = setting(4, 'Batches of the validation split; they choose the rate.')
-  test_batches: int = setting(16, 'Batches of the test split; they give the score.')
-  beam: int = setting(1, 'Hypotheses that a translator keeps while it writes; 1: greedy.')
-  length_penalty: float = setting(0.6, 'Of its beam search: alpha of Wu et al. 2016.')
-  stop_when_solved: bool = setting(True, 'Stop a member that has solved its task on validation.')
+  label_smoothing: float = setting_field(
+    0.0, 'Fraction of the target probability that is spread evenly over all tokens.'
+  )
+  average: int = setting_field(
+    0, 'Number of final validations whose parameters are averaged for the test; 0: no averaging.'
+  )
+  weight_decay: float = setting_field(
+    0.01, 'AdamW: weight decay of matrices, filters and token embeddings; biases, scales of norms, '
+    'gains, rates, skips and positions are not decayed.'
+  )
+  clip: float = setting_field(1.0, 'Maximal global norm of the gradients; 0: no clipping.')
+  validations: int = setting_field(20, 'Number of validations during training.')
+  validation_batches: int = setting_field(
+    4, 'Number of validation batches, whose metric selects the learning rate.'
+  )
+  test_batches: int = setting_field(16, 'Number of test batches, over which scores are averaged.')
+  beam: int = setting_field(1, 'Beam size of a translator; 1: greedy decoding.')
+  length_penalty: float = setting_field(
+    0.6, 'Length penalty of beam search: alpha of Wu et al. 2016.'
+  )
+  stop_when_solved: bool = setting_field(
+    True, 'Stop training once the validation metric reaches the threshold of the task.'
+  )
 
   def __post_init__(self):
     check_positive(
@@ -64,16 +86,16 @@ class Recipe:
     check_choice('optimizer', self.optimizer, OPTIMIZERS)
     check_choice('schedule', self.schedule, SCHEDULES)
     if not 0 <= self.warmup < 1:
-      raise ValueError(f'warmup is a part of the steps, from 0 to below 1, not {self.warmup}')
+      raise ValueError(f'warmup, a fraction of the steps, must be in [0, 1), not {self.warmup}')
     for name in ('beta1', 'beta2', 'label_smoothing'):
       if not 0 <= getattr(self, name) < 1:
-        raise ValueError(f'{name} is from 0 to below 1, not {getattr(self, name)}')
+        raise ValueError(f'{name} must be in [0, 1), not {getattr(self, name)}')
     check_positive(self, 'epsilon')
     for name in ('weight_decay', 'clip', 'average', 'length_penalty'):
       if not 0 <= getattr(self, name) < math.inf:
         raise ValueError(f'{name} must be finite and not negative, not {getattr(self, name)}')
 
   @property
-  def steps_per_call(self) -> int:
-    """Steps between two looks at the validation split."""
+  def validation_interval(self) -> int:
+    """The number of steps between two validations."""
     return -(-self.steps // self.validations)

@@ -1,8 +1,9 @@
-"""The whole of training as pure functions of one member's state: initialise, advance, examine.
+"""Initialisation, training and evaluation as pure functions of the state of one member.
 
-A member is one seed at one learning rate. Seed s reads the training batches
-s * steps ... (s + 1) * steps - 1: whatever is compared at equal seeds saw the same data in the
-same order, and two seeds share none. Validation and test batches are the same for all.
+A member is one seed at one learning rate. Seed s is trained on batches s * steps to
+(s + 1) * steps - 1. Models that are compared at equal seeds are therefore trained on the same data
+in the same order, and two seeds have no training batch in common. Validation and test batches are
+the same for all members.
 """
 
 import dataclasses
@@ -16,195 +17,225 @@ from flax import linen as nn
 
 from experiments.lab.corpora.reserved import END, PAD, START
 from experiments.lab.tasks.task import Batch, Task
-from experiments.lab.training.optimizer import optimizer, schedule
+from experiments.lab.training.optimizer import learning_rate_schedule, optimizer
 from experiments.lab.training.recipe import Recipe
-from transformer.decoding import beam_search, greedy
+from transformer.decoding import beam_search, greedy_search
 
 
 class TrainState(NamedTuple):
-  """One member."""
+  """The training state of one ensemble member, with its parameters and optimiser state."""
 
   step: jax.Array  # [] steps done
   seed: jax.Array  # []
   learning_rate: jax.Array  # [] at the schedule's peak
   parameters: Any
   moments: Any  # the optimiser's state
-  average: Any = ()  # the sum of the parameters at the last looks at validation, if it is asked for
+  average: Any = ()  # the sum of the parameters at the last validations, if averaging is on
 
 
-class Examination(NamedTuple):
-  """What a member scores on a split."""
+class Evaluation(NamedTuple):
+  """The metric and the mean loss of an ensemble member on the validation or test split."""
 
   metric: jax.Array  # [] the task's metric
-  loss: jax.Array  # [] mean loss over what counts
+  loss: jax.Array  # [] the mean loss over the scored tokens
 
 
-class Answer(NamedTuple):
-  """What a member makes of a batch: two sums, each with what it is divided by, and tokens."""
+class DecodedBatch(NamedTuple):
+  """The decoded tokens of a batch, with the sums from which metric and loss are computed.
+
+  The metric and the loss are each stored as a pair (weighted sum, total weight).
+  """
 
   metric: tuple[jax.Array, jax.Array]
   loss: tuple[jax.Array, jax.Array]
   tokens: jax.Array  # [B, T]
-  broken: jax.Array  # [B] whether the model's logits ended an answer, being no numbers
+  broken: jax.Array  # [B] whether decoding stopped because the logits were NaN
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-  """A model, a task and a recipe, as three pure functions.
+  """A model, a task and a recipe, with pure functions that train and evaluate one member.
 
-  Where several devices share each batch, losses and gradients are summed over them together with
-  the number of tokens that they are sums over, and divided once: unequal parts weigh what they
-  should.
+  Where several devices share each batch, losses, gradients and the numbers of scored tokens are
+  summed over the devices before the division. Every scored token then has the same weight.
   """
 
   model: nn.Module
   task: Task
   recipe: Recipe
-  parts: int = 1  # how many devices share each batch
-  axis: str | None = None  # the name of the mapped axis that they stand along
+  num_devices: int = 1  # that share each batch
+  axis: str | None = None  # the name of the mapped axis over these devices
 
-  def shared(self, parts: int, axis: str) -> 'Training':
-    """The same training with its batches shared by the devices along a mapped axis."""
-    return dataclasses.replace(self, parts=parts, axis=axis)
+  def with_shared_batches(self, num_devices: int, axis: str) -> 'Training':
+    """Returns a copy in which several devices share each training batch, along a mapped axis."""
+    return dataclasses.replace(self, num_devices=num_devices, axis=axis)
 
   def initialise(self, seed: jax.Array, learning_rate: jax.Array) -> TrainState:
-    """A new member."""
-    arguments, named = self.task.arguments(self.task.batch('train', 0, 1))
+    """Returns the initial training state of an ensemble member."""
+    arguments, named = self.task.model_arguments(self.task.batch('train', 0, 1))
     parameters = self.model.init(jax.random.key(seed), *arguments, **named)
     moments = optimizer(self.recipe).init(parameters)
     average = jax.tree.map(jnp.zeros_like, parameters) if self.recipe.average else ()
     return TrainState(jnp.zeros((), jnp.int32), seed, learning_rate, parameters, moments, average)
 
   def advance(
-    self, state: TrainState, losses: jax.Array, count: jax.Array
+    self, state: TrainState, losses: jax.Array, num_steps: jax.Array
   ) -> tuple[TrainState, jax.Array]:
-    """`count` more steps; also `losses` with the training loss of each of them added."""
-    def body(_, carry):
+    """Trains an ensemble member for `num_steps` steps.
+
+    Args:
+      state: the member's state.
+      losses: the sum of training losses so far, [].
+      num_steps: the number of steps, [].
+
+    Returns:
+      The new state, and `losses` plus the training loss of each step.
+
+    """
+    def train_on_next_batch(_, carry):
       state, losses = carry
       index = state.seed * self.recipe.steps + state.step
-      batch = self._own(self.task.batch('train', index, self.recipe.batch_size))
+      batch = self._batch_rows_of_this_device(
+        self.task.batch('train', index, self.recipe.batch_size))
       state, loss = self.train_step(state, batch)
       return state, losses + loss
 
-    state, losses = jax.lax.fori_loop(0, count, body, (state, losses))
-    return self.averaged(state), losses
+    state, losses = jax.lax.fori_loop(0, num_steps, train_on_next_batch, (state, losses))
+    return self.add_to_parameter_average(state), losses
 
-  def averaged(self, state: TrainState) -> TrainState:
-    """The state, added to the average if one of the last looks is at its step."""
+  def add_to_parameter_average(self, state: TrainState) -> TrainState:
+    """Adds the parameters to their running sum at the last validations, if averaging is on."""
     if not self.recipe.average:
       return state
-    looked = (state.step % self.recipe.steps_per_call == 0) | (state.step == self.recipe.steps)
+    at_interval = state.step % self.recipe.validation_interval == 0
+    validated = at_interval | (state.step == self.recipe.steps)
+    averaged = validated & (self._num_averaged_validations(state.step) > 0)
     add = lambda s: s._replace(average=jax.tree.map(jnp.add, s.average, s.parameters))  # noqa: E731
-    return jax.lax.cond(looked & (self._late(state.step) > 0), add, lambda s: s, state)
+    return jax.lax.cond(averaged, add, lambda s: s, state)
 
-  def tested(self, state: TrainState):
-    """The parameters that are tested: the average, or those of a member that stopped before it."""
+  def parameters_for_test(self, state: TrainState):
+    """The parameters for testing, averaged over the last validations if averaging is on.
+
+    They are the current parameters if averaging is off or training stopped before the first
+    averaged validation.
+    """
     if not self.recipe.average:
       return state.parameters
-    count = self._late(state.step)
+    count = self._num_averaged_validations(state.step)
     mean = lambda total, p: jnp.where(count > 0, total / jnp.maximum(count, 1), p)  # noqa: E731
     return jax.tree.map(mean, state.average, state.parameters)
 
-  def _late(self, step):
-    """How many of the last `average` looks have come by a step."""
-    looks = -(-self.recipe.steps // self.recipe.steps_per_call)
-    done = jnp.where(step == self.recipe.steps, looks, step // self.recipe.steps_per_call)
-    return jnp.maximum(done - (looks - min(looks, self.recipe.average)), 0)
+  def _num_averaged_validations(self, step):
+    """The number of validations, up to a step, that contribute to the parameter average."""
+    total = -(-self.recipe.steps // self.recipe.validation_interval)
+    done = jnp.where(step == self.recipe.steps, total, step // self.recipe.validation_interval)
+    return jnp.maximum(done - (total - min(total, self.recipe.average)), 0)
 
   def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
-    """One step on (this device's part of) a batch; also the loss before it."""
-    key = jax.random.fold_in(jax.random.key(state.seed), state.step)
-    arguments, named = self.task.arguments(batch)
+    """Performs one training step on a batch, or on the rows of a batch on one device.
 
-    def loss(parameters):
-      dropout = {'dropout': jax.random.fold_in(key, self._part())}
+    Returns the new state and the loss before the step.
+    """
+    key = jax.random.fold_in(jax.random.key(state.seed), state.step)
+    arguments, named = self.task.model_arguments(batch)
+
+    def training_loss(parameters):
+      dropout = {'dropout': jax.random.fold_in(key, self._device_index())}
       outputs, _ = self.model.apply(parameters, *arguments, train=True, rngs=dropout, **named)
       return jnp.sum(batch.weight * self.task.loss(outputs, batch, self.recipe.label_smoothing))
 
-    sums = jax.value_and_grad(loss)(state.parameters)
-    sums, weight = self._total((sums, jnp.sum(batch.weight)))
+    sums = jax.value_and_grad(training_loss)(state.parameters)
+    sums, weight = self._sum_over_devices((sums, jnp.sum(batch.weight)))
     loss, gradient = jax.tree.map(lambda x: x / jnp.maximum(weight, 1), sums)
 
     updates, moments = optimizer(self.recipe).update(gradient, state.moments, state.parameters)
-    rate = -state.learning_rate * schedule(self.recipe)(state.step)
+    rate = -state.learning_rate * learning_rate_schedule(self.recipe)(state.step)
     updates = jax.tree.map(lambda u: rate * u, updates)
     parameters = optax.apply_updates(state.parameters, updates)
     return state._replace(step=state.step + 1, parameters=parameters, moments=moments), loss
 
-  def examine(self, state: TrainState, sums, test: jax.Array, start: jax.Array, count: jax.Array):
-    """`sums` as `judge` has them, with those of some batches of a split added.
+  def accumulate_evaluation(
+    self, state: TrainState, sums, is_test: jax.Array, first_batch: jax.Array,
+    num_batches: jax.Array
+  ):
+    """Adds the metrics and losses of validation or test batches to running sums.
 
     Args:
-      state: the member.
-      sums: those of the batches before; at first, of zeros.
-      test: whether the split is that of the test, or that of validation; as it is data, compiling
-        the model once serves both.
-      start: the first batch.
-      count: how many.
+      state: the member's state.
+      sums: the sums of earlier batches as `metric_and_loss_sums` returns them, initially zeros.
+      is_test: whether the batches are from the test split and not the validation split; it is an
+        array, so that one compiled program serves both splits.
+      first_batch: the index of the first batch.
+      num_batches: the number of batches.
+
+    Returns:
+      The new sums.
 
     """
     parameters = state.parameters
     if self.recipe.average:
-      parameters = jax.lax.cond(test, self.tested, lambda state: state.parameters, state)
+      parameters = jax.lax.cond(
+        is_test, self.parameters_for_test, lambda state: state.parameters, state)
 
-    def body(place, sums):
-      batch = self._own(jax.lax.cond(
-        test,
+    def add_batch_to_sums(offset, sums):
+      batch = self._batch_rows_of_this_device(jax.lax.cond(
+        is_test,
         *(
           functools.partial(self.task.batch, split, batch_size=self.recipe.batch_size)
           for split in ('test', 'validation')
         ),
-        start + place,
+        first_batch + offset,
       ))
-      return jax.tree.map(jnp.add, sums, self.judge(parameters, batch))
+      return jax.tree.map(jnp.add, sums, self.metric_and_loss_sums(parameters, batch))
 
-    return jax.lax.fori_loop(0, count, body, sums)
+    return jax.lax.fori_loop(0, num_batches, add_batch_to_sums, sums)
 
-  def examination(self, sums) -> Examination:
-    """What sums over batches come to; over all devices that share them."""
-    return Examination(*(value / jnp.maximum(weight, 1) for value, weight in self._total(sums)))
+  def evaluation_from_sums(self, sums) -> Evaluation:
+    """Computes the metric and the mean loss from weighted sums, added over all devices."""
+    totals = self._sum_over_devices(sums)
+    return Evaluation(*(value / jnp.maximum(weight, 1) for value, weight in totals))
 
-  def judge(self, parameters, batch: Batch):
-    """Metric and loss of a batch, each as a sum and what to divide it by."""
-    arguments, named = self.task.arguments(batch)
+  def metric_and_loss_sums(self, parameters, batch: Batch):
+    """The metric and the loss of a batch, each as a pair (weighted sum, total weight)."""
+    arguments, named = self.task.model_arguments(batch)
     outputs, _ = self.model.apply(parameters, *arguments, **named)
     loss = jnp.sum(batch.weight * self.task.loss(outputs, batch)), jnp.sum(batch.weight)
-    return self.task.measure(outputs, batch), loss
+    return self.task.metric_sums(outputs, batch), loss
 
-  def answer(self, state: TrainState, batch: Batch) -> Answer:
-    """What a member makes of a batch of a transduction: how good it is, and what it writes.
+  def decode(self, state: TrainState, batch: Batch) -> DecodedBatch:
+    """Decodes the sources of a batch of a transduction task, and evaluates the model on it.
 
-    It writes greedily, or the best that a beam finds; at most as many tokens as the targets have
-    room for. One device does it all, also where training shares its batches.
+    Decoding is greedy or by beam search. Outputs are at most as long as the padded targets. One
+    device decodes the complete batch, even if the devices share training batches.
     """
-    parameters, length = self.tested(state), batch.target.shape[1]
+    parameters, length = self.parameters_for_test(state), batch.target.shape[1]
     model = functools.partial(self.model.apply, parameters)
-    (source, _), named = self.task.arguments(batch)
+    (source, _), named = self.task.model_arguments(batch)
     decode = functools.partial(model, method='decode')
-    before = model(source, capacity=length, method='encode', **named)
+    encoded = model(source, capacity=length, method='encode', **named)
     start = jnp.full(len(source), START)
     if self.recipe.beam == 1:
-      written = greedy(decode, before, start, length, END, PAD)
-      tokens, broken = written.tokens, written.broken
+      output = greedy_search(decode, encoded, start, length, END, PAD)
+      tokens, broken = output.tokens, output.broken
     else:
-      widths = {'beam_size': self.recipe.beam, 'length_penalty': self.recipe.length_penalty}
-      found = beam_search(decode, before, start, length, END, PAD, answers=1, **widths)
-      tokens, broken = found.tokens[:, 0], jnp.isnan(found.scores[:, 0])
-    return Answer(*self.judge(parameters, batch), tokens, broken)
+      options = {'beam_size': self.recipe.beam, 'length_penalty': self.recipe.length_penalty}
+      output = beam_search(
+        decode, encoded, start, length, END, PAD, num_return_sequences=1, **options)
+      tokens, broken = output.tokens[:, 0], jnp.isnan(output.scores[:, 0])
+    return DecodedBatch(*self.metric_and_loss_sums(parameters, batch), tokens, broken)
 
-  def _part(self):
-    """Which of the devices that share a batch this is."""
+  def _device_index(self):
+    """The index of this device among the devices that share a batch."""
     return 0 if self.axis is None else jax.lax.axis_index(self.axis)
 
-  def _total(self, sums):
-    """Sums over the devices that share a batch."""
+  def _sum_over_devices(self, sums):
     return sums if self.axis is None else jax.lax.psum(sums, self.axis)
 
-  def _own(self, batch: Batch) -> Batch:
-    """What this device takes of a batch."""
-    size = self.recipe.batch_size // self.parts
-    if self.parts == 1:
+  def _batch_rows_of_this_device(self, batch: Batch) -> Batch:
+    """The share of the rows of a batch that is processed on this device."""
+    size = self.recipe.batch_size // self.num_devices
+    if self.num_devices == 1:
       return batch
     return jax.tree.map(
-      lambda x: jax.lax.dynamic_slice_in_dim(x, self._part() * size, size), batch
+      lambda x: jax.lax.dynamic_slice_in_dim(x, self._device_index() * size, size), batch
     )

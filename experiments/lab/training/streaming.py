@@ -1,10 +1,12 @@
-"""Training on batches that come from the host, such as a corpus's, and going on where it was left.
+"""Training on batches that the host loads, such as those of a corpus, with exact resumption.
 
-All members read the same batches: number 0 is the first step's, whatever the seed. There is one
-program for each shape of batch. A thread reads ahead, so that the devices need not wait.
+All members are trained on the same batches, independently of their seed, and batch 0 belongs to the
+first step. A program is compiled for each batch shape. A thread prefetches batches, so that the
+devices do not wait for them.
 
-A run is its states, the number of its steps and what was noted of its members; with these in a
-checkpoint, what is killed and started again ends bit by bit as if nothing had happened.
+A run consists of the members' states, the number of steps done and the results so far. A checkpoint
+holds all three, so that a run that was killed and restarted ends with exactly the same numbers as
+an uninterrupted run.
 """
 
 import collections
@@ -23,167 +25,230 @@ import numpy as np
 from experiments.lab import interruption
 from experiments.lab.tasks.task import Batch, Task
 from experiments.lab.training.checkpoints import Checkpoints
-from experiments.lab.training.ensemble import Ensemble, compile_over, over_members
-from experiments.lab.training.loop import Member, conclude, expire, look, summary
-from experiments.lab.training.step import Examination, Training
+from experiments.lab.training.ensemble import Ensemble, compile_over_devices, map_over_members
+from experiments.lab.training.loop import (
+  Member,
+  mark_timed_out,
+  record_validation,
+  run_final_tests,
+  summarize_validation,
+)
+from experiments.lab.training.step import Evaluation, Training
 
-AHEAD = 4  # batches that wait for their turn
+PREFETCHED = 4  # the number of batches that are loaded in advance
 
 
-class Streamed(Ensemble):
-  """Members that train together on the batches of a task that streams, all on the same."""
+class StreamingEnsemble(Ensemble):
+  """An ensemble whose members all train on the same batches, which the host loads."""
 
   def __init__(self, training: Training, members, parallel: str = 'jit', devices=None):
     super().__init__(training, members, parallel, devices)
     platform = self.devices[0].platform
-    compiled = functools.partial(compile_over, self.devices, parallel)
+    compiled = functools.partial(compile_over_devices, self.devices, parallel)
 
-    def step(states, active, batch):
-      def one(state, active):
-        idle = lambda state: (state, jnp.zeros(()))  # noqa: E731
-        return jax.lax.cond(active, functools.partial(advanced, self.training, batch), idle, state)
+    def train_members_on_batch(states, active, batch):
+      def train_member(state, active):
+        train = functools.partial(_train_on_batch, self.training, batch)
+        unchanged = lambda state: (state, jnp.zeros(()))  # noqa: E731
+        return jax.lax.cond(active, train, unchanged, state)
 
-      return over_members(one, platform)(states, active)
+      return map_over_members(train_member, platform)(states, active)
 
-    self._step = compiled(step, donate=(0,))
+    self._step = compiled(train_members_on_batch, donate=(0,))
 
-    def judge(states, test, batch):
-      return over_members(functools.partial(judged, self.training, batch), platform)(states, test)
+    def evaluate_members_on_batch(states, is_test, batch):
+      evaluate_member = functools.partial(_evaluate_on_batch, self.training, batch)
+      return map_over_members(evaluate_member, platform)(states, is_test)
 
-    self._judge = compiled(judge)
+    self._evaluate_batch = compiled(evaluate_members_on_batch)
 
   def step(self, states, batch: Batch, active):
-    """The states after a step of the active members on a batch, and their losses before it."""
-    return self._step(states, self._spread(active), self._share(batch))
+    """Trains the active members on one batch.
 
-  def examine(self, states, split: str, active) -> Examination:
-    """What the members score on the 'validation' or the 'test' split, read once at most."""
+    Args:
+      states: the members' states, whose buffers are donated.
+      batch: the batch, as NumPy arrays.
+      active: a mask [members] of the members that train.
+
+    Returns:
+      The new states, and the losses [devices, members per device] before the step.
+
+    """
+    return self._step(states, self._distribute(active), self._shard_batch(batch))
+
+  def evaluate(self, states, split: str, active) -> Evaluation:
+    """Evaluates all members on the validation or test split, and loads each batch only once."""
     recipe, task = self.training.recipe, self.training.task
-    most = {'validation': recipe.validation_batches, 'test': recipe.test_batches}[split]
-    test, sums = np.full(len(self.members), split == 'test'), None
-    for batch in ahead(task, split, range(min(most, task.batches(split, recipe.batch_size))),
-                       recipe.batch_size):
-      if split == 'test':  # in training, a checkpoint comes first
-        interruption.check()
-      found = jax.block_until_ready(self._judge(states, self._spread(test), self._share(batch)))
-      sums = found if sums is None else jax.tree.map(jnp.add, sums, found)
-    return Examination(*(value / jnp.maximum(weight, 1) for value, weight in sums))
+    limit = {'validation': recipe.validation_batches, 'test': recipe.test_batches}[split]
+    indices = range(min(limit, task.num_batches(split, recipe.batch_size)))
+    test, totals = np.full(len(self.members), split == 'test'), None
+    for batch in prefetch(task, split, indices, recipe.batch_size):
+      if split == 'test':  # during training, a checkpoint is written before the run stops
+        interruption.raise_if_stopped()
+      sums = jax.block_until_ready(
+        self._evaluate_batch(states, self._distribute(test), self._shard_batch(batch)))
+      totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
+    return Evaluation(*(value / jnp.maximum(weight, 1) for value, weight in totals))
 
-  def _calls(self, states, flags, batch):
-    """`step`, on a batch [devices, ...] as `_share` makes it."""
+  def _programs_with_argument_shapes(self, states, flags, batch):
+    """Maps the program name 'step' to the compiled training step and its argument shapes."""
     return {'step': (self._step, states, flags, batch)}
 
-  def scatter(self, tree):
-    """NumPy arrays [members, ...] as `gather` gives them -> [devices, members on each, ...]."""
-    return jax.tree.map(lambda x: jnp.asarray(self._spread(x)), tree)
+  def scatter_members(self, tree):
+    """Converts NumPy arrays [members, ...] to arrays [devices, members per device, ...]."""
+    return jax.tree.map(lambda x: jnp.asarray(self._distribute(x)), tree)
 
-  def _share(self, batch: Batch) -> Batch:
-    """A batch as each device gets it: all of it, or its part; rows left over have no weight."""
-    count, parts = len(self.devices), self.training.parts
-    if parts == 1:
+  def _shard_batch(self, batch: Batch) -> Batch:
+    """Converts a batch to arrays [devices, ...], by replication or by division of its rows.
+
+    A divided batch is padded with rows of weight 0.
+    """
+    count, shards = len(self.devices), self.training.num_devices
+    if shards == 1:
       return jax.tree.map(lambda x: np.broadcast_to(x, (count, *x.shape)), batch)
-    left = -len(batch.source) % parts
-    batch = Batch(*(np.concatenate([x, x[:1].repeat(left, 0)]) for x in batch))
-    batch.weight[len(batch.weight) - left:] = 0
-    return jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
+    padding = -len(batch.source) % shards
+    batch = Batch(*(np.concatenate([x, x[:1].repeat(padding, 0)]) for x in batch))
+    batch.weight[len(batch.weight) - padding:] = 0
+    return jax.tree.map(lambda x: x.reshape(shards, -1, *x.shape[1:]), batch)
 
 
-def advanced(training: Training, batch: Batch, state):
-  """A member after a step on a batch, and its loss before."""
+def _train_on_batch(training: Training, batch: Batch, state):
+  """Trains one ensemble member on a batch, and returns its new state and the training loss."""
   state, loss = training.train_step(state, batch)
-  return training.averaged(state), loss
+  return training.add_to_parameter_average(state), loss
 
 
-def judged(training: Training, batch: Batch, state, test):
-  """The sums that a member's metric and loss over several batches are quotients of."""
-  parameters = jax.lax.cond(test, training.tested, lambda state: state.parameters, state)
-  sums = training.judge(parameters, batch)
+def _evaluate_on_batch(training: Training, batch: Batch, state, is_test):
+  """The metric and the loss of a batch, each as a pair (weighted sum, total weight)."""
+  parameters = jax.lax.cond(
+    is_test, training.parameters_for_test, lambda state: state.parameters, state)
+  sums = training.metric_and_loss_sums(parameters, batch)
   return sums if training.axis is None else jax.lax.psum(sums, training.axis)
 
 
-def ahead(task: Task, split: str, indices: Iterable[int], batch_size: int) -> Iterator[Batch]:
-  """The batches of some numbers, in order, each read while those before it are worked on."""
+def prefetch(task: Task, split: str, indices: Iterable[int], batch_size: int) -> Iterator[Batch]:
+  """Loads batches in a background thread while the caller processes earlier batches.
+
+  Args:
+    task: the task that loads batches.
+    split: 'train', 'validation' or 'test'.
+    indices: the indices of the batches, in the order in which they are returned.
+    batch_size: the number of sequences in a batch.
+
+  Returns:
+    An iterator over the batches, which stops loading when it is closed.
+
+  """
   waiting = collections.deque()
   with ThreadPoolExecutor(1, 'reader') as reader:
     try:
       for index in indices:
         waiting.append(reader.submit(task.batch, split, index, batch_size))
-        if len(waiting) > AHEAD:
+        if len(waiting) > PREFETCHED:
           yield waiting.popleft().result()
       while waiting:
         yield waiting.popleft().result()
     finally:
-      reader.shutdown(cancel_futures=True)  # what nobody waits for any more
+      reader.shutdown(cancel_futures=True)  # batches that are no longer needed
 
 
-def train(
-  ensemble: Streamed,
+def train_from_stream(
+  ensemble: StreamingEnsemble,
   task: Task,
   recipe,
   timeout: float = math.inf,
   progress: Callable = print,
-  extrapolation: Sequence[Streamed] = (),
-  after: Callable = lambda members, states: None,
+  extrapolation: Sequence[StreamingEnsemble] = (),
+  on_finish: Callable = lambda members, states: None,
   checkpoints: Checkpoints | None = None,
 ) -> list[Member]:
-  """Trains all members and tests them, as `loop.train` does and with its arguments.
+  """Trains, validates and tests an ensemble on batches that the host loads.
 
-  With checkpoints, training goes on from the newest, and one is made at each look at the validation
-  split. A signal to stop, or the end of the time, ends it after a step with one more checkpoint.
+  Training resumes from the newest checkpoint, and each validation writes a checkpoint. After a
+  signal to stop, or when the time limit has passed, a last checkpoint is written after the current
+  step and training ends.
+
+  Args:
+    ensemble: the members.
+    task: the task that they are trained on.
+    recipe: the `Recipe` of training.
+    timeout: the number of seconds after which training stops early.
+    progress: called with the fraction of steps done and a short text about the validation metric.
+    extrapolation: ensembles of the same members, one for each further task on which they are
+      tested.
+    on_finish: called with the members and their states after the final tests.
+    checkpoints: the checkpoints of the run, or None to train without checkpoints.
+
+  Returns:
+    The results of each member, in the order of the ensemble.
+
+  Raises:
+    Interrupted: after a signal to stop.
+
   """
-  end, (states, members, done, losses) = time.monotonic() + timeout, _begin(ensemble, checkpoints)
-  active = _running(members)
-  batches = ahead(task, 'train', range(done, recipe.steps if active.any() else 0),
-                  recipe.batch_size)
-  with interruption.noticed(), contextlib.closing(batches):
+  deadline = time.monotonic() + timeout
+  states, members, done, losses = _restore_or_initialise(ensemble, checkpoints)
+  active = _running_mask(members)
+  indices = range(done, recipe.steps if active.any() else 0)
+  batches = prefetch(task, 'train', indices, recipe.batch_size)
+  with interruption.deferred_signals(), contextlib.closing(batches):
     for batch in batches:
       states, loss = ensemble.step(states, batch, active)
-      losses, done = losses + ensemble.gather(loss), done + 1  # which waits for the step
-      whole = done % recipe.steps_per_call == 0 or done == recipe.steps
-      if whole:
-        _look(ensemble, states, members, task, recipe, done, losses)
+      losses = losses + ensemble.gather_members(loss)  # this waits for the end of the step
+      done += 1
+      validates = done % recipe.validation_interval == 0 or done == recipe.steps
+      if validates:
+        _validate_running_members(ensemble, states, members, task, recipe, done, losses)
         losses = np.zeros_like(losses)
-      late = time.monotonic() > end
-      if checkpoints and (whole or late or interruption.requested()):
-        checkpoints.save(done, ensemble.gather(states), _notes(members, losses))
-      interruption.check(f'stopped after step {done}')
+      late = time.monotonic() > deadline
+      if checkpoints and (validates or late or interruption.stop_requested()):
+        checkpoints.save(done, ensemble.gather_members(states), _results_as_json(members, losses))
+      interruption.raise_if_stopped(f'stopped after step {done}')
       if late:
-        if not whole:  # with more time, training goes on as if this look had not been
-          _look(ensemble, states, members, task, recipe, done, losses)
-        expire(members)
-      if whole or late:
-        progress(done / recipe.steps, summary(task, members))
-        active = _running(members)
+        # The checkpoint is written first, since a resumed run would not validate at this step.
+        if not validates:
+          _validate_running_members(ensemble, states, members, task, recipe, done, losses)
+        mark_timed_out(members)
+      if validates or late:
+        progress(done / recipe.steps, summarize_validation(task, members))
+        active = _running_mask(members)
         if not active.any():
           break
-  conclude(ensemble, states, members, extrapolation, after)
+  run_final_tests(ensemble, states, members, extrapolation, on_finish)
   return members
 
 
-def _notes(members: list[Member], losses: np.ndarray) -> dict:
-  """What a checkpoint holds beside the states: what `_begin` reads."""
+def _results_as_json(members: list[Member], losses: np.ndarray) -> dict:
+  """The results of all members as JSON values, which a checkpoint stores as its notes."""
   return {'members': [dataclasses.asdict(m) for m in members], 'losses': losses.tolist()}
 
 
-def _begin(ensemble: Streamed, checkpoints: Checkpoints | None):
-  """States, members, how many steps are done, and the sums of losses since the last look."""
+def _restore_or_initialise(ensemble: StreamingEnsemble, checkpoints: Checkpoints | None):
+  """Restores the newest checkpoint of an ensemble, or initialises the ensemble.
+
+  Returns the states, the results of the members, the number of steps done, and the sums of the
+  training losses [members] since the last validation.
+  """
   states = ensemble.initialise()
   members = [Member(seed, rate) for seed, rate in ensemble.members]
-  saved = checkpoints.restore(ensemble.gather(states)) if checkpoints else None
+  saved = checkpoints.restore(ensemble.gather_members(states)) if checkpoints else None
   if saved is None:
     return states, members, 0, np.zeros(len(members))
   members = [Member(**values) for values in saved.notes['members']]
-  return ensemble.scatter(saved.state), members, saved.step, np.array(saved.notes['losses'])
+  return ensemble.scatter_members(saved.state), members, saved.step, np.array(saved.notes['losses'])
 
 
-def _running(members: list[Member]) -> np.ndarray:
+def _running_mask(members: list[Member]) -> np.ndarray:
   return np.array([member.status == 'running' for member in members])
 
 
-def _look(ensemble, states, members: list[Member], task, recipe, done: int, losses) -> None:
-  """Notes what those that are running came to since the last look."""
-  active = _running(members)
-  report = ensemble.gather(ensemble.examine(states, 'validation', active))
+def _validate_running_members(
+  ensemble, states, members: list[Member], task, recipe, steps_done: int, losses
+) -> None:
+  """Validates the members whose training has not ended, and records the results."""
+  active = _running_mask(members)
+  evaluation = ensemble.gather_members(ensemble.evaluate(states, 'validation', active))
   for i in np.flatnonzero(active):
-    loss = float(losses[i]) / (done - members[i].steps)
-    look(members[i], task, recipe, done, loss, *(float(x[i]) for x in report))
+    train_loss = float(losses[i]) / (steps_done - members[i].steps)
+    metric, loss = (float(values[i]) for values in evaluation)
+    record_validation(members[i], task, recipe, steps_done, train_loss, metric, loss)

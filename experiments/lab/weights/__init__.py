@@ -1,1 +1,1 @@
-"""Parameters as files."""
+"""Files that store the parameters of a model, in the safetensors format."""

@@ -1,8 +1,8 @@
-"""Parameters of any model as a safetensors file, and back; a tree's paths are the tensors' names.
+"""Model parameters as safetensors files, in which tensors are named by their path in the tree.
 
   {'params': {'embedding': {'embedding': ...}}}    params.embedding.embedding
 
-What is read has to fit exactly: the same names, shapes and dtypes, or nothing is read at all.
+A file is loaded only if it has exactly the expected names, shapes and dtypes.
 """
 
 import os
@@ -17,42 +17,58 @@ from experiments.lab.errors import BadInput
 from experiments.lab.weights import safetensors
 
 
-def save(path: str | os.PathLike, parameters: Any, metadata: Mapping[str, str]) -> None:
-  """Writes a tree of arrays.
+def save_parameters(
+  path: str | os.PathLike, parameters: Any, metadata: Mapping[str, str]
+) -> None:
+  """Writes the parameters of a model to a safetensors file.
 
   Args:
-    path: the file; one that is there is replaced, in one step.
+    path: the file, which is replaced atomically if it exists.
     parameters: the tree.
-    metadata: what else is to be known, such as the model's expression and its vocabulary's digest.
+    metadata: texts by name, such as the model's expression and the digest of its vocabulary.
+
+  Raises:
+    ValueError: if two leaves have the same name, or the metadata are not texts.
+    BadInput: if the file cannot be written.
 
   """
-  tensors = {name: np.asarray(leaf) for name, leaf in named(parameters).items()}
-  safetensors.write(path, tensors, metadata)
+  tensors = {name: np.asarray(leaf) for name, leaf in leaves_by_name(parameters).items()}
+  safetensors.write_tensors(path, tensors, metadata)
 
 
-def load(path: str | os.PathLike, like: Any, metadata: Mapping[str, str] | None = None) -> Any:
-  """Reads a tree of arrays that `save` wrote; BadInput, in one line, for any other file.
+def load_parameters(
+  path: str | os.PathLike, template: Any, metadata: Mapping[str, str] | None = None
+) -> Any:
+  """Reads the parameters of a model from a safetensors file.
 
   Args:
     path: the file.
-    like: a tree of arrays, or of their shapes and dtypes: jax.eval_shape(model.init, key, source).
-    metadata: what the file has to say of itself, such as its vocabulary's digest.
+    template: a tree of arrays, or of their shapes and dtypes as jax.eval_shape returns them.
+    metadata: the metadata that the file must have, such as the digest of its vocabulary.
+
+  Returns:
+    The arrays in a tree like `template`.
+
+  Raises:
+    BadInput: if the file is damaged or has other tensors or other metadata.
 
   """
   archive = safetensors.Archive(path)
   for name, text in (metadata or {}).items():
-    if (written := archive.metadata.get(name)) != text:
-      raise BadInput(f'{path} was written with the {name} {written!r:.100}, not {text!r:.100}')
-  leaves = named(like)
-  archive.expect(leaves)
-  read = [archive.read(name, leaf.shape, (leaf.dtype.name,)) for name, leaf in leaves.items()]
-  return jax.tree.unflatten(jax.tree.structure(like), map(jnp.asarray, read))
+    if (stored := archive.metadata.get(name)) != text:
+      raise BadInput(f'{path} was written with the {name} {stored!r:.100}, not {text!r:.100}')
+  leaves = leaves_by_name(template)
+  archive.check_tensor_names(leaves)
+  arrays = [
+    archive.read_tensor(name, leaf.shape, (leaf.dtype.name,)) for name, leaf in leaves.items()
+  ]
+  return jax.tree.unflatten(jax.tree.structure(template), map(jnp.asarray, arrays))
 
 
-def named(tree: Any) -> dict[str, Any]:
-  """The leaves by the names of their paths."""
+def leaves_by_name(tree: Any) -> dict[str, Any]:
+  """Maps the path of each leaf of a tree, such as params.embedding.embedding, to the leaf."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)
-  found = {jax.tree_util.keystr(path, simple=True, separator='.'): leaf for path, leaf in leaves}
-  if len(found) < len(leaves):
-    raise ValueError('two parameters have one name: a key of the tree has a dot in it')
-  return found
+  named = {jax.tree_util.keystr(path, simple=True, separator='.'): leaf for path, leaf in leaves}
+  if len(named) < len(leaves):
+    raise ValueError('two parameters have the same name, because a key of the tree contains a dot')
+  return named

@@ -1,14 +1,15 @@
-"""safetensors files: named tensors and words about them, read where they are sound, or not at all.
+"""Files of named tensors in the safetensors format, with a checksum for each tensor.
 
-The format is a header (names, dtypes, shapes, places, and texts that are called metadata), then the
-tensors' bytes. It has no checksum, so that a flipped bit would be a wrong number. What is written
-here has one for each tensor, as JSON under `sha256` in the metadata:
+The format consists of a header with names, dtypes, shapes, offsets and texts called metadata,
+followed by the bytes of the tensors. The format has no checksums, so that a flipped bit would
+change a number without an error. Files that this module writes have a checksum for each tensor, as
+JSON under `sha256` in the metadata.
 
   {<tensor>: sha256(dtype, shape, bytes), ..., '__metadata__': sha256(all other metadata)}
 
-A file without them is refused, unless it is said to be of others, who write none. A tensor with a
-NaN or an infinity is refused in any file: no model that was trained has one. What is wrong with a
-file is one line that names it and its tensor. A file is written whole or not at all.
+A file without checksums is refused, unless the caller declares that its writer stores none. A
+tensor with a NaN or an infinity is refused in any file, since a trained model has neither. An error
+is one line with the names of the file and of the tensor. Files are written atomically.
 """
 
 import errno
@@ -25,7 +26,7 @@ from experiments.lab import atomic, optional
 from experiments.lab.errors import BadInput
 
 CHECKSUMS = 'sha256'
-METADATA = '__metadata__'  # the one name that the format gives to no tensor
+METADATA = '__metadata__'  # reserved by the format, so that no tensor has this name
 DTYPES = {
   'BOOL': 'bool', 'I8': 'int8', 'I16': 'int16', 'I32': 'int32', 'I64': 'int64', 'U8': 'uint8',
   'U16': 'uint16', 'U32': 'uint32', 'U64': 'uint64', 'F16': 'float16', 'BF16': 'bfloat16',
@@ -33,14 +34,25 @@ DTYPES = {
 }
 
 
-def write(
+def write_tensors(
   path: str | os.PathLike, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]
 ) -> None:
-  """Writes tensors and what is said of them, with checksums; BadInput where no file can be."""
-  library = optional.load('safetensors.numpy', 'safetensors files', 'weights')
+  """Writes tensors and metadata with their checksums to a safetensors file.
+
+  Args:
+    path: the file, which is replaced atomically if it exists.
+    tensors: arrays by name.
+    metadata: texts by name.
+
+  Raises:
+    ValueError: if the metadata are not texts, or use the name of the checksums.
+    BadInput: if the file cannot be written.
+
+  """
+  library = optional.import_optional('safetensors.numpy', 'safetensors files', 'weights')
   tensors = {name: np.asarray(tensors[name], order='C') for name in sorted(tensors)}
   if not all(isinstance(text, str) for text in metadata.values()) or CHECKSUMS in metadata:
-    raise ValueError(f'metadata are texts, under other names than {CHECKSUMS!r}')
+    raise ValueError(f'metadata must be texts, under names other than {CHECKSUMS!r}')
   sums = {METADATA: _checksum(metadata), **{name: _checksum(a) for name, a in tensors.items()}}
   data = library.save(tensors, {**metadata, CHECKSUMS: json.dumps(sums)})
   try:
@@ -49,19 +61,29 @@ def write(
     raise BadInput(f'cannot write {path}: {error.strerror or error}') from None
 
 
-def ready() -> None:
-  """MissingExtra if the library is not there, before there is anything to lose."""
-  optional.load('safetensors.numpy', 'safetensors files', 'weights')
+def require_safetensors() -> None:
+  """Raises MissingExtra if the Python package safetensors is not installed."""
+  optional.import_optional('safetensors.numpy', 'safetensors files', 'weights')
 
 
 class Archive:
-  """A file that is open for reading; BadInput where it cannot be, or not be trusted."""
+  """A safetensors file that is open for reading, with verified metadata."""
 
-  def __init__(self, path: str | os.PathLike, *, of_others: bool = False):
-    library = optional.load('safetensors', 'safetensors files', 'weights')
+  def __init__(self, path: str | os.PathLike, *, has_checksums: bool = True):
+    """Opens a safetensors file and verifies the checksum of its metadata.
+
+    Args:
+      path: the file.
+      has_checksums: whether the file must have checksums, as files of `write_tensors` have.
+
+    Raises:
+      BadInput: if the file cannot be read or is damaged.
+
+    """
+    library = optional.import_optional('safetensors', 'safetensors files', 'weights')
     self.path = pathlib.Path(path)
     try:
-      if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for its writer
+      if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would block
         raise OSError(errno.EINVAL, 'not a regular file')
       self._file = library.safe_open(self.path, 'numpy')
       self.names = tuple(self._file.keys())
@@ -71,23 +93,36 @@ class Archive:
     except (OSError, ValueError) as error:
       reason = getattr(error, 'strerror', None) or error
       raise BadInput(f'cannot read {path}: {reason}') from None
-    self._sums = None if of_others else self._checksums()
+    self._sums = self._read_tensor_checksums() if has_checksums else None
 
-  def expect(self, names: Iterable[str]) -> None:
-    """BadInput unless the file has these tensors, and no other."""
-    expected, found = set(names), set(self.names)
-    for says, wrong in (('lacks the', expected - found), ('has an unexpected', found - expected)):
+  def check_tensor_names(self, names: Iterable[str]) -> None:
+    """Raises BadInput unless the file has tensors of exactly the given names."""
+    expected, stored = set(names), set(self.names)
+    for verb, wrong in (('lacks the', expected - stored), ('has an unexpected', stored - expected)):
       if wrong:
         more = f' and {len(wrong) - 1} more' if len(wrong) > 1 else ''
-        raise BadInput(f'{self.path} {says} tensor {min(wrong)!r}{more}')
+        raise BadInput(f'{self.path} {verb} tensor {min(wrong)!r}{more}')
 
-  def read(self, name: str, shape: tuple[int, ...], dtypes: Iterable[str]) -> np.ndarray:
-    """The tensor of that name, which has to have this shape and one of these dtypes."""
+  def read_tensor(self, name: str, shape: tuple[int, ...], dtypes: Iterable[str]) -> np.ndarray:
+    """Reads a tensor and verifies its shape, dtype, checksum and finiteness.
+
+    Args:
+      name: the name of the tensor.
+      shape: the shape that it must have.
+      dtypes: the names of the dtypes that it may have.
+
+    Returns:
+      The tensor.
+
+    Raises:
+      BadInput: if its shape, dtype or checksum is wrong, or a number is not finite.
+
+    """
     part = self._file.get_slice(name)
     dtype = DTYPES.get(part.get_dtype(), part.get_dtype())
-    found, dtypes = tuple(part.get_shape()), tuple(dtypes)
-    if found != tuple(shape):
-      raise BadInput(f'{self.path}: the tensor {name!r} has the shape {list(found)}, '
+    stored_shape, dtypes = tuple(part.get_shape()), tuple(dtypes)
+    if stored_shape != tuple(shape):
+      raise BadInput(f'{self.path}: the tensor {name!r} has the shape {list(stored_shape)}, '
                      f'the model needs {list(shape)}')
     if dtype not in dtypes:
       raise BadInput(f'{self.path}: the tensor {name!r} is {dtype}, not {" or ".join(dtypes)}')
@@ -98,8 +133,8 @@ class Archive:
       raise BadInput(f'{self.path}: the tensor {name!r} has a NaN or an infinity')
     return tensor
 
-  def _checksums(self) -> dict[str, str]:
-    """The checksums of the tensors, after that of the metadata was found right."""
+  def _read_tensor_checksums(self) -> dict[str, str]:
+    """Verifies the checksum of the metadata and returns the checksums of the tensors."""
     text = self.metadata.pop(CHECKSUMS, None)
     if text is None:
       raise BadInput(f'{self.path} has no checksums: it was not written by this repository')

@@ -1,4 +1,4 @@
-"""The ledger: verdicts follow the records, and a broken control makes its study void."""
+"""Verdicts on supporting, contradicting and incomplete records, and after failed controls."""
 
 import copy
 import dataclasses
@@ -10,12 +10,11 @@ from hypothesis import strategies as st
 
 from baselines import LAYERS, TRANSLATORS
 from experiments import STUDIES as REPORTED
-from experiments import load
-from experiments.bottleneck.claims import CONTROL
+from experiments import load_study
 from experiments.claims import __main__ as claims
-from experiments.claims import ledger, rule
-from experiments.claims.rule import findings, judge
-from experiments.claims.stated import CLAIMS, CONTROLS
+from experiments.claims import rule, verdict_table
+from experiments.claims.registry import CLAIMS, CONTROLS
+from experiments.claims.rule import evaluate_claim, evaluate_claims
 from experiments.complexity import cells as complexity
 from experiments.complexity.table_1 import COUNTED
 from experiments.gradient_flow import cells as gradient_flow
@@ -26,100 +25,103 @@ from experiments.lab.evidence.claim import Claim
 from experiments.lab.tasks import TASKS
 from experiments.lab.tasks.copy_memory import CopyMemory
 from experiments.receptive_field import cells as receptive_field
-from tests.support import command, records, world
+from tests.support import broken_controls, command, records, study_records
 
-FIELD = world.FIELD
+FIELD = study_records.FIELD
 quick = settings(deadline=None, max_examples=30)
 margins = st.lists(st.floats(0.01, 1), min_size=2, max_size=8)
 STUDIES = {claim.study for claim in CLAIMS}
 
 
-def claim_of(samples, relation='>', threshold=0.5):
+def claim_with_samples(samples, relation='>', threshold=0.5):
   return Claim('n', 'Statement', 'Source', 'study', lambda _: samples, 'unit', relation, threshold)
 
 
-def verdict(samples, *rule):
-  return judge(claim_of(samples, *rule), []).verdict
+def verdict_on_samples(samples, *relation_and_threshold):
+  return evaluate_claim(claim_with_samples(samples, *relation_and_threshold), []).verdict
 
 
-def verdicts(found):
-  return {finding.claim.name: finding.verdict for finding in found}
-
-
-@pytest.fixture(scope='module')
-def as_claimed():
-  return world.world()
+def verdicts_by_name(findings):
+  return {finding.claim.name: finding.verdict for finding in findings}
 
 
 @pytest.fixture(scope='module')
-def opposite():
-  return world.world(opposite=True)
+def supporting_records():
+  return study_records.records_of_all_studies()
+
+
+@pytest.fixture(scope='module')
+def contradicting_records():
+  return study_records.records_of_all_studies(contradicted=True)
 
 
 @quick
 @given(margins, st.floats(-10, 10), st.sampled_from(['>', '<']))
-def test_what_lies_on_one_side_is_decided_and_flips_with_its_side(margins, threshold, relation):
+def test_an_effect_on_one_side_of_the_threshold_is_decided(margins, threshold, relation):
   above = [threshold + margin for margin in margins]
   below = [threshold - margin for margin in margins]
-  found = {verdict(above, relation, threshold), verdict(below, relation, threshold)}
-  assert found == {'supported', 'contradicted'}
-  assert verdict(above, '>', threshold) == verdict(below, '<', threshold) == 'supported'
+  verdicts = {verdict_on_samples(samples, relation, threshold) for samples in (above, below)}
+  assert verdicts == {'supported', 'contradicted'}
+  assert verdict_on_samples(above, '>', threshold) == 'supported'
+  assert verdict_on_samples(below, '<', threshold) == 'supported'
 
 
 @quick
 @given(st.floats(0.01, 1), st.integers(1, 4), st.sampled_from(['>', '<']))
-def test_what_straddles_the_threshold_is_inconclusive(margin, times, relation):
-  assert verdict([0.5 - margin, 0.5 + margin] * times, relation) == 'inconclusive'
+def test_an_interval_around_the_threshold_is_inconclusive(margin, pairs, relation):
+  assert verdict_on_samples([0.5 - margin, 0.5 + margin] * pairs, relation) == 'inconclusive'
 
 
 @quick
 @given(st.floats(-10, 10), st.sampled_from(['>', '<']))
-def test_one_value_alone_decides_nothing(value, relation):
-  assert verdict([value], relation) == 'inconclusive'
+def test_a_single_value_is_inconclusive(value, relation):
+  assert verdict_on_samples([value], relation) == 'inconclusive'
 
 
-@pytest.mark.parametrize('nothing', [None, []])
-def test_no_value_is_not_run(nothing):
-  finding = judge(claim_of(nothing), [])
+@pytest.mark.parametrize('samples', [None, []])
+def test_an_effect_without_values_is_not_run(samples):
+  finding = evaluate_claim(claim_with_samples(samples), [])
   assert (finding.verdict, finding.samples, finding.interval) == ('not run', (), None)
 
 
-def test_a_study_is_judged_by_its_own_records_only():
-  seen = []
-  claim = dataclasses.replace(claim_of([]), effect=seen.extend)
-  judge(claim, [{'study': 'study', 'n': 1}, {'study': 'other', 'n': 2}])
-  assert [record['n'] for record in seen] == [1]
+def test_a_claim_is_evaluated_on_the_records_of_its_study():
+  evaluated = []
+  claim = dataclasses.replace(claim_with_samples([]), effect=evaluated.extend)
+  evaluate_claim(claim, [{'study': 'study', 'n': 1}, {'study': 'other', 'n': 2}])
+  assert [record['n'] for record in evaluated] == [1]
 
 
-def test_every_claim_is_supported_in_the_world_that_it_claims(as_claimed):
-  found = findings(as_claimed)
-  assert verdicts(found) == {claim.name: 'supported' for claim in CLAIMS}
-  assert {finding.seeds for finding in found} == {records.SEEDS}
-  assert {judge(control, as_claimed).verdict for control in CONTROLS} == {'supported'}
+def test_supporting_records_support_every_claim(supporting_records):
+  findings = evaluate_claims(supporting_records)
+  assert verdicts_by_name(findings) == {claim.name: 'supported' for claim in CLAIMS}
+  assert {finding.seeds for finding in findings} == {records.SEEDS}
+  controls = rule.evaluate_controls(supporting_records)
+  assert {finding.verdict for finding in controls} == {'supported'}
 
 
-def test_every_claim_is_contradicted_in_the_opposite_world(opposite):
-  found = findings(opposite, controls=())
-  assert verdicts(found) == {claim.name: 'contradicted' for claim in CLAIMS}
+def test_contradicting_records_contradict_every_claim(contradicting_records):
+  findings = evaluate_claims(contradicting_records, controls=())
+  assert verdicts_by_name(findings) == {claim.name: 'contradicted' for claim in CLAIMS}
 
 
-def test_nothing_is_run_in_an_empty_store():
-  assert set(verdicts(findings([])).values()) == {'not run'}
+def test_no_claim_is_run_without_records():
+  assert set(verdicts_by_name(evaluate_claims([])).values()) == {'not run'}
 
 
-def without(world, layer):
-  """The records of a world in which a layer was never asked for."""
-  own = layer, COUNTED.get(layer, layer)
-  left = [copy.deepcopy(record) for record in world if record['run'].get('layer') not in own]
-  for record in left:
+def without_layer(all_records, layer):
+  """Returns copies of the records without those of a layer."""
+  names = layer, COUNTED.get(layer, layer)
+  remaining = [
+    copy.deepcopy(record) for record in all_records if record['run'].get('layer') not in names]
+  for record in remaining:
     if layer in record['run'].get('layers', ()):
       record['run']['layers'].remove(layer)
       points = record['result']['points']
       record['result']['points'] = [point for point in points if point['layer'] != layer]
-  return left
+  return remaining
 
 
-NEEDS = {  # layer -> what the names of the claims about it start with
+CLAIMS_OF_LAYERS = {  # For each layer the prefixes of the names of its claims.
   'attention': (
     'attention-remembers', 'attention-leads', 'attention-training', 'attention-generation',
     'attention-refers', 'tracking-fails-attention', 'attention-flows', 'attention-depth',
@@ -144,175 +146,150 @@ NEEDS = {  # layer -> what the names of the claims about it start with
 }
 
 
-@pytest.mark.parametrize('layer', NEEDS)
-def test_without_a_layer_exactly_the_claims_about_it_are_not_run(as_claimed, layer):
-  for name, found in verdicts(findings(without(as_claimed, layer))).items():
-    assert found == ('not run' if name.startswith(NEEDS[layer]) else 'supported'), name
+@pytest.mark.parametrize('layer', CLAIMS_OF_LAYERS)
+def test_without_a_layer_only_its_claims_are_not_run(supporting_records, layer):
+  findings = evaluate_claims(without_layer(supporting_records, layer))
+  for name, verdict in verdicts_by_name(findings).items():
+    assert verdict == ('not run' if name.startswith(CLAIMS_OF_LAYERS[layer]) else 'supported'), name
 
 
 @pytest.mark.parametrize('family', ['recall', 'copy_memory'])
-def test_at_one_distance_nothing_is_known_of_growing_ones(as_claimed, family):
-  far = records.FAR if family == 'recall' else records.BEYOND
-  left = [record for record in as_claimed if record['study'] == 'retention'
-          and (record['result']['family'], record['result']['distance']) != (family, far)]
-  found = verdicts(findings(left))
-  copied = '-copy' if family == 'copy_memory' else ''
-  assert found[f'recurrent-forget{copied}'] == found[f'attention-remembers{copied}'] == 'not run'
+def test_claims_about_growing_distances_need_two_distances(supporting_records, family):
+  long = records.LONG_DISTANCE if family == 'recall' else records.UNCOVERED_DISTANCE
+  remaining = [
+    record for record in supporting_records if record['study'] == 'retention'
+    and (record['result']['family'], record['result']['distance']) != (family, long)]
+  verdicts = verdicts_by_name(evaluate_claims(remaining))
+  suffix = '-copy' if family == 'copy_memory' else ''
+  names = f'recurrent-forget{suffix}', f'attention-remembers{suffix}'
+  assert [verdicts[name] for name in names] == ['not run', 'not run']
 
 
 @pytest.mark.parametrize('status', ['diverged', 'timeout', 'out of memory'])
-def test_what_did_not_finish_is_no_evidence(as_claimed, status):
-  unfinished = [record | {'status': status} for record in as_claimed
+def test_unfinished_cells_are_no_evidence(supporting_records, status):
+  unfinished = [record | {'status': status} for record in supporting_records
                 if record['study'] == 'retention']
-  assert set(verdicts(findings(unfinished)).values()) == {'not run'}
+  assert set(verdicts_by_name(evaluate_claims(unfinished)).values()) == {'not run'}
 
 
-def test_one_seed_is_inconclusive(as_claimed):
-  single = [record for record in copy.deepcopy(as_claimed) if record['study'] == 'retention']
-  for record in single:
+def test_claims_with_one_seed_are_inconclusive(supporting_records):
+  retention = copy.deepcopy(
+    [record for record in supporting_records if record['study'] == 'retention'])
+  for record in retention:
     record['run']['seeds'] = [0]
     del record['result']['members'][1:]
-  found = {f.claim.name: f for f in findings(single, controls=())}
+  findings = {finding.claim.name: finding for finding in evaluate_claims(retention, controls=())}
   for name in ('attention-remembers', 'attention-remembers-copy', 'convolution-sees'):
-    assert (found[name].verdict, found[name].seeds) == ('inconclusive', 1)
-
-
-BLIND = {  # control -> the layer and the task that it looks at
-  'blind': ('tcn', 'copy_memory'),
-  'blind-ladder': ('convolution', 'copy_memory'),
-  'blind-tracking': ('convolution', 'parity'),
-  'blind-bottleneck': (CONTROL, 'copy'),
-  'blind-pronouns': ('convolution', 'pronouns'),
-}
-
-
-def broken(world, control):
-  """The world in which a control does not hold."""
-  world = copy.deepcopy(world)
-  for place, record in enumerate(world):
-    result = record['result']
-    answer, _, study = control.partition('-')
-    asked = record['run'].get('layer'), result.get('family')
-    if answer in ('oracle', 'guess') and record['study'] == study and 'controls' in result:
-      result['controls'][answer] = 0.5
-    elif control == 'blind-gradient' and record['run'].get('layer') == 'convolution':
-      if 'at' in record['run']:
-        result['norms'] = [[1.0] * len(row) for row in result['norms']]
-    elif control == 'declared-field' and 'declared' in result:
-      result['shown'] = [shown + 1 for shown in result['shown']]
-    elif control == 'blind-field' and record['study'] == 'receptive_field':
-      if result.get('distance') == FIELD:
-        for member in result['members']:
-          member['test'] = result['perfect']
-    elif control == 'independent-members' and record['study'] == 'compile_tpu':
-      result['programs'][0]['collectives'] = {'all-reduce': [2, 8]}
-    elif control == 'hand-count' and 'counts' in result:
-      for point in result['counts']:
-        point['products'] += 1
-    elif asked == BLIND.get(control) and result['distance'] >= (result['receptive_field'] or 0):
-      for member in result['members']:
-        member['test'] = result['chance'] + 0.9 * (result['perfect'] - result['chance'])
-        member['extrapolation'] = [member['test']] * max(1, len(result['extrapolation']))
-    elif answer == 'repeat' and record['study'] == (study or 'parallelism'):
-      for point in result.get('points', ()):
-        if point['quantity'] == 'repeat':  # as often faster as slower: no mean of ratios sees it
-          point['seconds'] = [s * (2 if place % 2 else 0.5) for s in point['seconds']]
-  return world
+    assert (findings[name].verdict, findings[name].seeds) == ('inconclusive', 1)
 
 
 @pytest.mark.parametrize('control', CONTROLS, ids=lambda control: control.name)
-def test_a_broken_control_makes_its_study_void_and_no_other(as_claimed, control):
-  found = findings(broken(as_claimed, control.name))
-  assert {one.study for one in CONTROLS} == STUDIES
-  for finding in found:
-    own = finding.claim.study == control.study
-    assert finding.verdict == ('void' if own else 'supported')
-    assert finding.failed == ((control.name,) if own else ())
-    assert (f'control failed: {control.name}' in finding.reason) == own
+def test_a_failed_control_voids_only_its_study(supporting_records, control):
+  findings = evaluate_claims(broken_controls.break_control(supporting_records, control.name))
+  assert {control.study for control in CONTROLS} == STUDIES
+  for finding in findings:
+    is_same_study = finding.claim.study == control.study
+    assert finding.verdict == ('void' if is_same_study else 'supported')
+    assert finding.failed_controls == ((control.name,) if is_same_study else ())
+    assert (f'control failed: {control.name}' in finding.reason) == is_same_study
     assert finding.samples
 
 
-def test_one_broken_cell_is_enough_for_what_is_computed_exactly(as_claimed):
-  once = [*as_claimed[1:], broken(as_claimed[:1], 'oracle-retention')[0]]
-  found = {f.verdict for f in findings(once) if f.claim.study == 'retention'}
-  assert found == {'void'}
-  control = next(c for c in rule.judged(once) if c.claim.name == 'oracle-retention')
-  (note,) = ledger.advice([control], 'runs')
-  assert 'came to 0.5 ' in note.text and '> 0.999 is needed' in note.text
+def test_an_exact_control_fails_with_a_single_value(supporting_records):
+  broken = broken_controls.break_control(supporting_records[:1], 'oracle-retention')
+  mixed = [*supporting_records[1:], *broken]
+  verdicts = {f.verdict for f in evaluate_claims(mixed) if f.claim.study == 'retention'}
+  assert verdicts == {'void'}
+  control = next(c for c in rule.evaluate_controls(mixed) if c.claim.name == 'oracle-retention')
+  (note,) = verdict_table.control_notes([control], 'runs')
+  assert 'is 0.5 ' in note.text and '> 0.999 is required' in note.text
 
 
-def test_one_broken_cell_leaves_an_estimate_undecided_which_voids_nothing(as_claimed):
-  once = [*as_claimed[1:], broken(as_claimed[:1], 'guess-retention')[0]]
-  found = [f for f in findings(once) if f.claim.study == 'retention']
-  assert {f.verdict for f in found} == {'supported'}
-  assert {f.reason for f in found} == {'control undecided: guess-retention'}
+def test_an_undecided_control_voids_no_claim(supporting_records):
+  broken = broken_controls.break_control(supporting_records[:1], 'baseline-retention')
+  mixed = [*supporting_records[1:], *broken]
+  findings = [f for f in evaluate_claims(mixed) if f.claim.study == 'retention']
+  assert {finding.verdict for finding in findings} == {'supported'}
+  assert {finding.reason for finding in findings} == {'control undecided: baseline-retention'}
 
 
-def test_what_is_not_run_is_not_void(as_claimed):
-  found = verdicts(findings(broken(without(as_claimed, 'attention'), 'oracle-retention')))
-  assert found['attention-remembers'] == 'not run' and found['recurrent-forget'] == 'void'
+def test_a_claim_that_is_not_run_is_not_void(supporting_records):
+  remaining = without_layer(supporting_records, 'attention')
+  broken = broken_controls.break_control(remaining, 'oracle-retention')
+  verdicts = verdicts_by_name(evaluate_claims(broken))
+  assert verdicts['attention-remembers'] == 'not run' and verdicts['recurrent-forget'] == 'void'
 
 
-def slower(world, **settings):
-  """The same world of times, on another grid."""
+def change_timing_settings(all_records, **settings):
+  """Returns the timing records with other settings, and therefore of another grid."""
   return [record | {'run': record['run'] | settings}
-          for record in world if record['study'] == 'parallelism']
+          for record in all_records if record['study'] == 'parallelism']
 
 
-def test_runs_of_other_settings_do_not_mix(as_claimed, opposite):
-  few = [record for record in copy.deepcopy(opposite) if record['study'] == 'retention']
-  for record in few:
+def test_runs_with_different_settings_are_not_compared(supporting_records, contradicting_records):
+  shorter = copy.deepcopy([
+    record for record in contradicting_records
+    if record['study'] == 'retention' and record['run']['layer'] != 'tcn'])
+  for record in shorter:
     record['run']['steps'] = 7
-  few = [record for record in few if record['run']['layer'] != 'tcn']
-  times = slower(opposite, device='another device')[1:]
+  times = change_timing_settings(contradicting_records, device='another device')[1:]
   for order in (1, -1):
-    found = findings([*as_claimed, *few, *times][::order])
-    assert set(verdicts(found).values()) == {'supported'}
+    findings = evaluate_claims([*supporting_records, *shorter, *times][::order])
+    assert set(verdicts_by_name(findings).values()) == {'supported'}
 
 
-def test_two_variants_of_a_task_do_not_mix(as_claimed):
+def test_variants_of_a_task_are_not_compared(supporting_records):
   task = CopyMemory(variant='bai')
-  bai = [records.trained('attention', 'copy_memory', distance, scores, task=task)
-         for distance, scores in ((12, records.REMEMBERS), (200, records.FORGETS))]
-  assert set(verdicts(findings(as_claimed + bai)).values()) == {'supported'}
+  variant = [records.training_record('attention', 'copy_memory', distance, scores, task=task)
+         for distance, scores in ((12, records.PERFECT_SCORES), (200, records.POOR_SCORES))]
+  findings = evaluate_claims(supporting_records + variant)
+  assert set(verdicts_by_name(findings).values()) == {'supported'}
 
 
-def test_of_equal_comparisons_the_longer_trained_counts(as_claimed, opposite):
-  longer = [copy.deepcopy(record) for record in opposite if record['study'] == 'retention']
+def test_the_comparison_with_more_training_steps_is_selected(
+  supporting_records, contradicting_records,
+):
+  longer = copy.deepcopy(
+    [record for record in contradicting_records if record['study'] == 'retention'])
   for record in longer:
     record['run']['steps'] = 2000
-  for mixed in (as_claimed + longer, longer + as_claimed):
-    found = findings(mixed, controls=())
-    assert {f.verdict for f in found if f.claim.study == 'retention'} == {'contradicted'}
+  for mixed in (supporting_records + longer, longer + supporting_records):
+    findings = evaluate_claims(mixed, controls=())
+    assert {f.verdict for f in findings if f.claim.study == 'retention'} == {'contradicted'}
 
 
-def test_a_broken_control_cannot_hide_behind_another_grid(as_claimed):
-  other = [records.timed(0, ('elman',), (8, 16), lambda *_: 1.0, device='another device')]
-  found = findings(broken(as_claimed, 'repeat') + other)
-  assert {f.verdict for f in found if f.claim.study == 'parallelism'} == {'void'}
+def test_a_failed_control_is_found_in_every_grid(supporting_records):
+  other_grid = [
+    records.timing_record(0, ('elman',), (8, 16), lambda *_: 1.0, device='another device')]
+  broken = broken_controls.break_control(supporting_records, 'repeat')
+  findings = evaluate_claims(broken + other_grid)
+  assert {f.verdict for f in findings if f.claim.study == 'parallelism'} == {'void'}
 
 
-def test_a_comparison_is_one_set_of_settings_ordered_by_distance(as_claimed):
-  own = [record for record in as_claimed if record['study'] == 'retention']
+def test_a_comparison_has_equal_settings_and_ascending_distances(supporting_records):
+  retention = [record for record in supporting_records if record['study'] == 'retention']
   for family in ('recall', 'copy_memory'):
-    compared = effects.comparison(own[::-1], family)
-    assert set(compared) == {'attention', 'lstm', 'gru', 'tcn'}
-    for layer, group in compared.items():
+    comparison = effects.largest_comparable_group_by_layer(retention[::-1], family)
+    assert set(comparison) == {'attention', 'lstm', 'gru', 'tcn'}
+    for layer, group in comparison.items():
       distances = [record['result']['distance'] for record in group]
       assert distances == sorted(set(distances)) and len(distances) == 2
       assert {record['run']['layer'] for record in group} == {layer}
 
 
-def test_what_has_no_receptive_field_is_neither_inside_nor_beyond_it():
-  record = records.trained('attention', 'recall', records.NEAR, records.REMEMBERS)
-  for beyond in (False, True):
-    assert effects.across_field('recall', 'attention', beyond)([record]) is None
+def test_an_unbounded_receptive_field_has_no_inside_or_outside():
+  record = records.training_record(
+    'attention', 'recall', records.SHORT_DISTANCE, records.PERFECT_SCORES)
+  for outside in (False, True):
+    effect = effects.scores_outside_or_inside_receptive_field('recall', 'attention', outside)
+    assert effect([record]) is None
 
 
 @pytest.mark.parametrize('study', sorted(STUDIES))
-def test_every_study_with_a_claim_exists_and_is_reported(study):
-  assert study in REPORTED and load(study).name == study
-  assert {one.study for one in (*load(study).claims, *load(study).controls)} == {study}
+def test_every_study_with_a_claim_is_in_the_report(study):
+  assert study in REPORTED and load_study(study).name == study
+  loaded = load_study(study)
+  assert {claim.study for claim in (*loaded.claims, *loaded.controls)} == {study}
 
 
 def test_names_and_statements_are_unique():
@@ -321,70 +298,85 @@ def test_names_and_statements_are_unique():
     assert len(set(values)) == len(values)
 
 
-def test_layers_and_tasks_that_records_are_made_of_are_in_the_catalogues(as_claimed):
-  for record in as_claimed:
+def test_layers_and_tasks_of_the_records_exist(supporting_records):
+  for record in supporting_records:
     layers = record['run'].get('layers', [record['run'].get('layer')])
     assert {layer.partition('(')[0] for layer in layers} <= {*LAYERS, *TRANSLATORS}
     assert record['result'].get('family', 'recall') in TASKS
-  points = [point for record in as_claimed for point in record['result'].get('points', ())]
+  points = [point for record in supporting_records for point in record['result'].get('points', ())]
   assert {frozenset(point) for point in points} == {
     frozenset(field.name for field in dataclasses.fields(Point))}
 
 
 @pytest.mark.parametrize('name', ['quick', pytest.param('paper', marks=pytest.mark.slow)])
-def test_a_preset_asks_for_all_that_every_claim_needs(name):
-  made = [
-    records.trained(
+def test_a_preset_requests_the_records_of_every_claim(name):
+  requested = [
+    records.training_record(
       layer, task.family, distance, (0.5, 0.6), task=task, study=study.name,
-      extrapolation=dict.fromkeys(chosen.get('test_lengths', ()), (0.5, 0.6)),
-      **{k: v for k, v in chosen.items() if k not in ('seeds', 'learning_rates')},
+      extrapolation=dict.fromkeys(run_settings.get('test_lengths', ()), (0.5, 0.6)),
+      **{k: v for k, v in run_settings.items() if k not in ('seeds', 'learning_rates')},
     )
-    for study in map(load, (
+    for study in map(load_study, (
       'retention', 'ladder', 'state_tracking', 'bottleneck', 'translation', 'pronouns'))
-    for question in study.presets[name].task_grids
-    for task in [spec.parse(question.task, 'task')]
-    if not task.streams  # that is on a disk, or not
-    for chosen in [study.presets[name].settings | question.settings]
-    for distance in question.distances
+    for task_grid in study.presets[name].task_grids
+    for task in [spec.parse_spec(task_grid.task, 'task')]
+    if not task.streams  # Streamed corpora may not be on the disk.
+    for run_settings in [study.presets[name].settings | task_grid.settings]
+    for distance in task_grid.distances
     for layer in study.presets[name].layers
   ]
-  times = load('parallelism').presets[name]
-  made += [records.timed(seed, times.layers, times.lengths, lambda *_: 2.0, study=study)
-           for study in ('parallelism', 'complexity') for seed in (0, 1)]
-  made += programs(name)
-  found = verdicts(findings(made, controls=()))
-  assert [claim for claim, found in found.items() if found == 'not run'] == []
-  assert [c.name for c in CONTROLS if judge(c, made).verdict == 'not run'] == []
+  times = load_study('parallelism').presets[name]
+  requested += [
+    records.timing_record(seed, times.layers, times.lengths, lambda *_: 2.0, study=study)
+    for study in ('parallelism', 'complexity') for seed in (0, 1)]
+  requested += requested_program_records(name)
+  verdicts = verdicts_by_name(evaluate_claims(requested, controls=()))
+  assert [claim for claim, verdict in verdicts.items() if verdict == 'not run'] == []
+  controls = verdicts_by_name(rule.evaluate_controls(requested))
+  assert [control for control, verdict in controls.items() if verdict == 'not run'] == []
 
 
-def programs(name):
-  """What a preset asks of the studies that look into programs, answered by chance."""
-  def asked(study, of):
+def requested_program_records(name):
+  """Returns records with arbitrary values for the cells that a preset of these studies requests."""
+  def evaluate_on_preset(study, function):
     module = importlib.import_module(REPORTED[study])
-    return command.asked(module, f'--preset={name}', of=lambda preset: of(study, preset))
+    return command.evaluate_on_preset(
+      module, f'--preset={name}', function=lambda preset: function(study, preset))
 
-  starts = [cell.run for cell in asked('gradient_flow', gradient_flow.starts)]
-  made = [world.flowing(r['layer'], (1.0, 1.1), block=r['block'], depth=r['depth']) for r in starts]
-  flows = [one.run for one in asked('gradient_flow', lambda _, preset: gradient_flow.grid(preset))]
-  made += [world.flowing_trained(run.layer, (1.0, 1.1), block=run.block, clip=run.clip)
-           for run in flows]
-  stacks = [cell.run for cell in asked('receptive_field', receptive_field.stacks)]
-  made += [world.field_stack(r['depth'], (1.0, 1.1), (1.0, 1.1), r['layer'], r['block'])
-           for r in stacks]
-  assert asked('receptive_field', lambda _, preset: receptive_field.grid(preset))
-  made += [world.watched_field(world.FIELD - inside, (0.5, 0.6), 3.0, 5.0) for inside in (0, 1)]
-  made += [world.compiled(layer, opposite=False) for layer in ('lstm', 'gru')]
-  counted = asked('complexity', complexity.counting_cells)
-  return made + [world.counted(cell.run['layer']) for cell in counted]
+  cells = evaluate_on_preset('gradient_flow', gradient_flow.initial_gradient_cells)
+  runs = [cell.run for cell in cells]
+  requested = [
+    study_records.gradient_record(run['layer'], (1.0, 1.1), block=run['block'], depth=run['depth'])
+    for run in runs]
+  experiments = evaluate_on_preset(
+    'gradient_flow', lambda _, preset: gradient_flow.training_experiments(preset))
+  requested += [
+    study_records.trained_gradient_record(run.layer, (1.0, 1.1), block=run.block, clip=run.clip)
+    for run in (experiment.run for experiment in experiments)]
+  stacks = evaluate_on_preset('receptive_field', receptive_field.untrained_stack_cells)
+  requested += [
+    study_records.field_stack_record(
+      run['depth'], (1.0, 1.1), (1.0, 1.1), run['layer'], run['block'])
+    for run in (cell.run for cell in stacks)]
+  assert evaluate_on_preset(
+    'receptive_field', lambda _, preset: receptive_field.experiments_around_field_edges(preset))
+  requested += [
+    study_records.trained_field_record(distance, (0.5, 0.6), 3.0, 5.0)
+    for distance in (FIELD, FIELD - 1)]
+  requested += [
+    study_records.compilation_record(layer, contradicted=False) for layer in ('lstm', 'gru')]
+  counting_cells = evaluate_on_preset('complexity', complexity.counting_cells)
+  return requested + [study_records.count_record(cell.run['layer']) for cell in counting_cells]
 
 
-def test_the_ledger_is_printed_with_its_controls(as_claimed, tmp_path):
-  records.stored(tmp_path, broken(as_claimed, 'guess-retention'))
-  done = command.run(claims, f'--runs={tmp_path}')
-  assert (done.code, done.err) == (0, '')
-  page = (tmp_path / 'claims' / 'claims.csv').read_text()
-  assert all(claim.statement in page for claim in CLAIMS)
-  own = sum(claim.study == 'retention' for claim in CLAIMS)
-  assert page.count('control failed: guess-retention') == own
+def test_the_command_saves_tables_of_claims_and_controls(supporting_records, tmp_path):
+  broken = broken_controls.break_control(supporting_records, 'baseline-retention')
+  records.store_records(tmp_path, broken)
+  result = command.run_command(claims, f'--runs={tmp_path}')
+  assert (result.code, result.err) == (0, '')
+  table = (tmp_path / 'claims' / 'claims.csv').read_text()
+  assert all(claim.statement in table for claim in CLAIMS)
+  void_claims = sum(claim.study == 'retention' for claim in CLAIMS)
+  assert table.count('control failed: baseline-retention') == void_claims
   controls = (tmp_path / 'claims' / 'controls.csv').read_text()
   assert all(control.statement in controls for control in CONTROLS)

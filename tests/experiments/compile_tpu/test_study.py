@@ -1,4 +1,4 @@
-"""Programs for chips that are not here: which there are, what becomes of them, what is shown."""
+"""Tests of programs compiled for TPU topologies, of their selection, results and tables."""
 
 import dataclasses
 import os
@@ -13,24 +13,24 @@ from jax import lax
 
 from baselines import LAYERS
 from experiments.compile_tpu import cells, collectives, devices, topologies
-from experiments.compile_tpu import programs as ahead
+from experiments.compile_tpu import programs as aot
 from experiments.compile_tpu import study as compile_tpu
 from experiments.lab import optional
 from experiments.lab.cells.cell import Cell
 from experiments.lab.cells.run import Run
 from experiments.lab.errors import BadInput
 from experiments.lab.launch import flags
-from experiments.lab.launch.grid import launch
+from experiments.lab.launch.grid import run_cells
 from experiments.lab.results.store import Store
-from experiments.lab.training.ensemble import AXIS, compile_over
+from experiments.lab.training.ensemble import AXIS, compile_over_devices
 from tests.support import command
 
 ROOT = pathlib.Path(__file__).parents[3]
 SMALL = {
   'task': 'text(length=16)', 'width': 8, 'depth': 1, 'batch_size': 8, 'steps': 2, 'match': 'none',
 }
-KERNELS = 'text(length=128)'  # a length that a Pallas kernel takes
-ON_CHIPS = """
+KERNEL_TASK = 'text(length=128)'  # a length that a Pallas kernel supports
+TPU_HLO = """
   %all-reduce.1 = (f32[1,2,64]{2,1,0:T(2,128)S(1)}, /*index=1*/bf16[3]{0:T(128)}) all-reduce(%a, %b)
   ROOT %all-gather-done.2 = u8[8,16]{1,0:T(8,128)} all-gather-done(%all-gather-start.2)
   %all-gather-start.2 = (u8[2,16]{1,0}, u8[8,16]{1,0}) all-gather-start(%c), dimensions={0}
@@ -39,9 +39,9 @@ ON_CHIPS = """
 """
 
 
-def program_of(function, *shape):
-  """A function of what each device has, compiled for the four of the tests."""
-  return compile_over(jax.devices()[:4], 'jit', function).lower(
+def compile_on_four_devices(function, *shape):
+  """Compiles a function for four devices, each with its own array."""
+  return compile_over_devices(jax.devices()[:4], 'jit', function).lower(
     jax.ShapeDtypeStruct((4, *shape), jnp.float32)).compile()
 
 
@@ -53,224 +53,234 @@ def program_of(function, *shape):
     (lambda x: lax.ppermute(x, AXIS, [(0, 1), (1, 0)]), 'collective-permute', 60),
   ],
 )
-def test_what_devices_exchange_is_counted_to_the_byte(function, kind, size):
-  assert collectives.of_program(program_of(function, 3, 5)) == {kind: (1, size)}
+def test_bytes_of_collective_operations_are_exact(function, kind, size):
+  program = compile_on_four_devices(function, 3, 5)
+  assert collectives.program_collectives(program) == {kind: (1, size)}
 
 
-def test_devices_that_say_nothing_exchange_nothing():
-  assert collectives.of_program(program_of(lambda x: x @ x, 5, 5)) == {}
+def test_a_local_function_has_no_collective_operation():
+  assert collectives.program_collectives(compile_on_four_devices(lambda x: x @ x, 5, 5)) == {}
 
 
-def test_exchanges_of_chips_are_read_in_their_layouts_and_where_they_end():
-  assert collectives.of_text(ON_CHIPS) == {
+def test_tpu_layouts_and_asynchronous_operations_are_parsed():
+  assert collectives.hlo_collectives(TPU_HLO) == {
     'all-reduce': (2, 4 * 128 + 2 * 3 + 1), 'all-gather': (1, 128),
   }
 
 
-def test_a_topology_has_as_many_chips_as_its_sides_make():
+def test_the_chip_count_is_the_product_of_the_sides():
   for kind, generation in topologies.GENERATIONS.items():
     for size in generation.sizes:
-      assert topologies.check(f'{kind}:{size}') is generation
-  assert [topologies.count(name) for name in ('v5e:1x1', 'v5e:4x4', 'v4:2x2x4')] == [1, 16, 16]
-  assert topologies.memory('v6e:2x2') == 32 * 2**30
+      assert topologies.tpu_generation(f'{kind}:{size}') is generation
+  assert [topologies.chip_count(name) for name in ('v5e:1x1', 'v5e:4x4', 'v4:2x2x4')] == [1, 16, 16]
+  assert topologies.chip_memory('v6e:2x2') == 32 * 2**30
 
 
 @pytest.mark.parametrize(
-  ('name', 'why'),
+  ('name', 'message'),
   [
     ('v9z:4x4', "no TPU 'v9z'.* v5e"), ('', 'no TPU'), ('v5e', "no topology 'v5e'.* v5e:4x4"),
     ('v5e:4x', "no topology 'v5e:4x'"), ('v6e:3x3', 'v6e:2x2'), ('v5e:4x4x4', 'v5e:16x16'),
     ('v5e:4x4 ', 'no topology'), ('v5p:2x2', 'v5p:2x2x1'),
   ],
 )
-def test_a_topology_that_does_not_exist_is_one_line_with_what_does(name, why, tmp_path):
-  done = command.run(
+def test_an_unknown_topology_gives_one_line_with_the_valid_names(name, message, tmp_path):
+  done = command.run_command(
     compile_tpu, f'--topology=v5e:2x2,{name}', '--preset=smoke', f'--runs={tmp_path}/runs')
   assert done.code == 2 and done.out == ''
   (line,) = done.err.splitlines()
-  with pytest.raises(BadInput, match=why):
+  with pytest.raises(BadInput, match=message):
     raise BadInput(line)
   assert not (tmp_path / 'runs').exists()
 
 
-def test_what_is_set_for_libtpu_stays(monkeypatch):
+def test_existing_variables_of_libtpu_are_kept(monkeypatch):
   monkeypatch.setattr(os, 'environ', {'TPU_WORKER_HOSTNAMES': 'own'})
-  topologies.prepare()
+  topologies.configure_jax_and_libtpu()
   assert os.environ['TPU_WORKER_HOSTNAMES'] == 'own'
   assert os.environ['TPU_SKIP_MDS_QUERY'] == '1' and os.environ['JAX_PLATFORMS'] == 'cpu'
 
 
-def grid(*words):
-  """The cells that a command asks for."""
-  found = []
-  done = command.run(compile_tpu, *words, main=lambda: found.extend(
-    cells.grid('compile_tpu', flags.preset(compile_tpu.PRESETS))))
-  return found or done
+def cells_of_command(*arguments):
+  """Returns the cells that a command selects, or the finished command if it fails."""
+  selected = []
+  done = command.run_command(compile_tpu, *arguments, main=lambda: selected.extend(
+    cells.compilation_cells('compile_tpu', flags.requested_preset(compile_tpu.PRESETS))))
+  return selected or done
 
 
 @pytest.mark.parametrize(('preset', 'papers'), [('quick', set()), ('paper', {'base', 'big'})])
-def test_all_layers_are_asked_on_every_topology(preset, papers):
-  asked = [(cell.run['topology'], cell.run['layer']) for cell in grid(f'--preset={preset}')]
+def test_every_layer_is_compiled_for_every_topology(preset, papers):
+  selected = [
+    (cell.run['topology'], cell.run['layer']) for cell in cells_of_command(f'--preset={preset}')]
   for topology in compile_tpu.PRESETS[preset].topologies:
-    assert {*LAYERS, *papers} == {layer for where, layer in asked if where == topology}
-  assert len(set(asked)) == len(asked)
+    assert {*LAYERS, *papers} == {layer for where, layer in selected if where == topology}
+  assert len(set(selected)) == len(selected)
 
 
-def test_what_is_named_alone_is_asked():
+def test_only_the_named_layers_and_topologies_are_compiled():
   layers = '--layers=base,lstm(forget_bias=2.0)'
-  asked = grid('--topology=v5e:2x4', layers, '--lengths=32,64')
-  assert [(cell.run['layer'], cell.run['task'].partition('(')[0]) for cell in asked] == [
+  selected = cells_of_command('--topology=v5e:2x4', layers, '--lengths=32,64')
+  assert [(cell.run['layer'], cell.run['task'].partition('(')[0]) for cell in selected] == [
     ('lstm(forget_bias=2.0)', 'text'), ('lstm(forget_bias=2.0)', 'text'), ('base', 'copy')]
-  assert {cell.run['topology'] for cell in asked} == {'v5e:2x4'}
+  assert {cell.run['topology'] for cell in selected} == {'v5e:2x4'}
 
 
 @pytest.mark.parametrize(
-  ('word', 'why'),
+  ('argument', 'message'),
   [
-    ('--seeds=2', 'means nothing here'), ('--timeout=3', 'means nothing here'),
-    ('--beam=2', 'means nothing here'),
-    ('--batch_size=6', 'no multiple of the 4 chips of v5e:2x2'), ('--width=7', 'does not suit'),
-    ('--layers=base,bigg', 'no layer'), ('--lengths=1', 'length=1'),
-    ('--workers=-1', '--workers is 0 to 1024, not -1'),
+    ('--seeds=2', 'has no effect here'), ('--timeout=3', 'has no effect here'),
+    ('--beam=2', 'has no effect here'),
+    ('--batch_size=6', 'not a multiple of the 4 chips of v5e:2x2'), ('--width=7', '--width=7'),
+    ('--layers=base,bigg', "no layer 'bigg'"), ('--lengths=1', 'length=1'),
+    ('--workers=-1', '--workers'), ('--workers=-1', 'not -1'),
   ],
 )
-def test_what_cannot_be_compiled_is_one_line(word, why):
-  done = grid('--preset=smoke', word)
-  assert done.code == 2 and why in done.err and len(done.err.splitlines()) == 1
+def test_an_invalid_flag_gives_one_line(argument, message):
+  done = cells_of_command('--preset=smoke', argument)
+  assert done.code == 2 and message in done.err and len(done.err.splitlines()) == 1
 
 
-@pytest.mark.parametrize('word', ['--width=128', '--dropout=0.3', '--lengths=32'])
-def test_what_the_papers_models_bring_is_refused_for_them_alone(word):
-  done = grid('--preset=smoke', '--layers=base,big', word)
-  name = word.partition('=')[0]
-  assert (done.code, done.err) == (2, f'{name} changes nothing here: base and big have their own\n')
-  asked = grid('--preset=smoke', '--layers=base,lstm', word)
-  assert len({cell.run['layer'] for cell in asked}) == 2
-  alone, = (cell for cell in grid('--preset=smoke', '--layers=base'))
-  assert alone.run in [cell.run for cell in asked], 'it makes no second cell'
+@pytest.mark.parametrize('argument', ['--width=128', '--dropout=0.3', '--lengths=32'])
+def test_settings_fixed_by_table_3_are_refused_for_its_rows_only(argument):
+  done = cells_of_command('--preset=smoke', '--layers=base,big', argument)
+  name = argument.partition('=')[0]
+  assert (done.code, done.err) == (2, f'{name} has no effect here: base and big fix its value\n')
+  selected = cells_of_command('--preset=smoke', '--layers=base,lstm', argument)
+  assert len({cell.run['layer'] for cell in selected}) == 2
+  base_cell, = (cell for cell in cells_of_command('--preset=smoke', '--layers=base'))
+  assert base_cell.run in [cell.run for cell in selected], 'the flag creates no second cell'
 
 
 @pytest.fixture(scope='module')
-def record(tmp_path_factory):
-  """An Elman network and attention for a TPU whose chips are the devices of the tests."""
+def layer_records(tmp_path_factory):
+  """Records of an Elman network and of attention, compiled for CPU devices instead of a TPU."""
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(devices, 'chips', lambda name: tuple(jax.devices()[:4]))
+    patch.setattr(devices, 'topology_devices', lambda topology: tuple(jax.devices()[:4]))
     store = Store(tmp_path_factory.mktemp('runs'), {'compile_tpu': compile_tpu.STUDY.kinds})
-    asked = [
-      Cell('compile_tpu', Run(**SMALL | run).identity()
+    selected = [
+      Cell('compile_tpu', Run(**SMALL | run).to_json_values()
            | {'topology': 'v5e:2x2', 'parallel': 'jit'}, run['layer'])
-      for run in ({'layer': 'elman'}, {'layer': 'attention(num_heads=1)', 'task': KERNELS})
+      for run in ({'layer': 'elman'}, {'layer': 'attention(num_heads=1)', 'task': KERNEL_TASK})
     ]
-    made = launch(asked, ahead.compile_cell, store)
-  return {one['run']['layer'].partition('(')[0]: one for one in made}
+    stored = run_cells(selected, aot.compile_cell, store)
+  return {record['run']['layer'].partition('(')[0]: record for record in stored}
 
 
 @pytest.mark.slow
-def test_chips_sum_gradients_where_they_share_a_batch_and_else_say_nothing(record):
-  programs = {(p['part'], p['name']): p for p in record['elman']['result']['programs']}
+def test_only_programs_with_a_shared_batch_contain_collective_operations(layer_records):
+  programs = {(p['part'], p['name']): p for p in layer_records['elman']['result']['programs']}
   assert list(programs) == [
-    ('ensemble', 'advance'), ('shared', 'advance'), ('shared', 'examine'),
+    ('ensemble', 'advance'), ('shared', 'advance'), ('shared', 'evaluate'),
     ('shared', 'initialise'), ('generate', 'prompt'), ('generate', 'token')]
-  speaks = {key for key, program in programs.items() if program['collectives']}
-  assert speaks == {('shared', 'advance'), ('shared', 'examine')}
-  training, _ = ahead.training_of(ahead.resolved(Run(layer='elman', **SMALL)))
-  numbers = sum(p.size for p in jax.tree.leaves(ahead.shapes(training)[0].parameters))
+  communicating = {key for key, program in programs.items() if program['collectives']}
+  assert communicating == {('shared', 'advance'), ('shared', 'evaluate')}
+  training, _ = aot.training_setup_and_width(aot.experiment_of_run(Run(layer='elman', **SMALL)))
+  state, _ = aot.state_and_batch_shapes(training)
+  parameter_count = sum(p.size for p in jax.tree.leaves(state.parameters))
   (kind, (_, size)), = programs['shared', 'advance']['collectives'].items()
-  assert kind == 'all-reduce' and size == 4 * (numbers + 2)  # with the loss and its weight
+  # The chips sum the gradients, the loss and the weight of the loss.
+  assert kind == 'all-reduce' and size == 4 * (parameter_count + 2)
   assert all(p['arguments'] > 0 and p['temporary'] >= 0 for p in programs.values())
 
 
 @pytest.mark.slow
-def test_operations_are_those_of_a_whole_batch_wherever_it_is(record):
+def test_operations_are_those_of_a_full_batch(layer_records):
   width, tokens, vocabulary = SMALL['width'], 8 * 16, 256
-  each = 2 * (2 * width**2 + width * vocabulary)  # of an Elman layer and a head
-  counted = record['elman']['result']['operations']
-  assert counted['token'] == each * 8
-  assert counted['prompt'] == each * (tokens - 8)
-  assert each * tokens * 2 < counted['train'] <= each * tokens * 3
+  per_token = 2 * (2 * width**2 + width * vocabulary)  # of an Elman layer and the head
+  operations = layer_records['elman']['result']['operations']
+  assert operations['token'] == per_token * 8
+  assert operations['prompt'] == per_token * (tokens - 8)
+  assert per_token * tokens * 2 < operations['train'] <= per_token * tokens * 3
 
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
-def test_attention_is_counted_without_the_kernel_that_it_is_compiled_to(dtype):
-  run = Run(layer='attention(num_heads=1)', dtype=dtype, **SMALL | {'task': KERNELS})
-  counted = ahead.operations(ahead.resolved(run))
+def test_attention_is_counted_in_its_form_without_kernels(dtype):
+  run = Run(layer='attention(num_heads=1)', dtype=dtype, **SMALL | {'task': KERNEL_TASK})
+  operations = aot.count_operations(aot.experiment_of_run(run))
   width, length, vocabulary = SMALL['width'], 128, 256
-  products = 2 * 8 * (4 * width**2 + 2 * length * width + width * vocabulary)  # of all sequences
-  assert counted['token'] == products
-  assert counted['train'] == products * length * 3
+  per_step = 2 * 8 * (4 * width**2 + 2 * length * width + width * vocabulary)  # of 8 sequences
+  assert operations['token'] == per_step
+  assert operations['train'] == per_step * length * 3
 
 
 @pytest.mark.slow
-def test_a_translator_is_given_batches_that_chips_share(record):
+def test_a_translator_trains_on_batches_that_the_chips_share(layer_records):
   run = Run(layer='transformer', **SMALL | {'task': 'copy(max_length=7, min_length=7)'})
-  one = ahead.resolved(run)
-  training, width = ahead.training_of(one)
-  made = {(program.part, program.name): ahead.compiled(program, traced, 2**30)
-          for program, traced in ahead.lowered(training, width, jax.devices()[:4], 'jit')}
-  assert list(made) == [
+  resolved = aot.experiment_of_run(run)
+  training, width = aot.training_setup_and_width(resolved)
+  programs = {
+    (program.part, program.name): aot.compile_program(program, lowered, 2**30)
+    for program, lowered in aot.lower_programs(training, width, jax.devices()[:4], 'jit')}
+  assert list(programs) == [
     ('shared', 'step'), ('shared', 'initialise'), ('generate', 'prompt'), ('generate', 'token')]
-  assert {program.reason for program in made.values()} == {''}
-  numbers = sum(p.size for p in jax.tree.leaves(ahead.shapes(training)[0].parameters))
-  assert made['shared', 'step'].collectives['all-reduce'].bytes == 4 * (numbers + 2)
-  result = {'programs': [dataclasses.asdict(p) for p in made.values()],
-            'operations': ahead.operations(one)}
-  tables, (panel,) = compile_tpu.STUDY.report([record['elman'] | {'result': result}])
+  assert {program.reason for program in programs.values()} == {''}
+  state, _ = aot.state_and_batch_shapes(training)
+  parameter_count = sum(p.size for p in jax.tree.leaves(state.parameters))
+  step = programs['shared', 'step']
+  assert step.collectives['all-reduce'].bytes == 4 * (parameter_count + 2)
+  result = {'programs': [dataclasses.asdict(p) for p in programs.values()],
+            'operations': aot.count_operations(resolved)}
+  tables, (panel,) = compile_tpu.STUDY.report([layer_records['elman'] | {'result': result}])
   assert 'all-reduce' in tables[0].rows[0][2] and tables[0].rows[0][4] is None
   assert list(panel.series) == ['elman']
 
 
 @pytest.mark.slow
-def test_a_program_that_does_not_compile_is_a_result_with_its_reason(record):
-  found = record['attention']
-  assert found['status'] == 'failed'  # a kernel for a TPU is none for a CPU
-  assert 'interpret mode' in found['reason']
-  programs = {(p['part'], p['name']): p for p in found['result']['programs']}
+def test_a_compilation_error_is_stored_with_its_reason(layer_records):
+  record = layer_records['attention']
+  assert record['status'] == 'failed'  # a CPU cannot compile a kernel for a TPU
+  assert 'interpret mode' in record['reason']
+  programs = {(p['part'], p['name']): p for p in record['result']['programs']}
   assert programs['generate', 'token']['status'] == 'finished'
 
 
-def test_a_program_that_no_chip_can_hold_does_not_fit():
-  whole = jax.jit(lambda x: x + 1).lower(jnp.zeros(100))
-  before = ahead.Program('shared', 'advance')
-  assert ahead.compiled(before, whole, 800).status == 'finished'
-  tight = ahead.compiled(before, whole, 799)
-  assert tight.status == 'out of memory' and '799' in tight.reason
+def test_a_program_larger_than_the_memory_of_a_chip_does_not_fit():
+  lowered = jax.jit(lambda x: x + 1).lower(jnp.zeros(100))
+  program = aot.ProgramResult('shared', 'advance')
+  assert aot.compile_program(program, lowered, 800).status == 'finished'
+  too_large = aot.compile_program(program, lowered, 799)
+  assert too_large.status == 'out of memory' and '799' in too_large.reason
 
 
 @pytest.mark.slow
-def test_tables_show_every_model_and_why_one_does_not_compile(record):
-  tables, panels = compile_tpu.STUDY.report(list(record.values()))
-  shown = {row[0]: row for table in tables[::2] for row in table.rows}
-  assert list(shown) == ['elman', 'attention(num_heads=1)']
-  assert shown['elman'][-1] == 'yes' and 'all-reduce' in shown['elman'][2]
-  assert shown['elman'][4] == 'nothing'
-  assert shown['attention(num_heads=1)'][-1].startswith('failed: ')
-  assert [len(table.rows) for table in tables] == [1] * 4  # two lengths: two settings
+def test_tables_show_every_model_and_the_reason_of_a_failure(layer_records):
+  tables, panels = compile_tpu.STUDY.report(list(layer_records.values()))
+  training_rows = {row[0]: row for table in tables[::2] for row in table.rows}
+  assert list(training_rows) == ['elman', 'attention(num_heads=1)']
+  assert training_rows['elman'][-1] == 'yes' and 'all-reduce' in training_rows['elman'][2]
+  assert training_rows['elman'][4] == 'none'
+  assert training_rows['attention(num_heads=1)'][-1].startswith('failed: ')
+  assert [len(table.rows) for table in tables] == [1] * 4  # two lengths are two settings
   (panel,) = panels
   assert list(panel.series) == ['elman']
   for table in tables:
     assert table.text() and 'v5e:2x2' in table.title
 
 
-def test_without_libtpu_what_to_install_is_one_line(tmp_path, monkeypatch):
-  devices.chips.cache_clear()
+def test_a_missing_libtpu_gives_one_line_with_the_command_to_install_it(tmp_path, monkeypatch):
+  devices.topology_devices.cache_clear()
   monkeypatch.setitem(sys.modules, 'libtpu', None)
-  done = command.run(compile_tpu, '--preset=smoke', '--workers=1', f'--runs={tmp_path}')
+  done = command.run_command(compile_tpu, '--preset=smoke', '--workers=1', f'--runs={tmp_path}')
   assert done.code == 2 and "pip install -e '.[tpu-aot]'" in done.err
   assert len(done.err.splitlines()) == 1
 
 
 @pytest.mark.slow
-def test_the_smoke_compiles_for_a_tpu_and_attention_is_a_kernel_there(tmp_path):
+def test_the_smoke_preset_compiles_for_a_tpu_with_attention_kernels(tmp_path):
   try:
-    optional.load('libtpu', 'tests of programs for a TPU', 'tpu-aot')
+    optional.import_optional('libtpu', 'tests of programs for a TPU', 'tpu-aot')
   except optional.MissingExtra as missing:
     pytest.skip(str(missing))
-  words = [sys.executable, '-m', 'experiments.compile_tpu', '--preset=smoke', f'--runs={tmp_path}']
-  subprocess.run(words, cwd=ROOT, check=True, capture_output=True)
+  arguments = [
+    sys.executable, '-m', 'experiments.compile_tpu', '--preset=smoke', f'--runs={tmp_path}']
+  subprocess.run(arguments, cwd=ROOT, check=True, capture_output=True)
   attention, lstm = Store(tmp_path).records('compile_tpu')
   assert attention['status'] == lstm['status'] == 'finished'
   kernels = {
-    one['run']['layer']: [p['kernels'] for p in one['result']['programs'] if p['name'] == 'advance']
-    for one in (attention, lstm)
+    record['run']['layer']: [
+      p['kernels'] for p in record['result']['programs'] if p['name'] == 'advance']
+    for record in (attention, lstm)
   }
-  assert kernels == {'attention(num_heads=2)': [3, 3], 'lstm': [0, 0]}  # and two for its gradient
+  # Attention has one kernel for the output and two for the gradient.
+  assert kernels == {'attention(num_heads=2)': [3, 3], 'lstm': [0, 0]}

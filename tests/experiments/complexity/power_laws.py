@@ -1,4 +1,4 @@
-"""Records of times and bytes that are power laws of the length, with noise that a test chooses."""
+"""Records of times and bytes that follow power laws of the length, with optional noise."""
 
 import numpy as np
 
@@ -7,30 +7,35 @@ TOKENS = 4096
 GENERATED = 32
 
 
-def record(laws, seed=0, lengths=LENGTHS, rounds=9, noise=0.0, weather=0.2, missing=()):
-  """A repetition in which a layer's values a token are a n^p, in length n.
+def power_law_record(
+  laws, seed=0, lengths=LENGTHS, rounds=9, noise=0.0, round_noise=0.2, missing=()
+):
+  """The record of one repetition, in which values per token are a n^p at length n.
 
   Args:
-    laws: layer -> (a, p) of everything, or quantity -> (a, p) with 'memory' and 'state' for bytes;
-      a state's length is all that it has room for.
-    seed: of the repetition, and of its noise.
-    lengths: the lengths.
-    rounds: how many.
-    noise: standard deviation of the log of each time.
-    weather: that of what a round does to all its times alike.
+    laws: (a, p) by layer, or for a layer (a, p) by quantity, where 'memory' and 'state' are bytes;
+      the length of a state is its capacity.
+    seed: the seed of the repetition and of its noise.
+    lengths: the sequence lengths.
+    rounds: the number of rounds.
+    noise: the standard deviation of the log of each time.
+    round_noise: the standard deviation of a factor, as a log, that all times of a round share.
     missing: points (layer, length, quantity) that are out of memory, with bytes but without times.
 
+  Returns:
+    The record.
+
   """
-  draws = np.random.default_rng(seed)
-  shared = np.exp(weather * draws.normal(size=rounds))
+  random = np.random.default_rng(seed)
+  shared = np.exp(round_noise * random.normal(size=rounds))
   points = []
   for layer, law in laws.items():
-    for quantity, held in (('train', 'memory'), ('generate', 'state')):
+    for quantity, stored in (('train', 'memory'), ('generate', 'state')):
       for length in lengths:
         known = (layer, length, quantity) not in missing
-        seconds, room = value(law, quantity, length), GENERATED if held == 'state' else 0
-        planned = value(law, held, length + room)
-        times = TOKENS * seconds * shared * np.exp(noise * draws.normal(size=rounds))
+        seconds, extra = law_value(law, quantity, length), GENERATED if stored == 'state' else 0
+        planned = law_value(law, stored, length + extra)
+        times = TOKENS * seconds * shared * np.exp(noise * random.normal(size=rounds))
         points.append({
           'layer': layer, 'length': length, 'quantity': quantity, 'tokens': TOKENS,
           'status': 'finished' if known else 'out of memory', 'reason': '',
@@ -47,7 +52,7 @@ def record(laws, seed=0, lengths=LENGTHS, rounds=9, noise=0.0, weather=0.2, miss
   }
 
 
-def value(law, quantity, length):
-  """What a law says at a length."""
+def law_value(law, quantity, length):
+  """The value of a power law at a length."""
   factor, power = law[quantity] if isinstance(law, dict) else law
   return factor * length**power

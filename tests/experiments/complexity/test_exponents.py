@@ -1,4 +1,4 @@
-"""Exponents of power laws are found again, and what cannot be known is a dash."""
+"""Exponents of power laws are estimated correctly, and unknown ones are missing values."""
 
 import numpy as np
 import pytest
@@ -7,103 +7,107 @@ from hypothesis import strategies as st
 
 from experiments.complexity import exponents
 from experiments.lab.results import times
-from tests.experiments.complexity.power_laws import LENGTHS, TOKENS, record
+from tests.experiments.complexity.power_laws import LENGTHS, TOKENS, power_law_record
 
 LAW = {'train': (1e-6, 0.7), 'memory': (2.0, 1.0), 'generate': (1e-5, 0.5), 'state': (1.0, 0.0)}
 SHARED = [measure.shared for measure in exponents.MEASURES]
 
 
-def cells(table, row=0):
-  """A row's cells by their columns."""
+def row_cells(table, row=0):
+  """The cells of a row by column."""
   return dict(zip(table.columns, table.rows[row], strict=True))
 
 
 @settings(max_examples=15, deadline=None)
 @given(power=st.floats(-0.5, 2), scale=st.floats(0.1, 10), rounds=st.integers(2, 5))
-def test_a_power_law_has_its_exponent_everywhere(power, scale, rounds):
-  table = exponents.table([record({'attention': (scale, power)}, rounds=rounds)])
-  found = list(cells(table).values())[1:]
+def test_a_power_law_has_the_same_exponent_at_all_lengths(power, scale, rounds):
+  table = exponents.exponent_table([power_law_record({'attention': (scale, power)}, rounds=rounds)])
+  cells = list(row_cells(table).values())[1:]
   expected = [power + shared for shared in SHARED for _ in range(2)]  # all lengths, the longest two
-  assert [one.mean for one in found] == pytest.approx(expected, abs=1e-5)
-  assert [one.count for one in found] == [rounds, rounds, 1, 1] * 2
-  assert [one.known for one in found] == [True, True, False, False] * 2  # bytes are exact
+  assert [cell.estimate for cell in cells] == pytest.approx(expected, abs=1e-5)
+  assert [cell.count for cell in cells] == [rounds, rounds, 1, 1] * 2
+  assert [cell.has_bounds for cell in cells] == [True, True, False, False] * 2  # bytes are exact
 
 
-def test_time_and_memory_are_those_of_a_sequence_and_the_rest_is_as_it_is():
-  found = cells(exponents.table([record({'attention': LAW})]))
-  assert found['training step'].mean == pytest.approx(1.7)
-  assert found['memory'].mean == pytest.approx(2)
-  assert found['generated token'].mean == pytest.approx(0.5)
-  assert found['state'].mean == 0  # exactly: no rounding is taken for growth
+def test_time_and_memory_of_training_are_per_sequence():
+  cells = row_cells(exponents.exponent_table([power_law_record({'attention': LAW})]))
+  assert cells['training step'].estimate == pytest.approx(1.7)
+  assert cells['memory'].estimate == pytest.approx(2)
+  assert cells['generated token'].estimate == pytest.approx(0.5)
+  assert cells['state'].estimate == 0  # exactly, without rounding errors
 
 
-def test_intervals_cover_the_exponent_as_often_as_they_say():
+def test_intervals_cover_the_exponent_at_their_confidence():
   covered = []
   for seed in range(60):
-    rounds = times.samples([record({'lstm': LAW}, seed, rounds=15, noise=0.1)], times.STEP)[:, 0]
-    found = exponents.exponent(LENGTHS, rounds)
-    covered.append(found.low <= 0.7 <= found.high)
+    record = power_law_record({'lstm': LAW}, seed, rounds=15, noise=0.1)
+    rounds = times.stack_measurements([record], times.STEP)[:, 0]
+    exponent = exponents.fit_growth_exponent(LENGTHS, rounds)
+    covered.append(exponent.low <= 0.7 <= exponent.high)
   assert np.mean(covered) >= 0.85
 
 
-def test_what_is_constant_hides_growth_at_short_lengths_only():
-  made = record({'attention': LAW}, rounds=2)
-  for point in made['result']['points']:
+def test_a_constant_part_lowers_the_exponent_at_short_lengths_only():
+  record = power_law_record({'attention': LAW}, rounds=2)
+  for point in record['result']['points']:
     point['seconds'] = [TOKENS * (1 + (point['length'] / 256) ** 2)] * 2
-  found = cells(exponents.table([made]))
-  everywhere, longest = found['generated token'], found['generated token, 256 to 1024']
-  assert everywhere.mean < longest.mean < 2
-  assert longest.mean == pytest.approx(np.log(17 / 2) / np.log(4))
+  cells = row_cells(exponents.exponent_table([record]))
+  everywhere, longest = cells['generated token'], cells['generated token, 256 to 1024']
+  assert everywhere.estimate < longest.estimate < 2
+  assert longest.estimate == pytest.approx(np.log(17 / 2) / np.log(4))
 
 
 def test_repetitions_are_pooled():
-  made = [record({'lstm': LAW}, seed, rounds=4) for seed in range(3)]
-  assert cells(exponents.table(made))['training step'].count == 12
+  records = [power_law_record({'lstm': LAW}, seed, rounds=4) for seed in range(3)]
+  assert row_cells(exponents.exponent_table(records))['training step'].count == 12
 
 
-def test_a_point_out_of_memory_leaves_the_others():
-  made = record({'attention': LAW, 'lstm': LAW}, missing=[('attention', 1024, 'train')])
-  table = exponents.table([made])
-  attention, lstm = cells(table), cells(table, 1)
-  assert attention['training step'].mean == pytest.approx(1.7)  # of the two that are left
+def test_a_length_that_is_out_of_memory_leaves_the_others():
+  record = power_law_record({'attention': LAW, 'lstm': LAW}, missing=[('attention', 1024, 'train')])
+  table = exponents.exponent_table([record])
+  attention, lstm = row_cells(table), row_cells(table, 1)
+  assert attention['training step'].estimate == pytest.approx(1.7)  # of the other two lengths
   assert attention['training step, 256 to 1024'] is None
-  assert attention['memory, 256 to 1024'].mean == pytest.approx(2)  # which was planned all the same
-  assert lstm['training step, 256 to 1024'].mean == pytest.approx(1.7)
+  # The compiler plans the memory also where the program does not run.
+  assert attention['memory, 256 to 1024'].estimate == pytest.approx(2)
+  assert lstm['training step, 256 to 1024'].estimate == pytest.approx(1.7)
   assert 'Out of memory: attention at 1024.' in table.caption and '–' in table.text()
 
 
-def test_a_repetition_that_got_nowhere_changes_nothing():
-  made = record({'lstm': LAW}, noise=0.1)
-  empty = record({'lstm': LAW}, seed=1, missing=[('lstm', n, 'train') for n in LENGTHS])
-  alone, both = (cells(exponents.table(group)) for group in ([made], [made, empty]))
-  assert alone['training step'] == both['training step']
-  failed = made | {'run': made['run'] | {'seed': 2}, 'result': {}}
-  assert exponents.table([failed]).rows[0][1:] == (None,) * 8
+def test_a_failed_repetition_is_ignored():
+  record = power_law_record({'lstm': LAW}, noise=0.1)
+  empty = power_law_record({'lstm': LAW}, seed=1, missing=[('lstm', n, 'train') for n in LENGTHS])
+  single, both = (row_cells(exponents.exponent_table(records))
+                  for records in ([record], [record, empty]))
+  assert single['training step'] == both['training step']
+  failed = record | {'run': record['run'] | {'seed': 2}, 'result': {}}
+  assert exponents.exponent_table([failed]).rows[0][1:] == (None,) * 8
 
 
 @pytest.mark.parametrize('missing', [LENGTHS, LENGTHS[1:]])
 def test_one_length_has_no_exponent(missing):
-  made = record({'lstm': LAW}, missing=[('lstm', n, 'train') for n in missing])
-  assert cells(exponents.table([made]))['training step'] is None
+  record = power_law_record({'lstm': LAW}, missing=[('lstm', n, 'train') for n in missing])
+  assert row_cells(exponents.exponent_table([record]))['training step'] is None
 
 
-def test_what_is_published_stands_beside():
-  made = record({'attention': LAW, 'lstm': LAW})
-  table = exponents.table([made], {'attention': 'O(n² d)'})
+def test_published_orders_are_shown():
+  record = power_law_record({'attention': LAW, 'lstm': LAW})
+  table = exponents.exponent_table([record], {'attention': 'O(n² d)'})
   assert [row[1] for row in table.rows] == ['O(n² d)', None]
-  assert 'as published' not in exponents.table([made]).columns
+  assert 'published complexity' not in exponents.exponent_table([record]).columns
 
 
 def test_the_order_of_lengths_does_not_matter():
-  up, down = (exponents.table([record({'lstm': LAW}, lengths=n)]) for n in (LENGTHS, LENGTHS[::-1]))
+  up, down = (exponents.exponent_table([power_law_record({'lstm': LAW}, lengths=lengths)])
+              for lengths in (LENGTHS, LENGTHS[::-1]))
   assert up.columns == down.columns
-  values = [[one.mean for one in table.rows[0][1:]] for table in (up, down)]
+  values = [[cell.estimate for cell in table.rows[0][1:]] for table in (up, down)]
   assert values[0] == pytest.approx(values[1])
 
 
-def test_grids_of_other_devices_have_other_titles():
-  made = record({'lstm': LAW})
-  other = made | {'run': made['run'] | {'device': 'another'}}
-  groups = times.grids([made, other, made | {'run': made['run'] | {'seed': 1}}])
+def test_tables_of_different_devices_have_different_titles():
+  record = power_law_record({'lstm': LAW})
+  other = record | {'run': record['run'] | {'device': 'another'}}
+  groups = times.group_repetitions([record, other, record | {'run': record['run'] | {'seed': 1}}])
   assert [len(group) for group in groups] == [2, 1]
-  assert len({exponents.table(group, alone=False).title for group in groups}) == 2
+  assert len({exponents.exponent_table(group, is_only_grid=False).title for group in groups}) == 2

@@ -1,13 +1,13 @@
-"""What published checkpoints have as their config.json, and how many parameters they have.
+"""The config.json of published checkpoints, and their numbers of parameters.
 
-The fields and values are those of the models' pages; what is left out are long lists of labels.
+The fields and values are those of the models' pages, without long lists of labels.
 """
 
-NAMELESS = {'bos_token_id': 1, 'eos_token_id': 2, 'hidden_act': 'silu', 'initializer_range': 0.02,
+COMMON = {'bos_token_id': 1, 'eos_token_id': 2, 'hidden_act': 'silu', 'initializer_range': 0.02,
             'torch_dtype': 'bfloat16', 'transformers_version': '4.40.1', 'use_cache': True}
-LLAMA = {**NAMELESS, 'architectures': ['LlamaForCausalLM'], 'model_type': 'llama',
+LLAMA = {**COMMON, 'architectures': ['LlamaForCausalLM'], 'model_type': 'llama',
          'rms_norm_eps': 1e-5, 'tie_word_embeddings': False}
-QWEN = {**NAMELESS, 'attention_dropout': 0.0, 'bos_token_id': 151643, 'eos_token_id': 151645,
+QWEN = {**COMMON, 'attention_dropout': 0.0, 'bos_token_id': 151643, 'eos_token_id': 151645,
         'rms_norm_eps': 1e-6, 'rope_theta': 1000000.0, 'tie_word_embeddings': True,
         'use_sliding_window': False, 'vocab_size': 151936}
 GPT2 = {
@@ -77,12 +77,12 @@ REAL = {
     'rope_scaling': {'factor': 4.0, 'type': 'linear'}, 'rope_theta': 100000,
     'vocab_size': 32256}, 1_346_471_936),
   'Mistral-7B-v0.1': ({
-    **NAMELESS, 'model_type': 'mistral', 'hidden_size': 4096, 'intermediate_size': 14336,
+    **COMMON, 'model_type': 'mistral', 'hidden_size': 4096, 'intermediate_size': 14336,
     'max_position_embeddings': 32768, 'num_attention_heads': 32, 'num_hidden_layers': 32,
     'num_key_value_heads': 8, 'rms_norm_eps': 1e-5, 'rope_theta': 10000.0, 'sliding_window': 4096,
     'tie_word_embeddings': False, 'vocab_size': 32000}, 7_241_732_096),
   'Mistral-7B-v0.3': ({
-    **NAMELESS, 'model_type': 'mistral', 'attention_dropout': 0.0, 'hidden_size': 4096,
+    **COMMON, 'model_type': 'mistral', 'attention_dropout': 0.0, 'hidden_size': 4096,
     'intermediate_size': 14336, 'max_position_embeddings': 32768, 'num_attention_heads': 32,
     'num_hidden_layers': 32, 'num_key_value_heads': 8, 'rms_norm_eps': 1e-5,
     'rope_theta': 1000000.0, 'sliding_window': None, 'tie_word_embeddings': False,

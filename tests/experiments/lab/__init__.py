@@ -1,1 +1,1 @@
-"""Tests of what the studies share."""
+"""Tests of the code that all studies share."""

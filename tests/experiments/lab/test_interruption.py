@@ -1,4 +1,4 @@
-"""Signals are never lost, are said at once, and leave handlers as they were."""
+"""Tests that signals are never lost, are announced immediately, and leave handlers unchanged."""
 
 import gc
 import os
@@ -18,85 +18,86 @@ ROOT = pathlib.Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize('number', SIGNALS)
-def test_a_signal_is_noticed_at_the_next_look_and_said_in_one_line(handlers, number, capsys):
-  with pytest.raises(Interrupted, match='at step 3') as caught, interruption.noticed():
-    interruption.check()
+def test_a_signal_is_announced_in_one_line_and_raised_at_the_next_check(
+    default_signal_handlers, number, capsys):
+  with pytest.raises(Interrupted, match='at step 3') as caught, interruption.deferred_signals():
+    interruption.raise_if_stopped()
     os.kill(os.getpid(), number)
-    os.kill(os.getpid(), number)  # so soon after the first, it is the same one
-    assert interruption.requested()
-    with interruption.noticed():
-      interruption.check('at step 3')
-  assert caught.value.exit_code == 128 + number and not interruption.requested()
+    os.kill(os.getpid(), number)  # counts as the same signal, as it follows so soon
+    assert interruption.stop_requested()
+    with interruption.deferred_signals():
+      interruption.raise_if_stopped('at step 3')
+  assert caught.value.exit_code == 128 + number and not interruption.stop_requested()
   (line,) = capsys.readouterr().err.splitlines()
   assert number.name in line and 'stops after the current call' in line
-  assert {n: signal.getsignal(n) for n in SIGNALS} == handlers
+  assert {n: signal.getsignal(n) for n in SIGNALS} == default_signal_handlers
 
 
-def test_a_block_that_ends_without_a_look_is_interrupted_too(handlers):
-  with pytest.raises(Interrupted), interruption.noticed():
+def test_a_block_that_ends_without_a_check_is_interrupted(default_signal_handlers):
+  with pytest.raises(Interrupted), interruption.deferred_signals():
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_a_signal_in_a_callback_of_a_library_is_not_lost(handlers):
-  def callback(phase, info):
-    os.kill(os.getpid(), signal.SIGINT)  # Python's own exception is printed here, and dropped
+def test_a_signal_during_a_callback_of_a_library_is_not_lost(default_signal_handlers):
+  def send_signal_in_callback(phase, info):
+    os.kill(os.getpid(), signal.SIGINT)  # Python would print and discard a KeyboardInterrupt here
     time.sleep(0)
 
   gc.collect()
-  with pytest.raises(Interrupted), interruption.noticed():
-    gc.callbacks.append(callback)
+  with pytest.raises(Interrupted), interruption.deferred_signals():
+    gc.callbacks.append(send_signal_in_callback)
     try:
       gc.collect()
     finally:
-      gc.callbacks.remove(callback)
-    interruption.check()
+      gc.callbacks.remove(send_signal_in_callback)
+    interruption.raise_if_stopped()
 
 
-def test_what_is_ignored_stays_ignored(handlers):
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for what runs in the background
-  with interruption.noticed():
+def test_an_ignored_signal_is_still_ignored(default_signal_handlers):
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # as shells do for background jobs
+  with interruption.deferred_signals():
     os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    interruption.wait(0)
+    interruption.sleep_until_stopped(0)
   assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
-def test_another_thread_handles_no_signals(handlers):
-  def run():
-    with interruption.noticed():
-      seen.append(({n: signal.getsignal(n) for n in SIGNALS}, interruption.requested()))
+def test_threads_other_than_the_main_thread_change_no_handler(default_signal_handlers):
+  def record_handlers():
+    with interruption.deferred_signals():
+      observed.append(({n: signal.getsignal(n) for n in SIGNALS}, interruption.stop_requested()))
 
-  seen = []
-  thread = threading.Thread(target=run)
+  observed = []
+  thread = threading.Thread(target=record_handlers)
   thread.start()
   thread.join()
-  assert seen == [(handlers, False)]
+  assert observed == [(default_signal_handlers, False)]
 
 
-def test_waiting_ends_with_a_signal(handlers):
+def test_a_signal_ends_a_sleep(default_signal_handlers):
   timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM))
   start = time.monotonic()
   timer.start()
-  with pytest.raises(Interrupted), interruption.noticed():
-    interruption.wait(60)
+  with pytest.raises(Interrupted), interruption.deferred_signals():
+    interruption.sleep_until_stopped(60)
   assert time.monotonic() - start < 30
 
 
-BUSY = """
+LONG_CALL = """
 import hashlib, signal
 from experiments.lab import interruption
 signal.signal(signal.SIGINT, signal.default_int_handler)
-interruption.TOGETHER = 0.1
-with interruption.noticed():
+interruption.SAME_SIGNAL_SECONDS = 0.1
+with interruption.deferred_signals():
   print('ready', flush=True)
-  hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)  # minutes in which Python runs no handler
+  hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)  # takes minutes, in which no handler is executed
 """
 
 
 @pytest.mark.parametrize('number', SIGNALS)
-def test_within_a_long_call_it_is_said_at_once_and_a_second_signal_ends_it(number):
+def test_a_signal_during_a_long_call_is_announced_and_a_second_one_ends_the_process(number):
   process = subprocess.Popen(
-    [sys.executable, '-c', BUSY], cwd=ROOT, text=True,
+    [sys.executable, '-c', LONG_CALL], cwd=ROOT, text=True,
     stdout=subprocess.PIPE, stderr=subprocess.PIPE)
   assert process.stdout.readline() == 'ready\n'
   time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""The source as data: catalogues, imports, and fingerprints of the code that numbers depend on."""
+"""Tests of the static analysis of the source code, which yields catalogues and fingerprints."""
 
 import ast
 import importlib
@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.claims.stated import LOADED
-from experiments.claims.stored import KINDS, stored
+from experiments.claims.current_records import KINDS, load_current_records
+from experiments.claims.registry import LOADED_STUDIES
 from experiments.lab import source
 from experiments.lab.cells import spec
 from experiments.lab.results.store import Store
@@ -19,27 +19,29 @@ from tests.support import command, records
 CATALOGUES = {
   'LAYERS': 'layer', 'TRANSLATORS': 'translator', 'POSITIONS': 'positions', 'TASKS': 'task',
 }
-ENTRIES = [(catalogue, name) for catalogue in CATALOGUES for name in source.catalogue(catalogue)]
+ENTRIES = [
+  (catalogue, name) for catalogue in CATALOGUES for name in source.catalogue_entries(catalogue)]
 
 
 @pytest.mark.parametrize(('catalogue', 'name'), ENTRIES)
-def test_what_is_read_of_a_component_is_what_python_makes_of_it(catalogue, name):
+def test_the_analysis_of_a_component_agrees_with_its_class(catalogue, name):
   kind = CATALOGUES[catalogue]
-  made = spec.CATALOGUES[kind][name]
-  module, own = source.catalogue(catalogue)[name]
-  assert (module, own) == (made.__module__, made.__name__)
-  options = source.options_of(module, own)
-  assert list(options) == list(spec.options_of(made))
-  placed = [text for option, text in options.items() if option in spec.PLACED]
-  rest = [f'{option}={text}' for option, text in options.items() if option not in spec.PLACED]
-  written = f'{name}({", ".join(placed + rest)})' if options else name
-  assert spec.parse(written, kind) == made()
-  assert made.__doc__.startswith(source.summary(module, own))
+  component_class = spec.CATALOGUES[kind][name]
+  module, class_name = source.catalogue_entries(catalogue)[name]
+  assert (module, class_name) == (component_class.__module__, component_class.__name__)
+  options = source.component_options(module, class_name)
+  assert list(options) == list(spec.settable_fields(component_class))
+  unnamed = [text for option, text in options.items() if option in spec.UNNAMED_OPTIONS]
+  named = [
+    f'{option}={text}' for option, text in options.items() if option not in spec.UNNAMED_OPTIONS]
+  text = f'{name}({", ".join(unnamed + named)})' if options else name
+  assert spec.parse_spec(text, kind) == component_class()
+  assert component_class.__doc__.startswith(source.docstring_summary(module, class_name))
 
 
-def test_every_catalogue_is_read_whole():
+def test_the_analysis_finds_all_entries_of_every_catalogue():
   for catalogue, kind in CATALOGUES.items():
-    assert list(source.catalogue(catalogue)) == list(spec.CATALOGUES[kind])
+    assert list(source.catalogue_entries(catalogue)) == list(spec.CATALOGUES[kind])
 
 
 PROGRAM = '''
@@ -57,7 +59,7 @@ class Layer:
 
 
 def digest(text):
-  return source.digest(ast.parse(text))
+  return source.syntax_tree_digest(ast.parse(text))
 
 
 @pytest.mark.parametrize('change', [
@@ -68,7 +70,7 @@ def digest(text):
   lambda text: text.replace('RATE * x + self.size', '(RATE * x) + (self.size)'),
   lambda text: text.replace('0.5', '5e-1'),
 ])
-def test_comments_docstrings_and_layout_change_no_fingerprint(change):
+def test_comments_docstrings_and_layout_do_not_affect_a_fingerprint(change):
   assert change(PROGRAM) != PROGRAM
   assert digest(change(PROGRAM)) == digest(PROGRAM)
 
@@ -80,122 +82,128 @@ def test_comments_docstrings_and_layout_change_no_fingerprint(change):
   lambda text: text.replace('def read(self, x)', 'def read(self, x=1)'),
   lambda text: text.replace('RATE * x + self.size', 'RATE * (x + self.size)'),
 ])
-def test_code_changes_the_fingerprint(change):
+def test_code_affects_a_fingerprint(change):
   assert change(PROGRAM) != PROGRAM
   assert digest(change(PROGRAM)) != digest(PROGRAM)
 
 
 @given(st.integers(), st.integers())
-def test_numbers_are_told_apart(one, other):
-  assert (digest(f'x = {one}') == digest(f'x = {other}')) == (one == other)
+def test_different_numbers_have_different_fingerprints(first, second):
+  assert (digest(f'x = {first}') == digest(f'x = {second}')) == (first == second)
 
 
-def code(study, **run):
-  return Store('nowhere', KINDS).code(study, run)
+def fingerprints(study, **run):
+  return Store('nowhere', KINDS).cell_code_fingerprints(study, run)
 
 
-def test_a_cells_code_is_that_of_its_layer_and_task_and_of_nothing_else():
-  lstm = code('retention', layer='lstm', task='recall(length=16)')
-  attention = code('retention', layer='attention(positions=alibi)', task='recall(length=16)')
+def test_the_code_of_a_cell_includes_its_own_layer_and_task_only():
+  lstm = fingerprints('retention', layer='lstm', task='recall(length=16)')
+  attention = fingerprints(
+    'retention', layer='attention(positions=alibi)', task='recall(length=16)')
   assert {'baselines.recurrent', 'experiments.lab.tasks.recall', 'transformer.layer'} <= lstm.keys()
   assert 'experiments.lab.training.step' in lstm
   assert {'transformer.attention', 'transformer.positions'} <= attention.keys() - lstm.keys()
   assert 'baselines.recurrent' not in attention
   assert 'experiments.lab.tasks.parity' not in lstm
-  hybrid = code('retention', layer='interleave(attention, mamba(state_size=8))', task='parity')
+  hybrid = fingerprints(
+    'retention', layer='interleave(attention, mamba(state_size=8))', task='parity')
   assert {'baselines.state_space', 'baselines.hybrid', 'transformer.attention'} <= hybrid.keys()
 
 
-@pytest.mark.parametrize('name', LOADED)
-def test_no_table_no_claim_and_no_flag_is_code_of_a_cell(name):
-  """What decides no number makes no record stale."""
-  for kind in LOADED[name].kinds:
-    modules = source.code(kind.cells, {'layer': 'lstm', 'task': 'recall', 'what': 'lstm'})
-    assert kind.cells[0] in modules
+@pytest.mark.parametrize('name', LOADED_STUDIES)
+def test_the_code_of_a_cell_includes_no_tables_claims_or_flags(name):
+  """Modules that affect no number must not make records stale."""
+  run = {'layer': 'lstm', 'task': 'recall', 'benchmark': 'lstm'}
+  for kind in LOADED_STUDIES[name].kinds:
+    modules = source.code_fingerprints(kind.modules, run)
+    assert kind.modules[0] in modules
     for module in modules:
-      assert not module.startswith(tuple(f'experiments.lab.{room}.' for room in (
+      assert not module.startswith(tuple(f'experiments.lab.{package}.' for package in (
         'results', 'launch', 'evidence', 'weights')))
       assert module.rpartition('.')[2] not in ('study', 'claims', 'tables', '__main__', '__init__')
 
 
-def test_what_a_cell_imports_is_followed_to_the_end():
-  """But for catalogues, and for what decides no number."""
-  reached = source.reached_from('experiments.complexity.counting')
-  for module in reached:
-    left_out = source.imports_of(module) - reached
-    assert not [other for other in left_out if source.decides(other)]
-  assert {'experiments.complexity.paths', 'experiments.lab.measure.primitives'} <= reached
+def test_the_imports_of_a_cell_are_followed_recursively():
+  """Only catalogues and modules that affect no number may be left out."""
+  relevant = source.relevant_imports('experiments.complexity.layer_counts')
+  for module in relevant:
+    left_out = source.imported_modules(module) - relevant
+    assert not [imported for imported in left_out if source.affects_numbers(imported)]
+  assert {'experiments.complexity.path_length', 'experiments.lab.measure.primitives'} <= relevant
 
 
-def test_records_of_other_code_are_kept_but_not_current(tmp_path, monkeypatch):
+def test_records_of_different_code_are_kept_but_are_not_current(tmp_path, monkeypatch):
   store = Store(tmp_path, KINDS)
-  both = [records.trained(layer, 'recall', 20, (0.5, 0.6)) for layer in ('lstm', 'attention')]
-  first, other = map(store.write, both)
-  records.edited(monkeypatch, 'baselines.recurrent')
-  assert store.read('retention', first['run']) is None
-  assert store.records() == [other]
-  assert store.everything() == sorted([first, other], key=lambda record: record['run']['layer'])
-  second = store.write(both[0])
-  assert second['code'] != first['code']
-  assert len(store.everything()) == 3 and len(store.records()) == 2
+  lstm_and_attention = [
+    records.training_record(layer, 'recall', 20, (0.5, 0.6)) for layer in ('lstm', 'attention')]
+  lstm, attention = map(store.write, lstm_and_attention)
+  records.simulate_edits(monkeypatch, 'baselines.recurrent')
+  assert store.read('retention', lstm['run']) is None
+  assert store.records() == [attention]
+  assert store.all_records() == sorted(
+    [lstm, attention], key=lambda record: record['run']['layer'])
+  edited_lstm = store.write(lstm_and_attention[0])
+  assert edited_lstm['code'] != lstm['code']
+  assert len(store.all_records()) == 3 and len(store.records()) == 2
   monkeypatch.undo()
-  assert store.read('retention', first['run']) == first, 'with its code a record is current again'
+  assert store.read('retention', lstm['run']) == lstm, 'the record is current again with its code'
 
 
-def test_what_is_imported_is_found_wherever_it_stands(monkeypatch):
+def test_imports_are_found_at_the_top_and_inside_functions(monkeypatch):
   tree = ast.parse('''
-from baselines.recurrent import LSTM as made
+from baselines.recurrent import LSTM as layer
 import experiments.lab.atomic
 
-def later():
-  from baselines.mamba2 import Mamba2 as made
+def function():
+  from baselines.mamba2 import Mamba2 as layer
   from transformer import attention
-  return made, attention
+  return layer, attention
 ''')
-  monkeypatch.setattr(source, 'tree_of', lambda module: tree)
-  source.imports_of.cache_clear()
-  assert source.imports_of('made up') == {
+  monkeypatch.setattr(source, 'syntax_tree', lambda module: tree)
+  source.imported_modules.cache_clear()
+  assert source.imported_modules('a module') == {
     'baselines.recurrent', 'baselines.mamba2', 'experiments.lab.atomic', 'transformer.attention'}
-  source.imports_of.cache_clear()
+  source.imported_modules.cache_clear()
 
 
-def test_what_is_edited_after_a_command_began_is_not_its_code(tmp_path, monkeypatch):
-  file = tmp_path / 'made.py'
+def test_edits_after_the_first_read_do_not_change_the_source(tmp_path, monkeypatch):
+  file = tmp_path / 'module.py'
   file.write_text('RATE = 0.5')
-  monkeypatch.setattr(source, 'path_of', lambda module: file)
-  source.text_of.cache_clear()
-  before = source.text_of('made')
+  monkeypatch.setattr(source, 'source_path', lambda module: file)
+  source.source_bytes.cache_clear()
+  before = source.source_bytes('module')
   file.write_text('RATE = 0.25')
-  assert source.text_of('made') == before
-  source.text_of.cache_clear()
-  assert source.text_of('made') != before
-  source.text_of.cache_clear()
+  assert source.source_bytes('module') == before
+  source.source_bytes.cache_clear()
+  assert source.source_bytes('module') != before
+  source.source_bytes.cache_clear()
 
 
-def test_a_command_keeps_the_sources_before_it_loads_what_makes_numbers():
+def test_a_command_caches_the_sources_before_it_imports_code_that_computes_numbers():
   with (
-    mock.patch.object(source, 'keep', side_effect=SystemExit(7)),
-    mock.patch.object(importlib, 'import_module') as loaded,
+    mock.patch.object(source, 'cache_all_sources', side_effect=SystemExit(7)),
+    mock.patch.object(importlib, 'import_module') as import_module,
   ):
-    assert command.run(retention, '--preset=smoke').code == 7
-  loaded.assert_not_called()
+    assert command.run_command(retention, '--preset=smoke').code == 7
+  import_module.assert_not_called()
 
 
-@pytest.mark.parametrize('name', source.catalogue('CONTESTS'))
-def test_a_contest_is_made_of_what_it_imports(name):
-  """Its run has no spec; one that it parsed would name modules that are not in its code."""
-  module, _ = source.catalogue('CONTESTS')[name]
-  assert 'experiments.lab.cells.spec' not in source.imports_of(module)
-  for node in ast.walk(source.tree_of(module)):
-    if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'resolve':
-      assert len(node.args) == 3, 'its layer and its task are given'
+@pytest.mark.parametrize('name', source.catalogue_entries('BENCHMARKS'))
+def test_a_benchmark_depends_on_the_modules_that_it_imports(name):
+  """A benchmark must not parse a spec, since its code would not include the named modules."""
+  module, _ = source.catalogue_entries('BENCHMARKS')[name]
+  assert 'experiments.lab.cells.spec' not in source.imported_modules(module)
+  for node in ast.walk(source.syntax_tree(module)):
+    if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'create_experiment':
+      assert len(node.args) == 3, 'the layer and the task must be given'
 
 
-def test_records_that_were_matched_to_different_budgets_are_named(tmp_path):
-  made = [records.trained(layer, 'recall', 20, (0.5, 0.6)) for layer in ('lstm', 'attention')]
-  records.stored(tmp_path, made)
-  assert stored(tmp_path)[1] == []
+def test_records_that_were_matched_to_different_budgets_are_reported(tmp_path):
+  made = [
+    records.training_record(layer, 'recall', 20, (0.5, 0.6)) for layer in ('lstm', 'attention')]
+  records.store_records(tmp_path, made)
+  assert load_current_records(tmp_path)[1] == []
   made[1]['result']['budget'] += 1
-  records.stored(tmp_path, made)
-  (note,) = stored(tmp_path)[1]
-  assert 'different budgets of parameters, 1000 and 1001' in note.text
+  records.store_records(tmp_path, made)
+  (note,) = load_current_records(tmp_path)[1]
+  assert 'different parameter budgets 1000 and 1001' in note.text

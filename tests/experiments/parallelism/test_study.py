@@ -1,4 +1,4 @@
-"""The study of time against length: what it asks for, stores, survives and shows."""
+"""Tests of the parallelism study, of its cells, stored points, retries and tables."""
 
 import json
 import pathlib
@@ -9,17 +9,17 @@ import jax
 import pytest
 
 from experiments.claims import rule
-from experiments.claims.stored import KINDS
+from experiments.claims.current_records import KINDS
 from experiments.lab.cells import timing
 from experiments.lab.cells.cell import Cell, Outcome
 from experiments.lab.errors import BadInput
-from experiments.lab.launch.grid import launch
+from experiments.lab.launch.grid import run_cells
 from experiments.lab.measure import memory
 from experiments.lab.results import times
 from experiments.lab.results.store import Store
-from experiments.parallelism.cells import check
+from experiments.parallelism.cells import check_batch_sizes
 from experiments.parallelism.study import STUDY as parallelism
-from experiments.parallelism.tables import VIEWS
+from experiments.parallelism.tables import METRICS
 from tests.support import records
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -41,157 +41,163 @@ RUN = {
 }
 
 
-def measured(folder, timeout=100.0, **changes):
-  """The record of one repetition."""
+def measure_repetition(folder, timeout=100.0, **changes):
+  """Runs one cell and returns its record."""
   cell = Cell(parallelism.name, RUN | {'seed': 0} | changes, 'repetition')
-  return launch([cell], timing.time_cell(timeout), Store(folder, KINDS))[0]
+  return run_cells([cell], timing.timing_executor(timeout), Store(folder, KINDS))[0]
 
 
 @pytest.fixture(scope='module')
-def roomy(tmp_path_factory):
-  return measured(tmp_path_factory.mktemp('roomy'))
+def complete_record(tmp_path_factory):
+  return measure_repetition(tmp_path_factory.mktemp('roomy'))
 
 
 @pytest.fixture(scope='module')
-def tight(tmp_path_factory, roomy):
-  """On a machine that has not the memory to train attention at the longest length."""
-  room = point(roomy, ATTENTION, LONG, 'train')['bytes']
+def short_memory_record(tmp_path_factory, complete_record):
+  """Record of a machine with too little memory to train attention at the longest length."""
+  memory_limit = find_point(complete_record, ATTENTION, LONG, 'train')['bytes']
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(memory, 'available', lambda: room)
-    return measured(tmp_path_factory.mktemp('tight'), seed=1)
+    patch.setattr(memory, 'available_bytes', lambda: memory_limit)
+    return measure_repetition(tmp_path_factory.mktemp('tight'), seed=1)
 
 
-def point(record, layer, length, quantity):
-  """What was measured of a layer, doing one thing, at a length."""
-  return next(p for p in times.points(record, layer, quantity) if p['length'] == length)
+def find_point(record, layer, length, quantity):
+  """Returns the measured point of a layer, a quantity and a length."""
+  return next(p for p in times.layer_measurements(record, layer, quantity) if p['length'] == length)
 
 
-def test_every_point_is_timed_in_every_round(roomy):
-  assert roomy['status'] == 'finished'
+def test_every_point_is_timed_in_every_round(complete_record):
+  assert complete_record['status'] == 'finished'
   kinds = len(LENGTHS) * len(timing.QUANTITIES) + 1  # and the repeated step
-  assert len(roomy['result']['points']) == len(LAYERS) * kinds
+  assert len(complete_record['result']['points']) == len(LAYERS) * kinds
   for layer in LAYERS:
     for quantity in timing.QUANTITIES:
-      found = times.per_token(roomy, layer, quantity)
-      assert list(found) == list(LENGTHS)
-      assert all(len(seconds) == RUN['rounds'] and min(seconds) > 0 for seconds in found.values())
-    again = times.per_token(roomy, layer, 'repeat')
-    assert {length: len(seconds) for length, seconds in again.items()} == {
+      by_length = times.seconds_per_token(complete_record, layer, quantity)
+      assert list(by_length) == list(LENGTHS)
+      assert all(
+        len(seconds) == RUN['rounds'] and min(seconds) > 0 for seconds in by_length.values())
+    repeated_step = times.seconds_per_token(complete_record, layer, 'repeat')
+    assert {length: len(seconds) for length, seconds in repeated_step.items()} == {
       min(LENGTHS): RUN['rounds']}
-  per_call = point(roomy, RECURRENT, LONG, 'generate')
+  per_call = find_point(complete_record, RECURRENT, LONG, 'generate')
   assert per_call['tokens'] == RUN['sequences'] * RUN['generated']
 
 
-def test_only_attention_remembers_more_the_more_it_has_read(roomy):
-  def grown(layer, quantity):
-    short, long = (point(roomy, layer, length, quantity)['bytes'] for length in LENGTHS)
+def test_only_the_state_of_attention_grows_with_the_position(complete_record):
+  def byte_growth(layer, quantity):
+    short, long = (
+      find_point(complete_record, layer, length, quantity)['bytes'] for length in LENGTHS)
     return long / short
 
-  room = [length + RUN['generated'] for length in LENGTHS]
-  assert grown(ATTENTION, 'generate') == pytest.approx(room[1] / room[0], rel=0.1)
-  assert grown(RECURRENT, 'generate') == 1
-  assert grown(ATTENTION, 'train') > 1.5
-  assert grown(RECURRENT, 'train') < 1.1
+  capacities = [length + RUN['generated'] for length in LENGTHS]
+  assert byte_growth(ATTENTION, 'generate') == pytest.approx(capacities[1] / capacities[0], rel=0.1)
+  assert byte_growth(RECURRENT, 'generate') == 1
+  assert byte_growth(ATTENTION, 'train') > 1.5
+  assert byte_growth(RECURRENT, 'train') < 1.1
 
 
-def test_out_of_memory_is_a_point_and_the_other_points_are_measured(tight):
-  assert tight['status'] == 'finished'
-  missing = [p for p in tight['result']['points'] if p['status'] != 'finished']
+def test_a_point_out_of_memory_does_not_stop_the_other_points(short_memory_record):
+  assert short_memory_record['status'] == 'finished'
+  missing = [p for p in short_memory_record['result']['points'] if p['status'] != 'finished']
   assert [(p['layer'], p['length'], p['quantity']) for p in missing] == [(ATTENTION, LONG, 'train')]
   assert missing[0]['status'] == 'out of memory' and 'MiB' in missing[0]['reason']
-  assert list(times.per_token(tight, ATTENTION, 'train')) == [SHORT]
-  assert list(times.per_token(tight, RECURRENT, 'train')) == list(LENGTHS)
+  assert list(times.seconds_per_token(short_memory_record, ATTENTION, 'train')) == [SHORT]
+  assert list(times.seconds_per_token(short_memory_record, RECURRENT, 'train')) == list(LENGTHS)
 
 
-def test_only_short_memory_is_excused():
-  fresh = timing.Point(RECURRENT, 4, 'train', 8)
-  assert not fresh.excused(ValueError('out of memory'))
-  assert not fresh.excused(jax.errors.JaxRuntimeError('INTERNAL: no such thing'))
-  assert (fresh.status, fresh.reason) == ('timeout', '')
-  assert fresh.excused(jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: 9 bytes\nat length'))
-  assert (fresh.status, fresh.reason) == ('out of memory', 'RESOURCE_EXHAUSTED: 9 bytes')
+def test_only_memory_errors_are_valid_results():
+  untimed = timing.Point(RECURRENT, 4, 'train', 8)
+  assert not untimed.record_if_out_of_memory(ValueError('out of memory'))
+  assert not untimed.record_if_out_of_memory(jax.errors.JaxRuntimeError('INTERNAL: no such thing'))
+  assert (untimed.status, untimed.reason) == ('timeout', '')
+  error = jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: 9 bytes\nat length')
+  assert untimed.record_if_out_of_memory(error)
+  assert (untimed.status, untimed.reason) == ('out of memory', 'RESOURCE_EXHAUSTED: 9 bytes')
 
 
-def test_a_timeout_keeps_what_there_is(tmp_path):
-  record = measured(tmp_path, timeout=0.0)
+def test_a_timeout_is_stored_with_its_points(tmp_path):
+  record = measure_repetition(tmp_path, timeout=0.0)
   assert record['status'] == 'timeout' and record['reason']
   assert {p['status'] for p in record['result']['points']} == {'timeout'}
   tables, _ = parallelism.report([record])
   assert all(value is None for row in tables[0].rows for value in row[1:])
 
 
-def repeated(seed, repeat):
-  """A repetition whose first steps take so many times as long when they are measured again."""
-  return records.timed(seed, ('attention', 'lstm'), (64, 256), lambda *_: 1.0, repeat=repeat)
+def record_with_drift(seed, repeat):
+  """Returns a repetition whose repeated step takes `repeat` times as long as the first one."""
+  return records.timing_record(
+    seed, ('attention', 'lstm'), (64, 256), lambda *_: 1.0, repetition_factor=repeat)
 
 
-def control(store):
-  """What the control of steady times comes to."""
-  found = rule.judged(store.records())
-  return next(one for one in found if one.claim.name == 'repeat').verdict
+def repeat_verdict(store):
+  """Returns the verdict on the control that times are reproducible."""
+  verdicts = rule.evaluate_controls(store.records())
+  return next(finding for finding in verdicts if finding.claim.name == 'repeat').verdict
 
 
 @pytest.mark.parametrize('repeat', [2.0, 0.4])
-def test_retry_measures_again_what_did_not_repeat_until_the_control_holds(tmp_path, repeat):
-  noisy, steady = [repeated(0, repeat), repeated(1, repeat)], repeated(2, 1.02)
-  store = records.stored(tmp_path, (*noisy, steady))
-  assert [times.settled(record) for record in (*noisy, steady)] == [False, False, True]
-  assert control(store) != 'supported'
+def test_retry_repeats_unsteady_cells_until_the_control_holds(tmp_path, repeat):
+  noisy = [record_with_drift(0, repeat), record_with_drift(1, repeat)]
+  steady = record_with_drift(2, 1.02)
+  store = records.store_records(tmp_path, (*noisy, steady))
+  assert [times.is_finished_and_repeatable(record) for record in (*noisy, steady)] == [
+    False, False, True]
+  assert repeat_verdict(store) != 'supported'
   cells = [Cell(parallelism.name, record['run'], '') for record in (*noisy, steady)]
-  again = []
+  repeated_seeds = []
 
   def measure(cell, report):
-    again.append(cell.run['seed'])
-    return Outcome(repeated(cell.run['seed'], 1.01)['result'])
+    repeated_seeds.append(cell.run['seed'])
+    return Outcome(record_with_drift(cell.run['seed'], 1.01)['result'])
 
-  launch(cells, measure, store)
-  assert again == []
-  launch(cells, measure, store, retry=True)
-  assert again == [0, 1] and control(store) == 'supported'
-  launch(cells, measure, store, retry=True)
-  assert again == [0, 1]
-
-
-def test_a_cell_that_did_not_finish_or_has_no_times_is_not_asked_whether_they_repeat():
-  steady = repeated(0, 1.02)
-  assert times.settled(steady)
-  assert not times.settled(steady | {'status': 'timeout', 'result': {}})
-  assert times.settled({'status': 'finished', 'run': {'n': 0}, 'result': {}})
+  run_cells(cells, measure, store)
+  assert repeated_seeds == []
+  run_cells(cells, measure, store, retry=True)
+  assert repeated_seeds == [0, 1] and repeat_verdict(store) == 'supported'
+  run_cells(cells, measure, store, retry=True)
+  assert repeated_seeds == [0, 1]
 
 
-def test_tables_show_a_dash_where_memory_was_short(tight):
-  tables, panels = parallelism.report([tight])
-  assert len(tables) == len(panels) == len(VIEWS)
-  training, forward, bytes_held, generation = tables
+def test_only_finished_cells_with_times_are_checked_for_drift():
+  steady = record_with_drift(0, 1.02)
+  assert times.is_finished_and_repeatable(steady)
+  assert not times.is_finished_and_repeatable(steady | {'status': 'timeout', 'result': {}})
+  assert times.is_finished_and_repeatable({'status': 'finished', 'run': {'n': 0}, 'result': {}})
+
+
+def test_tables_show_a_dash_for_points_out_of_memory(short_memory_record):
+  tables, panels = parallelism.report([short_memory_record])
+  assert len(tables) == len(panels) == len(METRICS)
+  training, forward, planned_memory, generation = tables
   assert training.columns == ('layer', '4', '256', '256 / 4')
   layer, short, longest, ratio = training.rows[0]
   assert layer == ATTENTION and short.count == RUN['rounds'] and longest is ratio is None
   assert f'Out of memory: {ATTENTION} at {LONG}' in training.caption
-  for table in (forward, bytes_held, generation):
+  for table in (forward, planned_memory, generation):
     assert all(value is not None for row in table.rows for value in row)
-    assert 'Out of memory' not in table.caption or table is bytes_held
+    assert 'Out of memory' not in table.caption or table is planned_memory
   assert [x for x, _ in panels[0].series[ATTENTION]] == [SHORT]
   assert '–' in training.text() and RUN['device'] in training.text()
 
 
-def test_repetitions_are_pooled_and_devices_are_not(roomy, tight):
-  tables, _ = parallelism.report([roomy, tight])
-  assert len(tables) == len(VIEWS)
+def test_repetitions_are_pooled_but_devices_are_not(complete_record, short_memory_record):
+  tables, _ = parallelism.report([complete_record, short_memory_record])
+  assert len(tables) == len(METRICS)
   (_, short, longest, ratio), *_ = tables[0].rows
   assert (short.count, longest.count, ratio.count) == (6, 3, 3)
   pooled = sorted(
-    1e6 * s for record in (roomy, tight)
-    for s in times.per_token(record, ATTENTION, 'train')[SHORT]
+    1e6 * s for record in (complete_record, short_memory_record)
+    for s in times.seconds_per_token(record, ATTENTION, 'train')[SHORT]
   )
-  assert short.mean == pytest.approx((pooled[2] + pooled[3]) / 2)
+  assert short.estimate == pytest.approx((pooled[2] + pooled[3]) / 2)
 
-  elsewhere = roomy | {'run': roomy['run'] | {'device': 'another'}}
-  tables, panels = parallelism.report([roomy, elsewhere])
-  assert len({table.title for table in tables}) == len(tables) == 2 * len(VIEWS)
+  elsewhere = complete_record | {'run': complete_record['run'] | {'device': 'another'}}
+  tables, panels = parallelism.report([complete_record, elsewhere])
+  assert len({table.title for table in tables}) == len(tables) == 2 * len(METRICS)
   assert len({panel.title for panel in panels}) == len(panels)
 
 
-def test_no_records_make_no_tables():
+def test_a_report_of_no_records_is_empty():
   assert parallelism.report([]) == ([], [])
 
 
@@ -204,14 +210,14 @@ def test_no_records_make_no_tables():
   ({'tokens': 2**17, 'lengths': [2**17]}, 'length'),
   ({'lengths': [1]}, 'length'),
 ])
-def test_sizes_that_make_no_batches_are_refused(changes, message):
-  with pytest.raises(BadInput, match=message) as found:
-    check(RUN | changes)
-  assert '\n' not in str(found.value)
+def test_sizes_that_form_no_batch_are_refused(changes, message):
+  with pytest.raises(BadInput, match=message) as error:
+    check_batch_sizes(RUN | changes)
+  assert '\n' not in str(error.value)
 
 
-def command(*arguments):
-  """The study in a process of its own."""
+def run_study_process(*arguments):
+  """Runs the study in a separate process."""
   return subprocess.run(
     [sys.executable, '-m', 'experiments.parallelism', *arguments],
     cwd=ROOT, capture_output=True, text=True, timeout=100,
@@ -223,23 +229,23 @@ def command(*arguments):
   ('--batch_size=4',),
 ])
 def test_bad_input_exits_with_2_and_one_line(tmp_path, arguments):
-  found = command('--preset=smoke', f'--runs={tmp_path}', '--cache=', *arguments)
-  assert found.returncode == 2 and found.stdout == ''
-  assert len(found.stderr.splitlines()) == 1 and arguments[0].partition('=')[0] in found.stderr
+  done = run_study_process('--preset=smoke', f'--runs={tmp_path}', '--cache=', *arguments)
+  assert done.returncode == 2 and done.stdout == ''
+  assert len(done.stderr.splitlines()) == 1 and arguments[0].partition('=')[0] in done.stderr
   assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.slow
-def test_the_smoke_preset_is_stored_and_not_measured_again(tmp_path):
+def test_the_smoke_preset_is_stored_and_then_skipped(tmp_path):
   arguments = ('--preset=smoke', f'--runs={tmp_path}', f'--cache={tmp_path / "programs"}')
-  first = command(*arguments)
+  first = run_study_process(*arguments)
   assert first.returncode == 0, first.stderr
   cells = sorted((tmp_path / 'cells').iterdir())
   assert [json.loads(cell.read_text())['status'] for cell in cells] == ['finished'] * 2
   stamps = [cell.stat().st_mtime_ns for cell in cells]
-  again = command(*arguments)
-  assert (again.returncode, again.stdout) == (0, first.stdout)
+  second = run_study_process(*arguments)
+  assert (second.returncode, second.stdout) == (0, first.stdout)
   assert [cell.stat().st_mtime_ns for cell in cells] == stamps
-  for view in VIEWS:
-    assert view.title in first.stdout
-  assert len(list((tmp_path / 'parallelism').glob('*.csv'))) == len(VIEWS)
+  for metric in METRICS:
+    assert metric.title in first.stdout
+  assert len(list((tmp_path / 'parallelism').glob('*.csv'))) == len(METRICS)

@@ -1,4 +1,4 @@
-"""The report: one page that needs nothing else, opens with the verdicts, and shows every study."""
+"""The report page, which is self-contained, begins with the verdicts and has every study."""
 
 import base64
 import html.parser
@@ -9,28 +9,28 @@ import sys
 
 import pytest
 
-from experiments import STUDIES, load
-from experiments.claims.stated import CLAIMS
+from experiments import STUDIES, load_study
+from experiments.claims.registry import CLAIMS
 from experiments.report import __main__ as report
-from tests.support import command, records, world
+from tests.support import command, records, study_records
 
 ROOT = pathlib.Path(__file__).parents[3]
 PNG = b'\x89PNG\r\n\x1a\n'
-VOID = {'area', 'base', 'br', 'col', 'hr', 'img', 'input', 'link', 'meta', 'source', 'wbr'}
+VOID_ELEMENTS = {'area', 'base', 'br', 'col', 'hr', 'img', 'input', 'link', 'meta', 'source', 'wbr'}
 
 
-class Page(html.parser.HTMLParser):
-  """What a browser would read of a page: its tags, its texts, in their order."""
+class ParsedPage(html.parser.HTMLParser):
+  """The tags and texts of an HTML page in their order."""
 
   def __init__(self, text):
     super().__init__()
-    self.text, self.tags, self.said, self.open, self.unclosed = text, [], [], [], []
+    self.text, self.tags, self.texts, self.open, self.unclosed = text, [], [], [], []
     self.feed(text)
     self.close()
 
   def handle_starttag(self, tag, attributes):
     self.tags.append((tag, dict(attributes)))
-    if tag not in VOID:
+    if tag not in VOID_ELEMENTS:
       self.open.append(tag)
 
   def handle_endtag(self, tag):
@@ -39,48 +39,50 @@ class Page(html.parser.HTMLParser):
 
   def handle_data(self, data):
     if data.strip():
-      self.said.append((self.open[-1] if self.open else '', ' '.join(data.split())))
+      self.texts.append((self.open[-1] if self.open else '', ' '.join(data.split())))
 
-  def values(self, name):
+  def attribute_values(self, name):
     return [attributes[name] for _, attributes in self.tags if attributes.get(name) is not None]
 
-  def at(self, text, tag=None):
-    """Where a text stands among all texts."""
-    return next(i for i, (where, said) in enumerate(self.said)
-                if said == text and tag in (None, where))
+  def index_of_text(self, text, tag=None):
+    """Returns the position of a text among all texts, in an element of the given tag."""
+    return next(i for i, (element, content) in enumerate(self.texts)
+                if content == text and tag in (None, element))
 
 
-def stored(folder, made):
-  records.stored(folder, made)
+def store_in_folder(folder, new_records):
+  records.store_records(folder, new_records)
   return folder
 
 
 @pytest.fixture(scope='module')
-def reported(tmp_path_factory):
-  """A folder with records of every study, and the report on it."""
+def report_folder_and_result(tmp_path_factory):
+  """Returns a folder with records of every study and the result of the report command."""
   lengths = [{'batch': 1, 'length': length, 'heads': 4, 'head_width': 32} for length in (64, 128)]
-  made = [*world.world(), *(records.contested(sizes=sizes) for sizes in lengths)]
-  runs = stored(tmp_path_factory.mktemp('report') / 'runs', made)
-  return runs, command.run(report, f'--runs={runs}')
+  benchmarks = [records.benchmark_record(sizes=sizes) for sizes in lengths]
+  runs = store_in_folder(
+    tmp_path_factory.mktemp('report') / 'runs',
+    [*study_records.records_of_all_studies(), *benchmarks])
+  return runs, command.run_command(report, f'--runs={runs}')
 
 
 @pytest.fixture(scope='module')
-def page(reported):
-  return Page((reported[0] / 'report.html').read_text())
+def page(report_folder_and_result):
+  return ParsedPage((report_folder_and_result[0] / 'report.html').read_text())
 
 
-def test_the_report_is_one_file_beside_its_tables(reported):
-  runs, done = reported
-  assert (done.code, done.err) == (0, '')
-  assert f'report: {runs / "report.html"}' in done.out.splitlines()
+def test_the_report_is_one_file_with_a_folder_of_tables(report_folder_and_result):
+  runs, result = report_folder_and_result
+  assert (result.code, result.err) == (0, '')
+  assert f'report: {runs / "report.html"}' in result.out.splitlines()
   assert {path.name for path in runs.iterdir()} == {'cells', 'report', 'report.html'}
 
 
-def test_the_page_needs_nothing_but_itself(page):
+def test_the_page_is_self_contained(page):
   assert page.unclosed == page.open == []
-  for address in page.values('src') + page.values('srcset'):
+  for address in page.attribute_values('src') + page.attribute_values('srcset'):
     assert address.startswith('data:')
-  for address in page.values('href'):
+  for address in page.attribute_values('href'):
     assert address.startswith(('#', 'data:'))
   tags = [tag for tag, _ in page.tags]
   assert not {'script', 'iframe', 'object', 'embed', 'base', 'form'} & set(tags)
@@ -91,14 +93,14 @@ def test_the_page_needs_nothing_but_itself(page):
   assert '@import' not in style and '@font-face' not in style and 'url(' not in style
 
 
-def test_every_link_leads_somewhere_and_every_place_has_one_name(page):
-  names = page.values('id')
+def test_every_link_has_a_target_and_ids_are_unique(page):
+  names = page.attribute_values('id')
   assert len(set(names)) == len(names)
-  links = [address[1:] for address in page.values('href') if address.startswith('#')]
+  links = [address[1:] for address in page.attribute_values('href') if address.startswith('#')]
   assert links and set(links) <= set(names)
 
 
-def test_every_picture_is_in_the_page_and_is_described(page):
+def test_every_image_is_embedded_and_has_a_text_alternative(page):
   pictures = [attributes for tag, attributes in page.tags if tag == 'img']
   assert len(pictures) == len(STUDIES)
   for picture in pictures:
@@ -107,109 +109,112 @@ def test_every_picture_is_in_the_page_and_is_described(page):
     assert picture['alt']
 
 
-def test_the_verdicts_come_first_then_each_study_then_where_it_comes_from(page):
-  first = min(page.at(claim.statement, 'td') for claim in CLAIMS)
-  last = max(page.at(claim.statement, 'td') for claim in CLAIMS)
-  headings = [load(name).question.partition('\n')[0] for name in STUDIES]
-  places = [page.at(text, 'h2') for text in [*headings, 'Where these numbers come from']]
-  order = [page.at(report.TITLE, 'h1'), first, last, *places]
+def test_the_page_has_verdicts_then_studies_then_provenance(page):
+  first = min(page.index_of_text(claim.statement, 'td') for claim in CLAIMS)
+  last = max(page.index_of_text(claim.statement, 'td') for claim in CLAIMS)
+  headings = [load_study(name).question.partition('\n')[0] for name in STUDIES]
+  sections = [page.index_of_text(text, 'h2') for text in [*headings, 'Provenance']]
+  order = [page.index_of_text(report.TITLE, 'h1'), first, last, *sections]
   assert order == sorted(order)
-  assert not [said for tag, said in page.said[:first] if tag == 'h2']
+  assert not [text for tag, text in page.texts[:first] if tag == 'h2']
 
 
-def test_the_scoreboard_has_every_claim_with_its_verdict(page):
+def test_the_table_of_verdicts_has_every_claim(page):
   statements = [claim.statement for claim in CLAIMS]
-  rows = [said for tag, said in page.said if tag == 'td' and said in statements]
+  rows = [text for tag, text in page.texts if tag == 'td' and text in statements]
   assert rows == statements
-  said = [words for _, words in page.said[: page.at(statements[-1]) + 8]]
-  assert said.count('supported') == len(statements) + 1  # each row's badge, and the count of them
+  texts = [text for _, text in page.texts[: page.index_of_text(statements[-1]) + 8]]
+  # The word is in each row and beside the number of supported claims.
+  assert texts.count('supported') == len(statements) + 1
 
 
-def test_every_layer_and_question_of_the_records_is_on_the_page(page):
-  said = {words for _, words in page.said}
-  for record in world.world():
+def test_every_layer_and_task_is_on_the_page(page):
+  texts = {text for _, text in page.texts}
+  for record in study_records.records_of_all_studies():
     if record['study'] == 'retention':
       result = record['result']
-      assert {record['run']['layer'], f'{result["title"]} {result["distance"]}'} <= said
+      assert {record['run']['layer'], f'{result["title"]} {result["distance"]}'} <= texts
 
 
-def test_the_page_says_how_to_make_it_again(reported, page):
+def test_the_page_has_the_commands_that_reproduce_it(report_folder_and_result, page):
   for name in (*STUDIES, 'report'):
-    assert f'python -m experiments.{name} --runs={reported[0]}' in page.text
+    assert f'python -m experiments.{name} --runs={report_folder_and_result[0]}' in page.text
 
 
-def few():
-  """Records of one study: pages of all of them take their time."""
-  return [record for record in world.world() if record['study'] == 'retention']
+def retention_records():
+  """Returns the records of a single study, because pages of all studies are slow."""
+  return [
+    record for record in study_records.records_of_all_studies() if record['study'] == 'retention']
 
 
-def test_broken_controls_are_named_on_the_scoreboard(tmp_path):
-  made = few()
-  for record in made:
-    record['result']['controls']['guess'] = 0.9
-  runs = stored(tmp_path, made)
-  done = command.run(report, f'--runs={runs}', '--title=<b>1 & 2</b>')
-  assert done.code == 0
-  page = Page((runs / 'report.html').read_text())
-  void = sum(claim.study == 'retention' for claim in CLAIMS)
-  assert sum('control failed: guess' in words for tag, words in page.said if tag == 'span') == void
-  assert page.at('<b>1 & 2</b>', 'h1') and ('b', '1 & 2') not in page.said
+def test_the_table_of_verdicts_has_the_failed_controls(tmp_path):
+  broken = retention_records()
+  for record in broken:
+    record['result']['controls']['baseline'] = 0.9
+  runs = store_in_folder(tmp_path, broken)
+  result = command.run_command(report, f'--runs={runs}', '--title=<b>1 & 2</b>')
+  assert result.code == 0
+  page = ParsedPage((runs / 'report.html').read_text())
+  reasons = [text for tag, text in page.texts if tag == 'span' and 'control failed' in text]
+  assert len(reasons) == sum(claim.study == 'retention' for claim in CLAIMS)
+  assert all('control failed: baseline' in reason for reason in reasons)
+  assert page.index_of_text('<b>1 & 2</b>', 'h1') and ('b', '1 & 2') not in page.texts
 
 
-def test_unfinished_cells_are_reported_too(tmp_path):
-  failed = records.trained('lstm', 'recall', 20, (0.1, 0.2)) | {
+def test_unfinished_cells_are_on_the_page(tmp_path):
+  failed = records.training_record('lstm', 'recall', 20, (0.1, 0.2)) | {
     'status': 'out of memory', 'reason': '80 GB', 'result': {}}
-  runs = stored(tmp_path, [failed])
-  done = command.run(report, f'--runs={runs}')
-  assert (done.code, done.err) == (0, '')
-  page = Page((runs / 'report.html').read_text())
-  assert page.at('out of memory') and page.at('80 GB')
+  runs = store_in_folder(tmp_path, [failed])
+  result = command.run_command(report, f'--runs={runs}')
+  assert (result.code, result.err) == (0, '')
+  page = ParsedPage((runs / 'report.html').read_text())
+  assert page.index_of_text('out of memory') and page.index_of_text('80 GB')
   assert all(tag != 'img' for tag, _ in page.tags)
 
 
-def test_the_same_records_give_the_same_page(tmp_path):
-  runs = stored(tmp_path / 'runs', few())
-  assert command.run(report, f'--runs={runs}').code == 0
+def test_equal_records_have_equal_pages(tmp_path):
+  runs = store_in_folder(tmp_path / 'runs', retention_records())
+  assert command.run_command(report, f'--runs={runs}').code == 0
   before = (runs / 'report.html').read_bytes()
-  assert command.run(report, f'--runs={runs}').code == 0
+  assert command.run_command(report, f'--runs={runs}').code == 0
   assert (runs / 'report.html').read_bytes() == before
 
 
-@pytest.mark.parametrize('make', [False, True], ids=['missing', 'empty'])
-def test_a_folder_without_records_is_one_line_that_says_what_to_run(tmp_path, make):
+@pytest.mark.parametrize('exists', [False, True], ids=['missing', 'empty'])
+def test_the_error_about_a_folder_without_records_has_a_command(tmp_path, exists):
   runs = tmp_path / 'runs'
-  if make:
+  if exists:
     runs.mkdir()
-  done = command.run(report, f'--runs={runs}')
-  assert (done.code, done.out) == (2, '')
-  (line,) = done.err.splitlines()
+  result = command.run_command(report, f'--runs={runs}')
+  assert (result.code, result.out) == (2, '')
+  (line,) = result.err.splitlines()
   assert f'no results in {runs}' in line and '-m experiments.retention' in line
-  assert list(tmp_path.rglob('*')) == ([runs] if make else [])
+  assert list(tmp_path.rglob('*')) == ([runs] if exists else [])
 
 
-def test_a_folder_in_the_place_of_the_page_is_one_line(tmp_path):
-  runs = stored(tmp_path / 'runs', few())
+def test_a_folder_with_the_name_of_the_page_is_a_one_line_error(tmp_path):
+  runs = store_in_folder(tmp_path / 'runs', retention_records())
   (runs / 'report.html').mkdir()
-  done = command.run(report, f'--runs={runs}')
-  (line,) = done.err.splitlines()
-  assert done.code == 2 and line.startswith(f'cannot use {runs / "report.html"}: it is a folder')
+  result = command.run_command(report, f'--runs={runs}')
+  (line,) = result.err.splitlines()
+  assert result.code == 2 and line.startswith(f'cannot use {runs / "report.html"}: it is a folder')
 
 
 @pytest.mark.parametrize('missing', ['jinja2', 'matplotlib'])
-def test_a_missing_library_is_one_line_that_says_what_to_install(tmp_path, missing):
-  runs = stored(tmp_path, few())
+def test_the_error_about_a_missing_library_has_the_install_command(tmp_path, missing):
+  runs = store_in_folder(tmp_path, retention_records())
   code = (
     'import sys\n'
     f'sys.modules[{missing!r}] = None\n'
     'from experiments.report import __main__ as report\n'
     'from experiments.lab.launch import flags\n'
-    'flags.main(report.main, report.define, report.__doc__)\n'
+    'flags.main(report.main, report.define_flags, report.__doc__)\n'
   )
-  done = subprocess.run(
+  process = subprocess.run(
     [sys.executable, '-c', code, f'--runs={runs}'],
     cwd=ROOT, capture_output=True, text=True, check=False,
   )
-  assert done.returncode == 2
-  (line,) = done.stderr.splitlines()
+  assert process.returncode == 2
+  (line,) = process.stderr.splitlines()
   assert "pip install -e '.[report]'" in line
   assert not (runs / 'report.html').exists()

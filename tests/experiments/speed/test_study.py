@@ -1,4 +1,4 @@
-"""The study of speed: rivals compute the same or are refused, times are paired, notes say why."""
+"""Tests of the speed study, its checks of equality, paired times, targets, and notes."""
 
 import functools
 import importlib
@@ -10,181 +10,189 @@ import jax.numpy as jnp
 import pytest
 
 from experiments.lab.cells.cell import Cell
-from experiments.lab.launch.grid import launch
+from experiments.lab.launch.grid import run_cells
 from experiments.lab.measure import memory
 from experiments.lab.results.store import Store
-from experiments.speed import contest, peak, pytorch, ratios
+from experiments.speed import benchmark, peak, pytorch, ratios
 from experiments.speed import study as speed
-from experiments.speed.comparison import title
-from experiments.speed.contest import LeftOut, Rival
-from experiments.speed.contests import CONTESTS
+from experiments.speed.benchmark import Alternative, Unavailable
+from experiments.speed.benchmarks import BENCHMARKS
+from experiments.speed.comparison import comparison_title
 from tests.support import command, records
 
 SMOKE = speed.PRESETS['smoke'].comparisons
-EVERY = [(one, preset) for preset in speed.PRESETS for one in speed.PRESETS[preset].comparisons]
-TRIED = {(one.what, 'steps' in one.sizes): one for one in SMOKE}  # the last of each kind
-del TRIED['decoder', False]  # costs as much as its loop, which makes the same steps
+ALL_COMPARISONS = [
+  (comparison, preset)
+  for preset in speed.PRESETS for comparison in speed.PRESETS[preset].comparisons]
+# The last comparison of each benchmark in `smoke`, separately with and without a loop of steps.
+SMALL = {
+  (comparison.benchmark, 'steps' in comparison.sizes): comparison for comparison in SMOKE}
+del SMALL['decoder', False]  # takes as long as the decoder's loop, which makes the same steps
+FAST = ('lstm', 'attention', 'generation')  # the other benchmarks are tested by `make slow`
 
 
-def label(one):
-  return title(one.what, one.sizes)
-
-
-QUICK = ('lstm', 'attention', 'generation')  # the others are tried by `make slow`
+def comparison_label(comparison):
+  return comparison_title(comparison.benchmark, comparison.sizes)
 
 
 @functools.cache
-def tiny(what, looped):
-  """The contest of a kind at the sizes of `smoke`."""
-  return CONTESTS[what](seed=1, **TRIED[what, looped].sizes)
+def small_benchmark(name, looped):
+  """Defines a benchmark at its sizes in the preset `smoke`."""
+  return BENCHMARKS[name](seed=1, **SMALL[name, looped].sizes)
 
 
-@pytest.mark.parametrize('what, looped', [
-  pytest.param(*one, marks=[] if one[0] in QUICK else [pytest.mark.slow]) for one in TRIED
+@pytest.mark.parametrize('name, looped', [
+  pytest.param(*key, marks=[] if key[0] in FAST else [pytest.mark.slow]) for key in SMALL
 ])
-def test_rivals_compute_what_ours_does(what, looped):
-  """Outputs, and gradients back in our layout; of PyTorch too, where it is installed."""
-  arena = tiny(what, looped)
-  ours = arena.contestants[contest.OURS]().results()
+def test_all_implementations_compute_the_same(name, looped):
+  """Compares outputs, and gradients in our layout, also with PyTorch if it is installed."""
+  implementations = small_benchmark(name, looped).implementations
+  ours = implementations[benchmark.OURS]().results()
   assert any(bool(jnp.any(leaf != 0)) for leaf in jax.tree.leaves(ours))
-  for name, make in arena.contestants.items():
-    if name.startswith('torch') and not pytorch.version():
+  for other_name, prepare in implementations.items():
+    if other_name.startswith('torch') and not pytorch.installed_version():
       continue
-    assert contest.compare(make().results(), ours) == '', name
+    assert benchmark.describe_result_mismatch(prepare().results(), ours) == '', other_name
 
 
-def test_pytorch_is_compared_where_it_is_installed():
+def test_installed_pytorch_is_loaded_in_the_stated_version():
   pytest.importorskip('torch')
-  assert pytorch.version() == pytorch.load().__version__
+  assert pytorch.installed_version() == pytorch.load_torch().__version__
 
 
-@pytest.mark.parametrize('one, preset', EVERY, ids=lambda x: x if isinstance(x, str) else label(x))
-def test_presets_say_what_contests_take_and_name_rivals_that_there_are(one, preset):
-  inspect.signature(CONTESTS[one.what]).bind(seed=0, **one.sizes)
-  looped = next(looped for what, looped in TRIED if what == one.what)
-  assert set(one.targets) <= set(tiny(one.what, looped).contestants)
-  assert all(0 < goal.aim < goal.must for goal in one.targets.values())
+@pytest.mark.parametrize(
+  'comparison, preset', ALL_COMPARISONS,
+  ids=lambda x: x if isinstance(x, str) else comparison_label(x))
+def test_presets_name_valid_sizes_and_existing_alternatives(comparison, preset):
+  inspect.signature(BENCHMARKS[comparison.benchmark]).bind(seed=0, **comparison.sizes)
+  looped = next(looped for name, looped in SMALL if name == comparison.benchmark)
+  assert set(comparison.targets) <= set(
+    small_benchmark(comparison.benchmark, looped).implementations)
+  assert all(0 < target.desired < target.required for target in comparison.targets.values())
 
 
-def line(seed, length):
-  """A contest of one number times a line, with rivals of every kind."""
+def line_benchmark(seed, length):
+  """Multiplies a vector by a number, with alternatives that succeed, differ, or fail."""
   x = jnp.arange(length, dtype=jnp.float32) + seed
 
   def scale(factor, x):
     return factor * x
 
-  def absent(*_):
-    raise LeftOut('it is not installed')
+  def raise_unavailable(*_):
+    raise Unavailable('it is not installed')
 
-  def large(*arguments):
-    return contest.in_jax((None, 0, 0), *arguments)._replace(plan=memory.MemoryUse(2**60, 0, 0))
+  def exceed_memory(*arguments):
+    implementation = benchmark.compile_jax_implementation((None, 0, 0), *arguments)
+    return implementation._replace(memory_plan=memory.MemoryUse(2**60, 0, 0))
 
-  return contest.contest(scale, (jnp.array(2.0), x), (None, 0, 0), {
-    'backwards': Rival(
+  return benchmark.make_benchmark(scale, (jnp.array(2.0), x), (None, 0, 0), {
+    'backwards': Alternative(
       lambda x, factor: factor * x, lambda f, x: (x[::-1], f), lambda y: y[::-1],
       batch_axes=(0, None, 0)),
-    'twice': Rival(lambda factor, x: 2 * factor * x),
-    'no gradient': Rival(lambda factor, x: factor * jax.lax.stop_gradient(x)),
-    'not a number': Rival(lambda factor, x: factor * x * jnp.nan),
-    'absent': Rival(scale, enter=absent),
-    'large': Rival(scale, enter=large),
-  }, work=1e3)
+    'twice': Alternative(lambda factor, x: 2 * factor * x),
+    'no gradient': Alternative(lambda factor, x: factor * jax.lax.stop_gradient(x)),
+    'not a number': Alternative(lambda factor, x: factor * x * jnp.nan),
+    'absent': Alternative(scale, prepare=raise_unavailable),
+    'large': Alternative(scale, prepare=exceed_memory),
+  }, matmul_flops=1e3)
 
 
-def measured(folder, contests=None, timeout=100.0, **changes):
-  """The record of one cell."""
-  execute = contest.time_cell(contests or {'line': line}, timeout)
-  cell = Cell('speed', records.CONTEST | changes, 'line')
-  return launch([cell], execute, Store(folder, {'speed': speed.STUDY.kinds}))[0]
+def measure_cell(folder, benchmarks=None, timeout=100.0, **changes):
+  """Runs one cell and returns its record."""
+  run_cell = benchmark.benchmark_runner(benchmarks or {'line': line_benchmark}, timeout)
+  cell = Cell('speed', records.BENCHMARK_RUN | changes, 'line')
+  return run_cells([cell], run_cell, Store(folder, {'speed': speed.STUDY.kinds}))[0]
 
 
 @pytest.fixture(scope='module')
-def record(tmp_path_factory):
-  return measured(tmp_path_factory.mktemp('speed'))
+def line_record(tmp_path_factory):
+  return measure_cell(tmp_path_factory.mktemp('speed'))
 
 
-def test_who_computes_something_else_is_refused_and_the_others_are_timed(record):
-  found = {one['name']: one for one in record['result']['contestants']}
-  assert {name: one['status'] for name, one in found.items()} == {
+def test_different_computations_fail_and_equal_ones_are_timed(line_record):
+  entries = {entry['name']: entry for entry in line_record['result']['implementations']}
+  assert {name: entry['status'] for name, entry in entries.items()} == {
     'ours': 'finished', 'backwards': 'finished', 'twice': 'failed', 'no gradient': 'failed',
     'not a number': 'failed', 'absent': 'left out', 'large': 'out of memory',
   }
-  assert 'its output' in found['twice']['reason'] and '1.0e+00' in found['twice']['reason']
-  assert 'its gradient[1]' in found['no gradient']['reason']
-  assert (record['status'], record['reason']) == ('failed', f'twice: {found["twice"]["reason"]}')
-  for name, one in found.items():
-    timed = {quantity: len(seconds) for quantity, seconds in one['seconds'].items()}
-    assert timed == (dict.fromkeys(('forward', 'gradient'), 3)
-                     if name in ('ours', 'backwards') else {})
-  assert [len(product['seconds']) for product in record['result']['peak']] == [3, 3]
-  assert record['result']['work'] == {'gradient': 3e3}
+  assert 'its output' in entries['twice']['reason'] and '1.0e+00' in entries['twice']['reason']
+  assert 'its gradient[1]' in entries['no gradient']['reason']
+  assert (line_record['status'], line_record['reason']) == (
+    'failed', f'twice: {entries["twice"]["reason"]}')
+  for name, entry in entries.items():
+    rounds = {quantity: len(seconds) for quantity, seconds in entry['seconds'].items()}
+    assert rounds == (dict.fromkeys(('forward', 'gradient'), 3)
+                      if name in ('ours', 'backwards') else {})
+  assert [len(product['seconds']) for product in line_record['result']['peak']] == [3, 3]
+  assert line_record['result']['matmul_flops'] == {'gradient': 3e3}
 
 
-def test_what_is_not_timed_is_compiled_for_its_memory(tmp_path):
-  found = measured(tmp_path, timed=False)
-  ours, *_ = found['result']['contestants']
-  assert found['status'] == 'finished' and found['result']['peak'] == []
+def test_untimed_comparisons_are_compiled_for_their_memory(tmp_path):
+  untimed = measure_cell(tmp_path, timed=False)
+  ours, *_ = untimed['result']['implementations']
+  assert untimed['status'] == 'finished' and untimed['result']['peak'] == []
   assert ours['bytes'] is not None and ours['seconds'] == {}
 
 
-def test_a_timeout_has_no_times(tmp_path):
-  found = measured(tmp_path, timeout=0.0, contests={
-    'line': lambda **_: contest.contest(jnp.sin, (jnp.ones(3),), (0, 0), {})})
-  assert (found['status'], found['reason']) == ('timeout', 'ours: no times')
+def test_a_timeout_stores_no_times(tmp_path):
+  expired = measure_cell(tmp_path, timeout=0.0, benchmarks={
+    'line': lambda **_: benchmark.make_benchmark(jnp.sin, (jnp.ones(3),), (0, 0), {})})
+  assert (expired['status'], expired['reason']) == ('timeout', 'ours: no round was timed')
 
 
-def test_steps_down_a_gradient_move_what_they_start_from():
+def test_gradient_descent_steps_change_all_arguments():
   start = jnp.full(3, 2.0), jnp.arange(3.0)
-  made = contest.in_jax((0, 0, 0), jnp.multiply, start, jnp.ones(3), steps=4)
+  implementation = benchmark.compile_jax_implementation(
+    (0, 0, 0), jnp.multiply, start, jnp.ones(3), steps=4)
   factor, x = start
   for _ in range(4):
-    factor, x = factor - contest.RATE * x, x - contest.RATE * factor
-  assert list(made.calls) == ['gradient']
-  for got, want in zip(made.results()['gradient'], (factor, x), strict=True):
-    assert jnp.allclose(got, want, rtol=1e-6) and not jnp.allclose(got, start[0])
+    factor, x = factor - benchmark.STEP_SIZE * x, x - benchmark.STEP_SIZE * factor
+  assert list(implementation.calls) == ['gradient']
+  for actual, expected in zip(implementation.results()['gradient'], (factor, x), strict=True):
+    assert jnp.allclose(actual, expected, rtol=1e-6) and not jnp.allclose(actual, start[0])
 
 
-def missing(monkeypatch):
-  """A Python without PyTorch."""
-  found = importlib.import_module
+def uninstall_pytorch(monkeypatch):
+  """Makes the import of PyTorch fail."""
+  import_module = importlib.import_module
 
-  def load(name, *words):
+  def import_all_but_torch(name, *arguments):
     if name == 'torch':
       raise ModuleNotFoundError('No module named torch', name='torch')
-    return found(name, *words)
+    return import_module(name, *arguments)
 
-  monkeypatch.setattr(pytorch, 'version', lambda: '')
-  monkeypatch.setattr(pytorch, 'load', pytorch.load.__wrapped__)
-  monkeypatch.setattr(importlib, 'import_module', load)
+  monkeypatch.setattr(pytorch, 'installed_version', lambda: '')
+  monkeypatch.setattr(pytorch, 'load_torch', pytorch.load_torch.__wrapped__)
+  monkeypatch.setattr(importlib, 'import_module', import_all_but_torch)
 
 
-def test_without_pytorch_there_are_dashes_and_one_note(tmp_path, monkeypatch):
-  missing(monkeypatch)
-  words = '--preset=smoke', '--compare=lstm,recurrence', f'--runs={tmp_path}'
-  done = command.run(speed, *words)
+def test_without_pytorch_the_table_has_dashes_and_one_note(tmp_path, monkeypatch):
+  uninstall_pytorch(monkeypatch)
+  arguments = '--preset=smoke', '--compare=lstm,recurrence', f'--runs={tmp_path}'
+  done = command.run_command(speed, *arguments)
   assert done.code == 0 and 'cells stored' in done.err.splitlines()[-1]
   (table,), _ = speed.STUDY.report(Store(tmp_path).records())
   assert table.caption.count(pytorch.INSTALL) == 1 and table.title in done.out
   rows = {row[:2]: row[2:] for row in table.rows}
   assert set(rows['LSTM B2 T6 D4', speed.TORCH_LSTM][:5]) == {None}
-  theirs = rows['LSTM B2 T6 D4', speed.FLAX_LSTM]
-  assert theirs[1].count == 2 and theirs[2:4] == (1.0, 0.7) and theirs[4] in (
-    'aim', 'must', 'missed')
+  flax_row = rows['LSTM B2 T6 D4', speed.FLAX_LSTM]
+  assert flax_row[1].count == 2 and flax_row[2:4] == (1.0, 0.7) and flax_row[4] in (
+    'desired', 'required', 'missed')
 
   stamps = [cell.stat().st_mtime_ns for cell in (tmp_path / 'cells').iterdir()]
-  assert command.run(speed, *words) == (0, done.out, '')
+  assert command.run_command(speed, *arguments) == (0, done.out, '')
   assert stamps == [cell.stat().st_mtime_ns for cell in (tmp_path / 'cells').iterdir()]
 
 
-def test_pytorch_without_the_gpu_that_jax_runs_on_is_left_out(monkeypatch):
+def test_pytorch_without_support_for_the_gpu_of_jax_is_left_out(monkeypatch):
   cpu_only = types.SimpleNamespace(cuda=types.SimpleNamespace(is_available=lambda: False))
   monkeypatch.setattr(importlib, 'import_module', lambda name: cpu_only)
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
-  with pytest.raises(LeftOut, match='gpu'):
-    pytorch.load.__wrapped__()
+  with pytest.raises(Unavailable, match='gpu'):
+    pytorch.load_torch.__wrapped__()
 
 
-@pytest.mark.parametrize('words, said', [
+@pytest.mark.parametrize('arguments, message', [
   (('--compare=lstm,mamba',), "'mamba'"),
   (('--layers=lstm',), '--layers'),
   (('--lengths=8',), '--lengths'),
@@ -193,65 +201,71 @@ def test_pytorch_without_the_gpu_that_jax_runs_on_is_left_out(monkeypatch):
   (('--steps=0',), 'steps'),
   (('--preset=large',), "'large'"),
 ])
-def test_bad_input_is_one_line_and_touches_nothing(tmp_path, words, said):
-  preset = () if words[0].startswith('--preset') else ('--preset=smoke',)
-  done = command.run(speed, *preset, f'--runs={tmp_path / "runs"}', *words)
-  assert (done.code, done.out, len(done.err.splitlines())) == (2, '', 1) and said in done.err
+def test_bad_input_gives_one_line_and_writes_no_files(tmp_path, arguments, message):
+  preset = () if arguments[0].startswith('--preset') else ('--preset=smoke',)
+  done = command.run_command(speed, *preset, f'--runs={tmp_path / "runs"}', *arguments)
+  assert (done.code, done.out, len(done.err.splitlines())) == (2, '', 1) and message in done.err
   assert not any(tmp_path.iterdir())
 
 
-def test_ratios_are_of_medians_and_shares_of_the_best_product():
-  made = [records.contested(), records.contested(seed=1, ours=(3.0, 3.0))]
-  found = ratios.ratio(made, speed.TORCH_ATTENTION, 'gradient')
-  assert (found.mean, found.count) == (3 / 4, 4)
-  assert ratios.share(made, 'gradient').mean == pytest.approx(100 * 90 / 3 / 100)
-  assert ratios.share(made, 'forward') is ratios.ratio(made, 'nobody', 'forward') is None
-  assert ratios.temporaries(made, ratios.OURS) == 2**20
-  assert ratios.speed(ratios.peak(made[0])) == 100
+def test_ratios_use_medians_and_shares_use_the_fastest_product():
+  repetitions = [records.benchmark_record(), records.benchmark_record(seed=1, ours=(3.0, 3.0))]
+  ratio = ratios.median_time_ratio(repetitions, speed.TORCH_ATTENTION, 'gradient')
+  assert (ratio.estimate, ratio.count) == (3 / 4, 4)
+  percent = ratios.percent_of_peak_rate(repetitions, 'gradient')
+  assert percent.estimate == pytest.approx(100 * 90 / 3 / 100)
+  assert ratios.percent_of_peak_rate(repetitions, 'forward') is None
+  assert ratios.median_time_ratio(repetitions, 'unknown', 'forward') is None
+  assert ratios.temporary_bytes(repetitions, ratios.OURS) == 2**20
+  assert ratios.flops_per_second(ratios.fastest_matrix_product(repetitions[0])) == 100
 
 
-@pytest.mark.parametrize('theirs, kept', [(4.0, 'aim'), (3.0, 'must'), (2.0, 'missed')])
-def test_a_target_is_kept_or_missed_by_the_estimate(theirs, kept):
-  (table,), _ = speed.STUDY.report([records.contested(ours=(3.0, 3.0), theirs=(theirs, theirs))])
+@pytest.mark.parametrize(
+  'their_seconds, status', [(4.0, 'desired'), (3.0, 'required'), (2.0, 'missed')])
+def test_the_estimate_decides_which_target_is_met(their_seconds, status):
+  (table,), _ = speed.STUDY.report(
+    [records.benchmark_record(ours=(3.0, 3.0), theirs=(their_seconds, their_seconds))])
   (row,) = table.rows
-  assert row[4:7] == (1.1, 0.8, kept) and table.columns[4:7] == ('must', 'aim', 'kept')
+  assert row[4:7] == (1.1, 0.8, status)
+  assert table.columns[4:7] == ('required', 'desired', 'target met')
 
 
-def test_where_there_is_no_gradient_a_target_is_of_forward():
-  record = records.contested(ours=(3.0, 3.0))
-  for one in record['result']['contestants']:
-    del one['seconds']['gradient']
+def test_without_a_gradient_the_target_applies_to_forward():
+  record = records.benchmark_record(ours=(3.0, 3.0))
+  for entry in record['result']['implementations']:
+    del entry['seconds']['gradient']
   (table,), _ = speed.STUDY.report([record])
   (row,) = table.rows
-  assert (row[2].mean, *row[3:7]) == (3 / 4, None, 1.1, 0.8, 'aim')
+  assert (row[2].estimate, *row[3:7]) == (3 / 4, None, 1.1, 0.8, 'desired')
 
 
-def test_rows_stand_in_order_and_grids_apart():
-  long = records.contested(sizes={'batch': 4, 'length': 2048, 'heads': 4, 'head_width': 32})
-  other = records.contested('lstm', sizes={'batch': 8, 'length': 128, 'width': 128})
-  (table,), panels = speed.STUDY.report([long, other, records.contested()])
+def test_rows_are_ordered_and_each_grid_has_its_table():
+  long = records.benchmark_record(
+    sizes={'batch': 4, 'length': 2048, 'heads': 4, 'head_width': 32})
+  lstm = records.benchmark_record('lstm', sizes={'batch': 8, 'length': 128, 'width': 128})
+  (table,), panels = speed.STUDY.report([long, lstm, records.benchmark_record()])
   assert [row[0] for row in table.rows] == [
     'LSTM B8 T128 D128', 'causal attention B16 T512 H4 K32', 'causal attention B4 T2048 H4 K32']
   assert [panel.title for panel in panels] == ['causal attention']
   assert [x for x, _ in panels[0].series[speed.TORCH_ATTENTION]] == [512, 2048]
 
   changes = ({}, {'device': 'another'}, {'large_pages': False})
-  tables, _ = speed.STUDY.report([records.contested(**change) for change in changes])
+  tables, _ = speed.STUDY.report([records.benchmark_record(**change) for change in changes])
   assert len({table.title for table in tables}) == 3
   assert ['GLIBC_TUNABLES' in table.caption for table in tables].count(True) == 1
   assert speed.STUDY.report([]) == ([], [])
 
 
-def test_a_cell_that_failed_whole_is_a_row_of_dashes_with_its_reason():
-  failed = records.contested() | {'status': 'out of memory', 'reason': 'too large', 'result': {}}
+def test_a_failed_cell_is_a_row_of_dashes_with_its_reason():
+  failed = records.benchmark_record() | {
+    'status': 'out of memory', 'reason': 'too large', 'result': {}}
   (table,), panels = speed.STUDY.report([failed])
   assert table.rows == (('causal attention B16 T512 H4 K32', *[None] * 9),) and panels == []
   assert 'out of memory, too large' in table.caption
 
 
-def test_the_peak_is_the_size_that_does_the_most_work_a_second():
-  assert peak.work(2) == 16
-  products = peak.products((4, 8))
+def test_matrix_products_have_the_stated_sizes_and_operations():
+  assert peak.matrix_product_flops(2) == 16
+  products = peak.matrix_product_calls((4, 8))
   left, right = jax.random.normal(jax.random.key(4), (2, 4, 4))
   assert list(products) == [4, 8] and jnp.allclose(products[4](), left @ right, atol=1e-5)
-

@@ -1,14 +1,14 @@
-"""Translation sets as TensorFlow Datasets has them, so small that a test makes them itself.
+"""Small translation data sets of TensorFlow Datasets, which tests generate without a download.
 
-They are made and read by the code that serves the large ones; only the download is missing.
+The same code prepares and reads them as large data sets. Only the download is missing.
 """
 
 import random
 
 import tensorflow_datasets as tfds
 
-# It defines flags when it is imported, which must not happen within a test's command: `command.run`
-# forgets the flags that were defined in it.
+# This import defines flags, which must precede the commands of tests.
+# A command of `tests.support.command` removes all flags that are defined during it.
 from array_record.python import array_record_data_source  # noqa: F401
 
 WORDS = {
@@ -17,17 +17,27 @@ WORDS = {
 }
 
 
-def sentences(count: int, seed: int, lengths=range(1, 13)):
-  """Distinct pairs of so many words, German in reverse order."""
-  draw, found = random.Random(seed), {}
-  while len(found) < count:
-    words = draw.choices(list(WORDS), k=draw.choice(lengths))
-    found[' '.join(words)] = ' '.join(WORDS[word] for word in reversed(words))
-  return [{'en': english, 'de': german} for english, german in found.items()]
+def make_sentence_pairs(count: int, seed: int, lengths=range(1, 13)):
+  """Distinct random sentence pairs, whose German words are in reverse order.
+
+  Args:
+    count: number of pairs.
+    seed: seed of the random generator.
+    lengths: possible numbers of words.
+
+  Returns:
+    A list of dicts with the keys 'en' and 'de'.
+
+  """
+  generator, translations = random.Random(seed), {}
+  while len(translations) < count:
+    words = generator.choices(list(WORDS), k=generator.choice(lengths))
+    translations[' '.join(words)] = ' '.join(WORDS[word] for word in reversed(words))
+  return [{'en': english, 'de': german} for english, german in translations.items()]
 
 
 class TinyTranslation(tfds.core.GeneratorBasedBuilder):
-  """Three splits."""
+  """A data set with three splits."""
 
   VERSION = tfds.core.Version('1.0.0')
   SIZES = {'train': 300, 'validation': 40, 'test': 30}  # noqa: RUF012
@@ -41,21 +51,21 @@ class TinyTranslation(tfds.core.GeneratorBasedBuilder):
     return {split: self._generate_examples(split) for split in self.SIZES}
 
   def _generate_examples(self, split):
-    pairs = sentences(self.SIZES[split], sorted(self.SIZES).index(split))
+    pairs = make_sentence_pairs(self.SIZES[split], sorted(self.SIZES).index(split))
     yield from enumerate(pairs)
 
 
 class TinyLengths(TinyTranslation):
-  """Sentences of two words and of nine, so that batches have two lengths."""
+  """A data set with sentences of two and nine words, so that batches have two lengths."""
 
   SIZES = {'train': 120, 'validation': 16, 'test': 40}  # noqa: RUF012
 
   def _generate_examples(self, split):
     seed = sorted(self.SIZES).index(split)
-    yield from enumerate(sentences(self.SIZES[split], seed, (2, 9)))
+    yield from enumerate(make_sentence_pairs(self.SIZES[split], seed, (2, 9)))
 
 
-ODD = (  # what no vocabulary keeps, or what the training text lacks
+ODD = (  # characters that a vocabulary loses or that the training text lacks
   ('one  house', 'Ærøskøbing  Haus'), ('red ▁ tree', 'rot ▁ Baum'), ('<s> one', '<s> eins'),
   ('\tone\ttwo', ' eins\u00a0zwei\u202f'), ('three\u3000four', 'drei\r\nvier'),
   ('blue ▅', 'blau ⁇'), ('e\u0301', 'é'), ('one', ' \t'), ('', 'eins'),
@@ -63,7 +73,7 @@ ODD = (  # what no vocabulary keeps, or what the training text lacks
 
 
 class TinyOdd(TinyTranslation):
-  """The test split has sentences of unknown letters, white space of all kinds and empty sides."""
+  """A data set with unknown letters, unusual white space and empty sides in its test split."""
 
   def _generate_examples(self, split):
     if split == 'test':
@@ -73,23 +83,23 @@ class TinyOdd(TinyTranslation):
 
 
 class TinyUnsplit(TinyTranslation):
-  """One split, in which a pair stands ten times, and one has an empty side."""
+  """A data set with one split, which has one pair ten times and one pair with an empty side."""
 
   SIZES = {'train': 600}  # noqa: RUF012
 
   def _generate_examples(self, split):
-    pairs = sentences(self.SIZES[split], 0)
+    pairs = make_sentence_pairs(self.SIZES[split], 0)
     yield from enumerate([*pairs, *[pairs[0]] * 9, {'en': 'one', 'de': ' '}])
 
 
 class TinyUntrained(TinyTranslation):
-  """Nothing to train on."""
+  """A data set without a training split."""
 
   SIZES = {'test': 30}  # noqa: RUF012
 
 
 class TinyTitles(TinyTranslation):
-  """No translation at all."""
+  """A data set that has no translations."""
 
   def _info(self):
     return tfds.core.DatasetInfo(

@@ -1,4 +1,4 @@
-"""Runs and grids: a run is its content, widths meet budgets, what is stored is not run again."""
+"""Tests of runs, their keys, their matched widths and their extrapolation tasks."""
 
 import dataclasses
 import functools
@@ -15,18 +15,18 @@ from hypothesis import strategies as st
 
 from baselines import LAYERS
 from experiments.lab.cells import spec
-from experiments.lab.cells.checks import neutral
-from experiments.lab.cells.experiment import TOLERANCE, nearest_width, resolve
+from experiments.lab.cells.checks import reset_unused_settings
+from experiments.lab.cells.experiment import TOLERANCE, create_experiment, nearest_width
 from experiments.lab.cells.models import count_parameters
-from experiments.lab.cells.run import BLOCKS, DTYPES, FEEDFORWARDS, MATCHES, Run, run_from
-from experiments.lab.cells.training import cell_of
+from experiments.lab.cells.run import BLOCKS, DTYPES, FEEDFORWARDS, MATCHES, Run, run_from_json
+from experiments.lab.cells.training import training_cell
 from experiments.lab.errors import BadInput
 from experiments.lab.launch import training_grid
-from experiments.lab.results.store import canonical, key_of
+from experiments.lab.results.store import canonical_json, cell_key
 from experiments.lab.training.recipe import OPTIMIZERS, SCHEDULES
 
 ROOT = pathlib.Path(__file__).parents[4]
-relaxed = settings(deadline=None)
+no_deadline = settings(deadline=None)
 counts = st.integers(1, 1000)
 fractions = st.floats(0, 1, exclude_max=True)
 positive = st.floats(1e-6, 1e6)
@@ -41,7 +41,7 @@ runs = st.builds(
   schedule=st.sampled_from(SCHEDULES),
   dtype=st.sampled_from(DTYPES),
   feedforward=st.sampled_from(FEEDFORWARDS),
-  block=st.sampled_from(BLOCKS[:-1]),  # a plain block has none
+  block=st.sampled_from(BLOCKS[:-1]),  # plain blocks are excluded, as they need feedforward=none
   test_lengths=st.sets(counts, max_size=3).map(sorted).map(tuple),
   match=st.sampled_from(MATCHES),
   stop_when_solved=st.booleans(),
@@ -51,65 +51,67 @@ runs = st.builds(
 
 
 @given(runs)
-def test_a_run_comes_back_from_the_json_of_its_identity(run):
-  found = run_from(json.loads(canonical(run.identity())))
-  assert found == run and hash(found) == hash(run)
-  assert found.identity() == run.identity()
+def test_a_run_is_restored_from_its_json_values(run):
+  restored = run_from_json(json.loads(canonical_json(run.to_json_values())))
+  assert restored == run and hash(restored) == hash(run)
+  assert restored.to_json_values() == run.to_json_values()
 
 
 @given(runs, st.randoms())
-def test_a_key_depends_on_every_field_and_not_on_their_order(run, order):
-  identity = run.identity()
-  names = list(identity)
+def test_a_key_depends_on_every_setting_but_not_on_their_order(run, order):
+  values = run.to_json_values()
+  names = list(values)
   assert sorted(names) == sorted(field.name for field in dataclasses.fields(Run))
   order.shuffle(names)
-  key = key_of('retention', identity)
-  assert key_of('retention', {name: identity[name] for name in names}) == key
-  keys = {key_of('retention', identity | {name: 'changed'}) for name in names}
+  key = cell_key('retention', values)
+  assert cell_key('retention', {name: values[name] for name in names}) == key
+  keys = {cell_key('retention', values | {name: 'changed'}) for name in names}
   assert len(keys) == len(names) and key not in keys
 
 
-def test_two_cells_are_one_exactly_if_their_runs_are_equal():
-  one, same, other = Run(steps=5), Run(steps=5), Run(steps=6)
-  one, same, other = (cell_of('retention', resolve(run)) for run in (one, same, other))
-  assert one == same and one.key == same.key
-  assert one.run != other.run and one.key != other.key
+def test_two_cells_are_equal_exactly_if_their_runs_are_equal():
+  first, equal, different = (
+    training_cell('retention', create_experiment(Run(steps=steps))) for steps in (5, 5, 6))
+  assert first == equal and first.record_key == equal.record_key
+  assert first.run != different.run and first.record_key != different.record_key
 
 
-COPY = 'copy(max_length=3)'
+COPY_TASK = 'copy(max_length=3)'
 
 
-@pytest.mark.parametrize(('task', 'layer', 'idle', 'without', 'effective'), [
+@pytest.mark.parametrize(('task', 'layer', 'tested', 'without_effect', 'with_effect'), [
   ('recall', 'lstm', {'weight_decay': 0.5}, {'optimizer': 'adam'}, {'optimizer': 'adamw'}),
   ('recall', 'lstm', {'expansion': 3.0}, {'feedforward': 'none'}, {'feedforward': 'gelu'}),
   ('recall', 'lstm', {'beam': 3, 'length_penalty': 1.0}, {}, None),
   ('adding', 'lstm', {'label_smoothing': 0.1}, {}, None),
-  (COPY, 'transformer', {'length_penalty': 1.0}, {'beam': 1}, {'beam': 2}),
-  (COPY, 'transformer', {'beam': 3}, None, {}),
-  (COPY, 'transformer', {'label_smoothing': 0.1}, None, {}),
+  (COPY_TASK, 'transformer', {'length_penalty': 1.0}, {'beam': 1}, {'beam': 2}),
+  (COPY_TASK, 'transformer', {'beam': 3}, None, {}),
+  (COPY_TASK, 'transformer', {'label_smoothing': 0.1}, None, {}),
 ])
-def test_a_setting_makes_a_second_cell_exactly_where_it_has_an_effect(
-    task, layer, idle, without, effective):
-  def cells(given):
-    found = [
-      training_grid.resolved(settings, spec.parse(layer, asked.answered_by), asked)
-      for settings in (given, given | idle)]
-    assert all(neutral(one.run, asked) == one.run for one in found)
-    return [cell_of('retention', one) for one in found]
+def test_a_setting_changes_a_cell_exactly_if_it_has_an_effect(
+    task, layer, tested, without_effect, with_effect):
+  def cells_without_and_with_tested(other_settings):
+    experiments = [
+      training_grid.experiment_from_settings(
+        settings, spec.parse_spec(layer, parsed_task.model_kind), parsed_task)
+      for settings in (other_settings, other_settings | tested)]
+    for experiment in experiments:
+      assert reset_unused_settings(experiment.run, parsed_task) == experiment.run
+    return [training_cell('retention', experiment) for experiment in experiments]
 
-  asked = spec.parse(task, 'task')
-  if without is not None:
-    plain, changed = cells(without)
-    assert plain == changed and plain.key == changed.key
+  parsed_task = spec.parse_spec(task, 'task')
+  if without_effect is not None:
+    plain, changed = cells_without_and_with_tested(without_effect)
+    assert plain == changed and plain.record_key == changed.record_key
     defaults = {field.name: field.default for field in dataclasses.fields(Run)}
-    assert all(changed.run[name] == defaults[name] for name in idle)
-  if effective is not None:
-    plain, changed = cells(effective)
-    assert plain.key != changed.key
-    assert all(changed.run[name] == value for name, value in idle.items())
+    assert all(changed.run[name] == defaults[name] for name in tested)
+  if with_effect is not None:
+    plain, changed = cells_without_and_with_tested(with_effect)
+    assert plain.record_key != changed.record_key
+    assert all(changed.run[name] == value for name, value in tested.items())
 
 
-BAD = {
+INVALID_SETTINGS = {
   **dict.fromkeys(
     ('steps', 'batch_size', 'width', 'depth', 'validations', 'validation_batches', 'test_batches'),
     (0, -1, math.nan, math.inf),
@@ -131,8 +133,10 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize(('name', 'value'), [(n, v) for n, vs in BAD.items() for v in vs])
-def test_a_setting_that_makes_no_sense_is_refused_in_one_line_that_names_it(name, value):
+@pytest.mark.parametrize(
+  ('name', 'value'),
+  [(name, value) for name, values in INVALID_SETTINGS.items() for value in values])
+def test_an_invalid_setting_is_rejected_in_one_line_with_its_name(name, value):
   with pytest.raises(ValueError, match=name.removesuffix('s').replace('_', '.')) as caught:
     Run(**{name: value})
   assert '\n' not in str(caught.value)
@@ -140,64 +144,65 @@ def test_a_setting_that_makes_no_sense_is_refused_in_one_line_that_names_it(name
 
 @given(st.integers(0, 40), st.integers(0, 400), st.integers(0, 10**4), st.integers(1, 10**6),
        st.integers(1, 24), st.integers(1, 512))
-def test_no_other_width_is_nearer_to_the_budget(a, b, c, budget, multiple, start):
+def test_no_other_width_is_nearer_to_the_parameter_budget(a, b, c, budget, multiple, start):
   b = max(b, 1 - a)  # the count grows with the width
 
-  def count(width):
+  def parameter_count(width):
     return a * width**2 + b * width + c
 
-  found = nearest_width(count, budget, multiple, start)
-  assert found > 0 and found % multiple == 0
+  nearest = nearest_width(parameter_count, budget, multiple, start)
+  assert nearest > 0 and nearest % multiple == 0
 
-  def off(width):
-    return abs(count(width) - budget)
+  def difference(width):
+    return abs(parameter_count(width) - budget)
 
-  # Off grows on both sides of the root, so that the neighbours speak for all.
-  assert off(found) <= off(found + multiple)
-  assert found == multiple or off(found) <= off(found - multiple)
-  for width in random.Random(budget).sample(range(1, 2000), 20):
-    assert off(found) <= off(width * multiple)
+  # The distance increases on both sides of the root, so that the two neighbours suffice.
+  assert difference(nearest) <= difference(nearest + multiple)
+  assert nearest == multiple or difference(nearest) <= difference(nearest - multiple)
+  for sampled_width in random.Random(budget).sample(range(1, 2000), 20):
+    assert difference(nearest) <= difference(sampled_width * multiple)
 
 
 @functools.cache
-def counted(layer, task, width):
-  one = resolve(Run(layer=layer, task=task, width=width, match='none'))
-  return count_parameters(one.unmatched(), one.task)
+def parameters_at_width(layer, task, width):
+  experiment = create_experiment(Run(layer=layer, task=task, width=width, match='none'))
+  return count_parameters(experiment.model_at_width(), experiment.task)
 
 
 @pytest.mark.parametrize(('layer', 'task'), [
   *((layer, 'recall(vocabulary_size=64)') for layer in LAYERS), ('gru', 'adding'),
 ])
-def test_every_layer_gets_as_many_parameters_as_the_transformer(layer, task):
-  one = resolve(Run(layer=layer, task=task))
-  match, width, multiple = one.match, one.match['width'], one.layer.width_multiple
+def test_every_layer_is_matched_to_the_parameters_of_the_transformer(layer, task):
+  experiment = create_experiment(Run(layer=layer, task=task))
+  budget, parameters = experiment.parameter_budget, experiment.matched_sizes['parameters']
+  width, multiple = experiment.matched_sizes['width'], experiment.layer.width_multiple
   assert width % multiple == 0
-  assert match['budget'] == one.budget == counted('attention', task, 64)
-  assert match['parameters'] == counted(layer, task, width)
-  assert match['parameters'] == count_parameters(one.model, one.task)
-  off = abs(match['parameters'] - match['budget'])
-  if off > TOLERANCE * match['budget']:
+  assert experiment.matched_sizes['budget'] == budget == parameters_at_width('attention', task, 64)
+  assert parameters == parameters_at_width(layer, task, width)
+  assert parameters == count_parameters(experiment.model, experiment.task)
+  if abs(parameters - budget) > TOLERANCE * budget:
     for neighbour in (width - multiple, width + multiple):
-      assert off <= abs(counted(layer, task, neighbour) - match['budget'])
+      neighbour_parameters = parameters_at_width(layer, task, neighbour)
+      assert abs(parameters - budget) <= abs(neighbour_parameters - budget)
 
 
 @pytest.mark.parametrize('layer', LAYERS)
-def test_unmatched_widths_are_left_as_they_are(layer):
+def test_without_matching_the_width_is_unchanged(layer):
   run = Run(layer=layer, task='adding', width=24, match='none')
-  assert resolve(run).match == {
-    'width': 24, 'parameters': counted(layer, 'adding', 24), 'budget': None,
+  assert create_experiment(run).matched_sizes == {
+    'width': 24, 'parameters': parameters_at_width(layer, 'adding', 24), 'budget': None,
   }
 
 
-def model_of(layer, **settings):
-  """A small model for real input, with its parameters and an input."""
+def small_model(layer, **settings):
+  """A small model for real inputs, its parameters and an input."""
   run = Run(layer=layer, task='adding', width=16, match='none', **settings)
-  model, x = resolve(run).model, jax.random.normal(jax.random.key(0), (2, 5, 2))
+  model, x = create_experiment(run).model, jax.random.normal(jax.random.key(0), (2, 5, 2))
   return model, jax.jit(model.init)(jax.random.key(1), x)['params'], x
 
 
-def test_the_classic_shell_is_layers_one_above_another_and_nothing_else():
-  model, parameters, x = model_of('lstm', block='plain')
+def test_plain_blocks_are_layers_in_sequence_and_nothing_else():
+  model, parameters, x = small_model('lstm', block='plain')
   assert set(parameters) == {'embedding', 'stack', 'head'}
   y = model.embedding.apply({'params': parameters['embedding']}, x)
   for level in ('level_0', 'level_1'):
@@ -212,25 +217,25 @@ def test_the_classic_shell_is_layers_one_above_another_and_nothing_else():
 @pytest.mark.parametrize('depth', [
   3, *(pytest.param(depth, marks=pytest.mark.slow) for depth in (1, 2, 4))])
 @pytest.mark.parametrize('feedforward', ['none', pytest.param('gelu', marks=pytest.mark.slow)])
-def test_the_layers_of_a_hybrid_take_turns_one_a_block(depth, feedforward):
+def test_the_layers_of_a_hybrid_alternate_from_block_to_block(depth, feedforward):
   settings = {'depth': depth, 'feedforward': feedforward}
-  _, parameters, _ = model_of('interleave(lstm, interleave(attention, gru))', **settings)
-  alone = [
-    model_of(layer, **settings)[1]['stack'] for layer in ('lstm', 'attention', 'gru')
+  _, parameters, _ = small_model('interleave(lstm, interleave(attention, gru))', **settings)
+  single_layer_stacks = [
+    small_model(layer, **settings)[1]['stack'] for layer in ('lstm', 'attention', 'gru')
   ]
   shapes = functools.partial(jax.tree.map, jnp.shape)
-  per_block = 1 if feedforward == 'none' else 2
-  assert len(parameters['stack']) == depth * per_block
-  for level in range(depth * per_block):
-    turn = alone[level // per_block % 3]
-    assert shapes(parameters['stack'][f'level_{level}']) == shapes(turn[f'level_{level}'])
+  levels_per_block = 1 if feedforward == 'none' else 2
+  assert len(parameters['stack']) == depth * levels_per_block
+  for level in range(depth * levels_per_block):
+    expected = single_layer_stacks[level // levels_per_block % 3]
+    assert shapes(parameters['stack'][f'level_{level}']) == shapes(expected[f'level_{level}'])
 
 
-def test_tests_beyond_the_trained_length_ask_one_after_another_and_lie_beyond_it():
+def test_extrapolation_tasks_cover_disjoint_ranges_beyond_the_trained_length():
   run = Run(task='parity(length=8)', test_lengths=(12, 20))
-  first, second = resolve(run).extrapolation_tasks
+  first, second = create_experiment(run).extrapolation_tasks
   assert [(task.shortest, task.length) for task in (first, second)] == [(9, 12), (13, 20)]
-  with pytest.raises(BadInput, match='beyond the trained 8, not at 8'):
-    resolve(Run(task='parity(length=8)', test_lengths=(8,)))
+  with pytest.raises(BadInput, match='must exceed the trained 8, not be 8'):
+    create_experiment(Run(task='parity(length=8)', test_lengths=(8,)))
   with pytest.raises(BadInput, match='--test_lengths: length=21: recall needs an even length'):
-    resolve(Run(task='recall(length=20)', test_lengths=(21,)))
+    create_experiment(Run(task='recall(length=20)', test_lengths=(21,)))

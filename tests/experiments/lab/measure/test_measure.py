@@ -1,4 +1,4 @@
-"""Turns are taken fairly, times are those of the clock, and memory is what XLA plans."""
+"""Interleaved timing, memory from XLA's plan, and attention weights by layer."""
 
 import itertools
 
@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import pytest
 
 from experiments.lab.measure import attention, memory
-from experiments.lab.measure.time import MOST_REPEATS, interleaved
+from experiments.lab.measure.time import MAX_REPEATS, time_interleaved
 from transformer.attention import Attention
 from transformer.block import Block
 from transformer.stack import Stack
 
 
 class Clock:
-  """A clock that moves only while a subject runs, and remembers who ran."""
+  """A clock that advances only while a function runs, and records the calls."""
 
   def __init__(self):
     self.now, self.calls = 0.0, []
@@ -23,20 +23,20 @@ class Clock:
     return self.now
 
   def subject(self, name, *seconds):
-    """A call that takes these seconds in turn, the last of them from then on."""
-    left = list(seconds)
+    """A function whose calls take the given seconds, the last of which is repeated."""
+    remaining = list(seconds)
 
-    def call():
+    def timed_call():
       self.calls.append(name)
-      self.now += left.pop(0) if len(left) > 1 else left[0]
+      self.now += remaining.pop(0) if len(remaining) > 1 else remaining[0]
       return jnp.zeros(())
 
-    return call
+    return timed_call
 
 
-def test_every_subject_runs_once_in_every_round_in_an_order_of_its_own():
+def test_every_function_runs_once_per_round_in_a_random_order():
   clock, names = Clock(), 'abcde'
-  times = interleaved({n: clock.subject(n, 1.0) for n in names}, 8, clock=clock)
+  times = time_interleaved({n: clock.subject(n, 1.0) for n in names}, 8, clock=clock)
   assert times == dict.fromkeys(names, [1.0] * 8)
   calls = ''.join(clock.calls)
   assert calls[:10] == 'aabbccddee'  # the warm-up
@@ -44,28 +44,29 @@ def test_every_subject_runs_once_in_every_round_in_an_order_of_its_own():
   assert len(rounds) == 8 and all(sorted(r) == list(names) for r in rounds)
   assert len(set(rounds)) > 4
   again = Clock()
-  interleaved({n: again.subject(n, 1.0) for n in names}, 8, clock=again)
+  time_interleaved({n: again.subject(n, 1.0) for n in names}, 8, clock=again)
   assert again.calls == clock.calls
 
 
-def test_the_first_call_is_no_measurement():
+def test_the_first_call_is_not_measured():
   clock = Clock()
-  assert interleaved({'a': clock.subject('a', 60.0, 2.0)}, 3, clock=clock) == {'a': [2.0] * 3}
+  assert time_interleaved({'a': clock.subject('a', 60.0, 2.0)}, 3, clock=clock) == {'a': [2.0] * 3}
 
 
 @pytest.mark.parametrize(
-  'seconds, repeats', [(1.0, 1), (2**-8, 4), (2**-7, 2), (2**-6, 1), (0.0, MOST_REPEATS)]
+  'seconds, repeats', [(1.0, 1), (2**-8, 4), (2**-7, 2), (2**-6, 1), (0.0, MAX_REPEATS)]
 )
-def test_a_short_call_is_repeated_until_a_turn_is_long_enough(seconds, repeats):
+def test_a_short_call_is_repeated_until_the_measurement_is_long_enough(seconds, repeats):
   clock = Clock()
-  times = interleaved({'a': clock.subject('a', seconds)}, 3, shortest=2**-6, clock=clock)
-  assert times == {'a': [seconds] * 3}  # of one call
+  times = time_interleaved({'a': clock.subject('a', seconds)}, 3, min_seconds=2**-6, clock=clock)
+  assert times == {'a': [seconds] * 3}  # per call
   assert len(clock.calls) == 2 + 3 * repeats
 
 
-def test_the_repeats_stay_fixed_when_the_machine_slows_down():
+def test_the_number_of_repeats_stays_fixed_when_the_machine_slows_down():
   clock = Clock()
-  times = interleaved({'a': clock.subject('a', 9.0, 0.5, 4.0)}, 2, shortest=1.0, clock=clock)
+  subjects = {'a': clock.subject('a', 9.0, 0.5, 4.0)}
+  times = time_interleaved(subjects, 2, min_seconds=1.0, clock=clock)
   assert times == {'a': [4.0] * 2}
   assert len(clock.calls) == 2 + 2 * 2
 
@@ -73,81 +74,82 @@ def test_the_repeats_stay_fixed_when_the_machine_slows_down():
 def test_after_the_timeout_no_round_starts():
   clock = Clock()
   subjects = {n: clock.subject(n, 1.0) for n in 'ab'}
-  assert interleaved(subjects, 9, timeout=6.0, clock=clock) == {'a': [1.0] * 2, 'b': [1.0] * 2}
-  assert interleaved(subjects, 9, timeout=1.0, clock=clock) == {'a': [], 'b': []}
+  assert time_interleaved(subjects, 9, timeout=6.0, clock=clock) == {'a': [1.0] * 2, 'b': [1.0] * 2}
+  assert time_interleaved(subjects, 9, timeout=1.0, clock=clock) == {'a': [], 'b': []}
 
 
-def test_an_excused_subject_is_left_out_and_the_others_go_on():
-  clock, asked = Clock(), []
+def test_a_function_with_a_tolerated_exception_is_omitted():
+  clock, exceptions = Clock(), []
   good = clock.subject('good', 1.0)
-  runs = iter([1, 2, 3])  # it fails in the second round
+  calls = iter([1, 2, 3])  # the fourth call, in the second round, fails
 
-  def bad():
-    next(runs)
+  def failing():
+    next(calls)
     return good()
 
-  def excuse(name, error):
-    asked.append((name, type(error)))
+  def tolerate(name, error):
+    exceptions.append((name, type(error)))
     return True
 
-  times = interleaved({'good': good, 'bad': bad}, 4, excuse=excuse, clock=clock)
+  times = time_interleaved({'good': good, 'bad': failing}, 4, tolerate=tolerate, clock=clock)
   assert times == {'good': [1.0] * 4}
-  assert asked == [('bad', StopIteration)]
+  assert exceptions == [('bad', StopIteration)]
   with pytest.raises(StopIteration):
-    interleaved({'bad': bad}, 1, clock=clock)
+    time_interleaved({'bad': failing}, 1, clock=clock)
 
 
 def test_progress_ends_at_one():
   parts, clock = [], Clock()
-  interleaved({'a': clock.subject('a', 1.0)}, 4, progress=parts.append, clock=clock)
+  time_interleaved({'a': clock.subject('a', 1.0)}, 4, progress=parts.append, clock=clock)
   assert parts == [0.25, 0.5, 0.75, 1.0]
 
 
-def scores(rows, length):
-  """Attention's scores, softmax and average, compiled for a number of tokens."""
-  def mix(x):  # [B, T, D]
+def attention_gradient(rows, length):
+  """The compiled gradient of softmax attention for an input [rows, length, 4]."""
+  def attend(x):  # [B, T, D]
     return jax.nn.softmax(jnp.einsum('BTD,BSD->BTS', x, x)) @ x
 
   x = jax.ShapeDtypeStruct((rows, length, 4), jnp.float32)
-  return jax.jit(jax.grad(lambda x: mix(x).sum())).lower(x).compile()
+  return jax.jit(jax.grad(lambda x: attend(x).sum())).lower(x).compile()
 
 
-def test_memory_of_attention_grows_with_length_at_a_fixed_number_of_tokens():
+def test_the_memory_of_attention_grows_with_length_at_a_fixed_number_of_tokens():
   tokens, lengths = 4096, (64, 256, 1024)
-  plans = [memory.of_program(scores(tokens // length, length)) for length in lengths]
+  programs = [attention_gradient(tokens // length, length) for length in lengths]
+  plans = list(map(memory.program_memory, programs))
   for shorter, longer in itertools.pairwise(plans):
     assert longer.temporary == pytest.approx(4 * shorter.temporary, rel=0.3)
   assert {plan.arguments for plan in plans} == {plan.results for plan in plans} == {tokens * 4 * 4}
 
 
-def test_too_large_a_program_is_refused_before_and_by_xla():
-  program = scores(1, 2**21)
-  plan = memory.of_program(program)
-  assert plan.temporary > memory.available() > 2**20
+def test_a_program_that_needs_too_much_memory_is_refused():
+  program = attention_gradient(1, 2**21)
+  plan = memory.program_memory(program)
+  assert plan.temporary > memory.available_bytes() > 2**20
   with pytest.raises(MemoryError, match='MiB'):
-    memory.require(plan)
-  memory.require(memory.of_program(scores(1, 8)))
-  memory.require(None)
+    memory.require_memory(plan)
+  memory.require_memory(memory.program_memory(attention_gradient(1, 8)))
+  memory.require_memory(None)
 
-  found = []
-  times = interleaved(
+  errors = []
+  times = time_interleaved(
     {'large': lambda: program(jnp.zeros((1, 2**21, 4))), 'small': lambda: jnp.zeros(())},
     2,
-    excuse=lambda name, error: not found.append((name, str(error))),
+    tolerate=lambda name, error: not errors.append((name, str(error))),
   )
   assert list(times) == ['small'] and len(times['small']) == 2
-  assert [name for name, _ in found] == ['large']
-  assert 'RESOURCE_EXHAUSTED' in found[0][1]
+  assert [name for name, _ in errors] == ['large']
+  assert 'RESOURCE_EXHAUSTED' in errors[0][1]
 
 
-def test_bytes_of_arrays():
-  assert memory.of_arrays({'a': jnp.zeros((3, 4)), 'b': (jnp.zeros(5, jnp.int8), ())}) == 53
+def test_the_bytes_of_all_arrays_of_a_tree_are_added():
+  assert memory.array_bytes({'a': jnp.zeros((3, 4)), 'b': (jnp.zeros(5, jnp.int8), ())}) == 53
 
 
-def test_weights_bear_the_place_of_their_layer():
+def test_attention_weights_are_named_by_the_path_of_their_layer():
   model = Stack((Block(Attention(2)), Block(Attention(4))))
   x = jnp.ones((1, 5, 8))
-  found = attention.weights(model, model.init(jax.random.key(0), x), x)
-  assert {name: weight.shape for name, weight in found.items()} == {
+  weights = attention.attention_weights(model, model.init(jax.random.key(0), x), x)
+  assert {name: weight.shape for name, weight in weights.items()} == {
     'level_0.layer': (1, 2, 5, 5), 'level_1.layer': (1, 4, 5, 5)
   }

@@ -1,4 +1,4 @@
-"""What tables, figures and the page do to numbers and text."""
+"""Tables, figures, the HTML page and published numbers."""
 
 import csv
 import html.parser
@@ -29,40 +29,43 @@ rows = st.lists(st.tuples(texts, st.floats(), st.none() | intervals), min_size=1
 
 
 @given(rows=rows)
-def test_csv_keeps_everything(rows):
-  names, *found = csv.reader(io.StringIO(Table('t', ('a', 'b', 'c'), rows).csv(), newline=''))
-  split = any(row[2] is not None for row in rows)
-  assert names == ['a', 'b', *(['c mean', 'c low', 'c high', 'c count'] if split else ['c'])]
-  for (text, number, interval), (shown, digits, *parts) in zip(rows, found, strict=True):
-    assert shown == text and repr(float(digits)) == repr(number)
+def test_csv_is_lossless(rows):
+  names, *csv_rows = csv.reader(io.StringIO(Table('t', ('a', 'b', 'c'), rows).csv(), newline=''))
+  has_intervals = any(row[2] is not None for row in rows)
+  interval_names = ['c estimate', 'c low', 'c high', 'c count'] if has_intervals else ['c']
+  assert names == ['a', 'b', *interval_names]
+  for (text, number, interval), (csv_text, digits, *parts) in zip(rows, csv_rows, strict=True):
+    assert csv_text == text and repr(float(digits)) == repr(number)
     if interval is None:
       assert not any(parts)
     else:
       assert repr([*map(float, parts[:3]), int(parts[3])]) == repr(list(interval))
 
 
-def read_latex(text):
-  """Undo the escapes by reading one token at a time, as TeX does."""
-  back = {written: plain for plain, written in escape._LATEX.items() if plain != '\n'}
-  tokens = sorted(map(re.escape, back), key=len, reverse=True)
+def invert_latex_escapes(text):
+  """Inverts the escapes one token at a time, as TeX parses them."""
+  inverse = {escaped: plain for plain, escaped in escape._LATEX.items() if plain != '\n'}
+  tokens = sorted(map(re.escape, inverse), key=len, reverse=True)
   assert re.fullmatch(rf'(?:{"|".join(tokens)}|[^\\{{}}$&#%_^~])*', text), text
-  return re.sub('|'.join(tokens), lambda match: back[match.group()], text)
+  return re.sub('|'.join(tokens), lambda match: inverse[match.group()], text)
 
 
 @given(text=texts.filter(lambda text: '--' not in text and '-–' not in text and '–-' not in text))
-def test_latex_prints_the_text_and_nothing_is_left_special(text):
-  written = escape.latex(text).removeprefix('{}') if text[:1] in ('[', '*') else escape.latex(text)
-  assert read_latex(written) == text.replace('\n', ' ')
+def test_latex_escapes_all_special_characters(text):
+  escaped = escape.to_latex(text)
+  if text[:1] in ('[', '*'):
+    escaped = escaped.removeprefix('{}')
+  assert invert_latex_escapes(escaped) == text.replace('\n', ' ')
 
 
 @given(rows=rows)
-def test_markdown_keeps_its_columns(rows):
+def test_markdown_rows_have_equal_numbers_of_columns(rows):
   lines = Table('t', ('a', 'b', 'c'), rows).markdown().splitlines()[2:]
   assert len(lines) == len(rows) + 2
   assert {len(re.findall(r'(?<!\\)(?:\\\\)*\|', line)) for line in lines} == {4}
 
 
-BOARD = Table(
+SCORE_TABLE = Table(
   'Recall & copying',
   ('layer', 'accuracy', 'loss'),
   [
@@ -75,36 +78,36 @@ BOARD = Table(
 )
 
 
-def test_the_best_is_marked_everywhere():
-  assert [[cell.best for cell in row] for row in BOARD.shown()] == [
+def test_all_formats_mark_the_best_values():
+  assert [[cell.best for cell in row] for row in SCORE_TABLE.formatted_rows()] == [
     [False, True, True],
     [False, False, False],
     [False, False, True],
   ]
-  assert BOARD.text().count('*0.') == 3 and BOARD.markdown().count('**0.') == 3
-  assert BOARD.latex().count(r'\textbf{0.') == 3
+  assert SCORE_TABLE.text().count('*0.') == 3 and SCORE_TABLE.markdown().count('**0.') == 3
+  assert SCORE_TABLE.latex().count(r'\textbf{0.') == 3
 
 
 @given(column=st.lists(st.none() | values, min_size=1, max_size=6))
-def test_best_of_the_opposite_is_worst(column):
-  def winners(numbers, direction):
+def test_the_best_value_depends_on_the_direction(column):
+  def best_flags(numbers, direction):
     table = Table('t', ('x',), [(number,) for number in numbers], best={'x': direction})
-    return [row[0].best for row in table.shown()]
+    return [row[0].best for row in table.formatted_rows()]
 
   negated = [None if number is None else -number for number in column]
-  assert winners(column, 'higher') == winners(negated, 'lower')
-  assert any(winners(column, 'higher')) == any(number is not None for number in column)
+  assert best_flags(column, 'higher') == best_flags(negated, 'lower')
+  assert any(best_flags(column, 'higher')) == any(number is not None for number in column)
 
 
-def test_latex_is_a_whole_float():
-  text = BOARD.latex()
+def test_latex_is_a_complete_float():
+  text = SCORE_TABLE.latex()
   assert r'\caption{Recall \& copying. Five seeds.}' in text
   assert r'\label{tab:recall-copying}' in text
   assert r'attention(num\_heads=8) & \textbf{0.990 $\pm$ 0.010} & \textbf{0.01} \\' in text
   assert r'{lrr}' in text and [text.count(rule) for rule in (r'\toprule', r'\bottomrule')] == [1, 1]
 
 
-def test_wide_tables_fold_under_their_first_column():
+def test_wide_tables_continue_below_with_their_first_column():
   columns = ('layer', *(f'length {2**power}' for power in range(6, 18)))
   rows = [('gated linear attention', *[0.5] * 12), ('lstm', *[0.25] * 12)]
   table = Table('Wide', columns, rows)
@@ -117,7 +120,7 @@ def test_wide_tables_fold_under_their_first_column():
 @pytest.mark.parametrize(
   'fault', [{'rows': [(1,)]}, {'best': {'c': 'higher'}}, {'best': {'a': 'bigger'}}]
 )
-def test_a_table_that_does_not_fit_is_refused(fault):
+def test_an_inconsistent_table_is_rejected(fault):
   with pytest.raises(ValueError):
     Table(**{'title': 't', 'columns': ('a', 'b'), 'rows': [(1, 2)]} | fault)
 
@@ -131,79 +134,84 @@ def test_tables_without_rows_render(tmp_path):
 # Figures
 
 
-def curve(*heights):
+def points_with_intervals(*heights):
   return [(2**i, Interval(y, y - 0.1, y + 0.1, 5)) for i, y in enumerate(heights)]
 
 
-def panel(**changes):
-  series = {'lstm': curve(0.5, 0.3, 0.2), 'attention': curve(1.0, math.nan, 0.9)}
+def example_panel(**changes):
+  series = {
+    'lstm': points_with_intervals(0.5, 0.3, 0.2),
+    'attention': points_with_intervals(1.0, math.nan, 0.9),
+  }
   options = {'log_x': True, 'lines': {'chance': 0.1}} | changes
   return figures.Panel('Recall', 'length', 'accuracy', series, **options)
 
 
-def test_a_name_keeps_its_look():
+def test_a_name_has_the_same_style_in_all_figures():
   names = [f'layer {i}' for i in range(56)]
-  looks = figures.styles(names)
-  assert len({(look.colour, look.marker) for look in looks.values()}) == 56
-  assert figures.styles(names[:3]) == {name: looks[name] for name in names[:3]}
+  styles = figures.assign_styles(names)
+  assert len({(style.colour, style.marker) for style in styles.values()}) == 56
+  assert figures.assign_styles(names[:3]) == {name: styles[name] for name in names[:3]}
   order = ['attention', 'gru', 'lstm']
-  drawn = figures.draw([panel()], order=order).axes[0].get_lines()
-  assert [line.get_color() for line in drawn[:2]] == [
-    figures.styles(order)[name].colour for name in ('lstm', 'attention')
+  lines = figures.draw_figure([example_panel()], curve_order=order).axes[0].get_lines()
+  assert [line.get_color() for line in lines[:2]] == [
+    figures.assign_styles(order)[name].colour for name in ('lstm', 'attention')
   ]
 
 
-def test_figures_are_the_same_twice_and_hold_no_date(tmp_path):
-  for form in ('png', 'pdf'):
-    twice = [figures.image(figures.draw([panel(), panel(log_y=True)]), form) for _ in range(2)]
-    assert twice[0] == twice[1] and b'CreationDate' not in twice[0]
-  saved = figures.save(figures.draw([panel()]), tmp_path / 'new' / 'recall.v1')
-  assert [path.name for path in saved] == ['recall.v1.png', 'recall.v1.pdf']
+def test_figure_files_are_deterministic_and_undated(tmp_path):
+  panels = [example_panel(), example_panel(log_y=True)]
+  for file_format in ('png', 'pdf'):
+    first, second = (
+      figures.encode_figure(figures.draw_figure(panels), file_format) for _ in range(2))
+    assert first == second and b'CreationDate' not in first
+  paths = figures.save_figure(figures.draw_figure(panels), tmp_path / 'new' / 'recall.v1')
+  assert [path.name for path in paths] == ['recall.v1.png', 'recall.v1.pdf']
 
 
-def test_lengths_are_written_out():
-  axes = figures.draw([panel()]).axes[0]
+def test_length_ticks_are_integers():
+  axes = figures.draw_figure([example_panel()]).axes[0]
   assert [label.get_text() for label in axes.get_xticklabels()] == ['1', '2', '4']
 
 
-def test_figures_leave_no_global_state():
+def test_figures_do_not_change_global_settings():
   import matplotlib
 
-  before = {name: matplotlib.rcParams[name] for name in figures._LOOK}
-  figures.image(figures.draw([panel()]))
-  assert before == {name: matplotlib.rcParams[name] for name in figures._LOOK}
+  before = {name: matplotlib.rcParams[name] for name in figures._RC_PARAMETERS}
+  figures.encode_figure(figures.draw_figure([example_panel()]))
+  assert before == {name: matplotlib.rcParams[name] for name in figures._RC_PARAMETERS}
   assert 'matplotlib.pyplot' not in sys.modules
 
 
 @pytest.mark.parametrize(
-  ('module', 'act'),
+  ('module', 'render'),
   [
-    ('matplotlib', lambda: figures.draw([panel()])),
-    ('jinja2', lambda: page.render('t', {}, [])),
+    ('matplotlib', lambda: figures.draw_figure([example_panel()])),
+    ('jinja2', lambda: page.render_page('t', {}, [])),
   ],
 )
-def test_a_missing_extra_says_what_to_install(monkeypatch, module, act):
+def test_the_error_about_a_missing_extra_has_the_install_command(monkeypatch, module, render):
   monkeypatch.setitem(sys.modules, module, None)
   with pytest.raises(ImportError) as caught:
-    act()
+    render()
   message = str(caught.value)
-  assert "need the extra: pip install -e '.[report]'" in message
+  assert "need an optional library: pip install -e '.[report]'" in message
 
 
-def test_a_name_that_is_no_text_has_a_question_mark_on_the_page(tmp_path):
-  path = page.write(tmp_path / 'page.html', 'runs/\udcff', {}, [])
+def test_undecodable_bytes_become_question_marks_on_the_page(tmp_path):
+  path = page.write_page(tmp_path / 'page.html', page.render_page('runs/\udcff', {}, []))
   assert '<title>runs/?</title>' in path.read_text()
 
 
 # The page
 
 
-class Reader(html.parser.HTMLParser):
-  """Collect a page's text, ids and links, and check that its tags nest."""
+class WellFormedPage(html.parser.HTMLParser):
+  """The texts, ids and links of an HTML page whose tags are properly nested."""
 
   def __init__(self, text):
     super().__init__()
-    self.open, self.said, self.ids, self.addresses = [], [], [], []
+    self.open, self.texts, self.ids, self.addresses = [], [], [], []
     self.feed(text)
     assert self.open == []
 
@@ -218,57 +226,58 @@ class Reader(html.parser.HTMLParser):
     assert self.open.pop() == tag
 
   def handle_data(self, data):
-    self.said.append(data)
+    self.texts.append(data)
 
 
-NASTY = '<script>alert("&")</script>'
+MARKUP = '<script>alert("&")</script>'
 
 
 @pytest.fixture(scope='module')
-def report():
-  table = Table(NASTY, ('layer', NASTY), [(NASTY, 1.5)], caption=NASTY, best={NASTY: 'higher'})
-  picture = page.Picture(figures.image(figures.draw([panel()])), NASTY)
+def report_html():
+  table = Table(MARKUP, ('layer', MARKUP), [(MARKUP, 1.5)], caption=MARKUP, best={MARKUP: 'higher'})
+  picture = page.Picture(figures.encode_figure(figures.draw_figure([example_panel()])), MARKUP)
   sections = [
-    page.Section('Same', f'First {NASTY}.\n\nThen `a < b`.', [table, BOARD], [picture]),
+    page.Section('Same', f'First {MARKUP}.\n\nThen `a < b`.', [table, SCORE_TABLE], [picture]),
     page.Section('Same'),
   ]
-  verdicts = [page.Verdict(NASTY, verdict, NASTY, source=NASTY) for verdict in page.SIGNS]
+  verdicts = [page.Verdict(MARKUP, verdict, MARKUP, source=MARKUP) for verdict in page.SIGNS]
   verdicts.append(page.Verdict('Claim', 'supported', 'twice', Interval(2, 1.9, 2.1, 5), 5))
-  return page.render(NASTY, {'device': NASTY, 'versions': {'jax': '1'}}, sections, verdicts, NASTY)
+  provenance = {'device': MARKUP, 'versions': {'jax': '1'}}
+  return page.render_page(MARKUP, provenance, sections, verdicts, MARKUP)
 
 
-def test_the_page_is_well_formed_and_stands_alone(report):
-  reader = Reader(report)
-  for address in reader.addresses:
+def test_the_page_is_well_formed_and_self_contained(report_html):
+  parsed = WellFormedPage(report_html)
+  for address in parsed.addresses:
     assert address.startswith(('#', 'data:')), address
-    assert not address.startswith('#') or address[1:] in reader.ids
-  assert len(set(reader.ids)) == len(reader.ids)
-  assert 'http' not in report.replace(NASTY, '')
+    assert not address.startswith('#') or address[1:] in parsed.ids
+  assert len(set(parsed.ids)) == len(parsed.ids)
+  assert 'http' not in report_html.replace(MARKUP, '')
 
 
-def test_text_stays_text(report):
-  assert '<script' not in report
-  said = ''.join(Reader(report).said)
-  assert said.count(NASTY) >= 12
+def test_text_is_escaped(report_html):
+  assert '<script' not in report_html
+  text = ''.join(WellFormedPage(report_html).texts)
+  assert text.count(MARKUP) >= 12
 
 
-def test_the_page_holds_verdicts_data_and_provenance(report):
-  said = ' '.join(''.join(Reader(report).said).split())
+def test_the_page_contains_verdicts_data_and_provenance(report_html):
+  content = ' '.join(''.join(WellFormedPage(report_html).texts).split())
   for text in ('✓ supported', '✕ contradicted', '2.00 ± 0.10', 'jax 1', r'\toprule', 'loss'):
-    assert text in said, text
-  assert '<code>a &lt; b</code>' in report and report.count('class="number best"') >= 3
+    assert text in content, text
+  assert '<code>a &lt; b</code>' in report_html and report_html.count('class="number best"') >= 3
 
 
-def test_the_page_is_written_whole(tmp_path, monkeypatch):
-  path = page.write(tmp_path / 'new' / 'report.html', 'First', {}, [])
+def test_the_page_is_written_atomically(tmp_path, monkeypatch):
+  path = page.write_page(tmp_path / 'new' / 'report.html', page.render_page('First', {}, []))
   first = path.read_bytes()
   monkeypatch.setattr('os.replace', lambda *_: (_ for _ in ()).throw(OSError(28, 'full')))
   with pytest.raises(OSError):
-    page.write(path, 'Second', {}, [])
+    page.write_page(path, page.render_page('Second', {}, []))
   assert path.read_bytes() == first and list(path.parent.iterdir()) == [path]
 
 
-def test_an_unknown_verdict_is_refused():
+def test_an_unknown_verdict_is_rejected():
   with pytest.raises(ValueError, match='maybe'):
     page.Verdict('Claim', 'maybe')
 
@@ -276,41 +285,43 @@ def test_an_unknown_verdict_is_refused():
 # Published numbers
 
 
-def test_every_published_number_says_where_it_is_from():
-  entries = published.published()
+def test_every_published_number_has_a_source():
+  entries = published.find_published_numbers()
   assert len(entries) == len({(e.task, e.layer, e.metric, e.source, e.settings) for e in entries})
   for entry in entries:
-    assert entry.mark in published.MARKS and entry.relation in ('=', '<')
+    assert entry.reliability in published.RELIABILITIES and entry.relation in ('=', '<')
     assert entry.metric and entry.selection and entry.protocol and entry.source
     assert math.isfinite(entry.value)
 
 
-def test_trivial_baselines_follow_from_arithmetic():
-  (adding,) = published.published('adding', 'trivial', length=600)
+def test_trivial_baselines_equal_their_closed_forms():
+  (adding,) = published.find_published_numbers('adding', 'trivial', length=600)
   assert adding.value == pytest.approx(1 / 6)
-  copying = published.published('copy_memory', 'trivial')
+  copying = published.find_published_numbers('copy_memory', 'trivial')
   for entry in copying:
     delay = dict(entry.settings)['delay']
     assert entry.value == pytest.approx(10 * math.log(8) / (delay + 20), abs=1e-7)
   assert {dict(entry.settings)['delay'] for entry in copying} >= {100, 500, 1000}
 
 
-def test_lookup_matches_what_an_entry_names_and_passes_over_the_rest():
-  (entry,) = published.published('recall', 'attention', length=64, num_pairs=4, width=64, seed=3)
-  assert entry.value == 1.0 and entry.mark == 'read off a figure'
-  assert published.published('recall', 'attention', length=65) == ()
-  sizes = {(e.layer, *dict(e.settings).values()) for e in published.published('recall')}
+def test_lookup_compares_only_the_settings_of_an_entry():
+  (entry,) = published.find_published_numbers(
+    'recall', 'attention', length=64, num_pairs=4, width=64, seed=3)
+  assert entry.value == 1.0 and entry.reliability == 'read off a figure'
+  assert published.find_published_numbers('recall', 'attention', length=65) == ()
+  numbers = published.find_published_numbers('recall')
+  sizes = {(e.layer, *dict(e.settings).values()) for e in numbers}
   assert len(sizes) == 5 * 4 * 4
 
 
-def test_published_stands_beside_ours_with_the_difference():
+def test_the_comparison_table_has_the_difference_from_published_numbers():
   ours = Interval(0.03, 0.02, 0.04, 5)
-  entries = published.published('adding', length=600)
-  table = published.table('Adding', entries, {entries[0]: ours})
-  place = table.columns.index('difference')
-  assert table.rows[0][place] == ours.shifted(-entries[0].value)
-  assert all(row[place] is None for row in table.rows[1:])
-  marks = [row[table.columns.index('mark')] for row in table.rows]
-  assert marks == [entry.mark for entry in entries]
-  bound = next(e for e in published.published('copy_memory') if e.relation == '<')
-  assert published.table('Bound', [bound]).rows[0][4] == '< 0.2'
+  entries = published.find_published_numbers('adding', length=600)
+  table = published.published_numbers_table('Adding', entries, {entries[0]: ours})
+  column = table.columns.index('measured minus published')
+  assert table.rows[0][column] == ours.shift(-entries[0].value)
+  assert all(row[column] is None for row in table.rows[1:])
+  reliabilities = [row[table.columns.index('reliability')] for row in table.rows]
+  assert reliabilities == [entry.reliability for entry in entries]
+  bound = next(e for e in published.find_published_numbers('copy_memory') if e.relation == '<')
+  assert published.published_numbers_table('Bound', [bound]).rows[0][4] == '< 0.2'

@@ -1,4 +1,4 @@
-"""Laws of the statistics, and of how a number is written."""
+"""Properties of estimates and intervals, and of number formats."""
 
 import math
 import re
@@ -13,107 +13,105 @@ from experiments.lab.results.statistics import Interval
 
 values = st.floats(-1e6, 1e6).map(lambda value: round(value, 6))
 samples = st.lists(values, min_size=2, max_size=8)
-few = settings(max_examples=15, deadline=None)
-BOTH = [statistics.mean_interval, statistics.median_interval]
+few_examples = settings(max_examples=15, deadline=None)
+INTERVALS = [statistics.mean_interval, statistics.median_interval]
 
 
-def near(left, right, scale=1.0):
-  return np.allclose(left, right, rtol=1e-6, atol=1e-6 * max(1.0, scale))
+def nearly_equal(actual, expected, scale=1.0):
+  return np.allclose(actual, expected, rtol=1e-6, atol=1e-6 * max(1.0, scale))
 
 
 # Statistics
 
 
-@few
+@few_examples
 @given(sample=samples)
-@pytest.mark.parametrize('interval', [*BOTH, statistics.median_spread])
-def test_bounds_hold_the_estimate(interval, sample):
-  found = interval(sample)
-  assert found.low <= found.mean <= found.high and found.count == len(sample) and found.known
+@pytest.mark.parametrize('interval', INTERVALS)
+def test_bounds_contain_the_estimate(interval, sample):
+  result = interval(sample)
+  assert result.low <= result.estimate <= result.high
+  assert result.count == len(sample) and result.has_bounds
 
 
-@few
+@few_examples
 @given(sample=samples, offset=values, factor=st.floats(-100, 100))
-@pytest.mark.parametrize('interval', [*BOTH, statistics.median_spread])
-def test_intervals_move_and_stretch_with_their_values(interval, sample, offset, factor):
-  found, size = interval(sample), max(map(abs, [*sample, offset])) * max(1, abs(factor))
-  moved = interval([factor * value + offset for value in sample])
-  bounds = sorted(factor * bound + offset for bound in found[1:3])
-  assert near(moved[:3], [factor * found.mean + offset, *bounds], size)
+@pytest.mark.parametrize('interval', INTERVALS)
+def test_intervals_are_equivariant_under_affine_maps(interval, sample, offset, factor):
+  original, size = interval(sample), max(map(abs, [*sample, offset])) * max(1, abs(factor))
+  mapped = interval([factor * value + offset for value in sample])
+  bounds = sorted(factor * bound + offset for bound in original[1:3])
+  assert nearly_equal(mapped[:3], [factor * original.estimate + offset, *bounds], size)
 
 
 @given(sample=st.lists(values, min_size=2, max_size=8), order=st.randoms())
-def test_mean_interval_knows_no_order(sample, order):
-  mixed = list(sample)
-  order.shuffle(mixed)
+def test_mean_interval_ignores_the_order_of_values(sample, order):
+  shuffled = list(sample)
+  order.shuffle(shuffled)
   size = max(map(abs, sample))
-  assert near(statistics.mean_interval(mixed), statistics.mean_interval(sample), size)
+  assert nearly_equal(statistics.mean_interval(shuffled), statistics.mean_interval(sample), size)
 
 
 @pytest.mark.parametrize(('count', 'quantile'), [(2, 12.706205), (5, 2.776445), (31, 2.042272)])
 def test_mean_interval_has_students_width(count, quantile):
   sample = np.arange(count, dtype=float)
-  found = statistics.mean_interval(sample)
+  interval = statistics.mean_interval(sample)
   expected = quantile * np.std(sample, ddof=1) / math.sqrt(count)
-  assert found.high - found.mean == pytest.approx(expected, rel=1e-6)
+  assert interval.high - interval.estimate == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(
-  ('interval', 'least'), [(statistics.mean_interval, 0.93), (statistics.median_interval, 0.9)]
+  ('interval', 'min_coverage'),
+  [(statistics.mean_interval, 0.93), (statistics.median_interval, 0.9)],
 )
-def test_intervals_cover_the_truth_as_often_as_they_say(interval, least):
+def test_intervals_have_their_nominal_coverage(interval, min_coverage):
   draws = np.random.default_rng(0).normal(3.0, 2.0, (200, 12))
-  found = [interval(sample) for sample in draws]
-  covered = np.mean([one.low <= 3.0 <= one.high for one in found])
-  assert least <= covered <= 0.99
+  intervals = [interval(sample) for sample in draws]
+  coverage = np.mean([bounds.low <= 3.0 <= bounds.high for bounds in intervals])
+  assert min_coverage <= coverage <= 0.99
 
 
-def test_spread_is_the_middle_half():
-  assert statistics.median_spread([4.0, 0.0, 3.0, 1.0, 2.0]) == Interval(2.0, 1.0, 3.0, 5)
-
-
-@pytest.mark.parametrize('interval', [*BOTH, statistics.median_spread])
-def test_equal_values_have_no_width(interval):
+@pytest.mark.parametrize('interval', INTERVALS)
+def test_intervals_of_equal_values_have_zero_width(interval):
   assert interval([0.1] * 5)[:3] == pytest.approx((0.1, 0.1, 0.1), abs=1e-16)
 
 
-@pytest.mark.parametrize('interval', [*BOTH, statistics.median_spread])
-@pytest.mark.parametrize('bad', [math.nan, math.inf])
-def test_a_value_that_is_no_number_is_never_left_out(interval, bad):
-  assert all(map(math.isnan, interval([0.5, bad, 0.7])[:3]))
+@pytest.mark.parametrize('interval', INTERVALS)
+@pytest.mark.parametrize('non_finite', [math.nan, math.inf])
+def test_a_non_finite_value_makes_the_interval_nan(interval, non_finite):
+  assert all(map(math.isnan, interval([0.5, non_finite, 0.7])[:3]))
 
 
-@pytest.mark.parametrize('interval', [*BOTH, statistics.median_spread])
-def test_one_value_has_no_interval_and_none_has_no_estimate(interval):
-  assert interval([0.25]).mean == 0.25 and not interval([0.25]).known
-  assert math.isnan(interval([]).mean) and interval([]).count == 0
+@pytest.mark.parametrize('interval', INTERVALS)
+def test_a_single_value_has_no_bounds_and_an_empty_sample_no_estimate(interval):
+  assert interval([0.25]).estimate == 0.25 and not interval([0.25]).has_bounds
+  assert math.isnan(interval([]).estimate) and interval([]).count == 0
 
 
-def test_bootstrap_repeats_itself():
+def test_the_bootstrap_is_deterministic():
   sample = np.random.default_rng(1).normal(size=20)
   assert statistics.median_interval(sample) == statistics.median_interval(sample)
 
 
-def test_pairing_cancels_what_rounds_share():
+def test_pairing_cancels_noise_that_rounds_share():
   generator = np.random.default_rng(2)
-  weather = np.exp(generator.normal(0, 0.5, 15))
-  slow = 2.0 * weather * np.exp(generator.normal(0, 0.001, 15))
-  paired = statistics.ratio_interval(slow, weather, paired=True)
-  loose = statistics.ratio_interval(slow, weather)
+  times = np.exp(generator.normal(0, 0.5, 15))
+  doubled = 2.0 * times * np.exp(generator.normal(0, 0.001, 15))
+  paired = statistics.ratio_interval(doubled, times, paired=True)
+  unpaired = statistics.ratio_interval(doubled, times)
   assert paired.low <= 2.0 <= paired.high
-  assert paired.high - paired.low < 0.1 * (loose.high - loose.low)
+  assert paired.high - paired.low < 0.1 * (unpaired.high - unpaired.low)
 
 
-@few
+@few_examples
 @given(power=st.floats(-1, 3), scale=st.floats(0.01, 100))
-def test_growth_exponent_of_a_power_law(power, scale):
+def test_growth_exponent_recovers_a_power_law(power, scale):
   lengths = np.array([64, 128, 256, 512.0])
-  rounds = np.array([[0.9], [1.0], [1.2]])  # each round as a whole is faster or slower
-  found = statistics.growth_exponent(lengths, scale * rounds * lengths**power)
-  assert near(found[:3], [power] * 3) and found.count == 3
+  rounds = np.array([[0.9], [1.0], [1.2]])  # A factor on all times of a round.
+  exponent = statistics.growth_exponent(lengths, scale * rounds * lengths**power)
+  assert nearly_equal(exponent[:3], [power] * 3) and exponent.count == 3
 
 
-def test_growth_exponent_wants_rounds_by_lengths():
+def test_growth_exponent_rejects_times_of_another_shape():
   with pytest.raises(ValueError, match='rounds, lengths'):
     statistics.growth_exponent([1, 2, 4], [[1.0, 2.0]])
 
@@ -130,9 +128,9 @@ def test_growth_exponent_wants_rounds_by_lengths():
     (Interval(56789, 55555, 58023, 5), '56,800 ± 1,200'),
     (Interval(-0.002, -0.052, 0.048, 5), '0.00 ± 0.05'),
     (Interval(1.0, 1.0, 1.0, 5), '1 ± 0'),
-    (Interval.bare(0.5), '0.5'),
-    (Interval.bare(math.nan, 0), '–'),
-    (Interval.bare(math.nan, 5), 'nan'),
+    (Interval.without_bounds(0.5), '0.5'),
+    (Interval.without_bounds(math.nan, 0), '–'),
+    (Interval.without_bounds(math.nan, 5), 'nan'),
     (None, '–'),
     (65536, '65,536'),
     (1024, '1024'),
@@ -143,18 +141,20 @@ def test_growth_exponent_wants_rounds_by_lengths():
     (True, 'yes'),
   ],
 )
-def test_numbers_are_written_as_their_intervals_allow(value, text):
-  assert notation.cell(value) == text
+def test_numbers_are_rounded_by_their_intervals(value, text):
+  assert notation.format_table_cell(value) == text
 
 
-@given(mean=values, half=st.floats(1e-4, 1e3))
-def test_a_rounded_interval_is_near_the_exact_one(mean, half):
-  text = notation.interval(Interval(mean, mean - half, mean + half, 5)).replace(',', '')
-  inner, power = re.fullmatch(r'\(?([^()]*?)\)?(?:e(-?\d+))?', text).groups()
-  shown = [float(part) * 10 ** int(power or 0) for part in inner.split(' ± ')]
-  assert abs(shown[0] - mean) <= 0.5 * half and abs(shown[1] - half) <= 0.25 * half
+@given(estimate=values, half=st.floats(1e-4, 1e3))
+def test_a_rounded_interval_is_close_to_the_exact_interval(estimate, half):
+  interval = Interval(estimate, estimate - half, estimate + half, 5)
+  text = notation.format_interval(interval).replace(',', '')
+  mantissa, power = re.fullmatch(r'\(?([^()]*?)\)?(?:e(-?\d+))?', text).groups()
+  rounded = [float(part) * 10 ** int(power or 0) for part in mantissa.split(' ± ')]
+  assert abs(rounded[0] - estimate) <= 0.5 * half and abs(rounded[1] - half) <= 0.25 * half
 
 
 @given(value=st.floats(-1e300, 1e300))
-def test_a_number_keeps_four_digits(value):
-  assert float(notation.number(value).replace(',', '')) == pytest.approx(value, rel=5e-4)
+def test_a_number_has_four_significant_digits(value):
+  text = notation.format_number_for_table(value).replace(',', '')
+  assert float(text) == pytest.approx(value, rel=5e-4)

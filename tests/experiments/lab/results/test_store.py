@@ -1,4 +1,4 @@
-"""The store's laws: what is read is what was written, or nothing."""
+"""The store of records, which returns each record as it was written or not at all."""
 
 import hashlib
 import json
@@ -19,14 +19,16 @@ from hypothesis import strategies as st
 from experiments.lab import atomic
 from experiments.lab.results import kinds
 from experiments.lab.results import store as store_module
-from experiments.lab.results.schema import MOST
-from experiments.lab.results.store import Store, StoreError, key_of
+from experiments.lab.results.schema import LARGEST_INTEGER
+from experiments.lab.results.store import Store, StoreError, cell_key
 
 ROOT = pathlib.Path(__file__).parents[4]
 keys = st.text(max_size=8).filter(lambda text: not text.startswith('$'))
 reals = st.floats(allow_nan=False, allow_infinity=False)
-settings_values = st.none() | st.booleans() | st.integers(-MOST, MOST) | reals | st.text(max_size=8)
-settings_names = keys.filter(lambda name: name not in kinds.SHARED)  # whose values have shapes
+integers = st.integers(-LARGEST_INTEGER, LARGEST_INTEGER)
+settings_values = st.none() | st.booleans() | integers | reals | st.text(max_size=8)
+# The values of shared settings must satisfy their schemas.
+settings_names = keys.filter(lambda name: name not in kinds.SHARED_SETTINGS)
 runs = st.dictionaries(
   settings_names, settings_values | st.lists(settings_values, max_size=3), max_size=5)
 results = st.dictionaries(
@@ -41,7 +43,7 @@ results = st.dictionaries(
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def record(study='test', run=None, **changes):
+def example_record(study='test', run=None, **changes):
   return {
     'study': study,
     'run': {'layer': 'lstm', 'width': 64} if run is None else run,
@@ -56,76 +58,76 @@ def record(study='test', run=None, **changes):
 
 
 @pytest.fixture
-def warnings_seen():
+def reported_warnings():
   return []
 
 
 @pytest.fixture
-def store(tmp_path, warnings_seen):
-  return Store(tmp_path / 'results', warn=warnings_seen.append)
+def store(tmp_path, reported_warnings):
+  return Store(tmp_path / 'results', warn=reported_warnings.append)
 
 
-def only_file(store):
+def only_record_file(store):
   (path,) = store.cells.glob('*.json')
   return path
 
 
-def same(left, right):
-  """Equality in which NaN equals NaN and types count."""
+def identical(left, right):
+  """Whether two values have equal representations, in which NaN equals NaN and types count."""
   return repr(left) == repr(right)
 
 
-def shuffled(value, order):
-  """Reorder every dict in a value."""
+def shuffle_keys(value, order):
+  """Shuffles the keys of all dictionaries inside a value."""
   if isinstance(value, dict):
     names = list(value)
     order.shuffle(names)
-    return {name: shuffled(value[name], order) for name in names}
-  return [shuffled(item, order) for item in value] if isinstance(value, list) else value
+    return {name: shuffle_keys(value[name], order) for name in names}
+  return [shuffle_keys(item, order) for item in value] if isinstance(value, list) else value
 
 
-def ordered(value):
+def sort_keys(value):
   if isinstance(value, dict):
-    return {name: ordered(value[name]) for name in sorted(value)}
-  return [ordered(item) for item in value] if isinstance(value, list) else value
+    return {name: sort_keys(value[name]) for name in sorted(value)}
+  return [sort_keys(item) for item in value] if isinstance(value, list) else value
 
 
 @relaxed
 @given(run=runs, result=results)
-def test_what_is_written_is_read(store, run, result):
-  written = store.write(record(run=run, result=result))
-  found = store.read('test', run)
-  assert same(found, written)
-  assert same(ordered(found['result']), ordered(result))
-  assert same(ordered(found['run']), ordered(run))
+def test_a_written_record_is_read_back(store, run, result):
+  written = store.write(example_record(run=run, result=result))
+  read = store.read('test', run)
+  assert identical(read, written)
+  assert identical(sort_keys(read['result']), sort_keys(result))
+  assert identical(sort_keys(read['run']), sort_keys(run))
 
 
 @given(run=runs, order=st.randoms())
-def test_key_depends_on_content_and_not_on_order(run, order):
-  assert key_of('test', run) == key_of('test', shuffled(run, order))
-  assert key_of('test', run) != key_of('parallelism', run)
-  assert key_of('test', run) != key_of('test', run | {'one more': 1})
+def test_the_key_depends_on_content_and_not_on_order(run, order):
+  assert cell_key('test', run) == cell_key('test', shuffle_keys(run, order))
+  assert cell_key('test', run) != cell_key('parallelism', run)
+  assert cell_key('test', run) != cell_key('test', run | {'one more': 1})
 
 
-def test_key_is_the_declared_hash():
+def test_the_key_is_the_documented_hash():
   text = '{"run":{"a":1,"b":[2.5,"x"]},"study":"s"}'
-  assert key_of('s', {'b': [2.5, 'x'], 'a': 1}) == hashlib.sha256(text.encode()).hexdigest()[:16]
+  assert cell_key('s', {'b': [2.5, 'x'], 'a': 1}) == hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def test_files_are_strict_json_without_nan(store):
-  store.write(record(result={'loss': [math.nan, math.inf, -math.inf, -0.0]}))
+  store.write(example_record(result={'loss': [math.nan, math.inf, -math.inf, -0.0]}))
 
-  def refuse(name):
+  def reject_constant(name):
     raise AssertionError(f'{name} is not JSON')
 
-  json.loads(only_file(store).read_text(), parse_constant=refuse)
-  assert same(store.records()[0]['result']['loss'], [math.nan, math.inf, -math.inf, -0.0])
+  json.loads(only_record_file(store).read_text(), parse_constant=reject_constant)
+  assert identical(store.records()[0]['result']['loss'], [math.nan, math.inf, -math.inf, -0.0])
 
 
-def test_arrays_and_tuples_come_back_as_lists(store):
+def test_arrays_and_tuples_are_read_back_as_lists(store):
   values = {'a': np.float32([0.5, np.nan]), 'b': (1, 2), 'c': np.int32(3), 'd': np.bool_(True)}
   plain = {'a': [0.5, math.nan], 'b': [1, 2], 'c': 3, 'd': True}
-  assert same(store.write(record(result=values))['result'], plain)
+  assert identical(store.write(example_record(result=values))['result'], plain)
 
 
 @pytest.mark.parametrize(
@@ -140,17 +142,17 @@ def test_arrays_and_tuples_come_back_as_lists(store):
     {'run': {'rate': math.nan}},
     {'run': {'seed': None}},
     {'code': {'module': 'no fingerprint'}},
-    {'surprise': 1},
+    {'unknown field': 1},
   ],
 )
-def test_what_cannot_be_kept_is_refused(store, changes):
+def test_an_invalid_record_is_rejected(store, changes):
   with pytest.raises(StoreError):
-    store.write(record(**changes))
+    store.write(example_record(**changes))
   assert store.records() == []
 
 
-def test_incomplete_record_is_refused(store):
-  incomplete = record()
+def test_an_incomplete_record_is_rejected(store):
+  incomplete = example_record()
   del incomplete['commit']
   with pytest.raises(StoreError, match='commit'):
     store.write(incomplete)
@@ -158,17 +160,17 @@ def test_incomplete_record_is_refused(store):
 
 @relaxed
 @given(position=st.integers(0, 10**6), bit=st.integers(0, 7))
-def test_no_bit_flip_is_read_as_something_else(store, position, bit):
-  written = store.write(record())
-  path = only_file(store)
+def test_a_bit_flip_never_yields_another_record(store, position, bit):
+  written = store.write(example_record())
+  path = only_record_file(store)
   data = bytearray(path.read_bytes())
   data[position % len(data)] ^= 1 << bit
   path.write_bytes(data)
-  assert store.read('test', record()['run']) in (None, written)
+  assert store.read('test', example_record()['run']) in (None, written)
 
 
 @pytest.mark.parametrize(
-  ('fault', 'spoil'),
+  ('fault', 'corrupt'),
   [
     ('not valid JSON', lambda data: data[: len(data) // 2]),
     ('not valid JSON', lambda data: b''),
@@ -178,127 +180,128 @@ def test_no_bit_flip_is_read_as_something_else(store, position, bit):
     ('format 3', lambda data: data.replace(b'"format":2', b'"format":3')),
   ],
 )
-def test_damage_is_named_once_and_set_aside(store, warnings_seen, fault, spoil):
-  store.write(record())
-  path = only_file(store)
-  damaged = spoil(path.read_bytes())
+def test_a_damaged_file_is_reported_once_and_set_aside(store, reported_warnings, fault, corrupt):
+  store.write(example_record())
+  path = only_record_file(store)
+  damaged = corrupt(path.read_bytes())
   path.write_bytes(damaged)
-  assert store.read('test', record()['run']) is None
-  (line,) = warnings_seen
+  assert store.read('test', example_record()['run']) is None
+  (line,) = reported_warnings
   assert fault in line and path.name in line and '\n' not in line
   assert not path.exists()
   assert path.with_name(f'{path.name}.damaged').read_bytes() == damaged
-  assert store.records() == [] and len(warnings_seen) == 1
-  assert store.write(record()) == store.read('test', record()['run'])
+  assert store.records() == [] and len(reported_warnings) == 1
+  assert store.write(example_record()) == store.read('test', example_record()['run'])
 
 
-def test_wrong_name_is_damage(store, warnings_seen):
-  store.write(record())
-  only_file(store).rename(store.cells / 'test-0123456789abcdef.json')
+def test_a_file_with_a_wrong_name_is_damaged(store, reported_warnings):
+  store.write(example_record())
+  only_record_file(store).rename(store.cells / 'test-0123456789abcdef.json')
   assert store.records() == []
-  assert 'not the key' in warnings_seen[0]
+  assert 'file name does not match' in reported_warnings[0]
 
 
-def test_nothing_set_aside_is_overwritten(store):
+def test_damaged_files_are_never_overwritten(store):
   contents = [f'damage {count}'.encode() for count in range(3)]
   for content in contents:
-    store.write(record())
-    only_file(store).write_bytes(content)
+    store.write(example_record())
+    only_record_file(store).write_bytes(content)
     assert store.records() == []
   assert sorted(path.read_bytes() for path in store.cells.iterdir()) == contents
 
 
-def test_default_warning_goes_to_stderr(tmp_path):
+def test_warnings_are_printed_to_stderr_by_default(tmp_path):
   store = Store(tmp_path)
-  store.write(record())
-  only_file(store).write_text('')
+  store.write(example_record())
+  only_record_file(store).write_text('')
   code = 'import sys; from experiments.lab.results.store import Store; Store(sys.argv[1]).records()'
-  done = subprocess.run(
+  process = subprocess.run(
     [sys.executable, '-c', code, tmp_path], cwd=ROOT, capture_output=True, text=True, check=True
   )
-  assert done.stdout == ''
-  (line,) = done.stderr.splitlines()
-  assert 'set aside' in line
+  assert process.stdout == ''
+  (line,) = process.stderr.splitlines()
+  assert 'renamed to' in line
 
 
-def test_temporary_files_are_ignored(store, warnings_seen):
-  store.write(record())
+def test_temporary_files_are_ignored(store, reported_warnings):
+  store.write(example_record())
   (store.cells / '.test-0123456789abcdef.json.1234.tmp').write_text('{"half')
-  assert len(store.records()) == 1 and warnings_seen == []
+  assert len(store.records()) == 1 and reported_warnings == []
 
 
-def test_order_does_not_depend_on_history_and_folders_merge_by_copying(tmp_path):
-  made = [record(study, {'n': n}) for study in ('b', 'a') for n in range(4)]
+def test_records_have_a_fixed_order_and_folders_can_be_merged_by_copying(tmp_path):
+  records = [example_record(study, {'n': n}) for study in ('b', 'a') for n in range(4)]
   whole, left, right = (Store(tmp_path / name) for name in ('whole', 'left', 'right'))
-  for place, item in enumerate(made):
+  for index, item in enumerate(records):
     whole.write(item)
-    (left if place % 3 else right).write(item)
+    (left if index % 3 else right).write(item)
   for path in right.cells.iterdir():
     (left.cells / path.name).write_bytes(path.read_bytes())
   assert left.records() == whole.records()
-  order = [(found['study'], found['run']['n']) for found in whole.records()]
+  order = [(item['study'], item['run']['n']) for item in whole.records()]
   assert order == [(study, n) for study in 'ab' for n in range(4)]
   assert whole.records('a') == whole.records()[:4]
   assert 'a' in whole and 'c' not in whole
 
 
-def test_rewriting_replaces_and_keeps_what_was_there(store):
-  store.write(record(status='timeout', reason='600 s'))
-  path = only_file(store)
+def test_a_replaced_record_moves_to_the_history(store):
+  store.write(example_record(status='timeout', reason='600 s'))
+  path = only_record_file(store)
   first = path.read_bytes()
-  last = store.write(record())
+  last = store.write(example_record())
   assert store.records() == [last]
-  assert [kept.read_bytes() for kept in store.history.iterdir()] == [first]
+  assert [path.read_bytes() for path in store.history.iterdir()] == [first]
 
 
-def test_a_record_of_the_format_before_has_no_code(store, warnings_seen):
-  kept = record() | {'format': store_module.WITHOUT_CODE}
-  kept['checksum'] = store_module._checksum(kept)
+def test_a_record_of_the_earlier_format_has_no_code(store, reported_warnings):
+  earlier = example_record() | {'format': store_module.WITHOUT_CODE}
+  earlier['checksum'] = store_module._record_checksum(earlier)
   store.prepare()
-  name = f'test-{key_of("test", kept["run"])}.json'
-  (store.cells / name).write_text(json.dumps(kept))
-  (found,) = store.records()
-  assert found['code'] == {} and found['result'] == kept['result'] and warnings_seen == []
+  name = f'test-{cell_key("test", earlier["run"])}.json'
+  (store.cells / name).write_text(json.dumps(earlier))
+  (read,) = store.records()
+  assert read['code'] == {} and read['result'] == earlier['result'] and reported_warnings == []
 
 
-def test_reading_makes_nothing(store):
+def test_reading_creates_no_folder(store):
   assert store.records() == [] and store.read('test', {}) is None
   assert not store.cells.exists()
 
 
 @pytest.mark.parametrize(
-  'act',
+  'use',
   [
     lambda store: store.prepare(),
-    lambda store: store.write(record()),
+    lambda store: store.write(example_record()),
     lambda store: store.records(),
     lambda store: store.read('test', {}),
   ],
 )
-def test_folder_below_a_file_is_one_clear_line(tmp_path, act):
+def test_a_folder_below_a_file_is_a_one_line_error(tmp_path, use):
   (tmp_path / 'file').write_text('')
   with pytest.raises(StoreError, match='cannot use the results folder') as caught:
-    act(Store(tmp_path / 'file' / 'results'))
+    use(Store(tmp_path / 'file' / 'results'))
   assert '\n' not in str(caught.value)
 
 
-def test_prepare_leaves_an_empty_folder(store):
+def test_prepare_creates_an_empty_folder(store):
   assert store.prepare() is store
   assert list(store.cells.iterdir()) == []
 
 
-def test_prepare_removes_what_killed_writers_left_an_hour_ago(store):
+def test_prepare_removes_temporary_files_older_than_an_hour(store):
   store.prepare()
-  left, fresh, other = (store.cells / name for name in ('.a.json.1.tmp', '.b.json.2.tmp', 'c.tmp'))
-  for path in (left, fresh, other):
+  old, fresh, other = (store.cells / name for name in ('.a.json.1.tmp', '.b.json.2.tmp', 'c.tmp'))
+  for path in (old, fresh, other):
     path.touch()
-  for path in (left, other):
-    os.utime(path, (time.time() - atomic.ABANDONED - 60,) * 2)
+  for path in (old, other):
+    os.utime(path, (time.time() - atomic.ABANDONED_SECONDS - 60,) * 2)
   store.prepare()
-  assert sorted(store.cells.iterdir()) == [fresh, other]  # one may be being written
+  # Another process may still write the fresh file.
+  assert sorted(store.cells.iterdir()) == [fresh, other]
 
 
-def test_a_failed_write_names_the_file_that_was_to_be_written(tmp_path):
+def test_the_error_of_a_failed_write_has_the_target_path(tmp_path):
   (tmp_path / 'folder').mkdir()
   with pytest.raises(IsADirectoryError) as caught:
     atomic.write(tmp_path / 'folder', b'')
@@ -306,15 +309,15 @@ def test_a_failed_write_names_the_file_that_was_to_be_written(tmp_path):
   assert list(tmp_path.iterdir()) == [tmp_path / 'folder']
 
 
-def test_failed_write_leaves_the_old_record_and_no_litter(store, monkeypatch):
-  old = store.write(record())
+def test_a_failed_write_changes_no_file(store, monkeypatch):
+  old = store.write(example_record())
 
-  def full(descriptor):
+  def raise_disk_full(descriptor):
     raise OSError(28, 'No space left on device')
 
-  monkeypatch.setattr(os, 'fsync', full)
+  monkeypatch.setattr(os, 'fsync', raise_disk_full)
   with pytest.raises(StoreError, match='No space left'):
-    store.write(record(seconds=9.0))
+    store.write(example_record(seconds=9.0))
   assert store.records() == [old]
   assert len(list(store.cells.iterdir())) == 1
 
@@ -334,45 +337,45 @@ while True:
 """
 
 
-def test_killed_writers_leave_nothing_half_written(store, warnings_seen):
-  moments = random.Random(0)
+def test_killed_writers_leave_no_partial_record(store, reported_warnings):
+  generator = random.Random(0)
   for _ in range(4):
-    pair = [
+    writers = [
       subprocess.Popen([sys.executable, '-c', WRITER, store.cells.parent], cwd=ROOT)
       for _ in range(2)
     ]
     deadline = time.monotonic() + 20
     while 'kill' not in store and time.monotonic() < deadline:
       time.sleep(0.01)
-    end = time.monotonic() + moments.uniform(0.2, 0.6)
+    end = time.monotonic() + generator.uniform(0.2, 0.6)
     while time.monotonic() < end:
       store.records()
-    for process in pair:
+    for process in writers:
       process.send_signal(signal.SIGKILL)
       process.wait()
-    found = store.records('kill')
-    assert found and all(len(item['result']['filler']) == 5000 for item in found)
-  assert warnings_seen == []
+    records = store.records('kill')
+    assert records and all(len(item['result']['filler']) == 5000 for item in records)
+  assert reported_warnings == []
   assert not list(store.cells.glob('*.damaged*'))
 
 
-def test_reading_a_file_that_is_replaced_meanwhile_keeps_the_new_one(store, monkeypatch):
-  store.write(record())
-  path = only_file(store)
-  good = path.read_bytes()
+def test_a_file_replaced_during_reading_is_read_again(store, monkeypatch):
+  store.write(example_record())
+  path = only_record_file(store)
+  valid = path.read_bytes()
   path.write_bytes(b'damaged')
-  parse = Store._parse
+  parse = Store._parse_record
 
   def parse_then_rewrite(self, data, name):
-    path.write_bytes(good)
+    path.write_bytes(valid)
     return parse(self, data, name)
 
-  monkeypatch.setattr(Store, '_parse', parse_then_rewrite)
-  assert store.read('test', record()['run']) is not None
-  assert path.read_bytes() == good
+  monkeypatch.setattr(Store, '_parse_record', parse_then_rewrite)
+  assert store.read('test', example_record()['run']) is not None
+  assert path.read_bytes() == valid
 
 
-def test_import_is_light():
+def test_imports_do_not_load_heavy_libraries():
   code = (
     'import sys\n'
     'from experiments.lab.results import figures, published, statistics, store, table\n'

@@ -1,4 +1,4 @@
-"""Automata against what they stand for: counting, arithmetic, permutations; and their answers."""
+"""Tests of the automaton tasks against direct computations, and of their scored outputs."""
 
 import dataclasses
 import itertools
@@ -10,31 +10,31 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.lab.tasks.automata import distributions
+from experiments.lab.tasks.automata import output_distributions
 from experiments.lab.tasks.cycle_navigation import CycleNavigation
 from experiments.lab.tasks.even_pairs import EvenPairs
 from experiments.lab.tasks.modular_arithmetic import MODULUS, OPERATORS, ModularArithmetic
 from experiments.lab.tasks.parity import Parity
 from experiments.lab.tasks.word_problem import GENERATORS, WordProblem
 
-LENGTH = 23  # of all words read here, so that each automaton is compiled once
+LENGTH = 23  # one length for all words, so that each automaton is compiled once
 MANY = settings(max_examples=50, deadline=None)
 
 
-def parity(tokens):
+def count_parity(tokens):
   return tokens.count(1) % 2
 
 
-def even_pairs(tokens):
-  return sum(one != other for one, other in itertools.pairwise(tokens)) % 2
+def change_parity(tokens):
+  return sum(first != second for first, second in itertools.pairwise(tokens)) % 2
 
 
-def cycle_navigation(tokens):
+def sum_moves(tokens):
   return sum({0: -1, 1: 0, 2: 1}[token] for token in tokens) % 5
 
 
-def modular_arithmetic(tokens):
-  """The value as written: split at + and -, then at *."""
+def evaluate_expression(tokens):
+  """The value of an expression, whose terms are split at + and - and whose factors at *."""
   text = ''.join(str(token) if token < MODULUS else OPERATORS[token - MODULUS] for token in tokens)
   total = 0
   for term in text.replace('-', '+-').split('+'):
@@ -43,69 +43,70 @@ def modular_arithmetic(tokens):
   return total % MODULUS
 
 
-def s5(tokens):
-  """Things that are moved about, one permutation after the other."""
+def compose_permutations(tokens):
+  """The index of the composition of permutations of five items, in the order of the tokens."""
   elements = list(itertools.permutations(range(5)))
-  things = range(5)
+  images = range(5)
   for token in tokens:
-    things = [elements[token][thing] for thing in things]
-  return elements.index(tuple(things))
+    images = [elements[token][image] for image in images]
+  return elements.index(tuple(images))
 
 
-BY_HAND = [
-  (Parity(LENGTH), parity),
-  (EvenPairs(LENGTH), even_pairs),
-  (CycleNavigation(LENGTH), cycle_navigation),
-  (ModularArithmetic(LENGTH), modular_arithmetic),
-  (WordProblem(LENGTH), s5),
+REFERENCES = [
+  (Parity(LENGTH), count_parity),
+  (EvenPairs(LENGTH), change_parity),
+  (CycleNavigation(LENGTH), sum_moves),
+  (ModularArithmetic(LENGTH), evaluate_expression),
+  (WordProblem(LENGTH), compose_permutations),
 ]
-TASKS = [task for task, _ in BY_HAND]
+TASKS = [task for task, _ in REFERENCES]
 
 
-def numpy_batch(task, batch_size=256):
-  """A batch, out of JAX."""
+def compute_numpy_batch(task, batch_size=256):
+  """A training batch as NumPy arrays."""
   return jax.tree.map(np.asarray, task.batch('train', 0, batch_size))
 
 
-@pytest.mark.parametrize('task, by_hand', BY_HAND)
-def test_automaton_computes_what_it_stands_for_after_every_token(task, by_hand):
-  words = st.tuples(*(st.sampled_from(task.turns[t % len(task.turns)]) for t in range(LENGTH)))
+@pytest.mark.parametrize('task, reference', REFERENCES)
+def test_automaton_outputs_equal_a_direct_computation(task, reference):
+  ranges = task.token_ranges
+  words = st.tuples(*(st.sampled_from(ranges[t % len(ranges)]) for t in range(LENGTH)))
 
   @MANY
   @given(words)
   def check(word):
-    answers = task.machine.run(jnp.array([word]))[0].tolist()
-    for position in task.asked:
-      assert answers[position] == by_hand(word[: position + 1])
+    answers = task.machine.compute_outputs(jnp.array([word]))[0].tolist()
+    for position in task.scored_positions:
+      assert answers[position] == reference(word[: position + 1])
 
   check()
 
 
-@pytest.mark.parametrize('task, by_hand', BY_HAND)
-def test_automaton_does_not_lose_count_in_a_long_sequence(task, by_hand):
-  source, target, weight = numpy_batch(task.at(1001), 2)
-  for read, answer, asked in zip(source.tolist(), target, weight, strict=True):
+@pytest.mark.parametrize('task, reference', REFERENCES)
+def test_automaton_outputs_are_correct_in_long_sequences(task, reference):
+  source, target, weight = compute_numpy_batch(task.with_distance(1001), 2)
+  for tokens, outputs, scored in zip(source.tolist(), target, weight, strict=True):
     for position in (500, 1000):
-      assert asked[position] and answer[position] == by_hand(tuple(read[: position + 1]))
+      assert scored[position] and outputs[position] == reference(tuple(tokens[: position + 1]))
 
 
 @pytest.mark.parametrize('task', TASKS)
-def test_an_answer_is_read_in_logarithmic_depth(task):
-  """No loop over time, and two more table look-ups whenever the length doubles."""
-  def lookups(length):
-    text = str(jax.make_jaxpr(task.machine.run)(jnp.zeros((2, length), jnp.int32)))
+def test_automaton_runs_in_logarithmic_depth(task):
+  """The program has no loop over time and two more gathers whenever the length doubles."""
+  def count_gathers(length):
+    text = str(jax.make_jaxpr(task.machine.compute_outputs)(jnp.zeros((2, length), jnp.int32)))
     assert 'while' not in text and 'scan[' not in text
     return text.count('gather[')
 
-  assert lookups(1024) - lookups(512) == lookups(512) - lookups(256) <= 2
+  assert count_gathers(1024) - count_gathers(512) == count_gathers(512) - count_gathers(256) <= 2
 
 
 @pytest.mark.parametrize('task', TASKS)
-def test_transition_monoid_has_all_that_words_do(task):
+def test_transition_monoid_is_closed_under_composition(task):
   functions, letters, product = task.machine.monoid
   assert len(np.unique(functions, axis=0)) == len(functions)
-  np.testing.assert_array_equal(functions[letters], task.machine.step.T)
-  composed = np.stack([functions[:, then].T for then in functions])  # [first, state, then]
+  np.testing.assert_array_equal(functions[letters], task.machine.transition.T)
+  composed = np.stack([functions[:, second].T for second in functions])  # [first, state, second]
   np.testing.assert_array_equal(composed, np.swapaxes(functions[product], 1, 2))
 
 
@@ -113,7 +114,7 @@ def test_transition_monoids_have_their_known_sizes():
   assert [len(task.machine.monoid.functions) for task in TASKS] == [2, 4, 5, 129, 120]
 
 
-# Where answers are asked for
+# Scored positions
 
 
 ANY = st.sampled_from([Parity, EvenPairs, CycleNavigation, ModularArithmetic])
@@ -121,43 +122,43 @@ ANY = st.sampled_from([Parity, EvenPairs, CycleNavigation, ModularArithmetic])
 
 @MANY
 @given(ANY, st.integers(3, 40), st.integers(1, 20), st.integers(1, 20))
-def test_beyond_asks_for_each_answer_once(task_class, length, more, yet_more):
+def test_extrapolation_tasks_score_each_position_once(task_class, length, more, more_again):
   near = task_class(length)
-  extrapolation = near.beyond(length + more + 1)
-  farthest = extrapolation.beyond(extrapolation.length + yet_more + 1)
-  asked = np.concatenate([list(task.asked) for task in (near, extrapolation, farthest)])
-  np.testing.assert_array_equal(asked, near.at(farthest.length).asked)
-  assert extrapolation.asked[0] >= length
-  assert farthest.asked[-1] < farthest.length
+  extrapolation = near.extrapolation_task(length + more + 1)
+  farthest = extrapolation.extrapolation_task(extrapolation.length + more_again + 1)
+  scored = np.concatenate([list(task.scored_positions) for task in (near, extrapolation, farthest)])
+  np.testing.assert_array_equal(scored, near.with_distance(farthest.length).scored_positions)
+  assert extrapolation.scored_positions[0] >= length
+  assert farthest.scored_positions[-1] < farthest.length
 
 
 @pytest.mark.parametrize('task', TASKS)
-def test_all_answers_are_asked_for_from_the_shortest_length_on(task):
-  weight = numpy_batch(dataclasses.replace(task, shortest=8), 4).weight
-  due = [float(t >= 7 and t % len(task.turns) == 0) for t in range(LENGTH)]
-  np.testing.assert_array_equal(weight, np.array([due] * 4))
+def test_all_outputs_from_the_shortest_length_on_are_scored(task):
+  weight = compute_numpy_batch(dataclasses.replace(task, shortest=8), 4).weight
+  scored = [float(t >= 7 and t % len(task.token_ranges) == 0) for t in range(LENGTH)]
+  np.testing.assert_array_equal(weight, np.array([scored] * 4))
 
 
 @pytest.mark.parametrize('task', TASKS)
-def test_one_answer_is_asked_for_at_a_length_drawn_uniformly(task):
+def test_one_output_is_scored_at_a_uniformly_random_length(task):
   once = dataclasses.replace(task, shortest=8, answers='last')
-  weight = numpy_batch(once, 2000).weight
+  weight = compute_numpy_batch(once, 2000).weight
   assert np.all(weight.sum(1) == 1)
-  seen = weight.sum(0)
-  assert set(np.flatnonzero(seen)) == set(once.asked)
-  expected = 2000 / len(once.asked)
-  assert np.all(np.abs(seen[list(once.asked)] - expected) < 5 * np.sqrt(expected))
+  counts = weight.sum(0)
+  assert set(np.flatnonzero(counts)) == set(once.scored_positions)
+  expected = 2000 / len(once.scored_positions)
+  assert np.all(np.abs(counts[list(once.scored_positions)] - expected) < 5 * np.sqrt(expected))
 
 
 @pytest.mark.parametrize('task', TASKS)
-def test_tokens_are_uniform_over_what_may_stand_there(task):
-  source = numpy_batch(task, 1000).source
-  for turn, letters in enumerate(task.turns):
-    tokens = source[:, turn :: len(task.turns)]
-    seen = np.bincount(tokens.ravel(), minlength=task.inputs.size)
+def test_tokens_are_uniform_over_the_allowed_tokens(task):
+  source = compute_numpy_batch(task, 1000).source
+  for phase, letters in enumerate(task.token_ranges):
+    tokens = source[:, phase :: len(task.token_ranges)]
+    counts = np.bincount(tokens.ravel(), minlength=task.input_space.size)
     expected = tokens.size / len(letters)
-    assert np.all(np.abs(seen[list(letters)] - expected) < 5 * np.sqrt(expected))
-    assert seen.sum() == seen[list(letters)].sum()
+    assert np.all(np.abs(counts[list(letters)] - expected) < 5 * np.sqrt(expected))
+    assert counts.sum() == counts[list(letters)].sum()
 
 
 # Chance
@@ -167,15 +168,17 @@ def test_tokens_are_uniform_over_what_may_stand_there(task):
   Parity(6), EvenPairs(6), CycleNavigation(5), ModularArithmetic(5),
   WordProblem(6, alphabet='generators'), WordProblem(5, group='z60', alphabet='generators'),
 ], ids=repr)
-def test_chance_is_that_of_the_likeliest_answer_over_all_sequences(task):
-  turns = [task.turns[t % len(task.turns)] for t in range(task.length)]
-  answers = np.asarray(task.machine.run(jnp.array(list(itertools.product(*turns)))))
-  frequencies = np.stack([np.mean(answers == answer, 0) for answer in range(task.outputs.size)], 1)
-  np.testing.assert_allclose(distributions(task), frequencies, atol=1e-12)
-  assert task.chance == pytest.approx(frequencies.max(1)[list(task.asked)].mean())
+def test_chance_is_the_frequency_of_the_most_likely_output(task):
+  ranges = [task.token_ranges[t % len(task.token_ranges)] for t in range(task.length)]
+  outputs = np.asarray(task.machine.compute_outputs(jnp.array(list(itertools.product(*ranges)))))
+  frequencies = np.stack(
+    [np.mean(outputs == output, 0) for output in range(task.output_space.size)], 1
+  )
+  np.testing.assert_allclose(output_distributions(task), frequencies, atol=1e-12)
+  assert task.chance == pytest.approx(frequencies.max(1)[list(task.scored_positions)].mean())
 
 
-def test_chance_of_uniform_answers_is_one_over_their_number():
+def test_chance_of_uniform_outputs_is_one_over_their_number():
   assert Parity(40).chance == Parity(500, shortest=41).chance == 1 / 2
   assert WordProblem(5).chance == pytest.approx(1 / 120)
   assert WordProblem(5, group='a5').chance == pytest.approx(1 / 60)
@@ -184,39 +187,40 @@ def test_chance_of_uniform_answers_is_one_over_their_number():
 # Groups
 
 
-def order_of_derived_series(group):
-  """Orders of the group, of the group that its commutators make, and so on."""
-  step = WordProblem(2, group=group).machine.step  # 0 is the identity
+def orders_of_derived_series(group):
+  """The orders of the group, of its commutator subgroup, and of the further derived subgroups."""
+  step = WordProblem(2, group=group).machine.transition  # 0 is the identity
   inverse = np.argmax(step == 0, 1)
   members, orders = set(range(len(step))), []
   while len(members) not in orders:
     orders.append(len(members))
-    made = {step[step[inverse[a], inverse[b]], step[a, b]] for a in members for b in members}
-    members, before = made, set()
-    while members != before:
-      before, members = members, members | {step[a, b] for a in members for b in made}
+    commutators = {step[step[inverse[a], inverse[b]], step[a, b]] for a in members for b in members}
+    members, previous = commutators, set()
+    while members != previous:
+      previous, members = members, members | {step[a, b] for a in members for b in commutators}
   return orders
 
 
-def test_groups_are_those_that_their_names_say():
-  assert {group: order_of_derived_series(group) for group in GENERATORS} == {
+def test_groups_have_the_derived_series_of_their_names():
+  assert {group: orders_of_derived_series(group) for group in GENERATORS} == {
     's5': [120, 60], 'a5': [60], 'a4xz5': [60, 4, 1], 'z60': [60, 1]}
 
 
 @pytest.mark.parametrize('group', GENERATORS)
-def test_generators_make_all_elements(group):
-  """And as tokens they are what they are as elements."""
-  generators = WordProblem(2, group=group, alphabet='generators').machine.step
-  elements = WordProblem(2, group=group).machine.step
+def test_generators_generate_the_whole_group(group):
+  """The tokens of the two alphabets denote the same group elements."""
+  generators = WordProblem(2, group=group, alphabet='generators').machine.transition
+  elements = WordProblem(2, group=group).machine.transition
   assert generators.shape == (len(elements), len(GENERATORS[group]))
   np.testing.assert_array_equal(generators, elements[:, generators[0]])
-  reached, before = {0}, set()
-  while reached != before:
-    before, reached = reached, reached | {to for at in reached for to in generators[at]}
+  reached, previous = {0}, set()
+  while reached != previous:
+    neighbours = {neighbour for element in reached for neighbour in generators[element]}
+    previous, reached = reached, reached | neighbours
   assert len(reached) == len(elements)
 
 
-# Settings that make no sense
+# Invalid settings
 
 
 BAD = [
@@ -232,16 +236,16 @@ BAD = [
 
 
 @pytest.mark.parametrize('task_class, bad, hint', BAD)
-def test_bad_settings_are_refused_in_one_line(task_class, bad, hint):
+def test_invalid_automaton_settings_raise_one_line_errors(task_class, bad, hint):
   with pytest.raises(ValueError, match=hint) as refusal:
     task_class(**bad)
   assert '\n' not in str(refusal.value)
 
 
-def test_a_task_of_any_length_costs_nothing_until_it_is_asked():
-  assert ModularArithmetic(10**12, shortest=10**11).asked == range(10**11, 10**12, 2)
+def test_scored_positions_of_very_long_tasks_cost_nothing():
+  assert ModularArithmetic(10**12, shortest=10**11).scored_positions == range(10**11, 10**12, 2)
 
 
-def test_what_is_not_beyond_is_refused():
+def test_extrapolation_to_the_same_length_raises_an_error():
   with pytest.raises(ValueError, match='shortest=41'):
-    Parity(40).beyond(40)
+    Parity(40).extrapolation_task(40)

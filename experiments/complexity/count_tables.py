@@ -1,0 +1,280 @@
+"""Tables and figures of counted operations, with fitted growth laws and published orders.
+
+The laws are functions of the sequence length n, the width d, and the option of a layer that bounds
+its receptive field.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from experiments.complexity.growth_laws import (
+  Law,
+  Polynomial,
+  fit_length_law,
+  fit_polynomial,
+  log_log_slope,
+)
+from experiments.lab.results.figures import Panel
+from experiments.lab.results.statistics import Interval
+from experiments.lab.results.table import Table
+
+PHASES = {
+  'forward': 'processing n tokens', 'train': 'training on n tokens',
+  'generate': 'generating one token',
+}
+SOURCE = 'Vaswani et al. 2017, Table 1'
+
+
+def _group_records_by_layer(
+  records: Iterable[dict], names: Mapping[str, str]
+) -> dict[str, dict[str, dict]]:
+  """Maps each displayed layer name to its records by platform."""
+  grouped: dict[str, dict[str, dict]] = {}
+  for record in records:
+    run = record['run']
+    grouped.setdefault(names.get(run['layer'], run['layer']), {})[run['platform']] = record
+  return grouped
+
+
+def phase_counts(record: dict, phase: str) -> list[dict]:
+  """The counts of a record for one phase, 'forward', 'train' or 'generate'."""
+  return [count for count in record['result']['counts'] if count['phase'] == phase]
+
+
+def _fit_count_law(
+  record: dict, phase: str, counted_quantity: str, symbols: Mapping[str, str]
+) -> Polynomial | Law:
+  """Fits a polynomial in the length, the width and the kernel or window size to counts.
+
+  If no polynomial equals all counts, the result is a law in the length alone.
+  """
+  option, counts = record['result']['option'], phase_counts(record, phase)
+  option_axis = ('option',) if option else ()
+  axes = ('length', 'width', *option_axis)
+  by_sizes = {tuple(count[axis] for axis in axes): count[counted_quantity] for count in counts}
+  names = 'n', 'd', *(symbols[option['name']] for _ in option_axis)
+  law = fit_polynomial(by_sizes, names)
+  return law or fit_length_law(_counts_by_length(record, phase, counted_quantity))
+
+
+def _counts_by_length(record: dict, phase: str, counted_quantity: str) -> dict[int, int]:
+  """Maps each sequence length to its count, at the first width and the original kernel size."""
+  option, widths = record['result']['option'], record['run']['widths']
+  return {
+    count['length']: count[counted_quantity] for count in phase_counts(record, phase)
+    if count['width'] == widths[0] and count['option'] == (option and option['value'])
+  }
+
+
+def _fit_depth_law(record: dict, phase: str, counted_quantity: str = 'depth') -> Law:
+  """Fits a growth law in the sequence length to numbers of sequential operations."""
+  return fit_length_law(_counts_by_length(record, phase, counted_quantity))
+
+
+def _fit_path_length_law(record: dict, unit: str) -> Law:
+  """Fits a growth law in the sequence length to maximum path lengths.
+
+  The unit of the path length is 'operations' or 'layers'.
+  """
+  field = record['result']['receptive_field']
+  counts = {path['length']: path[unit] for path in record['result']['paths']}
+  return fit_length_law(counts, field - 1 if field else 0)
+
+
+def operation_tables(
+  records: Sequence[dict],
+  names: Mapping[str, str],
+  paper: Mapping[str, tuple[str, str, str, str]],
+  implementations: Mapping[str, str],
+  symbols: Mapping[str, str],
+) -> list[Table]:
+  """Tables of operation counts, sequential operations, path lengths and memory traffic.
+
+  Args:
+    records: the records of counting cells.
+    names: the displayed name of a layer by its spec, where it differs from the spec.
+    paper: the published type, complexity, sequential operations and path length of a layer.
+    implementations: descriptions of the counted implementations by platform. The implementation
+      for the first platform is compared with Table 1.
+    symbols: the symbol of each option that bounds a layer's receptive field.
+
+  Returns:
+    The tables.
+
+  """
+  first, *_ = implementations
+  grouped = _group_records_by_layer(records, names)
+  in_all_implementations = {
+    layer: by_platform for layer, by_platform in grouped.items()
+    if len(by_platform) == len(implementations)}
+  in_first_implementation = {
+    layer: by_platform[first] for layer, by_platform in in_all_implementations.items()}
+  return [
+    _comparison_with_paper(in_first_implementation, paper, symbols),
+    _product_table(in_first_implementation, symbols),
+    _sequential_operation_table(in_all_implementations, implementations),
+    _path_length_table(in_all_implementations, implementations),
+    _memory_traffic_table(in_first_implementation, symbols),
+  ]
+
+
+def _comparison_with_paper(records: Mapping[str, dict], paper, symbols) -> Table:
+  """Table 1 of the paper with counted and published orders of growth in adjacent columns."""
+  rows = []
+  for layer, record in records.items():
+    kind, *published = paper.get(layer, (None,) * 4)
+    bounded = record['result']['receptive_field'] is not None
+    counted = (
+      _fit_count_law(record, 'forward', 'products', symbols).order,
+      _fit_depth_law(record, 'forward').order,
+      _fit_path_length_law(record, 'layers' if bounded else 'operations').order,
+    )
+    orders = (order for pair in zip(counted, published, strict=True) for order in pair)
+    rows.append((layer, kind, *orders))
+  return Table(
+    'Counted and published complexity of layers',
+    ('layer', 'type', 'complexity', 'complexity (paper)', 'sequential operations',
+     'sequential operations (paper)', 'path length', 'path length (paper)'),
+    rows,
+    'One layer processes n tokens at width d; k is the kernel size and r the window (or the '
+    'receptive field). The complexity is the number of operations in matrix products and '
+    'convolutions, including the projections, which the paper omits. The sequential operations are '
+    'those on the longest chain of dependent operations, with a matrix product or a sum as one '
+    'operation. The path length is the maximum over all pairs of positions of the number of '
+    'operations on the shortest path between them, or the number of layers on this path where the '
+    'receptive field of one layer is bounded. O(...) is given only if a law equals all counts '
+    f'exactly. {SOURCE}.',
+  )
+
+
+def _product_table(records: Mapping[str, dict], symbols) -> Table:
+  """Growth laws of operations in products and convolutions, and of the decoding state's size."""
+  rows = [
+    (layer, *(str(_fit_count_law(record, phase, 'products', symbols)) for phase in PHASES),
+     str(_fit_count_law(record, 'generate', 'state_bytes', symbols)))
+    for layer, record in records.items()
+  ]
+  return Table(
+    'Operations in matrix products and convolutions',
+    ('layer', *PHASES.values(), 'state size in bytes'), rows,
+    'Operations for one sequence, where a multiplication and an addition are two operations. One '
+    'token is generated with a state that has a capacity of n tokens.',
+  )
+
+
+def _sequential_operation_table(
+  records_by_layer: Mapping[str, Mapping[str, dict]], implementations
+) -> Table:
+  """Growth laws of sequential operations, counting a sum as one operation or as log2 m steps."""
+  columns, rows = ['layer'], [[layer] for layer in records_by_layer]
+  for platform, description in implementations.items():
+    for phase in ('forward', 'train'):
+      columns.append(f'{PHASES[phase]}, {description}')
+      for row in rows:
+        row.append(_fit_depth_law(records_by_layer[row[0]][platform], phase).text)
+  first, *_ = implementations
+  columns += ['processing n tokens, logarithmic sums', PHASES['generate']]
+  for row in rows:
+    record = records_by_layer[row[0]][first]
+    row.append(_fit_depth_law(record, 'forward', 'logarithmic_depth').text)
+    row.append(_fit_depth_law(record, 'generate').text)
+  return Table(
+    'Sequential operations', columns, rows,
+    'The longest chain of dependent operations in a program, as a function of the sequence length '
+    'n. A matrix product or a sum is one operation. In the column with logarithmic sums, a sum of '
+    'm numbers is log₂ m operations, the levels of a tree of additions. These counts also depend '
+    'on the width, and are given for the first width.',
+  )
+
+
+def _path_length_table(
+  records_by_layer: Mapping[str, Mapping[str, dict]], implementations
+) -> Table:
+  """Growth laws of the maximum path length, counted in layers and in operations."""
+  first, *_ = implementations
+  rows = [
+    (layer, records[first]['result']['receptive_field'],
+     _fit_path_length_law(records[first], 'layers').text,
+     *(_fit_path_length_law(records[platform], 'operations').text for platform in implementations))
+    for layer, records in records_by_layer.items()
+  ]
+  return Table(
+    'Maximum path length between two positions',
+    ('layer', 'receptive field', 'layers',
+     *(f'operations, {description}' for description in implementations.values())), rows,
+    'The maximum over all pairs of n positions of the number of operations on the shortest path '
+    'through the program between them. The layer is stacked until there is a path between all '
+    'positions. The column "layers" is the number of layers in this stack (levels for dilated '
+    'convolutions). The receptive field is that of one layer, in tokens.',
+  )
+
+
+def _memory_traffic_table(records: Mapping[str, dict], symbols) -> Table:
+  """Orders of growth of elementwise operations and memory traffic, for inference and training."""
+  columns, rows = ['layer'], [[layer] for layer in records]
+  for phase in ('forward', 'train'):
+    for counted_quantity, label in (('elementwise', 'elementwise operations'), ('bytes', 'bytes')):
+      columns.append(f'{label}, {PHASES[phase]}')
+      for row in rows:
+        row.append(_fit_count_law(records[row[0]], phase, counted_quantity, symbols).order)
+  return Table(
+    'Elementwise operations and memory traffic', columns, rows,
+    'Orders of growth of the number of arithmetic operations outside of matrix products and '
+    'convolutions, and of the bytes that all operations would read and write without any fusion.',
+  )
+
+
+FIGURE_QUANTITIES = {
+  'operations in matrix products and convolutions': 'products',
+  'sequential operations': 'depth',
+}
+
+
+def operation_panels(
+  records: Sequence[dict], names: Mapping[str, str], implementations: Mapping[str, str]
+) -> list[Panel]:
+  """Figure panels of operation counts over the sequence length, for a GPU implementation.
+
+  Args:
+    records: the records of counting cells.
+    names: the displayed name of a layer by its spec, where it differs from the spec.
+    implementations: descriptions of the counted implementations by platform.
+
+  Returns:
+    Panels of operations in products, sequential operations and maximum path lengths.
+
+  """
+  first, *_ = implementations
+  grouped = _group_records_by_layer(records, names)
+  in_first_implementation = {
+    layer: by_platform[first] for layer, by_platform in grouped.items() if first in by_platform}
+
+  def operation_panel(title, points_by_layer):
+    series = {layer: [(n, Interval.without_bounds(count)) for n, count in points]
+              for layer, points in points_by_layer.items()}
+    return Panel(title, 'sequence length', 'operations', series, log_x=True, log_y=True)
+
+  panels = [
+    operation_panel(title, {layer: _counts_by_length(record, 'forward', counted_quantity).items()
+                  for layer, record in in_first_implementation.items()})
+    for title, counted_quantity in FIGURE_QUANTITIES.items()
+  ]
+  return [*panels, operation_panel('maximum path length', {
+    layer: [(path['length'], path['operations']) for path in record['result']['paths']
+            if path['operations'] is not None]
+    for layer, record in in_first_implementation.items()})]
+
+
+def growth_slopes(record: dict, counted_quantity: str) -> list[float]:
+  """Slopes of log(count) over log(length) between adjacent sequence lengths.
+
+  The counted quantity is 'operations' or 'layers' of a path, or any count of a program of the
+  forward phase, such as 'products' or 'depth'.
+  """
+  if counted_quantity in ('operations', 'layers'):
+    counts = {path['length']: path[counted_quantity] for path in record['result']['paths']}
+    by_length = {n: math.inf if count is None else count for n, count in counts.items()}
+  else:
+    by_length = _counts_by_length(record, 'forward', counted_quantity)
+  return [log_log_slope(dict(pair)) for pair in itertools.pairwise(sorted(by_length.items()))]

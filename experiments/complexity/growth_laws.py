@@ -1,0 +1,181 @@
+"""Growth laws that equal operation counts exactly, as functions of the sizes of a program.
+
+The number of operations of a program is an integer. As a function of the program's sizes, it is
+usually a polynomial, or a sum of multiples of 1, log2 n and n. Each count gives one linear equation
+for the coefficients. The equations are solved in rational arithmetic. There are always more counts
+than coefficients, so that a law that is fitted is also verified. Counts that follow no such law are
+described by an exponent, which is the slope between the last two lengths on logarithmic scales.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+POWERS = {0: '', 1: '', 2: '²', 3: '³'}
+
+
+class Polynomial(NamedTuple):
+  """A polynomial in symbols such as n and d, stored as coefficients by exponents.
+
+  A key of `terms` has one exponent per symbol.
+  """
+
+  symbols: tuple[str, ...]
+  terms: dict[tuple[int, ...], Fraction]
+
+  def __str__(self) -> str:
+    ordered = sorted(self.terms, reverse=True)
+    return format_sum([(self.terms[e], self.format_monomial(e)) for e in ordered]) or '0'
+
+  def format_monomial(self, exponents: tuple[int, ...]) -> str:
+    """A monomial as text, such as n²d."""
+    powers = zip(self.symbols, exponents, strict=True)
+    return ''.join(symbol + POWERS[power] for symbol, power in powers if power)
+
+  @property
+  def order(self) -> str:
+    """The order of growth, such as O(n²d + nd²), which omits terms that another term dominates."""
+    leading = [
+      e for e in self.terms
+      if not any(other != e and all(map(int.__ge__, other, e)) for other in self.terms)
+    ]
+    monomials = [self.format_monomial(e) or '1' for e in sorted(leading, reverse=True)]
+    return f'O({" + ".join(monomials) or 0})'
+
+  def evaluate(self, *sizes: int) -> Fraction:
+    """The value of the polynomial for given values of its symbols."""
+    return sum((c * math.prod(map(pow, sizes, e)) for e, c in self.terms.items()), Fraction(0))
+
+
+class Law(NamedTuple):
+  """A growth law in the sequence length n, such as 2n + 1, and its order, such as O(n)."""
+
+  text: str
+  order: str
+
+  def __str__(self) -> str:
+    return self.text
+
+
+def fit_polynomial(
+  counts: Mapping[tuple[int, ...], int], symbols: Sequence[str], degree: int = 2
+) -> Polynomial | None:
+  """Fits a polynomial in the program's sizes that equals all operation counts exactly.
+
+  Args:
+    counts: counts by sizes, one size per symbol.
+    symbols: the symbols of the sizes.
+    degree: the maximal exponent of a symbol, which is also below the number of its distinct sizes.
+
+  Returns:
+    The polynomial, or None if there is none.
+
+  """
+  axes = [len(set(sizes)) for sizes in zip(*counts, strict=True)]
+  exponents = list(itertools.product(*(range(min(degree + 1, many)) for many in axes)))
+  basis = [lambda *sizes, e=e: math.prod(map(pow, sizes, e)) for e in exponents]
+  coefficients = solve_coefficients(counts, basis)
+  if coefficients is None:
+    return None
+  terms = {e: c for e, c in zip(exponents, coefficients, strict=True) if c}
+  return Polynomial(tuple(symbols), terms)
+
+
+def fit_length_law(counts: Mapping[int, float | None], tokens_per_layer: int = 0) -> Law:
+  """Fits the simplest law that equals the counts at all sequence lengths, or an exponent.
+
+  The candidates are multiples of ceil((n - 1) / tokens_per_layer), and sums of a constant, log2 n
+  and n.
+
+  Args:
+    counts: counts by length, where None means infinity.
+    tokens_per_layer: the receptive field of one layer minus 1 if the counts are path lengths of a
+      layer with a bounded receptive field, else 0.
+
+  Returns:
+    The law. If no candidate equals all counts, its text is the count at the longest length, and its
+    order is an approximate power of n.
+
+  """
+  counts = {n: math.inf if count is None else count for n, count in counts.items()}
+  layers = f'⌈(n - 1)/{tokens_per_layer}⌉'
+  bases = {
+    '': lambda n: 1, 'log₂ n': lambda n: n.bit_length() - 1, 'n': lambda n: n,
+    layers: lambda n: math.ceil((n - 1) / tokens_per_layer),
+  }
+  candidates = [('',), *([(layers,)] if tokens_per_layer else []),
+                ('', 'log₂ n'), ('', 'n'), ('', 'log₂ n', 'n')]
+  if not all(n.bit_count() == 1 for n in counts):
+    candidates = [names for names in candidates if 'log₂ n' not in names]
+  finite = all(map(math.isfinite, counts.values()))
+  for names in candidates if finite else ():
+    by_sizes = {(n,): int(count) for n, count in counts.items()}
+    coefficients = solve_coefficients(by_sizes, [bases[name] for name in names])
+    if coefficients is not None:
+      order = {'': '1', 'log₂ n': 'log n', layers: 'n/r'}.get(names[-1], names[-1])
+      terms = list(zip(coefficients, names, strict=True))[::-1]
+      return Law(format_sum(terms) or '0', f'O({order})')
+  slope, longest = log_log_slope(counts), max(counts)
+  if math.isnan(slope):
+    return Law('∞', '∞')
+  return Law(f'{counts[longest]:g} at {longest}', f'≈ n^{slope:.2f}')
+
+
+def log_log_slope(counts: Mapping[int, float]) -> float:
+  """The slope of log(count) over log(length) between the two longest lengths."""
+  (short, few), (long, many) = sorted(counts.items())[-2:]
+  if not (0 < few < math.inf and 0 < many < math.inf):
+    return math.nan
+  return math.log(many / few) / math.log(long / short)
+
+
+def solve_coefficients(
+  counts: Mapping[tuple[int, ...], int], basis: Sequence[Callable[..., int]]
+) -> list[Fraction] | None:
+  """Solves for rational coefficients of basis functions whose sum equals the counts exactly.
+
+  Returns None if there is no solution, or if the solution is not unique.
+  """
+  rows = [[Fraction(f(*sizes)) for f in basis] + [Fraction(count)]
+          for sizes, count in counts.items()]
+  unknowns = len(basis)
+  if len(rows) <= unknowns:
+    return None
+  for column in range(unknowns):
+    pivot = next((i for i in range(column, len(rows)) if rows[i][column]), None)
+    if pivot is None:
+      return None
+    rows[column], rows[pivot] = rows[pivot], rows[column]
+    pivot_row = rows[column] = [x / rows[column][column] for x in rows[column]]
+    for i, row in enumerate(rows):
+      if i != column and row[column]:
+        rows[i] = [x - row[column] * y for x, y in zip(row, pivot_row, strict=True)]
+  if any(row[-1] for row in rows[unknowns:]):
+    return None
+  return [row[-1] for row in rows[:unknowns]]
+
+
+def format_sum(terms: Sequence[tuple[Fraction, str]]) -> str:
+  """Formats pairs (coefficient, monomial) as a sum, such as 4n²d - n + 1/2, without zero terms."""
+  text = ''
+  for coefficient, monomial in terms:
+    if coefficient:
+      sign = ' - ' if coefficient < 0 else ' + '
+      text += sign if text else sign.strip(' +')
+      text += _format_absolute_coefficient(abs(coefficient), monomial) + monomial
+  return text
+
+
+def _format_absolute_coefficient(coefficient: Fraction, monomial: str) -> str:
+  """Formats the absolute value of a coefficient, or omits it if it is 1.
+
+  A space separates a fraction from its monomial, and any coefficient from a logarithm or ceiling.
+  """
+  if coefficient == 1 and monomial:
+    return ''
+  numerator, denominator = coefficient.as_integer_ratio()
+  whole = denominator == 1
+  text = f'{numerator:,}' if whole else f'{numerator}/{denominator}'
+  return text + ' ' * (monomial[:1] in ('l', '⌈') or (not whole and bool(monomial)))

@@ -1,0 +1,251 @@
+"""Operation counts of a layer at several sizes, from its jaxprs and without running it.
+
+  forward    the layer processes n tokens at once
+  train      the same with the gradients for its parameters and its input
+  generate   the layer processes one token, with a decoding state for at most n tokens
+
+The counts exclude residual blocks, the embedding and the output head, and the batch is one
+sequence. Programs are traced for an assumed platform, so that the counts are the same on every
+machine. Many layers have one implementation with short chains of operations for many processors
+('gpu') and one with fewer operations ('cpu').
+
+For path lengths, the layer is stacked until the last token depends on the first one. A stack of
+dilated convolutions gets more levels instead.
+"""
+
+import functools
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.complexity import depth, path_length
+from experiments.lab.cells import spec
+from experiments.lab.cells.cell import Cell, Outcome
+from experiments.lab.errors import BadInput
+from experiments.lab.measure import work
+from transformer import platform
+from transformer.layer import SequenceLayer
+from transformer.stack import Stack
+
+PHASES = ('forward', 'train', 'generate')
+RECEPTIVE_FIELD_OPTIONS = ('window', 'kernel_size')  # layer options that bound the receptive field
+MAX_ALL_PAIRS = 64
+PATH_WIDTH = 8  # path lengths do not depend on the width
+
+
+def counting_cell_settings(
+  layer: str, platform: str, lengths, widths, path_lengths
+) -> dict:
+  """Settings of an experiment cell that counts a layer's operations as traced for one platform.
+
+  Args:
+    layer: the canonical spec of the layer.
+    platform: 'gpu' or 'cpu', for which the layer chooses its implementation.
+    lengths: the sequence lengths of the counts.
+    widths: the widths of the counts; the first width is combined with all lengths.
+    path_lengths: the sequence lengths at which path lengths are computed.
+
+  Returns:
+    The settings as JSON values.
+
+  """
+  return {
+    'layer': layer, 'platform': platform, 'lengths': list(lengths), 'widths': list(widths),
+    'path_lengths': list(path_lengths),
+  }
+
+
+def check_widths(run: dict) -> None:
+  """Raises BadInput if a width of a counting cell is not supported by its layer."""
+  layer = spec.parse_spec(run['layer'], 'layer')
+  for width in run['widths']:
+    if width % layer.width_multiple:
+      raise BadInput(f'{run["layer"]} cannot be counted at width {width}, which is not a multiple '
+                     f'of {layer.width_multiple}')
+
+
+def run_counting_cell(cell: Cell, report) -> Outcome:
+  """Counts the operations of a layer at all sizes of a counting cell.
+
+  Raises BadInput for a layer that cannot be counted.
+  """
+  try:
+    return _count_layer(cell.run, report)
+  except ValueError as error:
+    raise BadInput(f'{cell.run["layer"]} cannot be counted: {error}') from None
+
+
+def _count_layer(run: dict, report) -> Outcome:
+  layer = spec.parse_spec(run['layer'], 'layer')
+  # The law in the kernel or window size is fitted only if the cell has several widths.
+  variants = kernel_or_window_variants(layer) if len(run['widths']) > 1 else (layer,)
+  with platform.override_platform(run['platform']):
+    counts = []
+    sizes = list(counted_lengths_and_widths(run['lengths'], run['widths']))
+    for i, (length, width) in enumerate(sizes):
+      report(i / len(sizes) / 2, f'{length} tokens at width {width}')
+      counts += [count_layer_operations(variant, phase, length, width)
+                 for variant in variants for phase in PHASES]
+    paths = []
+    for i, length in enumerate(run['path_lengths']):
+      report((1 + i / len(run['path_lengths'])) / 2, f'paths through {length} tokens')
+      paths.append(maximum_path_length(layer, length))
+  option = receptive_field_option(layer)
+  return Outcome({
+    'option': option and {'name': option, 'value': getattr(layer, option)},
+    'receptive_field': layer.receptive_field,
+    'counts': counts,
+    'paths': paths,
+  })
+
+
+def counted_lengths_and_widths(lengths, widths):
+  """Yields the pairs (sequence length, width) at which the operations of a layer are counted.
+
+  The first width is combined with all lengths, and each other width with all but the first length.
+  """
+  yield from itertools.product(lengths, widths[:1])
+  yield from itertools.product(lengths[1:], widths[1:])
+
+
+def receptive_field_option(layer: SequenceLayer) -> str | None:
+  """The layer option that bounds its receptive field, such as 'window', or None."""
+  if layer.receptive_field is None:
+    return None
+  return next((name for name in RECEPTIVE_FIELD_OPTIONS if getattr(layer, name, 0)), None)
+
+
+def kernel_or_window_variants(layer: SequenceLayer) -> tuple[SequenceLayer, ...]:
+  """The layer, and a variant with twice its kernel size or window if it has this option."""
+  option = receptive_field_option(layer)
+  if option is None:
+    return (layer,)
+  return layer, layer.clone(**{option: 2 * getattr(layer, option)})
+
+
+def count_layer_operations(layer: SequenceLayer, phase: str, length: int, width: int) -> dict:
+  """Counts the operations of a layer for one phase, sequence length and width.
+
+  Args:
+    layer: the layer.
+    phase: one of PHASES.
+    length: the sequence length.
+    width: the width of the layer's input.
+
+  Returns:
+    The phase and the sizes, the operations and bytes of memory traffic, the depth by both
+    conventions, and the bytes of the decoding state.
+
+  """
+  arguments = phase_argument_shapes(layer, phase, length, width)
+  program = jax.make_jaxpr(phase_function(layer, phase))(*arguments).jaxpr
+  option = receptive_field_option(layer)
+  state = jax.eval_shape(functools.partial(layer.initial_state, 1, length, width))
+  return {
+    'phase': phase, 'length': length, 'width': width,
+    'option': option and getattr(layer, option),
+    **work.jaxpr_work(program)._asdict(),
+    'depth': depth.longest_chain_length_of_jaxpr(program),
+    'logarithmic_depth': depth.longest_chain_length_of_jaxpr(program, logarithmic_reductions=True),
+    'state_bytes': sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)),
+  }
+
+
+def phase_function(layer: SequenceLayer, phase: str):
+  """The function to count in a phase, which is the layer or, for 'train', its gradient."""
+  def apply_layer(parameters, x, state=None):
+    return layer.apply(parameters, x, state)
+
+  def weighted_output_sum(parameters, x, weights):
+    return jnp.sum(weights * apply_layer(parameters, x)[0])
+
+  return jax.grad(weighted_output_sum, (0, 1)) if phase == 'train' else apply_layer
+
+
+def phase_argument_shapes(layer: SequenceLayer, phase: str, length: int, width: int) -> list:
+  """The shapes of the arguments of `phase_function`.
+
+  Args:
+    layer: the layer.
+    phase: one of PHASES.
+    length: the sequence length.
+    width: the width of the layer's input.
+
+  Returns:
+    The shapes of the parameters, of the input [1, T, width], and of a weight or a state.
+
+  """
+  x = jax.ShapeDtypeStruct((1, 1 if phase == 'generate' else length, width), jnp.float32)
+  parameters = parameter_shapes(layer, width)
+  match phase:
+    case 'train':
+      return [parameters, x, x]
+    case 'generate':
+      return [parameters, x, jax.eval_shape(lambda: layer.initial_state(1, length, width))]
+  return [parameters, x]
+
+
+@functools.lru_cache(maxsize=16)
+def parameter_shapes(layer: SequenceLayer, width: int):
+  """The shapes of the layer's parameters, which do not depend on the sequence length."""
+  x = jax.ShapeDtypeStruct((1, 1, width), jnp.float32)
+  return jax.eval_shape(layer.init, jax.random.key(0), x)
+
+
+def maximum_path_length(layer: SequenceLayer, length: int) -> dict:
+  """The maximum path length of a layer over all pairs of tokens of a sequence.
+
+  The path length of a pair is the number of operations on its shortest path. Up to MAX_ALL_PAIRS
+  tokens, all pairs are computed. For longer sequences only paths from the first token are computed,
+  which are the longest ones (tested).
+
+  Args:
+    layer: the layer, which is stacked until the last token depends on the first one.
+    length: the sequence length.
+
+  Returns:
+    The sequence length, the number of layers and the number of operations on the path.
+
+  """
+  width = math.lcm(layer.width_multiple, PATH_WIDTH)
+  stack, count = stack_that_covers_length(layer, length)
+  x = jax.ShapeDtypeStruct((1, length, width), jnp.float32)
+  parameters = random_nonzero_parameters(stack, width)
+  sources = None if length <= MAX_ALL_PAIRS else [0]
+  paths = path_length.shortest_path_lengths(lambda x: stack.apply(parameters, x)[0], x, sources)
+  forward = paths[np.triu_indices(len(paths), m=length)]
+  return {'length': length, 'layers': count, 'operations': _finite_or_none(forward.max())}
+
+
+def stack_that_covers_length(layer: SequenceLayer, length: int) -> tuple[SequenceLayer, int]:
+  """The smallest stack of a layer whose receptive field covers a sequence, and its size.
+
+  The size is the number of layers, or the number of levels of a dilated convolution.
+  """
+  field = layer.receptive_field
+  if field is None:
+    return layer, 1
+  if hasattr(layer, 'levels'):
+    with_levels = (layer.clone(levels=n) for n in itertools.count(1))
+    stack = next(stack for stack in with_levels if stack.receptive_field >= length)
+    return stack, stack.levels
+  count = max(1, math.ceil((length - 1) / (field - 1)))
+  return Stack((layer,), count), count
+
+
+def random_nonzero_parameters(layer: SequenceLayer, width: int):
+  """Random parameters of a layer, none of which is 0, since a factor of 0 removes paths."""
+  random = np.random.default_rng(0)
+
+  def random_normal_array(shape):
+    return (0.3 * random.standard_normal(shape.shape)).astype(shape.dtype)
+
+  return jax.tree.map(random_normal_array, parameter_shapes(layer, width))
+
+
+def _finite_or_none(count: np.floating) -> int | None:
+  """Converts a count to an integer, or infinity to None for JSON."""
+  return int(count) if np.isfinite(count) else None

@@ -1,0 +1,138 @@
+"""Shortest paths from input positions to output positions, measured in operations.
+
+A program is evaluated on path lengths instead of numbers. Every element of an array has, for every
+position i of the input, the smallest number of operations on any path from i. The input itself has
+path length 0 from its own position. The result of an operation has the smallest path length of its
+operands plus one. A product of matrices or a reduction is one operation, and moving data is none.
+The path length is infinite where an element does not depend on i.
+
+Since path lengths belong to elements and not to complete arrays, they are exact. Elements that
+do not depend on any position are known constants, and they can remove paths. There is no path
+through attention scores that a mask excludes, through a product with 0, or through a score so low
+that its softmax weight is 0.
+
+A finite path length exists exactly where the Jacobian is not zero at generic parameters and inputs,
+which is tested for every layer.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+from jax.extend import core
+
+from experiments.complexity.dependence import (
+  NO_PATH,
+  Array,
+  DependentArray,
+  propagate_through_equation,
+  stack_arrays,
+  unwrap_constant_array,
+)
+from experiments.complexity.numpy_evaluation import evaluate_equation
+from experiments.lab.measure.primitives import count_scan_operands, inner_jaxprs, primitive_kind
+
+
+def shortest_path_lengths(
+  function: Callable, x, sources: Sequence[int] | None = None
+) -> np.ndarray:
+  """The smallest number of operations on a path from each input to each output position.
+
+  Args:
+    function: a map from [1, S, ...] to [1, T, ...]. Its parameters should be generic, since a 0
+      among them removes paths.
+    x: the shape [1, S, ...] and dtype of the input.
+    sources: the input positions, or None for all S positions.
+
+  Returns:
+    Path lengths [sources, T], infinite without a path.
+
+  Raises:
+    ValueError: if the program contains an operation for which dependence is not supported.
+
+  """
+  length, other_axes = x.shape[1], (1,) * (len(x.shape) - 2)
+  sources = range(length) if sources is None else sources
+  # All other input positions form one more source, because they must not count as constants.
+  masks = np.array([*(np.arange(length) == i for i in sources),
+                    ~np.isin(np.arange(length), sources)])
+  start = np.where(masks, np.float32(0), NO_PATH).reshape(-1, 1, length, *other_axes)
+  start = np.broadcast_to(start, (len(masks), *x.shape))
+  program = jax.make_jaxpr(function)(jax.ShapeDtypeStruct(x.shape, x.dtype))
+  (y,) = propagate_through_jaxpr(program, [DependentArray(start, np.ones(x.shape, x.dtype))])
+  if not isinstance(y, DependentArray):
+    return np.full((len(sources), y.shape[1]), NO_PATH)
+  return y.path_lengths[:-1].min((1, *range(3, y.path_lengths.ndim)))
+
+
+def propagate_through_jaxpr(program: core.ClosedJaxpr, arguments: Sequence[Array]) -> list[Array]:
+  """The outputs of a jaxpr, with path lengths, for constant and dependent arguments."""
+  jaxpr = program.jaxpr
+  arrays = dict(zip(jaxpr.constvars, map(np.asarray, program.consts), strict=True))
+  arrays |= zip(jaxpr.invars, arguments, strict=True)
+
+  def array_of_variable_or_literal(atom):
+    return np.asarray(atom.val, atom.aval.dtype) if isinstance(atom, core.Literal) else arrays[atom]
+
+  for equation in jaxpr.eqns:
+    operands = [array_of_variable_or_literal(atom) for atom in equation.invars]
+    if primitive_kind(equation) == 'control':
+      propagate = CONTROL_FLOW.get(equation.primitive.name, _propagate_through_call)
+      outputs = propagate(equation, operands)
+    elif any(isinstance(operand, DependentArray) for operand in operands):
+      outputs = propagate_through_equation(equation, operands)
+    else:
+      outputs = evaluate_equation(equation, operands)
+    arrays |= zip(equation.outvars, map(unwrap_constant_array, outputs), strict=True)
+  return [array_of_variable_or_literal(atom) for atom in jaxpr.outvars]
+
+
+def _propagate_through_call(equation, operands: Sequence[Array]) -> list[Array]:
+  return propagate_through_jaxpr(next(inner_jaxprs(equation)), operands)
+
+
+def _propagate_through_scan(equation, operands: Sequence[Array]) -> list[Array]:
+  """The outputs of a scan with their path lengths, from one evaluation per iteration."""
+  params = equation.params
+  (body,), length = inner_jaxprs(equation), params['length']
+  consts, carried, _ = count_scan_operands(equation)
+  first = consts + carried
+  carry, stacked = list(operands[consts:first]), []
+  iterations = range(length)[::-1] if params['reverse'] else range(length)
+  for i in iterations:
+    slices = [unwrap_constant_array(x.subarray(i)) if isinstance(x, DependentArray) else x[i]
+              for x in operands[first:]]
+    outputs = propagate_through_jaxpr(body, [*operands[:consts], *carry, *slices])
+    carry = outputs[: len(carry)]
+    stacked.append(outputs[len(carry) :])
+  if params['reverse']:
+    stacked.reverse()
+  return carry + [stack_arrays(parts) for parts in zip(*stacked, strict=True)]
+
+
+def _propagate_through_cond(equation, operands: Sequence[Array]) -> list[Array]:
+  index, *operands = operands
+  if isinstance(index, DependentArray):
+    raise ValueError('a cond whose branch depends on the input is not supported')
+  return propagate_through_jaxpr(equation.params['branches'][int(index)], operands)
+
+
+def _propagate_through_while_loop(equation, operands: Sequence[Array]) -> list[Array]:
+  params = equation.params
+  condition_end = params['cond_nconsts']
+  body_end = condition_end + params['body_nconsts']
+  carry = list(operands[body_end:])
+  while True:
+    (goes_on,) = propagate_through_jaxpr(params['cond_jaxpr'], [*operands[:condition_end], *carry])
+    if isinstance(goes_on, DependentArray):
+      raise ValueError('a while loop whose condition depends on the input is not supported')
+    if not goes_on:
+      return carry
+    body_operands = [*operands[condition_end:body_end], *carry]
+    carry = propagate_through_jaxpr(params['body_jaxpr'], body_operands)
+
+
+CONTROL_FLOW = {
+  'scan': _propagate_through_scan, 'cond': _propagate_through_cond,
+  'while': _propagate_through_while_loop,
+}

@@ -1,0 +1,66 @@
+"""The schema of records with the times and memory sizes of layers.
+
+The schema requires the fields that tables and claims evaluate.
+"""
+
+import dataclasses
+
+from experiments.lab.results.schema import (
+  STATUSES,
+  Anything,
+  Choice,
+  Constraint,
+  Fields,
+  Integer,
+  ListOf,
+  MapOf,
+  Nullable,
+  Number,
+  RecordKind,
+  Text,
+)
+
+POSITIVE, SIZE, FIELD = Number(1e-30), Integer(1), Nullable(Integer(1))
+
+
+# The module cells/timing.py writes these fields.
+POINT = Fields({
+  'layer': Text(), 'length': SIZE, 'quantity': Choice(('train', 'forward', 'generate', 'repeat')),
+  'tokens': SIZE, 'status': Choice(STATUSES), 'reason': Text(), 'bytes': Nullable(Integer()),
+  'seconds': ListOf(POSITIVE),
+})
+
+
+def measurements_are_requested_and_distinct(run: dict, result: dict) -> bool:
+  """Whether no measurement occurs twice, and each is of a requested layer and length."""
+  points = [(p['layer'], p['length'], p['quantity']) for p in result['points']]
+  return len(set(points)) == len(points) and all(
+    layer in run['layers'] and length in run['lengths'] for layer, length, _ in points)
+
+
+def measurements_have_equal_round_counts(run: dict, result: dict) -> bool:
+  """Whether all successful measurements have equally many times, at most one for each round."""
+  counts = {len(point['seconds']) for point in result['points']} - {0}
+  return len(counts) <= 1 and all(count <= run['rounds'] for count in counts)
+
+
+TIMING = RecordKind(
+  'tokens',
+  Fields({
+    'layers': ListOf(Text(), 1, distinct=True), 'lengths': ListOf(SIZE, 1, distinct=True),
+    'tokens': SIZE, 'rounds': Integer(1, 100_000), 'seed': Integer(), 'device': Text(),
+    'settings': Fields({'width': SIZE, 'depth': SIZE, 'match': Text(), 'dtype': Text()}),
+  }, {'sequences': SIZE, 'generated': SIZE}),
+  Fields({'layers': MapOf(Anything()), 'points': ListOf(POINT)}),
+  (
+    Constraint(
+      'points are distinct, and each has a requested layer and a requested length',
+      measurements_are_requested_and_distinct),
+    Constraint(
+      'all points with times have equally many times, at most one for each round',
+      measurements_have_equal_round_counts),
+  ),
+  modules=('experiments.lab.cells.timing', 'experiments.lab.tasks.text'),
+)
+GENERATING = dataclasses.replace(
+  TIMING, run=TIMING.run.with_required_fields({'sequences': SIZE, 'generated': SIZE}))

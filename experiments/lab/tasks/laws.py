@@ -1,0 +1,334 @@
+"""The required properties (laws) of a task, which `verify_task` checks for any task.
+
+  from experiments.lab.tasks.laws import verify_task
+  verify_task(MyTask())
+
+A task that breaks laws raises one error, which names each broken law, the sizes, the observation
+and the part of the task to correct. `LAWS` maps names to laws.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.lab.tasks.task import SPLITS, Batch, Task
+from transformer.laws import expect, expect_close, verify_laws
+
+BATCH_SIZE, NUM_BATCHES = 256, 4
+# Tokens must be equal, but reals may differ by ROUNDING, because compilation reorders sums.
+ROUNDING = 1e-6
+
+
+@functools.cache
+def sample_batches(task: Task, split: str) -> Batch:
+  """Consecutive batches of a split, stacked to NumPy arrays [NUM_BATCHES, B, ...]."""
+  batches = [task.batch(split, index, BATCH_SIZE) for index in range(NUM_BATCHES)]
+  return jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
+
+
+def merge_batches(batches: Batch) -> Batch:
+  """Merges stacked batches [NUM_BATCHES, B, ...] into one batch of NUM_BATCHES * B sequences."""
+  return jax.tree.map(lambda leaf: jnp.asarray(leaf.reshape(-1, *leaf.shape[2:])), batches)
+
+
+def metric_by_sequence(task: Task, predict: Any, split: str = 'test') -> np.ndarray:
+  """The metric of `task.oracle` or `task.baseline` on each sequence of a sample.
+
+  Args:
+    task: the task to sample from.
+    predict: a function from sources [B, T] to outputs [B, T, output_space.size].
+    split: 'train', 'validation' or 'test'.
+
+  Returns:
+    Values of the metric, float64 [NUM_BATCHES * BATCH_SIZE].
+
+  """
+  batch = merge_batches(sample_batches(task, split))
+  single = jax.tree.map(lambda leaf: leaf[:, None], (predict(batch.source), batch))
+  total, count = jax.vmap(task.metric_sums)(*single)
+  return np.asarray(total, np.float64) / np.asarray(count)
+
+
+def distinct_sources(batches: Batch) -> set[bytes]:
+  """The set of distinct source sequences of stacked batches, each as a byte string."""
+  return {row.tobytes() for row in np.asarray(merge_batches(batches).source)}
+
+
+def arrays_match_declared_spaces(task: Task) -> None:
+  """Sources, targets, weights and outputs have the declared shapes, dtypes and ranges."""
+  for split in SPLITS:
+    batch = merge_batches(sample_batches(task, split))
+    for name, values, space in (
+      ('source', batch.source, task.input_space), ('target', batch.target, task.output_space)
+    ):
+      tokens = space.kind == 'tokens'
+      dtype, channels = (jnp.int32, ()) if tokens else (jnp.float32, (space.size,))
+      advice = f'`batch`, which has to return a {name} of the declared space {space}'
+      expect(values.dtype == dtype, f'the {name} is {values.dtype}, not {dtype.__name__}', advice)
+      expect(
+        values.shape[2:] == channels,
+        f'the {name} has the shape {values.shape}, with {values.shape[2:]} instead of {channels} '
+        'for each position', advice,
+      )
+      expect(
+        not tokens or (values.min() >= 0 and values.max() < space.size),
+        f'the {name} has tokens from {values.min()} to {values.max()}, but the vocabulary size is '
+        f'{space.size}', advice,
+      )
+    weights = f'the weight is {batch.weight.dtype}{list(batch.weight.shape)}'
+    expect(
+      batch.weight.dtype == jnp.float32 and batch.weight.shape == batch.target.shape[:2],
+      f'{weights}, not float32{list(batch.target.shape[:2])}', 'the weight that `batch` returns',
+    )
+    for name, predict in (('oracle', task.oracle), ('baseline', task.baseline)):
+      outputs = predict(batch.source)
+      shape = (*batch.weight.shape, task.output_space.size)
+      expect(
+        outputs.shape == shape, f'`{name}` returns {outputs.shape}, not {shape}',
+        f'`{name}`: logits over the tokens, or the reals, at every position of the target',
+      )
+      loss = task.loss(outputs, batch)
+      expect(
+        loss.shape == batch.weight.shape,
+        f'the loss of `{name}` has the shape {loss.shape}, not {batch.weight.shape}', '`loss`',
+      )
+
+
+def batches_are_reproducible(task: Task) -> None:
+  """Split and index determine a batch, with and without compilation and with a traced index."""
+  fourth = jax.tree.map(lambda leaf: leaf[3], sample_batches(task, 'test'))
+  compiled = jax.jit(lambda index: task.batch('test', index, BATCH_SIZE))
+  advice = '`batch`: draw from `self.batch_key(split, index)` alone, and do not branch on tracers'
+  expect_close(
+    compiled(jnp.int32(3)), fourth, 'a compiled call returns another batch', advice, ROUNDING
+  )
+  expect_close(
+    task.batch('test', jnp.int32(3), BATCH_SIZE), fourth,
+    'an index that is a JAX array gives another batch', advice, ROUNDING,
+  )
+
+
+def sequences_vary(task: Task) -> None:
+  """Batches of different indices differ, and a batch has at least two different sequences."""
+  source = sample_batches(task, 'train').source
+  different = len({batch.tobytes() for batch in source})
+  expect(
+    different == NUM_BATCHES, f'{NUM_BATCHES} batches have only {different} different sources',
+    '`batch` and `batch_key`: the index has to enter the random key',
+  )
+  for batch in source:
+    expect(
+      len({row.tobytes() for row in batch}) > 1, 'all sequences of a batch are equal',
+      '`batch`: draw every sequence of the batch independently',
+    )
+
+
+def splits_are_disjoint(task: Task) -> None:
+  """Two splits share no more sequences than independent samples share by coincidence."""
+  sequences = {split: distinct_sources(sample_batches(task, split)) for split in SPLITS}
+  halves = [
+    distinct_sources(jax.tree.map(lambda leaf, i=i: leaf[i::2], sample_batches(task, 'train')))
+    for i in range(2)
+  ]
+  coincidences = 4 * len(halves[0] & halves[1])  # expected of two splits, each twice a half
+  allowed = coincidences + 10 * np.sqrt(coincidences + 1)
+  expect(
+    allowed < len(sequences['train']),
+    f'the training split has only {len(sequences["train"])} different sequences, too few to '
+    'distinguish an overlap of splits from coincidence', 'the settings: verify a longer sequence',
+  )
+  for first, second in itertools.combinations(SPLITS, 2):
+    shared = len(sequences[first] & sequences[second])
+    expect(
+      shared <= allowed,
+      f'{first} and {second} share {shared} sequences; by coincidence at most {allowed:.0f} would '
+      'be equal', '`batch_key`: the split has to enter the random key',
+    )
+
+
+def weights_mark_predictable_targets(task: Task) -> None:
+  """Weights are 0 or 1, and the oracle predicts the target at all positions of weight 1.
+
+  Every sequence has such a position.
+  """
+  for split in SPLITS:
+    batch = merge_batches(sample_batches(task, split))
+    values = set(np.unique(batch.weight).tolist())
+    expect(values <= {0.0, 1.0}, f'the weights are {sorted(values)}', 'the weight of `batch`')
+    expect(
+      np.all(np.sum(batch.weight, 1) > 0), 'a sequence has no position of weight 1',
+      'the weight of `batch`',
+    )
+    loss = np.max(batch.weight * task.loss(task.oracle(batch.source), batch))
+    expect(
+      loss < 1e-5, f'the oracle has a loss of {loss:.3g} where the weight is 1',
+      'the weight of `batch`: a position whose target the source does not determine has weight 0',
+    )
+
+
+def positions_without_weight_are_not_scored(task: Task) -> None:
+  """Targets and outputs at positions of weight 0 do not affect the metric."""
+  batch = merge_batches(sample_batches(task, 'test'))
+  weight = batch.weight[..., None] if task.output_space.kind == 'reals' else batch.weight
+  other_target = jnp.where(weight > 0, batch.target, jnp.roll(batch.target, 1, 1))
+  outputs = task.baseline(batch.source)
+  corrupt = jnp.where(batch.weight[..., None] > 0, outputs, jnp.flip(outputs, -1) + 1)
+  advice = '`metric_sums`: multiply by the weight, and return the sum of the weights second'
+  expect_close(
+    task.metric_sums(corrupt, batch._replace(target=other_target)),
+    task.metric_sums(outputs, batch),
+    'the metric depends on positions of weight 0', advice, ROUNDING,
+  )
+  expect_close(
+    task.metric_sums(outputs, batch._replace(weight=jnp.zeros_like(batch.weight))),
+    (jnp.zeros(()), jnp.zeros(())), 'the metric sums are not (0, 0) if all weights are 0', advice,
+    ROUNDING,
+  )
+
+
+def oracle_is_perfect(task: Task) -> None:
+  """The metric of the oracle is perfect on every sequence of every split."""
+  for split in SPLITS:
+    values = metric_by_sequence(task, task.oracle, split)
+    worst = values[np.abs(values - task.metric.perfect).argmax()]
+    expect(
+      abs(worst - task.metric.perfect) <= 1e-6,
+      f'the oracle scores {worst:.6g} on a sequence of {split}; perfect is {task.metric.perfect}',
+      '`oracle`, which may use the source alone, and `batch`',
+    )
+
+
+def baseline_metric_equals_chance(task: Task) -> None:
+  """The mean metric of the baseline equals `chance` within five standard errors."""
+  values = metric_by_sequence(task, task.baseline)
+  error = values.std(ddof=1) / np.sqrt(values.size)
+  expect(
+    abs(values.mean() - task.chance) <= 5 * error + 1e-6,
+    f'the baseline scores {values.mean():.4g} +- {error:.2g}; `chance` is {task.chance:.4g}',
+    '`chance`: the expected metric of `baseline`, in closed form',
+  )
+  expect(
+    5 * error < abs(task.metric.perfect - task.chance) / 2,
+    f'the standard error {error:.2g} is too large to distinguish `chance` from `metric.perfect`',
+    'the settings: verify sequences with more scored positions',
+  )
+
+
+def baseline_ignores_the_source(task: Task) -> None:
+  """The output of the baseline does not depend on the tokens of the source."""
+  source = merge_batches(sample_batches(task, 'test')).source
+  expect_close(
+    task.baseline(source), task.baseline(source[::-1]),
+    'the baseline changes when the sequences of a batch are reordered',
+    '`baseline`, which may use the shape of the source alone', ROUNDING,
+  )
+
+
+def scores_are_normalized(task: Task) -> None:
+  """The score is 0 for the metric of the baseline and 1 for the metric of a perfect model.
+
+  The metric `solved` has a score of more than 0.9 and at most 1.
+  """
+  baseline = task.score(task.chance)
+  expect(baseline == 0, f'the score of `chance` is {baseline}, not 0', '`score`')
+  perfect = task.score(task.metric.perfect)
+  expect(
+    perfect == 1, f'the score of `metric.perfect` is {perfect}, not 1',
+    '`score` and `metric.perfect`',
+  )
+  expect(
+    task.solved is None or 0.9 < task.score(task.solved) <= 1,
+    f'the metric `solved` = {task.solved} has a score outside of 0.9 to 1', '`solved`',
+  )
+
+
+def distance_can_be_set(task: Task) -> None:
+  """Tasks at another distance have the same class and the same input and output spaces."""
+  advice = (
+    '`with_distance` and `extrapolation_task`: return the same class with its length or delay '
+    'changed'
+  )
+  expect(task.with_distance(task.distance) == task, 'the same distance gives another task', advice)
+  for name in ('with_distance', 'extrapolation_task'):
+    longer = getattr(task, name)(2 * task.distance)
+    expect(
+      type(longer) is type(task) and longer.distance == 2 * task.distance,
+      f'`{name}({2 * task.distance})` is {longer!r}, at a distance of {longer.distance}', advice,
+    )
+    expect(
+      (longer.input_space, longer.output_space) == (task.input_space, task.output_space),
+      f'`{name}` changes the spaces of inputs or outputs', advice,
+    )
+    batch = jax.eval_shape(functools.partial(longer.batch, 'train', 0, 2))
+    expect(batch.weight.shape[0] == 2, f'`{name}` changes the batch size', advice)
+
+
+def tasks_are_immutable_and_hashable(task: Task) -> None:
+  """Tasks with equal settings are equal, and tasks are hashable and immutable.
+
+  An unknown split raises an error.
+  """
+  advice = 'the class: @dataclasses.dataclass(frozen=True) with hashable fields'
+  copy = dataclasses.replace(task)
+  expect(copy == task and hash(copy) == hash(task), 'a copy is not equal to the task', advice)
+  try:
+    task.family = 'other'
+  except dataclasses.FrozenInstanceError:
+    pass
+  else:
+    expect(False, 'a field of the task can be assigned', advice)
+  try:
+    task.batch('holdout', 0, 2)
+  except ValueError as error:
+    expect(
+      'train, validation, test' in str(error), f'an unknown split raises {error}',
+      '`batch`: take its random key from `self.batch_key(split, index)`',
+    )
+  else:
+    expect(False, "the split 'holdout' is accepted", '`batch`: call `self.batch_key(split, index)`')
+
+
+LAWS = {
+  law.__name__: law
+  for law in (
+    arrays_match_declared_spaces, batches_are_reproducible, sequences_vary, splits_are_disjoint,
+    weights_mark_predictable_targets, positions_without_weight_are_not_scored,
+    oracle_is_perfect, baseline_metric_equals_chance, baseline_ignores_the_source,
+    scores_are_normalized, distance_can_be_set, tasks_are_immutable_and_hashable,
+  )
+}
+
+
+def verify_task(task: Task, laws: Iterable[str] = tuple(LAWS)) -> tuple[str, ...]:
+  """Checks that a task satisfies the laws of the task interface.
+
+  Args:
+    task: an instance of Task with the settings to verify. A task that streams from a
+      disk (`task.streams`) has no oracle and cannot be verified.
+    laws: names of the laws to check, from `LAWS`; all of them by default.
+
+  Returns:
+    The names of the laws that were checked, all of which hold.
+
+  Raises:
+    LawViolations: the task breaks laws; the message has one paragraph for each.
+    ValueError: a name is not in `LAWS`.
+
+  Examples:
+    >>> from experiments.lab.tasks.recall import Recall
+    >>> verify_task(Recall(length=16, num_pairs=2), laws=['oracle_is_perfect'])
+    ('oracle_is_perfect',)
+
+  """
+  laws = tuple(laws)
+  unknown = [law for law in laws if law not in LAWS]
+  if unknown:
+    raise ValueError(f'unknown law {unknown[0]!r}; the laws are {", ".join(LAWS)}')
+  sizes = f'{NUM_BATCHES} batches of {BATCH_SIZE} sequences at a distance of {task.distance}'
+  return verify_laws({law: LAWS[law] for law in laws}, task, repr(task), sizes)

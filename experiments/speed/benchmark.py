@@ -1,0 +1,347 @@
+"""Execution of a benchmark, which times several implementations of the same computation.
+
+  forward    computes the outputs
+  gradient   computes the outputs and the gradient of all inputs, or several gradient descent steps
+
+Results are compared before anything is timed. All implementations receive the same numbers, each in
+its own memory layout. An implementation whose outputs or gradients differ from those of this
+repository is reported as failed and is not timed. A library that is
+not installed, or does not support the device, is left out. The record states both cases, and the
+remaining implementations are still timed. The implementations run in interleaved rounds in one
+process, together with products of large matrices that measure the machine's peak rate.
+
+A CPU is split into one JAX device per core, as in training, because a matrix product inside a loop
+uses a single core of a device. Every JAX implementation has its batch sharded over these devices.
+"""
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from experiments.lab.cells.cell import OUT_OF_MEMORY, Cell, Outcome
+from experiments.lab.measure import memory
+from experiments.lab.measure.time import time_interleaved
+from experiments.speed import OURS, peak
+
+AXIS = 'device'
+PREPARATION_SHARE = 0.5  # part of a cell's progress bar that preparation takes
+# Largest relative error at which two arrays of outputs or gradients count as equal.
+# An accelerator multiplies float32 numbers with lower precision than a CPU.
+TOLERANCES = {'cpu': 2e-4}
+ACCELERATOR_TOLERANCE = 3e-2
+STEP_SIZE = 1e-3  # of gradient descent, large enough that the steps change the parameters
+
+
+class Unavailable(Exception):
+  """Error raised when an implementation cannot run on this machine, with the reason."""
+
+
+class Implementation(NamedTuple):
+  """Calls to time for one implementation, and the outputs and gradients that it computes."""
+
+  calls: Mapping[str, Callable[[], Any]]  # by computation, 'forward' and 'gradient'
+  results: Callable[[], Any]  # a tree of arrays in this repository's layout
+  memory_plan: memory.MemoryUse | None = None  # of the largest compiled program, if known
+
+
+class Benchmark(NamedTuple):
+  """Alternative implementations of one computation, and its floating-point operation counts."""
+
+  # Maps names to functions that compile an implementation, with this repository's entry first.
+  implementations: Mapping[str, Callable[[], Implementation]]
+  # Maps 'forward' or 'gradient' to the floating-point operations of our matrix products.
+  # This mapping is empty if operations other than matrix products dominate the cost.
+  matmul_flops: Mapping[str, float]
+
+
+class Alternative(NamedTuple):
+  """Another function for the same computation, with conversions to its memory layout.
+
+  `batch_axes` holds the batch axis of each argument and, last, of the output. It is None for an
+  argument without a batch axis. Both conversions are linear, so their transposes convert results
+  back to this repository's layout. The transpose of `convert_arguments` converts the gradient, and
+  that of `convert_output`, which only permutes entries, converts the output.
+  """
+
+  function: Callable  # input of `prepare`; for JAX, a function of the converted arguments
+  convert_arguments: Callable = lambda *arguments: arguments  # returns a tuple
+  convert_output: Callable = lambda output: output
+  prepare: Callable | None = None  # makes an Implementation; None: compile_jax_implementation
+  batch_axes: tuple = ()  # empty where the axes are those of this repository's function
+
+
+def make_benchmark(
+  our_function: Callable,
+  arguments: tuple,
+  batch_axes: tuple,
+  alternatives: Mapping[str, Alternative],
+  matmul_flops: float | None = None,
+  steps: int = 0,
+) -> Benchmark:
+  """Defines a benchmark that compares a JAX function of arrays with alternative implementations.
+
+  Args:
+    our_function: This repository's function, which returns one array.
+    arguments: Trees of arrays, the arguments of `our_function`.
+    batch_axes: Batch axes of the arguments and of the output, as in `Alternative`.
+    alternatives: Other implementations by name.
+    matmul_flops: Operations of the matrix products of a forward pass, or None where these do not
+      dominate the cost. The gradient takes twice as many.
+    steps: Number of gradient descent steps that are timed as one loop. With 0, the forward pass
+      and the gradient are timed instead.
+
+  Returns:
+    The benchmark, whose first implementation is `our_function`.
+
+  """
+  shape = jax.eval_shape(our_function, *arguments)
+  cotangent = jax.random.normal(jax.random.key(shape.size), shape.shape, shape.dtype)
+  flops_by_computation = {}
+  if matmul_flops is not None:
+    flops_by_computation['gradient'] = 3 * matmul_flops * max(1, steps)
+  candidates = {OURS: Alternative(our_function)} | alternatives
+  return Benchmark(
+    {
+      name: functools.partial(
+        _prepare_alternative,
+        candidate._replace(batch_axes=candidate.batch_axes or batch_axes),
+        arguments, cotangent, steps,
+      )
+      for name, candidate in candidates.items()
+    },
+    flops_by_computation,
+  )
+
+
+def _prepare_alternative(
+  alternative: Alternative, arguments: tuple, cotangent: jax.Array, steps: int
+) -> Implementation:
+  """Prepares an alternative on inputs in its memory layout, with results in our memory layout."""
+  converted, gradient_back = jax.vjp(jax.jit(alternative.convert_arguments), *arguments)
+  converted_cotangent, output_back = jax.vjp(jax.jit(alternative.convert_output), cotangent)
+  prepare = alternative.prepare or functools.partial(
+    compile_jax_implementation, alternative.batch_axes)
+  implementation = prepare(alternative.function, converted, converted_cotangent, steps)
+
+  def alternative_results_in_our_layout():
+    back = {'output': output_back, 'gradient': gradient_back}
+    return {
+      name: jax.jit(back[name])(value) for name, value in implementation.results().items()
+    }
+
+  return implementation._replace(results=alternative_results_in_our_layout)
+
+
+def shard_batch(
+  function: Callable, batch_axes: tuple, arguments: tuple, cotangent: jax.Array
+) -> tuple[Callable, tuple, jax.Array]:
+  """Shards a function and its arrays along the batch axis over several devices.
+
+  The number of devices is the greatest common divisor of the batch size and the available devices.
+
+  Args:
+    function: Function of the arguments that returns one array.
+    batch_axes: Batch axes of the arguments and of the output, as in `Alternative`.
+    arguments: Trees of arrays.
+    cotangent: Array with the shape of the output.
+
+  Returns:
+    The sharded function, the arguments, and the cotangent, each array on its devices.
+
+  """
+  specs = [
+    PartitionSpec() if axis is None else PartitionSpec(*(None,) * axis, AXIS)
+    for axis in batch_axes
+  ]
+  count = math.gcd(cotangent.shape[batch_axes[-1]], jax.device_count())
+  mesh = Mesh(np.array(jax.devices()[:count]), (AXIS,))
+  *shardings, output_sharding = (NamedSharding(mesh, spec) for spec in specs)
+  function = jax.shard_map(
+    function, mesh=mesh, in_specs=tuple(specs[:-1]), out_specs=specs[-1], check_vma=False
+  )
+  arguments = tuple(
+    jax.device_put(argument, sharding)
+    for argument, sharding in zip(arguments, shardings, strict=True)
+  )
+  return function, arguments, jax.device_put(cotangent, output_sharding)
+
+
+def compile_jax_implementation(
+  batch_axes: tuple, function: Callable, arguments: tuple, cotangent: jax.Array, steps: int
+) -> Implementation:
+  """Compiles a JAX function and its gradient, or a loop of gradient descent steps on it.
+
+  Args:
+    batch_axes: Batch axes of the arguments and of the output, as in `Alternative`.
+    function: Function of the arguments that returns one array.
+    arguments: Trees of arrays.
+    cotangent: Array that is multiplied with the output to give the scalar whose gradient is taken.
+    steps: Number of gradient descent steps, as in `make_benchmark`.
+
+  Returns:
+    The compiled calls, their results, and the memory that the gradient program plans.
+
+  """
+  function, arguments, cotangent = shard_batch(function, batch_axes, arguments, cotangent)
+
+  def output_and_gradient(cotangent, *arguments):
+    output, back = jax.vjp(function, *arguments)
+    return output, back(cotangent)
+
+  def run_gradient_descent(cotangent, *arguments):
+    def gradient_descent_step(arguments, _):
+      _, gradient = output_and_gradient(cotangent, *arguments)
+      return jax.tree.map(lambda a, g: a - STEP_SIZE * g, arguments, gradient), None
+
+    return jax.lax.scan(gradient_descent_step, arguments, length=steps)[0]
+
+  def compiled_call_and_memory(function, *arguments):
+    program = jax.jit(function).lower(*arguments).compile()
+    return functools.partial(program, *arguments), memory.program_memory(program)
+
+  if steps:
+    descend, plan = compiled_call_and_memory(run_gradient_descent, cotangent, *arguments)
+    return Implementation({'gradient': descend}, lambda: {'gradient': descend()}, plan)
+  forward, _ = compiled_call_and_memory(function, *arguments)
+  gradient, plan = compiled_call_and_memory(output_and_gradient, cotangent, *arguments)
+  return Implementation(
+    {'forward': forward, 'gradient': gradient},
+    lambda: dict(zip(('output', 'gradient'), gradient(), strict=True)),
+    plan,
+  )
+
+
+@dataclasses.dataclass
+class ImplementationOutcome:
+  """Measured times of one implementation, or the reason why it was not timed."""
+
+  name: str
+  status: str = 'timeout'  # until the implementation has been timed
+  reason: str = ''
+  bytes: int | None = None  # temporary memory of the forward pass and the gradient
+  seconds: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+
+  def set_status(self, status: str, reason: object) -> None:
+    """Sets the status of the implementation, and the reason shortened to its first line."""
+    self.status, self.reason = status, str(reason).partition('\n')[0]
+
+  def set_status_from_error(self, error: Exception) -> bool:
+    """Sets the status if the error is Unavailable or out of memory, and returns whether it is."""
+    if isinstance(error, Unavailable):
+      self.set_status('left out', error)
+    elif isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
+      self.set_status('out of memory', error)
+    else:
+      return False
+    return True
+
+
+def benchmark_runner(benchmarks: Mapping[str, Callable[..., Benchmark]], timeout: float):
+  """Returns a function that runs the benchmark of a given experiment cell."""
+  return functools.partial(_measure_benchmark_cell, benchmarks, timeout)
+
+
+def _measure_benchmark_cell(benchmarks, timeout: float, cell: Cell, report) -> Outcome:
+  end, run = time.monotonic() + timeout, cell.run
+  benchmark = benchmarks[run['benchmark']](seed=run['seed'], **run['sizes'])
+  outcomes, calls = _prepare_implementations(benchmark, run['timed'], report)
+  if run['timed']:
+    calls |= {('peak', size): call for size, call in peak.matrix_product_calls(run['peak']).items()}
+  times = time_interleaved(
+    calls,
+    run['rounds'],
+    timeout=end - time.monotonic(),
+    tolerate=lambda key, error: (
+      key[0] in outcomes and outcomes[key[0]].set_status_from_error(error)),
+    progress=lambda part: report(
+      PREPARATION_SHARE + (1 - PREPARATION_SHARE) * part, f'{part:.0%} of the timed rounds'),
+  )
+  for (name, computation), seconds in times.items():
+    if seconds and name in outcomes:
+      outcomes[name].seconds[computation] = seconds
+  for outcome in outcomes.values():
+    if outcome.status == 'timeout' and (outcome.seconds or not run['timed']):
+      outcome.status = 'finished'
+  result = {
+    'platform': jax.default_backend(),
+    'matmul_flops': dict(benchmark.matmul_flops),
+    'implementations': [dataclasses.asdict(outcome) for outcome in outcomes.values()],
+    'peak': [
+      {'flops': peak.matrix_product_flops(size), 'seconds': seconds}
+      for (name, size), seconds in times.items() if name == 'peak' and seconds
+    ],
+  }
+  return Outcome(result, *_cell_status(outcomes))
+
+
+def _cell_status(outcomes: Mapping[str, ImplementationOutcome]) -> tuple[str, str]:
+  """Returns the status of the first implementation that failed or timed out, with the reason.
+
+  If all implementations were timed or left out, the status is 'finished' without a reason.
+  """
+  for outcome in outcomes.values():
+    if outcome.status in ('failed', 'timeout'):
+      return outcome.status, f'{outcome.name}: {outcome.reason or "no round was timed"}'
+  return 'finished', ''
+
+
+def _prepare_implementations(
+  benchmark: Benchmark, timed: bool, report
+) -> tuple[dict[str, ImplementationOutcome], dict]:
+  """Compiles and verifies all implementations of a benchmark before they are timed.
+
+  Returns the outcomes by name of the implementation, and the calls that are to be timed.
+  """
+  outcomes, calls, expected = {}, {}, None
+  for i, (name, prepare) in enumerate(benchmark.implementations.items()):
+    report(PREPARATION_SHARE * i / len(benchmark.implementations), f'preparing {name}')
+    outcome = outcomes[name] = ImplementationOutcome(name)
+    try:
+      implementation = prepare()
+      if implementation.memory_plan:
+        outcome.bytes = implementation.memory_plan.temporary
+      if not timed:
+        continue
+      memory.require_memory(implementation.memory_plan)
+      results = implementation.results()
+    except (Unavailable, MemoryError, jax.errors.JaxRuntimeError) as error:
+      if name == OURS or not outcome.set_status_from_error(error):
+        raise
+      continue
+    expected = results if expected is None else expected
+    if difference := describe_result_mismatch(results, expected):
+      outcome.set_status('failed', difference)
+    else:
+      calls |= {(name, computation): call for computation, call in implementation.calls.items()}
+  return outcomes, calls
+
+
+def describe_result_mismatch(
+  results: Mapping[str, Any], expected_results: Mapping[str, Any]
+) -> str:
+  """Describes the first array that differs from the expected array, or returns an empty string."""
+  tolerance = TOLERANCES.get(jax.default_backend(), ACCELERATOR_TOLERANCE)
+  for name, expected_tree in expected_results.items():
+    for (path, expected_leaf), leaf in zip(
+      jax.tree.leaves_with_path(expected_tree), jax.tree.leaves(results[name]), strict=True
+    ):
+      error = _relative_error(
+        np.asarray(leaf, np.float64), np.asarray(expected_leaf, np.float64))
+      if not error <= tolerance:  # a NaN fails this comparison
+        result_name = f'{name}{jax.tree_util.keystr(path)}'
+        return f'its {result_name} differs from ours, with a relative error of {error:.1e}'
+  return ''
+
+
+def _relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
+  """Relative error in the L2 norm, or the absolute error if the expected array is zero."""
+  norm = float(np.linalg.norm(expected))
+  difference = float(np.linalg.norm(actual - expected))
+  return difference / norm if norm else difference

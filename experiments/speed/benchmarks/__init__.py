@@ -1,0 +1,27 @@
+"""Benchmarks of computations in this repository against other implementations on equal inputs.
+
+BENCHMARKS lists them by name. Each function draws its inputs from a seed and states how the other
+libraries arrange them in memory. An alternative is called as its users call it, in the memory
+layout in which it is fastest. Conversions of the layout are not timed.
+"""
+
+from experiments.speed.benchmarks.attention import attention_benchmark
+from experiments.speed.benchmarks.convolution import convolution_benchmark
+from experiments.speed.benchmarks.decoder import decoder_benchmark
+from experiments.speed.benchmarks.gated_delta_rule import gated_delta_rule_benchmark
+from experiments.speed.benchmarks.generation import generation_benchmark
+from experiments.speed.benchmarks.linear_recurrence import linear_recurrence_benchmark
+from experiments.speed.benchmarks.recurrent import gru_benchmark, lstm_benchmark
+from experiments.speed.benchmarks.ssd import ssd_benchmark
+
+BENCHMARKS = {
+  'lstm': lstm_benchmark,
+  'gru': gru_benchmark,
+  'attention': attention_benchmark,
+  'recurrence': linear_recurrence_benchmark,
+  'ssd': ssd_benchmark,
+  'gated_delta_rule': gated_delta_rule_benchmark,
+  'convolution': convolution_benchmark,
+  'decoder': decoder_benchmark,
+  'generation': generation_benchmark,
+}

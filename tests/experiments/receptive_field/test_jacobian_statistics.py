@@ -1,0 +1,140 @@
+"""Tests of measured receptive fields against declared ones and of effective fields."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from baselines import LAYERS
+from baselines.convolution import Convolution
+from experiments.lab.cells.experiment import create_experiment
+from experiments.lab.cells.run import Run
+from experiments.lab.measure import jacobian
+from experiments.receptive_field import field_measurement, jacobian_statistics, tables
+from transformer.stack import Stack
+
+SIZES = {'width': 4, 'seeds': (0, 1), 'match': 'none'}
+
+
+def measure_stack(layer, depth=1, length=12, **settings):
+  """The record of a measured untrained stack."""
+  experiment = create_experiment(Run(layer=layer, depth=depth, **SIZES | settings))
+  cell = field_measurement.untrained_stack_cell('receptive_field', experiment, length, sequences=2)
+  return {'run': cell.run, 'result': field_measurement.measure_cell(cell, None).result}
+
+
+def spec_and_closed_form_field(layer, depth, kernel_size, dilation, levels):
+  """The spec of a convolutional layer, and the receptive field of its paper's formula."""
+  options, dilation_sum = {
+    'convolution': (f'dilation={dilation}', dilation),
+    'tcn': (f'levels={levels}', 2 * (2**levels - 1)),
+    'bytenet': (f'levels={levels}', 2**levels - 1),
+    'convs2s': (f'levels={levels}', levels),
+  }[layer]
+  field = 1 + depth * (kernel_size - 1) * dilation_sum
+  return f'{layer}(kernel_size={kernel_size}, {options})', field
+
+
+@pytest.mark.slow
+@settings(max_examples=8, deadline=None, derandomize=True)
+@given(
+  st.sampled_from(('convolution', 'convolution', 'tcn', 'bytenet', 'convs2s')), st.integers(1, 3),
+  st.integers(1, 4), st.integers(1, 4), st.integers(1, 2), st.sampled_from(('pre_norm', 'plain')),
+)
+def test_declared_and_measured_fields_of_convolutions_equal_the_closed_form(
+  layer, depth, kernel_size, dilation, levels, block
+):
+  depth = depth if layer == 'convolution' else 1
+  spec, expected = spec_and_closed_form_field(layer, depth, kernel_size, dilation, levels)
+  record = measure_stack(spec, depth, block=block)
+  assert record['result']['declared'] == max(record['result']['measured']) == expected
+  assert tables.measured_equals_declared(record)
+
+
+@pytest.mark.parametrize('layer, depth, declared', [
+  ('sliding_window(window=3)', 2, 5), ('interleave(convolution, sliding_window(window=2))', 2, 5),
+  ('attention', 1, None),
+])
+def test_measured_field_is_the_declared_one_or_the_whole_input(layer, depth, declared):
+  record = measure_stack(layer, depth, width=8)
+  assert record['result']['declared'] == declared
+  assert record['result']['measured'] == [declared or 12] * 2
+  assert tables.measured_equals_declared(record)
+
+
+@pytest.mark.parametrize('extra', [-1, 1])
+def test_a_wrongly_declared_field_is_detected(extra, monkeypatch):
+  class WronglyDeclared(Convolution):
+    """A convolution that declares one token more, or one less, than its receptive field."""
+
+    @property
+    def receptive_field(self):
+      return super().receptive_field + extra
+
+    def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
+      return jnp.zeros((batch_size, self.kernel_size - 1, width), dtype)
+
+  monkeypatch.setitem(LAYERS, 'wrongly_declared', WronglyDeclared)
+  record = measure_stack('wrongly_declared')
+  assert max(record['result']['measured']) == 4 and record['result']['declared'] == 4 + extra
+  assert not tables.measured_equals_declared(record)
+  assert tables.receptive_field_table([record]).rows[0][3] is False
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def stack_energy(stack, parameters, width):
+  x = jnp.zeros((1, stack.receptive_field + 2, width))
+  apply_stack = lambda x: stack.apply(parameters, x)[0]  # noqa: E731
+  gradient = jacobian.jacobian_at_output(apply_stack, x, x.shape[1] - 1)
+  return jacobian_statistics.gradient_energy_by_lag(gradient)
+
+
+def convolution_power(kernel, depth):
+  """The `depth`-fold convolution of a kernel with itself, padded with two zeros."""
+  return np.pad(functools.reduce(np.convolve, [kernel] * depth), (0, 2))
+
+
+@pytest.mark.parametrize('size, dilation, depth', [(3, 1, 1), (3, 1, 6), (2, 2, 4), (5, 1, 3)])
+def test_gradient_of_a_stack_of_equal_weights_is_the_convolution_power_of_its_kernel(
+  size, dilation, depth
+):
+  stack = Stack((Convolution(size, dilation),), depth)
+  shapes = jax.eval_shape(stack.init, jax.random.key(0), jnp.zeros((1, 1, 1)))
+  parameters = jax.tree.map(lambda p: jnp.full(p.shape, 1 / size if p.ndim == 3 else 0.0), shapes)
+  kernel = np.zeros(1 + (size - 1) * dilation)
+  kernel[::dilation] = 1 / size
+  gradient = convolution_power(kernel, depth)
+  energy = stack_energy(stack, parameters, 1)
+  np.testing.assert_allclose(energy, gradient**2, rtol=1e-5)
+  effective_receptive_field = int(np.sum(gradient > 0.0455 * gradient.max()))
+  assert int(jacobian_statistics.effective_receptive_field(energy)) == effective_receptive_field
+  if (size, depth) == (3, 6):
+    assert effective_receptive_field == 9 < stack.receptive_field == 13
+  weight, lag = gradient**2 / np.sum(gradient**2), np.arange(len(gradient))
+  spread = np.sqrt(weight @ lag**2 - (weight @ lag) ** 2)
+  np.testing.assert_allclose(jacobian_statistics.lag_standard_deviation(energy), spread, rtol=1e-4)
+
+
+@pytest.mark.parametrize('dilation, depth', [(1, 1), (2, 3), (1, 6)])
+def test_spread_under_random_weights_grows_with_the_square_root_of_the_depth(dilation, depth):
+  stack = Stack((Convolution(3, dilation),), depth)
+  keys = jax.random.split(jax.random.key(1), 200)
+  draw_energy = lambda key: stack_energy(  # noqa: E731
+    stack, stack.init(key, jnp.zeros((1, 1, 4))), 4)
+  energy = np.mean(jax.jit(jax.vmap(draw_energy))(keys), 0)
+  kernel = np.zeros(1 + 2 * dilation)
+  kernel[::dilation] = 1 / 3
+  np.testing.assert_allclose(energy / energy.sum(), convolution_power(kernel, depth), atol=0.02)
+  closed_form = dilation * (depth * (3**2 - 1) / 12) ** 0.5
+  measured = jacobian_statistics.lag_standard_deviation(energy)
+  np.testing.assert_allclose(measured, closed_form, rtol=0.05)
+
+
+def test_effective_field_and_spread_of_a_nan_gradient_are_nan():
+  energy = jnp.array([1.0, jnp.nan, 0.5])
+  assert np.isnan(jacobian_statistics.effective_receptive_field(energy))
+  assert np.isnan(jacobian_statistics.lag_standard_deviation(energy))
