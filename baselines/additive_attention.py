@@ -109,7 +109,7 @@ class AdditiveAttention(SequenceLayer):
     annotations = Annotations(zeros, zeros, jnp.zeros((batch_size, capacity), bool))
     return annotations, self.layer.initial_state(batch_size, capacity, width, dtype)
 
-  def _query_context_and_recurrent_kernels(self, width, dtype):
+  def _create_attention_and_recurrent_kernels(self, width, dtype):
     def kernel_parameter(name, columns, initializer):
       return self.param(f'{name}_kernel', initializer, (width, columns)).astype(dtype)
 
@@ -132,7 +132,7 @@ class AdditiveAttention(SequenceLayer):
       gates * width, bias_init=self.layer.bias_initializer, dtype=x.dtype, name='input'
     )
     input_projection = project(x).astype(jnp.float32).reshape(length, batch_size, gates, width)
-    query, context, recurrent = self._query_context_and_recurrent_kernels(width, x.dtype)
+    query, context, recurrent = self._create_attention_and_recurrent_kernels(width, x.dtype)
     score = self.param('score_kernel', nn.initializers.normal(width**-0.5), (width,))
     bias = self.layer.recurrent_projection_bias(self, width)
     valid = jnp.ones((length, batch_size, 1), bool) if mask is None else mask.T[..., None]

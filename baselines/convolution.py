@@ -247,7 +247,7 @@ class ConvolutionStack(SequenceLayer):
     convolutions = self.causal_convolutions(level)
     return convolutions if self.causal else tuple(map(make_bidirectional, convolutions))
 
-  def _all_convolutions(self):
+  def _convolutions_of_all_blocks(self):
     for level in range(self.levels):
       yield from self._causal_or_centred_convolutions(level)
 
@@ -261,12 +261,13 @@ class ConvolutionStack(SequenceLayer):
 
   @property
   def receptive_field(self):
-    return 1 + sum(layer.receptive_field - 1 for layer in self._all_convolutions())
+    return 1 + sum(layer.receptive_field - 1 for layer in self._convolutions_of_all_blocks())
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
     width = self.inner_width(width)
     return tuple(
-      layer.initial_state(batch_size, capacity, width, dtype) for layer in self._all_convolutions()
+      layer.initial_state(batch_size, capacity, width, dtype)
+      for layer in self._convolutions_of_all_blocks()
     )
 
   @nn.compact
@@ -275,7 +276,7 @@ class ConvolutionStack(SequenceLayer):
       state = self.initial_state(x.shape[0], x.shape[1], x.shape[2], x.dtype)
     before, after = iter(state), []
 
-    def convolution_as_function_of_input(template, name):
+    def make_convolution_function(template, name):
       layer = template.copy(name=name)
 
       def convolve_and_update_state(x):
@@ -288,7 +289,7 @@ class ConvolutionStack(SequenceLayer):
     x = apply_mask(x, mask)
     for level in range(self.levels):
       x = self.residual_block(x, *(
-        convolution_as_function_of_input(template, f'level_{level}_convolution_{index}')
+        make_convolution_function(template, f'level_{level}_convolution_{index}')
         for index, template in enumerate(self._causal_or_centred_convolutions(level))
       ))
     return x, tuple(after)

@@ -61,7 +61,7 @@ class GatedConvolution(Convolution):
   """A convolution with a gated linear unit, a * sigmoid(b) with [a, b] = conv(x)."""
 
   filters_per_channel: ClassVar[int] = 2
-  # Gates near 1/2 at initialization quarter the variance, which the factor 4 compensates.
+  # Initial gates near 1/2 divide the variance by 4, and this factor of 4 compensates for them.
   initial_variance: ClassVar[float] = 4.0
 
   def output_activation(self, convolved):

@@ -1,4 +1,4 @@
-"""DeltaNet and Gated DeltaNet, whose matrix memory replaces the value stored under a key.
+"""DeltaNet and Gated DeltaNet, which replace the value that a matrix memory stores for a key.
 
   q, k = l2_normalize(silu(conv(W x))),  v = silu(conv(W x)),  beta = sigmoid(W x)
   S_t = a_t (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T          (computed by `delta_scans`)

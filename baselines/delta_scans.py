@@ -1,4 +1,4 @@
-"""Scans that compute the delta rule, which replaces the value stored under a key in a matrix.
+"""Scans of the delta rule, which replaces the value that a matrix memory stores for a key.
 
   S_t = a_t (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T,   y_t = S_t^T q_t      S: [K, V]
 

@@ -34,7 +34,7 @@ SLOWEST_WINDOW, FASTEST_WINDOW = 1.5, 0.3
 def triangular_toeplitz(kernel: jax.Array) -> jax.Array:
   """Toeplitz matrices [D, T, T] with kernel[:, t - s] in row s and column t, and 0 where t < s."""
   width, length = kernel.shape
-  # Rows of 2 T - 1 numbers, cut from a sequence of period 2 T, shift by one position per row.
+  # Cutting a sequence of period 2 T into rows of 2 T - 1 numbers shifts each row by one position.
   period = jnp.pad(kernel, ((0, 0), (0, length)))
   periods = jnp.broadcast_to(period[:, None], (width, length, 2 * length)).reshape(width, -1)
   rows = periods[:, : length * (2 * length - 1)].reshape(width, length, 2 * length - 1)

@@ -180,11 +180,11 @@ def _chunked_form(query, key, value, log_decay, state, chunk_size):
 
 
 def _scores_with_head_decay(query, key, log_decay):
-  """Computes attention scores within a chunk and two decays of each token, for a decay per head.
+  """Computes attention scores and cumulative decays within a chunk, for a single decay per head.
 
-  The scores q_i . k_j are multiplied by the decay between the tokens j and i. The two decays are
-  those since the start and until the end of the chunk. The results are exp(L_ij) q_i . k_j
-  [.., C, C], exp(L_i0) [.., C, 1] and exp(L_Cj) [.., C, 1].
+  The scores q_i . k_j are multiplied by the decay between the tokens j and i. The decays of a
+  token are those since the start and until the end of the chunk. The results are the scores
+  exp(L_ij) q_i . k_j [.., C, C] and the decays exp(L_i0) [.., C, 1] and exp(L_Cj) [.., C, 1].
   """
   size = log_decay.shape[-1]
   lower = jnp.tri(size, dtype=bool)
@@ -202,7 +202,7 @@ def _scores_with_channel_decay(query, key, log_decay):
   chunks.
   """
   size = log_decay.shape[-2]
-  decaying_tokens, separated_pairs = _masks_for_split_points(size)
+  decaying_tokens, separated_pairs = _decay_and_pair_masks(size)
   decay = jnp.exp(jnp.matmul(decaying_tokens, log_decay[..., None, :, :], precision='highest'))
   levels = len(separated_pairs)
   to_split, since_start, until_end = jnp.split(decay, (levels, levels + 1), -3)
@@ -212,8 +212,8 @@ def _scores_with_channel_decay(query, key, log_decay):
   return score, since_start[..., 0, :, :], until_end[..., 0, :, :]
 
 
-def _masks_for_split_points(size):
-  """Returns masks of the decays that apply to each token and of the token pairs across each split.
+def _decay_and_pair_masks(size):
+  """Returns masks of the tokens whose decays apply and of the token pairs that a split separates.
 
   The splits of a level halve blocks of 2, 4, ... C tokens. A token before a split decays by the
   tokens after it up to the split. A token behind a split decays by the tokens since the split, with
@@ -222,7 +222,7 @@ def _masks_for_split_points(size):
   """
   row, column = jnp.arange(size)[None, :, None], jnp.arange(size)[None, None]
   level = jnp.arange(size.bit_length() - 1)[:, None, None]
-  # Each block of 2, 4, ... or C tokens has two halves, which are numbered over the chunk.
+  # These are the indices, within the chunk, of half blocks of 1, 2, 4, ... or C / 2 tokens.
   row_half, column_half = row >> level, column >> level
   behind, since, until = row_half & 1 == 1, column <= row, column > row
   to_split = (row_half == column_half) & jnp.where(behind, since, until)

@@ -113,7 +113,7 @@ class Recurrent(SequenceLayer):
   """
 
   # 'orthogonal' initializes U [H, G H] with orthonormal rows (Saxe et al. 2014).
-  # 'normal' gives the entries of U the variance 1 / H, which is G times larger for G gates.
+  # 'normal' gives the entries of U the variance 1 / H, which is G times that of 'orthogonal'.
   recurrent_init: str = 'orthogonal'
   recurrent_gain: float = 1.0  # multiplies the initial U
 
@@ -228,7 +228,7 @@ class GRU(Recurrent):
   gates: ClassVar[int] = 3
 
   def recurrent_projection_bias(self, module, width):
-    """Returns the bias of U h (a parameter c for the candidate, zero for the gates), or None."""
+    """Returns the bias of U h, a parameter for the candidate and zero for the gates, or None."""
     if not self.recurrent_bias:
       return None
     bias = module.param('recurrent_bias', nn.initializers.zeros, (width,))

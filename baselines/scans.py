@@ -130,16 +130,16 @@ def scan_without_storing_states(
   return _scan_chunks(process_chunk, inputs, initial, 8 if form == 'sequential' else 64)
 
 
-def _scan_chunks(step, inputs, state, size):
-  """Scans a step function over chunks of `size` tokens, the last of which may be shorter.
+def _scan_chunks(step, inputs, state, chunk_size):
+  """Scans a step function over chunks of `chunk_size` tokens, the last of which may be shorter.
 
-  The step maps the state and inputs [size, ...] to the next state and outputs. The gradient
+  The step maps the state and inputs [chunk_size, ...] to the next state and outputs. The gradient
   recomputes the intermediate values of every chunk except a shorter last chunk.
   """
   length = len(jax.tree.leaves(inputs)[0])
-  full_length, outputs = length - length % size, []
+  full_length, outputs = length - length % chunk_size, []
   if full_length:
-    chunks = jax.tree.map(lambda x: x[:full_length].reshape(-1, size, *x.shape[1:]), inputs)
+    chunks = jax.tree.map(lambda x: x[:full_length].reshape(-1, chunk_size, *x.shape[1:]), inputs)
     state, y = jax.lax.scan(jax.checkpoint(step), state, chunks)
     outputs.append(y.reshape(full_length, *y.shape[2:]))
   if full_length < length or not length:
@@ -209,7 +209,7 @@ def _sequential_states(decay, drive, initial):
 
 
 def _sequential_adjoint(decay, cotangent, last_cotangent):
-  """Computes the gradients g_t for all inputs b_t and a_0 g_0 for the initial state in a loop.
+  """Computes, in a loop, gradients g_t for all inputs b_t, and a_0 g_0 for the initial state.
 
   The loop carries a_t g_t, which avoids a shifted copy of the decay.
   """

@@ -87,12 +87,12 @@ class Transformer(Translator):
 
   def decoder(self, depth):
     """The blocks of the decoder, each with a causal layer and attention to the source."""
-    def cross_attention_after(layer):
+    def matching_cross_attention(layer):
       heads = self.num_heads or getattr(layer, 'num_heads', 4)
       widths = (getattr(layer, name, 0) for name in ('key_width', 'value_width'))
       return CrossAttention(heads, *widths)
 
-    return tuple((layer, cross_attention_after(layer)) for layer in self._block_layers(depth))
+    return tuple((layer, matching_cross_attention(layer)) for layer in self._block_layers(depth))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,7 @@ class FixedVector(Translator):
 
 @dataclasses.dataclass(frozen=True)
 class Multiplicative(FixedVector):
-  """A translator that starts from the encoder's last state and attends after the highest layer."""
+  """A translator whose decoder starts from the encoder's last state and ends with attention."""
 
   score: str = 'general'  # or 'dot'
 

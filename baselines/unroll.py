@@ -61,7 +61,7 @@ class RecurrentCell:
 
   @staticmethod
   def step_vjp(derivatives, state_gradient):
-    """Maps the gradient for the next state to those for the preactivations and the previous state.
+    """Maps the gradient for the next state to gradients for preactivations and the previous state.
 
     Returns the gradient for the gate preactivations [..., G, H] and the gradient for the previous
     state, a tuple of arrays. The path to h through the recurrent projection is added by `unroll`.
@@ -152,8 +152,8 @@ def _unroll_forward(cell, kernel, input_projection, state, valid, bias):
   return (states[0], last), (kernel, state, states, residuals, valid, bias)
 
 
-def _unroll_backward(cell, saved, gradients):
-  kernel, start, after, residuals, valid, bias = saved
+def _unroll_backward(cell, saved_arrays, gradients):
+  kernel, start, after, residuals, valid, bias = saved_arrays
   hidden_gradients, last_gradient = gradients  # for h at every token and for the last state
   before = tuple(  # The slice makes sequences without a token possible.
     jnp.concatenate([s[None], a[:-1]])[: len(a)] for s, a in zip(start, after, strict=True)

@@ -176,13 +176,13 @@ class SLSTM(SequenceLayer):
     return HeadNorm(name='norm')(y, x.dtype), (past, memory)
 
 
-def stabilize_gates(log_i, log_f, start):
+def stabilize_gates(log_i, log_f, initial_stabilizer):
   """Computes the stabilizers m and the input and forget gates rescaled by them, for all tokens.
 
   Args:
     log_i: log i [B, T, H], minus infinity where the input gate is closed.
     log_f: log f [B, T, H].
-    start: the stabilizer before the first token [B, H].
+    initial_stabilizer: the stabilizer before the first token [B, H].
 
   Returns:
     m, the stabilized i and the logarithm of the stabilized f, each [B, T, H]. No gradient flows
@@ -192,9 +192,9 @@ def stabilize_gates(log_i, log_f, start):
   # The stabilizer m_t minus log f_1 + ... + log f_t is a running maximum over the tokens.
   # Rounding errors of the cumulative sums change the stabilizers, but no output depends on them.
   total = jnp.cumsum(log_f, 1)
-  m = total + jnp.maximum(jax.lax.cummax(log_i - total, 1), start[:, None])
+  m = total + jnp.maximum(jax.lax.cummax(log_i - total, 1), initial_stabilizer[:, None])
   m = jax.lax.stop_gradient(m)
-  before = jnp.concatenate([jax.lax.stop_gradient(start)[:, None], m[:, :-1]], 1)
+  before = jnp.concatenate([jax.lax.stop_gradient(initial_stabilizer)[:, None], m[:, :-1]], 1)
   return m, jnp.exp(log_i - m), log_f + before - m
 
 
@@ -262,7 +262,7 @@ class MLSTM(SequenceLayer):
 
   @property
   def width_multiple(self):
-    """A divisor required of the model width, so that heads and blocks divide the inner width."""
+    """The divisor of the model width that lets heads and blocks divide the inner width evenly."""
     shares = math.lcm(self.num_heads, self.block_size)
     return shares // math.gcd(shares, self.expansion)
 

@@ -1,4 +1,4 @@
-"""Studies with one folder each, and the package `lab` with the code that all of them share.
+"""Studies, each in a separate folder, and the package `lab` with code that all studies share.
 
 STUDIES maps each study's name to the module that defines its `STUDY`, in the order of the report.
 The dictionary can be used without importing any study.

@@ -38,11 +38,11 @@ from transformer.options import check_width, require_one_of, require_options_at_
 from transformer.positions import Positions, RelativeTables, Rotary
 
 FORMS = ('auto', 'naive', 'blocked', 'fused', 'banded')
-# From this number of queries on, blocked attention is faster than dense attention.
+# Blocked attention is faster than dense attention for at least this number of queries.
 # Banded attention is the fastest algorithm only if the window is at most this number of keys.
 BLOCKED_MIN_LENGTH, BLOCKED_MIN_LENGTH_DEFAULT = {'cpu': 64}, 1024
 # Banded attention is the fastest algorithm only for at least this number of queries.
-# The number of queries must also be at least this multiple of the window.
+# Banded attention is fastest only if num_queries / window is also at least this ratio.
 BANDED_MIN_LENGTH, BANDED_MIN_WINDOWS = 64, 4
 NO_TABLES = RelativeTables()
 
@@ -51,7 +51,7 @@ def attend(
   query, key, value, attention_mask: AttentionMask, relative_tables=NO_TABLES, soft_cap=0.0,
   form='auto',
 ):
-  """Computes softmax attention with the requested algorithm or with the fastest algorithm.
+  """Computes softmax attention with the algorithm `form`, by default the fastest algorithm.
 
   Args:
     query: [B, H, R, T, K], R queries for each of H key heads.
@@ -163,7 +163,7 @@ class KVCache(NamedTuple):
     return KVCache(*arrays, self.index + new_tokens.num_slots)
 
   def keep_last_slots(self, num_slots: int) -> 'KVCache':
-    """Returns a cache with only the last `num_slots` slots."""
+    """Returns a cache with the last `num_slots` slots only, which store the most recent tokens."""
     return KVCache(*(a[..., self.num_slots - num_slots :] for a in self[:3]), self.index)
 
 
@@ -227,7 +227,7 @@ class Attention(SequenceLayer):
 
   @property
   def input_layer(self):
-    """The layer that adds absolute positions to the embeddings, or None for other encodings."""
+    """The layer that adds absolute positions to the embeddings, or None if no layer adds them."""
     return self.positions.input_layer
 
   @property
@@ -244,7 +244,7 @@ class Attention(SequenceLayer):
 
   @property
   def width_multiple(self):
-    """The number that must divide the model width, a multiple of the number of heads."""
+    """A multiple of the number of heads by which the model width must be divisible."""
     return self.num_heads * self.positions.head_width_multiple
 
   @property
@@ -339,7 +339,7 @@ class Attention(SequenceLayer):
     sow_weights(self, query, key, attention_mask, relative_tables, self.soft_cap)
     y = attend(query, key, value, attention_mask, relative_tables, self.soft_cap, self.form)
     y = y.reshape(batch_size, self.num_heads, length, y.shape[-1])
-    # Outputs would be wrong if tokens exceeded the capacity of the cache, and are NaN instead.
+    # If tokens exceed the capacity of the cache, the outputs are NaN instead of wrong numbers.
     if not self.window or next_state.num_slots < self.window - 1:
       y = jnp.where(next_state.index <= next_state.num_slots, y, jnp.nan)
     output = {'use_bias': self.use_bias, 'dtype': x.dtype, 'name': 'output'}

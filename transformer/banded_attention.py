@@ -78,7 +78,7 @@ def banded_attention(
       jax.lax.stop_gradient(score.max(-1, keepdims=True)), MIN_ROW_MAXIMUM)
     weight = jnp.exp(score - row_maximum)
     total = weight.sum(-1, keepdims=True)  # at least 1, or 0 where all keys are masked
-    # The outputs are normalized instead of the softmax weights, because they are fewer numbers.
+    # Normalizing the outputs costs less than normalizing the more numerous softmax weights.
     return weighted_sum_of_values(weight, value, tables) / jnp.maximum(total, 0.5)
 
   y = jnp.moveaxis(jax.vmap(attend_band)(queries, *bands), 0, 3)

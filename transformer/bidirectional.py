@@ -1,4 +1,4 @@
-"""Layers of encoders, which are bidirectional because all source tokens are available.
+"""Bidirectional layers for encoders, whose outputs may depend on all source tokens.
 
   Bidirectional   y_t = W [f(x_1 .. x_t), b(x_S .. x_t)] + bias     (Schuster and Paliwal 1997)
                   any layer in two directions, f forwards and b backwards, with separate parameters

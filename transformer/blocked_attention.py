@@ -64,7 +64,7 @@ def blocked_attention(
   offset, window, valid, causal = attention_mask
   block_size = min(block_size, length)
   if not causal and valid is None and key.shape[3] % block_size:
-    # A mask is necessary because padding completes the last block of keys.
+    # The last block of keys is padded to the block size, and a mask excludes this padding.
     valid = jnp.ones((key.shape[0], key.shape[3]), bool)
   query, key, value, valid = (
     None if x is None else split_into_blocks(x, axis, block_size)
@@ -165,7 +165,7 @@ def _blocked_forward(query, key, value, padded_tables, valid, offset, settings):
 
 
 def _blocked_backward(settings, residuals, dy):
-  """Returns the gradients of the loss with respect to queries, keys, values and tables.
+  """Returns the gradients of the loss with respect to queries, keys, values and relative tables.
 
   All sums are float32.
   """

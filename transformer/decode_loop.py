@@ -128,7 +128,7 @@ class HypothesisPool(NamedTuple):
     tokens = jnp.full((*shape, max_length), pad_token, start_tokens.dtype)
     return cls(tokens, jnp.zeros(shape, jnp.int32), jnp.full(shape, -jnp.inf))
 
-  def keep_entries_where(self, condition: jax.Array) -> 'HypothesisPool':
+  def keep_hypotheses_where(self, condition: jax.Array) -> 'HypothesisPool':
     """Discards the hypotheses for which the condition [B, N] or [B, 1] is false."""
     return self._replace(scores=jnp.where(condition, self.scores, -jnp.inf))
 

@@ -162,7 +162,7 @@ def sample(
 
   """
   check_minimum({'temperature': temperature, 'top_k': top_k}, 0)
-  # Beyond these bounds the distribution is that of temperature 0 or of an infinite temperature.
+  # Temperatures outside these bounds give the distribution of temperature 0 or infinity.
   temperature = 0.0 if temperature < MIN_TEMPERATURE else min(temperature, MAX_TEMPERATURE)
   if not 0 < top_p <= 1:
     raise ValueError(f'top_p must be above 0 and at most 1, not {top_p}')
@@ -270,15 +270,15 @@ def beam_search(
     in_use = beam.scores > -jnp.inf
     invalid = has_invalid_logits(logits).reshape(beam.scores.shape)
     broken |= jnp.any(in_use & invalid, 1)
-    beam, origin = beam.keep_entries_where(~broken[:, None]).extend_hypotheses(
+    beam, origin = beam.keep_hypotheses_where(~broken[:, None]).extend_hypotheses(
       logits, num_generated)
     token = beam.tokens[:, :, num_generated]
     ended = is_end_token(token, end_tokens) | (num_generated + 1 >= limits)
     candidates = beam._replace(scores=length_normalized_score(beam.scores, num_generated + 1))
-    complete = complete.merge_pools(candidates.keep_entries_where(ended))
-    beam = beam.keep_entries_where(~ended)
+    complete = complete.merge_pools(candidates.keep_hypotheses_where(ended))
+    beam = beam.keep_hypotheses_where(~ended)
     bound = length_normalized_score(beam.scores.max(1, keepdims=True), limits)
-    beam = beam.keep_entries_where(bound > complete.scores[:, -1:])
+    beam = beam.keep_hypotheses_where(bound > complete.scores[:, -1:])
     tokens, rows = token.ravel(), (first_rows + origin).ravel()
     return tokens, rows, (beam, complete, broken), beam.scores > -jnp.inf
 
@@ -330,7 +330,7 @@ def prefill(
 def _generate_sequences(
   step, state, start_tokens, max_length, end_tokens, pad_token, limits, choose_tokens
 ):
-  """Generates sequences whose tokens are choose_tokens(logits [B, V], number of earlier tokens)."""
+  """Generates sequences with a function choose_tokens(logits [B, V], number of earlier tokens)."""
   limits = length_limits(start_tokens, max_length, limits)
 
   def append_next_tokens(logits, num_generated, results):

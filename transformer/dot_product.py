@@ -53,7 +53,7 @@ class AttentionMask(NamedTuple):
 
 
 def shift_distances_to_key_positions(rows: jax.Array, num_keys: int) -> jax.Array:
-  """Shifts the row of each query so that columns for distances become columns for keys.
+  """Shifts each query's row of terms so that its columns are keys instead of distances.
 
   This is the skewing of Huang et al. 2018. It maps rows [..., T, T + S] to [..., T, S] for
   S = `num_keys`. Entry (t, s) of the result is entry (t, T - 1 - t + s) of the input. Each

@@ -123,7 +123,7 @@ def expect_finite(tree: Any, fault: str, advice: str) -> None:
 def verify_laws(
   laws: Mapping[str, Callable[[Any], None]], subject: Any, name: str, sizes: str
 ) -> tuple[str, ...]:
-  """Checks several laws and raises a single error that lists all violated laws.
+  """Checks the laws of a layer or task and raises a single error that lists all violated laws.
 
   Args:
     laws: name -> function of the subject that raises an error if the law is violated. An error that

@@ -93,7 +93,7 @@ class SequenceLayer(nn.Module):
 
   @property
   def layer_pattern(self) -> 'tuple[SequenceLayer, ...]':
-    """The layers that successive blocks of a model contain, in a repeating order.
+    """The sequence of layers that the blocks of a model contain, repeated if there are more blocks.
 
     Only a hybrid has more than one layer.
     """

@@ -1,4 +1,4 @@
-"""The laws of `transformer.layer`, which `verify_layer` checks for any layer.
+"""The laws of the interface in `transformer.layer`, which `verify_layer` checks for any layer.
 
   from transformer.layer_laws import verify_layer
   verify_layer(MyLayer())
@@ -19,7 +19,7 @@ from transformer.laws import expect, expect_close, expect_finite, verify_laws
 from transformer.layer import SequenceLayer
 
 BATCH = 2
-# Advice for error messages, which several checks share.
+# This advice is part of the error messages of several checks.
 STATE = (
   'what `__call__` returns as the state, and whether it starts from the state that it is given; '
   '`initial_state` has to describe the same tree'
@@ -108,7 +108,7 @@ def layer_test_case(layer: SequenceLayer) -> _LayerTestCase:
 
 
 def scalar_loss(y: jax.Array, mask: jax.Array | None) -> jax.Array:
-  """Returns a loss that depends on each valid element of y [B, T, ...] differently."""
+  """Returns a weighted sum of sin(y) over the valid elements of y [B, T, ...], as a loss."""
   weight = jnp.sin(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape)
   y = y if mask is None else jnp.where(mask[..., None], y, 0)
   return jnp.sum(weight * jnp.sin(y))
@@ -265,7 +265,7 @@ def check_training(case: _LayerTestCase) -> None:
 
 
 def check_receptive_field(case: _LayerTestCase) -> None:
-  """Checks that each output depends on the number of tokens that the layer declares."""
+  """Checks that outputs depend on the number of tokens declared as the receptive field."""
   gradient = jax.jit(lambda t: jax.grad(
     lambda x: jnp.sum(case.noise[:, t] * case.parallel_outputs(x)[:, t]))(case.x))
   advice = '`receptive_field`: 1 + sum of (kernel_size - 1) dilation over layers; None if unbounded'

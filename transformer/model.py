@@ -197,7 +197,7 @@ class EncoderDecoder(nn.Module):
     if capacity or self.carry_state:
       states = list(self.decoder.initial_state(batch_size, capacity, x.shape[2], self.dtype))
     if self.carry_state:
-      states = self._carry_encoder_states(encoder_state, states)
+      states = self._copy_encoder_states_to_decoder(encoder_state, states)
     for level, source_projection in enumerate(self.bridges):
       if source_projection is not None:
         states[level] = source_projection(x, mask)
@@ -253,7 +253,7 @@ class EncoderDecoder(nn.Module):
       x, input_state = self.preludes[stack_index](x, input_state, train=train)
     return self.drop(x, deterministic=not train), input_state
 
-  def _carry_encoder_states(self, encoder_states, decoder_states):
+  def _copy_encoder_states_to_decoder(self, encoder_states, decoder_states):
     """Copies final encoder states to the decoder layers that do not attend to the source."""
     targets = [
       level for level, state in enumerate(decoder_states)

@@ -37,11 +37,11 @@ class RelativeTables(NamedTuple):
 
 
 class Positions(nn.Module):
-  """Base class of position encodings, which can also be used as the absence of an encoding."""
+  """Base class of position encodings, which itself encodes no positions."""
 
   @property
   def input_layer(self) -> SequenceLayer | None:
-    """The layer that adds absolute positions to the embeddings, or None for other encodings."""
+    """The layer that adds absolute positions to the embeddings, or None if no layer adds them."""
     return None
 
   @property
@@ -205,7 +205,7 @@ class Rotary(Positions):
 
   @property
   def query_key_factor(self) -> float:
-    """The factor that multiplies rotated queries and keys, which YaRN uses."""
+    """The factor that multiplies rotated queries and keys, which is 1 except in YaRN."""
     return 1.0
 
   def rotate(self, x, token_positions):

@@ -1,4 +1,4 @@
-"""The models of "Attention is all you need", base, big and all variations of its Table 3.
+"""The base and big models of "Attention is all you need" and all variations in its Table 3.
 
 A preset consists of the hyper-parameters of a row. `build_model` builds the encoder and decoder of
 the paper exactly, with post-norm, sinusoidal positions, one matrix for both embeddings and the
@@ -87,9 +87,9 @@ class TransformerPreset:
     return layers + vocabulary_size * self.width + positions
 
   def scale_with_base(self, base_depth: int, base_width: int) -> 'TransformerPreset':
-    """Scales depth and widths by the factors that give the base model the requested size.
+    """Scales depth and widths by base_depth and base_width relative to those of the base model.
 
-    With `base_depth` and `base_width` as arguments, the base model has this depth and this width.
+    The base model itself obtains the depth `base_depth` and the width `base_width`.
     The number of heads remains unchanged.
     """
     ratio = base_width / BASE.width

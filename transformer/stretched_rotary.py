@@ -24,9 +24,9 @@ from transformer.positions import Rotary
 
 
 class StretchedRotary(Rotary):
-  """Rotary positions with a weighted mean of original and divided frequencies.
+  """Rotary positions whose frequencies are weighted means of w_i and w_i / stretch.
 
-  The base class of Llama3Rotary and YarnRotary. The division is by `stretch`.
+  The base class of Llama3Rotary and YarnRotary. The original frequencies are w_i = base^(-2i/K).
   """
 
   stretch: float = 8.0
@@ -46,7 +46,7 @@ class StretchedRotary(Rotary):
     raise TypeError(f'{type(self).__name__} does not implement unstretched_fraction')
 
   def pair_frequencies(self, num_pairs):
-    """Returns a mean of the original and the divided frequency of each pair of channels."""
+    """Returns the weighted mean of w_i and w_i / stretch for each pair i of channels."""
     shares = (self.unstretched_fraction(pair, num_pairs) for pair in range(num_pairs))
     return [(share + (1 - share) / self.stretch) * self.base ** (-pair / num_pairs)
             for pair, share in enumerate(shares)]

@@ -1,1 +1,1 @@
-"""Scores of encoder-decoders with a fixed source vector or attention, against source length."""
+"""Scores of encoder-decoders against source length, with one fixed source vector or attention."""

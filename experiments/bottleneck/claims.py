@@ -1,4 +1,4 @@
-"""Claims on encoder-decoders with a fixed source vector, and controls that check the scores."""
+"""Claims on encoder-decoders with a fixed source vector, and control experiments."""
 
 from experiments.lab.evidence.claim import VASWANI, Claim, oracle_and_baseline_controls
 from experiments.lab.evidence.effects import (

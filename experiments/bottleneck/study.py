@@ -82,7 +82,7 @@ def report(records: list[dict]):
       'Bottleneck: exact match by source length', columns, layers),
     translation_tables.retained_bits_table(
       'Bottleneck: bits of the source in the state', columns, layers),
-    scoreboard.budget_table(
+    scoreboard.parameter_budget_table(
       'Bottleneck: parameter budgets and training time', columns, layers),
     *translation_tables.example_translation_tables(columns),
   ]

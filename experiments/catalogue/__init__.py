@@ -1,1 +1,1 @@
-"""Command that lists layers, translators, positions, tasks and studies with their options."""
+"""Command that lists layers, translators, position encodings, tasks and studies with options."""

@@ -1,4 +1,4 @@
-"""Lists everything that a command can name (layers, tasks, studies), with options and defaults.
+"""Lists the layers, tasks and studies that commands accept, with their options and defaults.
 
   python -m experiments.catalogue
   python -m experiments.catalogue --of=layers

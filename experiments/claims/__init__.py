@@ -1,1 +1,1 @@
-"""The command that tests all claims with stored records and prints the verdicts."""
+"""The command that prints a verdict on each claim, derived from stored experiment records."""

@@ -30,7 +30,7 @@ from experiments.lab.results import publish
 
 
 def main() -> None:
-  """Prints the verdicts on all claims and controls, and advice about failed controls."""
+  """Prints the verdicts on all claims and validity checks, and advice on failed checks."""
   folder = pathlib.Path(flags.FLAGS.runs)
   records, omitted = load_current_records(folder)
   claims, controls = rule.evaluate_claims(records), rule.evaluate_controls(records)
@@ -39,7 +39,7 @@ def main() -> None:
     verdict_table.make_verdict_table('Controls', controls),
   ]
   publish.print_and_save_tables('claims', tables, folder)
-  for note in verdict_table.control_notes(controls, folder):
+  for note in verdict_table.unsupported_control_notes(controls, folder):
     print(f'{note}\n')
   for note in (*omitted, *verdict_table.evaluation_error_notes([*claims, *controls], folder)):
     print(note, file=sys.stderr)

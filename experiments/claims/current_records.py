@@ -1,4 +1,4 @@
-"""The current records of a folder of results, and notes about excluded or inconsistent records."""
+"""Functions that load current records, and notes about excluded or inconsistent records."""
 
 import collections
 import pathlib
@@ -8,13 +8,13 @@ from experiments.lab.errors import BadInput
 from experiments.lab.results import notes
 from experiments.lab.results.store import Store, describe_broken_link
 
-# The settings of a run that, with the reference layer, determine its parameter budget.
+# Run settings that determine the parameter budget together with the reference layer.
 SIZES = ('task', 'width', 'depth', 'feedforward', 'expansion', 'block')
 KINDS = {name: study.kinds for name, study in LOADED_STUDIES.items()}
 
 
 def load_current_records(folder: pathlib.Path) -> tuple[list[dict], list[notes.Note]]:
-  """Returns the current records of a folder, and notes about excluded or inconsistent records.
+  """Returns the records that the current code produced, and notes about problematic records.
 
   Raises:
     BadInput: The folder has no current record.
@@ -39,9 +39,9 @@ def load_current_records(folder: pathlib.Path) -> tuple[list[dict], list[notes.N
 def stale_record_notes(
   store: Store, all_records: list[dict], folder: pathlib.Path
 ) -> list[notes.Note]:
-  """Returns a note for each study with stale records, produced by other versions of the code.
+  """Returns a note for each study with records that another version of the code produced.
 
-  A stale record does not count if its cell also has a current record.
+  A stale record does not count if its grid cell also has a current record.
 
   Args:
     store: The store of the folder.
@@ -64,7 +64,7 @@ def stale_record_notes(
 
 
 def unequal_budget_notes(records: list[dict], folder: pathlib.Path) -> list[notes.Note]:
-  """Returns a note for each study whose records have unequal parameter budgets at equal sizes.
+  """Returns a note for each study whose records of equal size have different parameter budgets.
 
   The budget is the number of parameters of the reference layer, whose code is not part of the
   fingerprint of other layers. After a change of the reference, earlier records of other layers are
@@ -86,7 +86,7 @@ def unequal_budget_notes(records: list[dict], folder: pathlib.Path) -> list[note
 
 
 def unlisted_study_notes(records: list[dict], folder: pathlib.Path) -> list[notes.Note]:
-  """Returns a note for each study that has records and is not listed in STUDIES."""
+  """Returns a note for each study that has records but is not listed in STUDIES."""
   counts = collections.Counter(
     record['study'] for record in records if record['study'] not in LOADED_STUDIES)
   return [

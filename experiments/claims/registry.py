@@ -1,4 +1,4 @@
-"""All claims and controls of the studies, in the order of STUDIES."""
+"""All claims and validity checks (controls) of the studies, in the order of STUDIES."""
 
 from experiments import STUDIES, load_study
 

@@ -1,4 +1,4 @@
-"""Rules that derive the verdict on a claim from its effect, and void it after a failed control.
+"""Rules that derive the verdict on a claim, which is void if a control of the study failed.
 
 The module docstring of `experiments.claims.__main__`, which --help prints, defines the verdicts.
 """
@@ -21,7 +21,7 @@ ROUNDING = 1e-12  # The relative rounding error of the mean of an effect in floa
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-  """The verdict on a claim, the values of its effect, and the failed and undecided controls."""
+  """The verdict on a claim, with its effect values and the failed controls of its study."""
 
   claim: Claim
   verdict: str
@@ -50,7 +50,7 @@ class Finding:
 
 
 def evaluate_claim(claim: Claim, records: Records) -> Finding:
-  """Returns the verdict on a claim from its effect alone, before controls can void the claim."""
+  """Returns the verdict on a claim from its effect, without regard to the controls of its study."""
   records = [record for record in records if record['study'] == claim.study]
   samples, error = notes.call_or_describe_failure(claim.effect, records)
   if error:
@@ -63,9 +63,9 @@ def evaluate_claim(claim: Claim, records: Records) -> Finding:
 
 
 def verdict_from_interval(finding: Finding) -> str:
-  """Returns the verdict, inconclusive if the confidence interval contains the threshold."""
+  """Returns the verdict, which is inconclusive if the threshold is in the confidence interval."""
   claim, interval = finding.claim, finding.interval
-  # The tolerance covers the rounding error of the mean of values that equal the threshold.
+  # The tolerance covers rounding errors of a mean of values that all equal the threshold.
   tolerance = ROUNDING * abs(claim.threshold)
   below = interval.high < claim.threshold - tolerance
   above = interval.low > claim.threshold + tolerance
@@ -76,7 +76,7 @@ def verdict_from_interval(finding: Finding) -> str:
 
 
 def verdict_from_every_value(finding: Finding) -> str:
-  """Returns the verdict on an exact control, for which every value must satisfy the relation."""
+  """Returns the verdict on an exact claim, supported only if every value satisfies the relation."""
   claim, samples = finding.claim, finding.samples
   if all(RELATIONS[claim.relation](value, claim.threshold) for value in samples):
     return 'supported'
@@ -85,7 +85,7 @@ def verdict_from_every_value(finding: Finding) -> str:
 
 
 def smallest_seed_count(records: Records) -> int:
-  """Returns the smallest seed count of a record, or the seed count of all single-seed records."""
+  """Returns the smallest number of seeds in a record, or the total if each record has one seed."""
   counts = [len(r['run']['seeds']) for r in records if 'seeds' in r['run']]
   return min(counts, default=len({r['run'].get('seed') for r in records} - {None}))
 
@@ -106,11 +106,11 @@ def evaluate_claims(records: Records, claims=CLAIMS, controls=CONTROLS) -> list[
     One finding for each claim.
   """
   findings = evaluate_controls(records, controls)
-  return [apply_controls(evaluate_claim(claim, records), findings) for claim in claims]
+  return [void_after_failed_controls(evaluate_claim(claim, records), findings) for claim in claims]
 
 
-def apply_controls(finding: Finding, control_findings: Sequence[Finding]) -> Finding:
-  """Returns the finding with the failed controls of its study, which make the verdict void."""
+def void_after_failed_controls(finding: Finding, control_findings: Sequence[Finding]) -> Finding:
+  """Adds the failed controls of the study to a finding, and voids the verdict if there are any."""
   if finding.verdict in ('not run', 'error'):
     return finding
 

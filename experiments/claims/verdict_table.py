@@ -1,4 +1,4 @@
-"""The table of verdicts on claims, and notes about failed or undecided controls."""
+"""The table of verdicts on claims, and notes about failed or undecided controls of a study."""
 
 from collections.abc import Iterable
 
@@ -28,16 +28,16 @@ def make_verdict_table(title: str, findings: Iterable[Finding]) -> Table:
   )
 
 
-def control_notes(control_findings: Iterable[Finding], folder) -> list[notes.Note]:
-  """Returns a note with a remedy for each failed or undecided control."""
+def unsupported_control_notes(control_findings: Iterable[Finding], folder) -> list[notes.Note]:
+  """Returns a note with a remedy for each failed or undecided control of a study."""
   return [
-    control_note(control, folder) for control in control_findings
+    unsupported_control_note(control, folder) for control in control_findings
     if control.verdict in ('contradicted', 'inconclusive')
   ]
 
 
-def control_note(control: Finding, folder) -> notes.Note:
-  """Returns a note about a failed or undecided control, with a shell command as the remedy."""
+def unsupported_control_note(control: Finding, folder) -> notes.Note:
+  """Returns a note about a failed or undecided control of a study, with a repairing command."""
   claim, value = control.claim, control.interval
   if claim.exact:  # All values must satisfy the relation, so that the worst value is reported.
     value = (min if claim.relation == '>' else max)(control.samples)

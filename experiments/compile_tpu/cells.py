@@ -1,4 +1,4 @@
-"""Experiment grid of the TPU compilation study, with one cell per model and topology."""
+"""Experiment grid of the TPU compilation study, with one grid cell per model and topology."""
 
 from baselines import LAYERS
 from experiments.compile_tpu import programs, topologies
@@ -31,7 +31,7 @@ TRANSLATION = {
 def jobs(study: Study, preset: CompilationPreset) -> list[Job]:
   """Returns the job that compiles the models and topologies requested by the flags."""
   workers = environment.device_or_process_count(flags.FLAGS.workers)
-  return [Job(compilation_cells(study.name, preset), programs.compile_cell, workers)]
+  return [Job(compilation_cells(study.name, preset), programs.compile_grid_cell, workers)]
 
 
 def compilation_cells(study: str, preset: CompilationPreset) -> list[Cell]:

@@ -1,15 +1,15 @@
-"""Claims about programs that are compiled for a TPU, and the effects that decide them."""
+"""Claims about programs that are compiled for a TPU, and the quantities that test the claims."""
 
 from experiments.lab.evidence.claim import Claim
 from experiments.lab.evidence.effects import Records
 
 
 def compilation_success_per_model(records: Records) -> list[float] | None:
-  """Returns per model and topology 1 if all programs compile and fit into memory, or else 0."""
+  """Returns 1 for each model and topology if all its programs compile and fit, or else 0."""
   return [float(record['status'] == 'finished') for record in records] or None
 
 
-def count_ensemble_collectives(records: Records) -> list[float] | None:
+def ensemble_collective_counts(records: Records) -> list[float] | None:
   """Counts the collective operations of each program that trains one model per chip."""
   return [
     float(sum(count for count, _ in program['collectives'].values()))
@@ -23,7 +23,7 @@ CONTROLS = (
     'independent-members',
     'A program that is compiled for several TPU chips and trains one independent model on each '
     'contains no collective operation',
-    'control', 'compile_tpu', count_ensemble_collectives, 'number of collective operations',
+    'control', 'compile_tpu', ensemble_collective_counts, 'number of collective operations',
     '<', 0.5, exact=True,
   ),
 )

@@ -20,19 +20,19 @@ _ARRAY = re.compile(r'\b([a-z]+)(\d*)(?:e\d\w*)?\[([\d,]*)\]')
 
 
 class CollectiveTotal(NamedTuple):
-  """Number and total result size of all collective operations of one kind in a program."""
+  """Number of the collective operations of one kind, and the total size of their results."""
 
   count: int
   bytes: int  # of the results on each chip
 
 
 def program_collectives(compiled: Any) -> dict[str, CollectiveTotal]:
-  """Returns number and bytes of the collective operations of a compiled program, by kind."""
+  """Returns the number and bytes of each kind of collective operation in a compiled program."""
   return hlo_collectives(compiled.as_text())
 
 
 def hlo_collectives(hlo: str) -> dict[str, CollectiveTotal]:
-  """Returns number and bytes of the collective operations in an HLO text, by kind."""
+  """Returns the number and bytes of each kind of collective operation in an HLO text."""
   totals = {}
   for hlo_type, kind in _COLLECTIVE.findall(hlo):
     total = totals.get(kind, CollectiveTotal(0, 0))

@@ -12,7 +12,7 @@ program (`StreamingEnsemble`) is a single step on a batch sharded over all chips
 that generates batches.
 
 Operations are counted from the jaxpr for a full batch of one model, because they do not depend on
-the sharding. The counts refer to the forms of the layers that accelerators run. Attention is
+the sharding. The counts refer to the implementation forms that accelerators run. Attention is
 counted in its form without Pallas kernels, because the operations of a kernel cannot be counted.
 """
 
@@ -74,19 +74,19 @@ class Table3Experiment(Experiment):
 
   @property
   def matched_sizes(self) -> dict:
-    """Width of the published model, which is not matched to a parameter budget."""
+    """Width of the published model, without matching to a parameter budget."""
     return {'width': self.layer.width}
 
 
 def experiment_of_run(run: Run) -> Experiment:
-  """Creates the experiment of a run, whose layer may be a published model such as base or big."""
+  """Creates the experiment of a run, for a layer or for a row of Table 3 such as base or big."""
   if run.layer in TABLE_3:
     return Table3Experiment(run, spec.parse_spec(run.task, 'task'), TABLE_3[run.layer])
   return experiment.create_experiment(run)
 
 
 def check_compilable(resolved_experiment: Experiment, topology: str) -> None:
-  """Raises a BadInput for an invalid run, or a batch size that is no multiple of the chip count."""
+  """Raises a BadInput for an invalid run, or if the chip count does not divide the batch size."""
   if not isinstance(resolved_experiment, Table3Experiment):
     checks.check_experiment(resolved_experiment)
   count, batch_size = topologies.chip_count(topology), resolved_experiment.run.batch_size
@@ -97,7 +97,7 @@ def check_compilable(resolved_experiment: Experiment, topology: str) -> None:
     )
 
 
-def compile_cell(cell: Cell, report) -> Outcome:
+def compile_grid_cell(cell: Cell, report) -> Outcome:
   """Compiles all programs of a model for a topology, and reports the fraction compiled so far."""
   values = dict(cell.run)
   topology, parallel = values.pop('topology'), values.pop('parallel')
@@ -112,7 +112,8 @@ def compile_cell(cell: Cell, report) -> Outcome:
   with platform.override_platform('tpu'):
     training, width = training_setup_and_width(resolved_experiment)
     lowered_programs = list(lower_programs(training, width, chips, parallel))
-    # Compilation is sequential, because libtpu crashed in parallel threads and was not faster.
+    # Programs are compiled in sequence, because libtpu crashed in parallel threads.
+    # Parallel compilation was also not faster.
     for program, lowered in lowered_programs:
       report(len(programs) / len(lowered_programs), f'{program.part}: {program.name}')
       programs.append(compile_program(program, lowered, memory_limit))
@@ -121,7 +122,7 @@ def compile_cell(cell: Cell, report) -> Outcome:
 
 
 def training_setup_and_width(resolved_experiment: Experiment) -> tuple[Training, int]:
-  """Returns the `Training` of an experiment (model, task and run) and the model's width."""
+  """Returns the model, task and run of an experiment as a `Training`, and the model's width."""
   training = Training(
     resolved_experiment.model, resolved_experiment.task, resolved_experiment.run)
   return training, resolved_experiment.matched_sizes['width']
@@ -285,11 +286,11 @@ def sharded_batch_shapes(training: Training, chip_count: int):
 
 
 def count_operations(resolved_experiment: Experiment) -> dict[str, int]:
-  """Counts the operations of training, prompt encoding and token generation for a batch."""
+  """Counts the operations on one batch in training, prompt encoding and token generation."""
   run = dataclasses.replace(resolved_experiment.run, dtype='float32')
   training, width = training_setup_and_width(dataclasses.replace(resolved_experiment, run=run))
   # The operations of a fused kernel cannot be counted, and attention on a TPU is a fused kernel.
-  # Float32 attention on a GPU is not fused, and the other layers use the algorithms of the TPU.
+  # Float32 attention on a GPU is not fused, and other layers use the same algorithms as on a TPU.
   with platform.override_platform('gpu'):
     calls = {
       'train': (training.train_step, *state_and_batch_shapes(training)),
@@ -299,7 +300,7 @@ def count_operations(resolved_experiment: Experiment) -> dict[str, int]:
 
 
 def _first_compilation_failure(programs: list[ProgramResult]) -> tuple[str, str]:
-  """Returns the status of the first program that does not compile or fit, with the reason.
+  """Returns the status and reason of the first program that does not compile or fit.
 
   If all programs compile and fit, the status is 'finished' without a reason.
   """

@@ -23,7 +23,7 @@ PROGRAM = Fields({
 
 
 def memory_fields_are_consistent(run: dict, result: dict) -> bool:
-  """Tells whether each program states both its argument and temporary memory, or neither."""
+  """Returns whether each program has both its argument and temporary memory, or neither."""
   return all((program['arguments'] is None) == (program['temporary'] is None)
              for program in result['programs'])
 

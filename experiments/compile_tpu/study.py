@@ -41,7 +41,8 @@ PRESETS = {
     topologies=('v5e:2x2',), lengths=(128,), layers=('attention(num_heads=2)', 'lstm'),
     settings={'width': 16, 'depth': 1, 'batch_size': 4, 'steps': 2},
   ),
-  # All layers at small sizes, with at most four minutes per topology on two CPU cores.
+  # This preset compiles all layers at small sizes.
+  # The compilation for one topology takes at most four minutes on two CPU cores.
   'quick': CompilationPreset(
     topologies=('v5e:4x4', 'v6e:4x4'), lengths=(128,),
     settings={'width': 64, 'depth': 1, 'batch_size': 16, 'match': 'none'},

@@ -1,4 +1,4 @@
-"""Tables of memory and collective operations on a TPU, and a panel of compilation times."""
+"""Tables of memory and collective operations on a TPU, and a figure of compilation times."""
 
 from experiments.compile_tpu import topologies
 from experiments.lab.results.figures import Panel
@@ -11,7 +11,7 @@ KIBI, MEBI, GIBI, GIGA = 2**10, 2**20, 2**30, 1e9
 
 
 def report(records: list[dict]) -> tuple[list, list]:
-  """Returns a training table, a generation table and a panel per topology and setting."""
+  """Returns, per topology and setting, a training table, a generation table and a figure panel."""
   groups = {}
   for record in records:
     groups.setdefault(setting_title(record['run']), []).append(record)
@@ -34,7 +34,7 @@ def training_table(title: str, records: list[dict]):
   """Makes the table of memory and collective operations in training, one row per model."""
   rows = []
   for record in records:
-    shared, ensemble = (program_entry(record, part, *STEPS) for part in ('shared', 'ensemble'))
+    shared, ensemble = (program_result(record, part, *STEPS) for part in ('shared', 'ensemble'))
     rows.append((
       record['run']['layer'],
       argument_and_temporary_mebibytes(shared), describe_collectives(shared),
@@ -50,9 +50,9 @@ def training_table(title: str, records: list[dict]):
     'Either all chips share each batch of one model, or each chip trains its own model. MiB is the '
     'memory per chip that the compiler plans for arguments and temporary values. Collectives are '
     'the collective operations of one training step, counted in the compiled program. Operations '
-    'are those of a training step of one model on a full batch. They are counted in the compiled '
-    'forms of the layers, except that attention is counted without Pallas kernels. Translators are '
-    'compiled only with shared batches.',
+    'are those of a training step of one model on a full batch. They are counted in the '
+    'implementation forms that accelerators run, except that attention is counted without Pallas '
+    'kernels. Translators are compiled only with shared batches.',
   )
 
 
@@ -60,7 +60,7 @@ def generation_table(title: str, records: list[dict]):
   """Makes the table of memory and collective operations in generation, one row per model."""
   rows = []
   for record in records:
-    prompt, token = (program_entry(record, 'generate', name) for name in ('prompt', 'token'))
+    prompt, token = (program_result(record, 'generate', name) for name in ('prompt', 'token'))
     rows.append((
       record['run']['layer'],
       argument_and_temporary_mebibytes(prompt), argument_and_temporary_mebibytes(token),
@@ -80,7 +80,7 @@ def generation_table(title: str, records: list[dict]):
   )
 
 
-def program_entry(record: dict, group: str, *program_names: str) -> dict:
+def program_result(record: dict, group: str, *program_names: str) -> dict:
   """Returns the compilation result of a program in a record, or an empty dict if missing.
 
   Args:
@@ -129,11 +129,11 @@ def compilation_status_text(record: dict) -> str:
 
 
 def compile_time_panels(records: list[dict]) -> list:
-  """Makes a panel of compilation time against training memory, one point per model."""
+  """Makes a figure panel of compilation time against training memory, one point per model."""
   series = {
     record['run']['layer']: [(mebibytes, Interval.without_bounds(record['seconds']))]
     for record in records
-    if (mebibytes := argument_and_temporary_mebibytes(program_entry(record, 'shared', *STEPS)))
+    if (mebibytes := argument_and_temporary_mebibytes(program_result(record, 'shared', *STEPS)))
   }
   if not series:
     return []

@@ -1,1 +1,1 @@
-"""Operation counts of each layer, compared with published complexity, and measured times."""
+"""Operation counts and measured durations of each layer, compared with its published complexity."""

@@ -1,4 +1,4 @@
-"""Experiment cells that count the operations of layers or time their training steps."""
+"""Grid cells that count the operations of layers or measure the time of their training steps."""
 
 from baselines import LAYERS
 from experiments.complexity import layer_counts
@@ -13,10 +13,10 @@ from experiments.lab.launch.study import Study
 
 
 def jobs(study: Study, preset: ComplexityPreset) -> list[Job]:
-  """A job that counts operations and, unless --nomeasure is set, a job that times programs."""
+  """A job that counts operations, and a job that measures durations unless --nomeasure is set."""
   given = flags.FLAGS
   workers = environment.device_or_process_count(given.workers)
-  counting = counting_cells(study.name, preset)
+  counting = operation_counting_cells(study.name, preset)
   requested_jobs = [Job(counting, layer_counts.run_counting_cell, workers)]
   if not given.measure:
     for name in flags.requested_settings():
@@ -28,7 +28,7 @@ def jobs(study: Study, preset: ComplexityPreset) -> list[Job]:
 
 
 def requested_layers(preset: ComplexityPreset) -> list[str]:
-  """Layer specs from the flag --layers if it is set, else from the preset, else of all layers.
+  """Layer specs from the flag --layers, else from the preset, else the specs of all layers.
 
   All layers are those of Table 1 of the paper, followed by the others in the order of LAYERS.
   """
@@ -37,13 +37,13 @@ def requested_layers(preset: ComplexityPreset) -> list[str]:
   return spec.canonical_specs(preset.layers or tuple(PAPER | LAYERS), 'layer')
 
 
-def counting_cells(study: str, preset: ComplexityPreset) -> list[Cell]:
-  """One counting cell for each requested layer and each platform (GPU, CPU) to trace it for."""
+def operation_counting_cells(study: str, preset: ComplexityPreset) -> list[Cell]:
+  """One grid cell per layer and platform (GPU or CPU), which counts the operations of the layer."""
   cells = []
   for layer in requested_layers(preset):
     (counted,) = spec.canonical_specs((COUNTED.get(layer, layer),), 'layer')
     for platform, description in IMPLEMENTATIONS.items():
-      # Laws for the CPU implementation depend on the sequence length alone and need one width.
+      # Growth laws of the CPU implementation depend only on the length, so that one width suffices.
       widths = preset.widths if platform == next(iter(IMPLEMENTATIONS)) else preset.widths[:1]
       run = layer_counts.counting_cell_settings(
         counted, platform, preset.counted_lengths, widths, preset.path_lengths)
@@ -53,7 +53,7 @@ def counting_cells(study: str, preset: ComplexityPreset) -> list[Cell]:
 
 
 def timing_cells(study: str, preset: ComplexityPreset) -> list[Cell]:
-  """One timing cell per repetition, which times all requested layers at all lengths."""
+  """One grid cell per repetition, which measures the durations of all layers at all lengths."""
   run = timing_grid.requested_timing_run(preset.settings, 'nothing is trained', ('learning_rates',))
   sizes = {name: getattr(preset, name) for name in ('tokens', 'sequences', 'generated')}
   lengths = flags.requested_lengths() or preset.lengths

@@ -22,7 +22,7 @@ def find_operation_counts(records: Records, layer: str) -> dict | None:
 
 
 def growth_exponents(layers: Iterable[str], counted_quantity: str) -> Effect:
-  """An effect whose values are growth exponents p of counts modelled as length^p.
+  """An effect whose values are the exponents p of operation counts that grow as length^p.
 
   There is one exponent for each layer and each pair of adjacent sequence lengths.
   """
@@ -43,7 +43,7 @@ def relative_operation_count_errors(records: Records) -> list[float] | None:
     return None
   return [
     abs(count['products'] / (4 * count['length'] * count['width'] ** 2) - 1)
-    for count in count_tables.phase_counts(record, 'forward')
+    for count in count_tables.operation_counts_of_phase(record, 'forward')
   ]
 
 

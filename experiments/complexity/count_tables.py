@@ -37,8 +37,8 @@ def _group_records_by_layer(
   return grouped
 
 
-def phase_counts(record: dict, phase: str) -> list[dict]:
-  """The counts of a record for one phase, 'forward', 'train' or 'generate'."""
+def operation_counts_of_phase(record: dict, phase: str) -> list[dict]:
+  """The operation counts of a record in one phase, 'forward', 'train' or 'generate'."""
   return [count for count in record['result']['counts'] if count['phase'] == phase]
 
 
@@ -49,7 +49,7 @@ def _fit_count_law(
 
   If no polynomial equals all counts, the result is a law in the length alone.
   """
-  option, counts = record['result']['option'], phase_counts(record, phase)
+  option, counts = record['result']['option'], operation_counts_of_phase(record, phase)
   option_axis = ('option',) if option else ()
   axes = ('length', 'width', *option_axis)
   by_sizes = {tuple(count[axis] for axis in axes): count[counted_quantity] for count in counts}
@@ -59,10 +59,10 @@ def _fit_count_law(
 
 
 def _counts_by_length(record: dict, phase: str, counted_quantity: str) -> dict[int, int]:
-  """Maps each sequence length to its count, at the first width and the original kernel size."""
+  """Maps sequence lengths to counts, at the first width and the kernel size of the layer spec."""
   option, widths = record['result']['option'], record['run']['widths']
   return {
-    count['length']: count[counted_quantity] for count in phase_counts(record, phase)
+    count['length']: count[counted_quantity] for count in operation_counts_of_phase(record, phase)
     if count['width'] == widths[0] and count['option'] == (option and option['value'])
   }
 
@@ -112,7 +112,7 @@ def operation_tables(
     layer: by_platform[first] for layer, by_platform in in_all_implementations.items()}
   return [
     _comparison_with_paper(in_first_implementation, paper, symbols),
-    _product_table(in_first_implementation, symbols),
+    _matrix_product_table(in_first_implementation, symbols),
     _sequential_operation_table(in_all_implementations, implementations),
     _path_length_table(in_all_implementations, implementations),
     _memory_traffic_table(in_first_implementation, symbols),
@@ -148,8 +148,8 @@ def _comparison_with_paper(records: Mapping[str, dict], paper, symbols) -> Table
   )
 
 
-def _product_table(records: Mapping[str, dict], symbols) -> Table:
-  """Growth laws of operations in products and convolutions, and of the decoding state's size."""
+def _matrix_product_table(records: Mapping[str, dict], symbols) -> Table:
+  """Growth laws of the size of the decoding state and of the operations in matrix products."""
   rows = [
     (layer, *(str(_fit_count_law(record, phase, 'products', symbols)) for phase in PHASES),
      str(_fit_count_law(record, 'generate', 'state_bytes', symbols)))
@@ -166,7 +166,7 @@ def _product_table(records: Mapping[str, dict], symbols) -> Table:
 def _sequential_operation_table(
   records_by_layer: Mapping[str, Mapping[str, dict]], implementations
 ) -> Table:
-  """Growth laws of sequential operations, counting a sum as one operation or as log2 m steps."""
+  """Growth laws of the number of sequential operations, where a sum counts as 1 or as log2 m."""
   columns, rows = ['layer'], [[layer] for layer in records_by_layer]
   for platform, description in implementations.items():
     for phase in ('forward', 'train'):

@@ -39,7 +39,7 @@ _FEW, _SHORT = 10, 16  # the layers and the letters of a name that fit into a pa
 
 @dataclasses.dataclass(frozen=True)
 class Crossover:
-  """A sequence length at which the cheaper of two layers changes.
+  """A sequence length at which the cost curves of two layers cross.
 
   `length` is None if there is no such length. `missing_share` is the fraction of resamples without
   this crossover. If there is no crossover, it is the fraction of resamples without any crossover.
@@ -58,12 +58,12 @@ class Crossover:
 
   @property
   def is_reliable(self) -> bool:
-    """Whether the fraction of resamples without this crossover is at most 1 - CONFIDENCE."""
+    """Whether the crossover occurs in at least a fraction CONFIDENCE of the resamples."""
     return bool(self.significant_lengths) and self.missing_share <= 1 - CONFIDENCE
 
   @property
   def smallest_cost_ratio(self) -> Interval:
-    """The ratio, at least 1, of the two layers' costs at the length where they are closest."""
+    """The smallest ratio of the higher to the lower cost over all sequence lengths."""
     smallest = min(self.ratios, key=lambda ratio: abs(math.log(ratio.estimate)))
     if self.cheaper_above == self.second:
       return smallest
@@ -84,25 +84,25 @@ def find_crossovers(
   for i, j in itertools.combinations(range(len(run['layers'])), 2):
     names = run['layers'][i], run['layers'][j], measured_quantity.name
     ratios, known = estimates[i] - estimates[j], ~np.isnan(estimates[i] - estimates[j])
-    counts = np.sum(~np.isnan(rounds[:, i] - rounds[:, j]), axis=0)[known].tolist()
+    numbers_of_rounds = np.sum(~np.isnan(rounds[:, i] - rounds[:, j]), axis=0)[known].tolist()
     resampled = (resamples[:, i] - resamples[:, j])[:, known]
     crossovers += _find_crossovers_of_pair(
-      names, lengths[known], ratios[known], resampled, counts, measured_quantity.exact)
+      names, lengths[known], ratios[known], resampled, numbers_of_rounds, measured_quantity.exact)
   return crossovers
 
 
 def _find_crossovers_of_pair(
-  names, lengths, log_ratios, resampled_log_ratios, counts, is_exact
+  names, lengths, log_ratios, resampled_log_ratios, numbers_of_rounds, is_exact
 ) -> list[Crossover]:
-  """Finds the sequence lengths at which the cheaper of one pair of layers changes.
+  """Finds the sequence lengths at which the cost curves of two layers cross.
 
   The logarithms of the ratios of their costs are `log_ratios` [lengths] as measured, and
   `resampled_log_ratios` [resamples, lengths] in the resamples.
   """
   intervals = [
-    _estimate_from_logarithms(log_ratio, log_resamples, count)
-    for log_ratio, log_resamples, count in zip(
-      log_ratios, resampled_log_ratios.T, counts, strict=True)]
+    _estimate_from_logarithms(log_ratio, log_resamples, num_rounds)
+    for log_ratio, log_resamples, num_rounds in zip(
+      log_ratios, resampled_log_ratios.T, numbers_of_rounds, strict=True)]
   excludes_one = np.array(
     [ratio.has_bounds and not ratio.low <= 1 <= ratio.high for ratio in intervals], bool)
   significant = log_ratios != 0 if is_exact else excludes_one
@@ -121,7 +121,7 @@ def _find_crossovers_of_pair(
     nearest_places = np.take_along_axis(resampled_places, nearest, -1)
     matching = nearest_places[np.isfinite(distance).any(-1)]
     above, below = names[int(sign > 0)], names[int(sign < 0)]
-    length = _estimate_from_logarithms(place, matching[:, 0], min(counts))
+    length = _estimate_from_logarithms(place, matching[:, 0], min(numbers_of_rounds))
     missing_share = 1 - len(matching) / len(resampled_log_ratios)
     crossovers.append(Crossover(*common, length, below, above, missing_share))
   return crossovers
@@ -130,7 +130,7 @@ def _find_crossovers_of_pair(
 def _interpolate_sign_changes(
   lengths: 'np.ndarray', log_ratios: 'np.ndarray'
 ) -> 'tuple[np.ndarray, np.ndarray]':
-  """Interpolates the lengths at which log cost ratios [..., lengths] of two layers change sign.
+  """Interpolates the lengths at which the log cost ratio of two layers changes its sign.
 
   The results are the logarithms of these lengths, and the signs above them. Both results have one
   entry for each pair of adjacent lengths [..., lengths - 1]. The sign is 0 where nothing changes.
@@ -156,16 +156,16 @@ def _bootstrap_medians(costs: 'np.ndarray') -> 'np.ndarray':
 
 
 def _estimate_from_logarithms(
-  log_estimate: float, log_resamples: 'np.ndarray', count: int
+  log_estimate: float, log_resamples: 'np.ndarray', num_rounds: int
 ) -> Interval:
-  """Exponentiates a log estimate and the percentile interval of its bootstrap resamples."""
+  """Converts a log estimate and its bootstrap resamples to an estimate with an interval."""
   known = log_resamples[~np.isnan(log_resamples)]
-  if count < 2 or not len(known):
-    return Interval.without_bounds(math.exp(log_estimate), count)
+  if num_rounds < 2 or not len(known):
+    return Interval.without_bounds(math.exp(log_estimate), num_rounds)
   tail = (1 - CONFIDENCE) / 2
   low, high = np.quantile(known, (tail, 1 - tail))
   low, high = min(low, log_estimate), max(high, log_estimate)  # widened to contain the estimate
-  return Interval(*map(math.exp, (log_estimate, low, high)), count)
+  return Interval(*map(math.exp, (log_estimate, low, high)), num_rounds)
 
 
 def crossover_table(records: Sequence[dict], is_only_grid: bool = True) -> Table:
@@ -191,7 +191,7 @@ def crossover_table(records: Sequence[dict], is_only_grid: bool = True) -> Table
 
 
 def describe_crossovers(crossovers: Sequence[Crossover]) -> str:
-  """Describes which layer of a pair is cheaper at which sequence lengths."""
+  """Names the cheaper layer of a pair for each range of sequence lengths."""
   last = crossovers[-1]
   if not last.lengths:
     return 'no length was measured for both layers'
@@ -208,7 +208,7 @@ def describe_crossovers(crossovers: Sequence[Crossover]) -> str:
 
 
 def _describe_always_cheaper_layer(pair: Crossover) -> str:
-  """Names the layer that is cheaper at all lengths, and states by what factor."""
+  """Names the layer that is cheaper at all lengths and states the ratio of the costs."""
   first, last = pair.lengths[0], pair.lengths[-1]
   where = f'at {first}' if first == last else f'from {first} to {last}'
   insignificant = [str(n) for n in pair.lengths if n not in pair.significant_lengths]
@@ -219,7 +219,7 @@ def _describe_always_cheaper_layer(pair: Crossover) -> str:
 
 
 def _format_length(crossover: Crossover) -> str:
-  """Formats a crossover length with its interval and the share of resamples without it."""
+  """Formats a crossover length, its interval and the share of resamples without a crossover."""
   missing = round(100 * crossover.missing_share)
   length = crossover.length
   text = notation.format_table_cell(length if length.has_bounds else round(length.estimate))
@@ -227,7 +227,7 @@ def _format_length(crossover: Crossover) -> str:
 
 
 def crossover_heat_maps(records: Sequence[dict], is_only_grid: bool = True) -> list[HeatMap]:
-  """One heat map per quantity with the length above which a layer is cheaper than another."""
+  """A heat map of crossover lengths between all pairs of layers, for time and for memory."""
   layers, lengths = (records[0]['run'][name] for name in ('layers', 'lengths'))
   longest_name = max(map(len, layers))
   side = 0.2 * max(len(layers), _FEW) + 0.06 * longest_name  # inches of cells and of names
@@ -250,7 +250,7 @@ def crossover_heat_maps(records: Sequence[dict], is_only_grid: bool = True) -> l
       if last.length:
         texts[cheaper] = f'{since:.0f}' + ('' if last.is_reliable else '?')
     title = times.append_tokens_and_device(f'Cheaper layer, {label}', records, is_only_grid)
-    labelled = _color_scale_label_lengths(lengths)
+    labelled = _lengths_labelled_on_color_scale(lengths)
     scale = {color_intensity(length, lengths): str(length) for length in labelled}
     heat_maps.append(HeatMap(
       title, 'more expensive layer above the stated length', 'cheaper layer', layers, layers,
@@ -267,7 +267,7 @@ def color_intensity(crossover_length: float, measured_lengths: Sequence[int]) ->
   return 1 - (1 - WEIGHT_LONGEST) * fraction
 
 
-def _color_scale_label_lengths(lengths: Iterable[int], max_count: int = 6) -> list[int]:
+def _lengths_labelled_on_color_scale(lengths: Iterable[int], max_count: int = 6) -> list[int]:
   """The sequence lengths that label the colour scale, at most `max_count` of them."""
   ordered = sorted(lengths)
   return ordered[:: math.ceil(len(ordered) / max_count)]

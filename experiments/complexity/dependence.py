@@ -1,4 +1,4 @@
-"""Propagation of path lengths from input positions through the operations of a program.
+"""Lengths of the paths from input positions to array elements, propagated through a program.
 
 The path length of an element from an input position is the smallest number of operations on any
 path between them. The result of an operation has the smallest path length of its operands plus one,
@@ -24,7 +24,7 @@ NO_PATH = np.float32(np.inf)
 
 
 class DependentArray:
-  """An array whose elements have a path length from each input position.
+  """An array with the length of the shortest path from each input position to each element.
 
   Elements without a path from any input position are constants, and their values are stored too.
   """
@@ -45,7 +45,7 @@ class DependentArray:
     return np.isinf(self.path_lengths).all(0)
 
   def subarray(self, index: int) -> 'DependentArray':
-    """The slice of the array at an index of its first axis."""
+    """The array element or subarray at an index of the first axis."""
     return DependentArray(self.path_lengths[:, index], self.value[index])
 
 
@@ -103,8 +103,8 @@ def _constant_mask(x: Array) -> np.ndarray:
   return x.is_constant if isinstance(x, DependentArray) else np.ones(np.shape(x), bool)
 
 
-def _constant_sum_mask(x: PartialConstant, y: PartialConstant) -> np.ndarray:
-  """A mask of sums in which rounding to a large constant summand removes the other summand."""
+def _mask_of_sums_with_huge_constant(x: PartialConstant, y: PartialConstant) -> np.ndarray:
+  """A mask of the sums that are constant after rounding, since one summand is a huge constant."""
   x_large, y_large = (
     summand.is_constant & (np.abs(summand.value) >= ABSORBING) for summand in (x, y))
   return x_large | y_large
@@ -115,8 +115,8 @@ CONSTANT_RESULTS = {  # masks of results that are constant although an operand i
   'div': lambda x, y: x.is_constant_zero & np.ones(y.value.shape, bool),
   'and': lambda x, y: x.is_constant_zero | y.is_constant_zero,
   'or': lambda x, y: x.is_constant_nonzero | y.is_constant_nonzero,
-  'add': _constant_sum_mask,
-  'sub': _constant_sum_mask,
+  'add': _mask_of_sums_with_huge_constant,
+  'sub': _mask_of_sums_with_huge_constant,
 }
 
 
@@ -139,7 +139,7 @@ def _select_path_lengths(equation, condition: Array, *cases: Array) -> np.ndarra
   if not known.any():
     return shortest
   lengths = [_path_lengths_or_infinity(case, positions) for case in cases]
-  # `propagate_through_equation` counts one operation, which a selection by constants is not.
+  # Subtracts 1 because a selection by a constant condition does not count as an operation.
   selected = np.choose(_array_values(condition).astype(int), lengths, mode='clip') - 1
   return np.where(known, selected, shortest)
 
@@ -161,23 +161,24 @@ def _fourier_transform_path_lengths(equation, x: DependentArray) -> np.ndarray:
 
 
 def _scatter_path_lengths(equation, x: Array, indices: Array, updates: Array) -> np.ndarray:
-  """The path lengths of the result of a scatter operation, which adds updates to elements."""
+  """The path lengths of the result of a scatter operation, such as scatter-add."""
   if isinstance(indices, DependentArray):
     raise ValueError('a scatter-add with indices that depend on the input is not supported')
   positions = next(len(y.path_lengths) for y in (x, updates) if isinstance(y, DependentArray))
   options = {name: equation.params[name] for name in (
     'dimension_numbers', 'indices_are_sorted', 'unique_indices', 'mode')}
 
-  def scatter_min(lengths, update_lengths):
-    return np.asarray(jax.lax.scatter_min(lengths, indices, update_lengths, **options))
+  def scatter_minimum_path_lengths(path_lengths, update_path_lengths):
+    return np.asarray(
+      jax.lax.scatter_min(path_lengths, indices, update_path_lengths, **options))
 
   zeros = np.zeros(updates.shape, np.float32)
-  is_updated = scatter_min(np.ones(x.shape, np.float32), zeros) == 0
+  is_updated = scatter_minimum_path_lengths(np.ones(x.shape, np.float32), zeros) == 0
   lengths = zip(
     _path_lengths_or_infinity(x, positions), _path_lengths_or_infinity(updates, positions),
     strict=True)
-  # `propagate_through_equation` counts one operation, which elements without updates do not need.
-  return np.stack([scatter_min(*pair) for pair in lengths]) - ~is_updated
+  # Subtracts 1 for elements without updates, since copying does not count as an operation.
+  return np.stack([scatter_minimum_path_lengths(*pair) for pair in lengths]) - ~is_updated
 
 
 def _path_lengths_or_infinity(x: Array, positions: int) -> np.ndarray:
@@ -225,7 +226,7 @@ def _reshape_to_matrices(
 def _shortest_over_nonzero_products(
   path_lengths: np.ndarray, is_constant_zero: np.ndarray
 ) -> np.ndarray:
-  """Path lengths [P, b, m, n] of a matrix product, as minima over all factors not multiplied by 0.
+  """Path lengths [P, b, m, n] of a matrix product, where factors multiplied by 0 are ignored.
 
   The argument `path_lengths` [P, b, m, K] belongs to one matrix, and the mask `is_constant_zero`
   [b, n, K] to the other.
@@ -241,7 +242,7 @@ def _shortest_over_nonzero_products(
 
 
 def _convolution_path_lengths(equation, x: Array, kernel: Array) -> np.ndarray:
-  """The path lengths of a convolution with a constant kernel, as minima over each window."""
+  """The path lengths of the result of a convolution with a constant kernel."""
   params, layout = equation.params, equation.params['dimension_numbers']
   if isinstance(kernel, DependentArray) or params['batch_group_count'] > 1:
     raise ValueError('a convolution with a kernel that depends on the input is not supported')
@@ -271,7 +272,7 @@ def _convolution_path_lengths(equation, x: Array, kernel: Array) -> np.ndarray:
 def _dilate_and_pad_axis(
   path_lengths: np.ndarray, axis: int, padding: tuple[int, int], dilation: int
 ) -> np.ndarray:
-  """Dilates and pads an axis of an array of path lengths with infinity.
+  """Inserts infinite path lengths along an axis, where a convolution inserts zeros.
 
   A negative padding removes elements at an end of the axis.
   """

@@ -75,7 +75,7 @@ def _equation_depth(equation, logarithmic_reductions: bool) -> int:
 
 
 def _longest_chain_matrix(jaxpr: core.Jaxpr, logarithmic_reductions: bool) -> np.ndarray:
-  """The length [outputs, inputs + 1] of the longest chain from each input to each output.
+  """The lengths [outputs, inputs + 1] of the longest chains from each input to each output.
 
   The last column holds the chains that start at constants.
   """

@@ -76,7 +76,7 @@ def exponent_table(
 def fit_growth_exponent(
   lengths: Sequence[float], values: 'np.ndarray', requires_all_lengths: bool = False
 ) -> Interval | None:
-  """Fits the exponent p of measured times or bytes that grow as length^p.
+  """Fits the exponent p of measured seconds or bytes that grow as length^p.
 
   Args:
     lengths: the lengths.
@@ -94,7 +94,7 @@ def fit_growth_exponent(
   if not len(complete):
     return None
   exponent = growth_exponent(np.asarray(lengths)[known], complete)
-  # Rounding removes the error of least squares, so that constant bytes have an exponent of 0.
+  # Rounding removes the numerical error of the fit, so that constant sizes have an exponent of 0.
   if exponent.has_bounds:
     return exponent
   return exponent._replace(estimate=round(exponent.estimate, 12))

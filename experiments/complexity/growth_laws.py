@@ -17,7 +17,7 @@ POWERS = {0: '', 1: '', 2: '²', 3: '³'}
 
 
 class Polynomial(NamedTuple):
-  """A polynomial in symbols such as n and d, stored as coefficients by exponents.
+  """A polynomial in symbols such as n and d, stored as a map from exponents to coefficients.
 
   A key of `terms` has one exponent per symbol.
   """
@@ -36,7 +36,7 @@ class Polynomial(NamedTuple):
 
   @property
   def order(self) -> str:
-    """The order of growth, such as O(n²d + nd²), which omits terms that another term dominates."""
+    """The order of growth without dominated terms, such as O(n²d + nd²)."""
     leading = [
       e for e in self.terms
       if not any(other != e and all(map(int.__ge__, other, e)) for other in self.terms)
@@ -44,7 +44,7 @@ class Polynomial(NamedTuple):
     monomials = [self.format_monomial(e) or '1' for e in sorted(leading, reverse=True)]
     return f'O({" + ".join(monomials) or 0})'
 
-  def evaluate(self, *sizes: int) -> Fraction:
+  def evaluate_polynomial(self, *sizes: int) -> Fraction:
     """The value of the polynomial for given values of its symbols."""
     return sum((c * math.prod(map(pow, sizes, e)) for e, c in self.terms.items()), Fraction(0))
 
@@ -84,7 +84,7 @@ def fit_polynomial(
 
 
 def fit_length_law(counts: Mapping[int, float | None], tokens_per_layer: int = 0) -> Law:
-  """Fits the simplest law that equals the counts at all sequence lengths, or an exponent.
+  """Fits the simplest growth law that equals the counts at all lengths, else a power law.
 
   The candidates are multiples of ceil((n - 1) / tokens_per_layer), and sums of a constant, log2 n
   and n.
@@ -134,7 +134,7 @@ def log_log_slope(counts: Mapping[int, float]) -> float:
 def solve_coefficients(
   counts: Mapping[tuple[int, ...], int], basis: Sequence[Callable[..., int]]
 ) -> list[Fraction] | None:
-  """Solves for rational coefficients of basis functions whose sum equals the counts exactly.
+  """Solves for the rational coefficients with which a sum of basis functions equals the counts.
 
   Returns None if there is no solution, or if the solution is not unique.
   """
@@ -169,7 +169,7 @@ def format_sum(terms: Sequence[tuple[Fraction, str]]) -> str:
 
 
 def _format_absolute_coefficient(coefficient: Fraction, monomial: str) -> str:
-  """Formats the absolute value of a coefficient, or omits it if it is 1.
+  """Formats the absolute value of a coefficient, or returns '' if a 1 can be omitted.
 
   A space separates a fraction from its monomial, and any coefficient from a logarithm or ceiling.
   """

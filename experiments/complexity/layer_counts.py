@@ -39,7 +39,7 @@ PATH_WIDTH = 8  # path lengths do not depend on the width
 def counting_cell_settings(
   layer: str, platform: str, lengths, widths, path_lengths
 ) -> dict:
-  """Settings of an experiment cell that counts a layer's operations as traced for one platform.
+  """Settings of a grid cell that counts the operations of a layer on one platform.
 
   Args:
     layer: the canonical spec of the layer.
@@ -59,7 +59,7 @@ def counting_cell_settings(
 
 
 def check_widths(run: dict) -> None:
-  """Raises BadInput if a width of a counting cell is not supported by its layer."""
+  """Raises BadInput if the layer to be counted does not support one of the widths."""
   layer = spec.parse_spec(run['layer'], 'layer')
   for width in run['widths']:
     if width % layer.width_multiple:
@@ -68,19 +68,19 @@ def check_widths(run: dict) -> None:
 
 
 def run_counting_cell(cell: Cell, report) -> Outcome:
-  """Counts the operations of a layer at all sizes of a counting cell.
+  """Counts the operations of a layer at all lengths and widths of a grid cell.
 
   Raises BadInput for a layer that cannot be counted.
   """
   try:
-    return _count_layer(cell.run, report)
+    return _count_layer_at_all_sizes(cell.run, report)
   except ValueError as error:
     raise BadInput(f'{cell.run["layer"]} cannot be counted: {error}') from None
 
 
-def _count_layer(run: dict, report) -> Outcome:
+def _count_layer_at_all_sizes(run: dict, report) -> Outcome:
   layer = spec.parse_spec(run['layer'], 'layer')
-  # The law in the kernel or window size is fitted only if the cell has several widths.
+  # The growth law in the kernel or window size is fitted only for several widths.
   variants = kernel_or_window_variants(layer) if len(run['widths']) > 1 else (layer,)
   with platform.override_platform(run['platform']):
     counts = []
@@ -112,14 +112,14 @@ def counted_lengths_and_widths(lengths, widths):
 
 
 def receptive_field_option(layer: SequenceLayer) -> str | None:
-  """The layer option that bounds its receptive field, such as 'window', or None."""
+  """The option that bounds the receptive field of a layer, such as 'window', or None."""
   if layer.receptive_field is None:
     return None
   return next((name for name in RECEPTIVE_FIELD_OPTIONS if getattr(layer, name, 0)), None)
 
 
 def kernel_or_window_variants(layer: SequenceLayer) -> tuple[SequenceLayer, ...]:
-  """The layer, and a variant with twice its kernel size or window if it has this option."""
+  """A list of the layer and, if it has a kernel size or window, a variant with twice this size."""
   option = receptive_field_option(layer)
   if option is None:
     return (layer,)
@@ -155,7 +155,7 @@ def count_layer_operations(layer: SequenceLayer, phase: str, length: int, width:
 
 
 def phase_function(layer: SequenceLayer, phase: str):
-  """The function to count in a phase, which is the layer or, for 'train', its gradient."""
+  """The gradient of the layer for the phase 'train', else the layer as a function."""
   def apply_layer(parameters, x, state=None):
     return layer.apply(parameters, x, state)
 
@@ -221,7 +221,7 @@ def maximum_path_length(layer: SequenceLayer, length: int) -> dict:
 
 
 def stack_that_covers_length(layer: SequenceLayer, length: int) -> tuple[SequenceLayer, int]:
-  """The smallest stack of a layer whose receptive field covers a sequence, and its size.
+  """The smallest stack of layers whose receptive field covers a sequence, and the stack size.
 
   The size is the number of layers, or the number of levels of a dilated convolution.
   """
@@ -237,7 +237,7 @@ def stack_that_covers_length(layer: SequenceLayer, length: int) -> tuple[Sequenc
 
 
 def random_nonzero_parameters(layer: SequenceLayer, width: int):
-  """Random parameters of a layer, none of which is 0, since a factor of 0 removes paths."""
+  """Random parameters of a layer, all nonzero because multiplication by 0 removes paths."""
   random = np.random.default_rng(0)
 
   def random_normal_array(shape):
@@ -247,5 +247,5 @@ def random_nonzero_parameters(layer: SequenceLayer, width: int):
 
 
 def _finite_or_none(count: np.floating) -> int | None:
-  """Converts a count to an integer, or infinity to None for JSON."""
+  """Converts a finite count to an integer and infinity to None, which JSON can represent."""
   return int(count) if np.isfinite(count) else None

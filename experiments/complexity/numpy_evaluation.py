@@ -22,7 +22,7 @@ _ELEMENTWISE = {
 }
 
 _MAY_UNDERFLOW = ('mul', 'div', 'exp', 'exp2', 'integer_pow', 'pow', 'square')
-# Adding a moderate number to 1e30 does not change 1e30 in float32, and exp(-1e30) is exactly 0.
+# In float32, the sum of 1e30 and a moderate number is 1e30, and exp(-1e30) is exactly 0.
 ABSORBING = 1e30
 
 
@@ -74,7 +74,7 @@ def _evaluate_broadcast_in_dim(params, x, *dynamic):
 
 
 def _evaluate_pad(params, x, padding_value):
-  """Pads between and around elements. Negative padding removes elements at the ends."""
+  """Pads between and around the elements, or removes end elements if padding is negative."""
   shape, inside, retained = [], [], []
   for length, (low, high, between) in zip(x.shape, params['padding_config'], strict=True):
     dilated_length = max(0, length + (length - 1) * between)

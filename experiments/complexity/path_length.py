@@ -34,34 +34,34 @@ from experiments.lab.measure.primitives import count_scan_operands, inner_jaxprs
 
 
 def shortest_path_lengths(
-  function: Callable, x, sources: Sequence[int] | None = None
+  function: Callable, x, input_positions: Sequence[int] | None = None
 ) -> np.ndarray:
-  """The smallest number of operations on a path from each input to each output position.
+  """The smallest number of operations between each input position and each output position.
 
   Args:
     function: a map from [1, S, ...] to [1, T, ...]. Its parameters should be generic, since a 0
       among them removes paths.
     x: the shape [1, S, ...] and dtype of the input.
-    sources: the input positions, or None for all S positions.
+    input_positions: the requested input positions, or None for all S positions.
 
   Returns:
-    Path lengths [sources, T], infinite without a path.
+    Path lengths [input positions, T], infinite without a path.
 
   Raises:
     ValueError: if the program contains an operation for which dependence is not supported.
 
   """
   length, other_axes = x.shape[1], (1,) * (len(x.shape) - 2)
-  sources = range(length) if sources is None else sources
-  # All other input positions form one more source, because they must not count as constants.
-  masks = np.array([*(np.arange(length) == i for i in sources),
-                    ~np.isin(np.arange(length), sources)])
+  input_positions = range(length) if input_positions is None else input_positions
+  # An additional row of path lengths covers all other inputs, which must not count as constants.
+  masks = np.array([*(np.arange(length) == i for i in input_positions),
+                    ~np.isin(np.arange(length), input_positions)])
   start = np.where(masks, np.float32(0), NO_PATH).reshape(-1, 1, length, *other_axes)
   start = np.broadcast_to(start, (len(masks), *x.shape))
   program = jax.make_jaxpr(function)(jax.ShapeDtypeStruct(x.shape, x.dtype))
   (y,) = propagate_through_jaxpr(program, [DependentArray(start, np.ones(x.shape, x.dtype))])
   if not isinstance(y, DependentArray):
-    return np.full((len(sources), y.shape[1]), NO_PATH)
+    return np.full((len(input_positions), y.shape[1]), NO_PATH)
   return y.path_lengths[:-1].min((1, *range(3, y.path_lengths.ndim)))
 
 

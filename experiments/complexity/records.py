@@ -21,7 +21,7 @@ COUNT = Fields({
 
 
 def has_counts_at_two_lengths(run: dict, result: dict) -> bool:
-  """Whether each phase is counted at two lengths or more, so that a law can be fitted.
+  """Whether each phase has counts at two lengths or more, as the fit of a growth law requires.
 
   Only counts at the first width and the original kernel or window size are considered.
   """
@@ -34,7 +34,7 @@ def has_counts_at_two_lengths(run: dict, result: dict) -> bool:
 
 
 def count_options_agree_with_layer(run: dict, result: dict) -> bool:
-  """Whether all counts state a kernel or window size if the layer has one, and none otherwise."""
+  """Whether the counts state a kernel or window size exactly if the layer has this option."""
   return all((count['option'] is None) == (result['option'] is None) for count in result['counts'])
 
 

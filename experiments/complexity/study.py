@@ -54,7 +54,7 @@ PRESETS = {
     generated=8,
     settings={'width': 8, 'depth': 1, 'steps': 2, 'seeds': (0, 1), 'match': 'none'},
   ),
-  # The quick preset is for two CPU cores.
+  # The quick preset has sizes for a machine with two CPU cores.
   'quick': ComplexityPreset(
     counted_lengths=LENGTHS, widths=WIDTHS, path_lengths=PATHS, lengths=(64, 256, 1024, 4096),
     tokens=4096, sequences=4, generated=32,
@@ -81,7 +81,7 @@ def define_flags(presets) -> None:
   )
   flags.define_workers_flag()
   absl_flags.DEFINE_boolean(
-    'measure', True, 'Measure times and memory on this device, in addition to counting operations.')
+    'measure', True, 'Measure durations and memory on this device, besides counting operations.')
 
 
 # The study uses one device, so that a CPU is not split into several devices.

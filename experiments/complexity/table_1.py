@@ -1,13 +1,13 @@
 """Published complexity of layers (Table 1 of Vaswani et al., 2017) and the counted layers."""
 
 IMPLEMENTATIONS = {'gpu': 'for an accelerator', 'cpu': 'for a CPU'}
-# The option `form` fixes the implementation, which otherwise depends on the sequence length.
+# The layer option `form` selects the implementation, whose default depends on the length.
 COUNTED = {  # with the implementation that the paper describes
   'attention': 'attention(form=naive)',
   'sliding_window': 'sliding_window(form=banded)',
   'interleave': 'interleave(rglru, rglru, sliding_window(form=banded))',
 }
-# Each row states layer type, complexity per layer, sequential operations, maximum path length.
+# The columns are layer type, complexity per layer, sequential operations, maximum path length.
 # The path lengths of contiguous and dilated kernels are stated in the text below Table 1.
 PAPER = {
   'attention': ('Self-Attention', 'O(n² · d)', 'O(1)', 'O(1)'),

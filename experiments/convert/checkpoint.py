@@ -72,14 +72,14 @@ IGNORED_FIELDS = frozenset((
 
 
 class Config:
-  """Config that removes each field when it is used, so that unused fields can be detected."""
+  """Fields of a config.json, each removed when it is used, so that unused fields are detected."""
 
   def __init__(self, fields: dict[str, Any], location: str):
     self.location = location
     self._fields = dict(fields)
 
   def set_defaults(self, defaults: Mapping[str, Any]) -> None:
-    """Sets the values of fields that the config omits, but not of fields that are null."""
+    """Sets the values of fields that the config omits, and leaves null fields unchanged."""
     self._fields = {**defaults, **self._fields}
 
   def take_field(self, name: str, default: Any = None) -> Any:
@@ -127,7 +127,7 @@ class Config:
       self.take_choice(name, (value,), value)
 
   def take_first_nonempty_object(self, names: Sequence[str]) -> 'Config':
-    """Removes the named fields, and returns the first nonempty JSON object of them as a Config."""
+    """Removes the named fields, and returns the first nonempty JSON object among their values."""
     values = {name: self.take_field(name, {}) for name in names}
     for name, value in values.items():
       if not isinstance(value, dict):
@@ -171,7 +171,7 @@ class Config:
 
 
 class Tensors:
-  """Tensors of a checkpoint, each removed when it is used, so that unused ones are detected."""
+  """Tensors of a checkpoint, each removed when it is used, so that unused tensors are detected."""
 
   def __init__(self, folder: pathlib.Path, prefix: str):
     self.folder = folder

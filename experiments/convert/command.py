@@ -40,7 +40,7 @@ def main() -> None:
   print(model)
   print(f'{sum(leaf.size for leaf in jax.tree.leaves(parameters)):,} parameters')
   if given.out:
-    files.save_parameters(given.out, parameters, _file_metadata(folder, model))
+    files.save_parameters(given.out, parameters, _converted_file_metadata(folder, model))
     print(f'written: {given.out}')
   if prompt is not None:
     generated = generate_greedily(
@@ -83,7 +83,7 @@ def generate_greedily(
   prompt = jnp.array([prompt])
   program = continue_prompt.lower(parameters, prompt).compile()
   try:
-    memory.require_memory(memory.program_memory(program))
+    memory.require_available_memory(memory.program_memory(program))
   except MemoryError as error:
     raise BadInput(f'{capacity} tokens are too many for this machine: {error}') from None
   generated = program(parameters, prompt)
@@ -130,7 +130,7 @@ def _load_tokenizer(folder: pathlib.Path):
   try:
     return library.Tokenizer.from_file(str(path))
   except Exception as error:  # the library raises no specific class of errors
-    raise BadInput(f'{path} is not a valid tokenizer: {_first_line(error)}') from None
+    raise BadInput(f'{path} is not a valid tokenizer: {_first_line_of_error(error)}') from None
 
 
 def _encode_prompt(tokenizer, text: str) -> list[int]:
@@ -140,15 +140,16 @@ def _encode_prompt(tokenizer, text: str) -> list[int]:
   except UnicodeEncodeError:
     raise BadInput('--prompt is not UTF-8 text, because it contains an invalid byte') from None
   except Exception as error:  # the library raises no specific class of errors
-    raise BadInput(f'the {TOKENIZER} cannot encode this prompt: {_first_line(error)}') from None
+    raise BadInput(
+      f'the {TOKENIZER} cannot encode this prompt: {_first_line_of_error(error)}') from None
 
 
-def _first_line(error: Exception) -> str:
+def _first_line_of_error(error: Exception) -> str:
   return ''.join(str(error).splitlines()[:1])
 
 
-def _file_metadata(folder: pathlib.Path, model) -> dict[str, str]:
-  """Returns the metadata of the converted file, with model, config and tokenizer hash."""
+def _converted_file_metadata(folder: pathlib.Path, model) -> dict[str, str]:
+  """Returns metadata for the converted file, namely the model, config and tokenizer hash."""
   metadata = {
     'model': str(model), 'config': (folder / 'config.json').read_text(encoding='utf-8')}
   if (path := folder / TOKENIZER).exists():

@@ -1,5 +1,6 @@
-"""Comparison of converted models with `transformers`, in the only module that imports it.
+"""Comparison of the logits of converted models with those of the `transformers` library.
 
+No other module imports `transformers`.
 For every supported kind of model, a small model of `transformers` gets random parameters, is saved
 by `transformers`, and is loaded by this repository. Both models process the same tokens, in one
 call and token by token with a cache.
@@ -57,7 +58,7 @@ CONFIGURATIONS = {
 
 
 # With dynamic rotary positions, logits of transformers beyond the trained length depend on caching.
-# This repository computes the logits with a cache, so only these are compared.
+# This repository computes the logits with a cache, so only cached logits are compared.
 CACHED_ONLY = frozenset({'Llama, dynamic rotary, long input'})
 
 
@@ -130,7 +131,7 @@ def _cached_reference_logits(reference: Any, tokens: Any) -> np.ndarray:
 
 
 def logit_difference_table() -> Table:
-  """Makes the table of logit differences to `transformers`, one row per configuration."""
+  """Makes the table of logit differences from `transformers`, one row per configuration."""
   return Table(
     'Logits of converted models and of transformers',
     ('model', 'parameters', 'std of logits', 'difference, one call', 'difference, cached'),

@@ -38,7 +38,7 @@ FREQUENCIES = r'(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq'  # tensors of o
 
 
 class Family(NamedTuple):
-  """Differences between the attention and the config defaults of a model family and of Llama."""
+  """Attention options and config defaults in which a model family differs from Llama."""
 
   defaults: dict[str, Any]  # values of the fields that its config.json may omit
   attention_bias: bool = False  # whether its config.json may enable biases in attention
@@ -149,7 +149,7 @@ def _llama3_rotary(fields, base: float, max_positions: int, trained_length: int)
 
 
 def _yarn_rotary(fields, base: float, max_positions: int, trained_length: int) -> YarnRotary:
-  """Builds YaRN rotary positions, with an attention factor given by attention_factor or mscale."""
+  """Builds YaRN rotary positions, whose attention factor comes from attention_factor or mscale."""
   stretch = fields.take_positive_float('factor', max_positions / trained_length)
   slopes = [fields.take_positive_float(name, 0.0) for name in ('mscale', 'mscale_all_dim')]
   attention_factor = yarn_query_key_factor(stretch)

@@ -1,4 +1,4 @@
-"""Experiment cells that measure gradient norms of models, untrained and during training."""
+"""Grid cells that measure gradient norms of untrained models and of models in training."""
 
 import itertools
 from collections.abc import Iterable
@@ -15,16 +15,19 @@ from experiments.lab.launch.study import Study
 
 
 def jobs(study: Study, preset: GradientPreset) -> list[Job]:
-  """Returns a job that measures gradient norms in training, and another for untrained models."""
+  """Returns two jobs, which measure gradient norms in training and of untrained models."""
   cells, experiments = initial_gradient_cells(study.name, preset), training_experiments(preset)
   return [
-    training_grid.training_job(study, experiments, gradient_norms.norms_in_training),
+    training_grid.training_job(study, experiments, gradient_norms.gradient_norms_in_training),
     Job(cells, gradient_norms.measure_cell),
   ]
 
 
-def _layers_with_settings(grids: Iterable[LayerGrid]):
-  """Yields each layer of the grids or of --layers with each combination of varied settings."""
+def _layers_with_varied_settings(grids: Iterable[LayerGrid]):
+  """Yields pairs of a layer and a combination of varied settings.
+
+  The flag --layers replaces the layers of the grids.
+  """
   for grid in grids:
     layers = flags.FLAGS.layers if flags.flag_was_set('layers') else grid.layers or tuple(LAYERS)
     for layer in spec.parse_spec_list(layers, 'layer'):
@@ -33,13 +36,13 @@ def _layers_with_settings(grids: Iterable[LayerGrid]):
 
 
 def initial_gradient_cells(study: str, preset: GradientPreset) -> list[Cell]:
-  """The experiment cells that measure gradient norms of the untrained models of a preset.
+  """The grid cells that measure gradient norms of the untrained models of a preset.
 
   A model is a single layer without a residual block unless the settings of its grid differ.
   """
   cells = []
   for length in flags.requested_lengths() or (preset.length,):
-    for layer, varied in _layers_with_settings(preset.untrained):
+    for layer, varied in _layers_with_varied_settings(preset.untrained):
       single_layer = {'block': 'plain', 'depth': len(layer.layer_pattern)}
       settings = preset.settings | single_layer | varied | flags.requested_settings()
       run = flags.make_run(**settings | {'layer': spec.format_spec(layer, 'layer')})
@@ -57,5 +60,5 @@ def training_experiments(preset: GradientPreset) -> list[Experiment]:
     training_grid.experiment_from_settings(
       preset.settings | task_grid.settings | varied | flags.requested_settings(), layer, task)
     for task_grid, task in training_grid.requested_tasks(preset)
-    for layer, varied in _layers_with_settings(preset.trained)
+    for layer, varied in _layers_with_varied_settings(preset.trained)
   )

@@ -1,4 +1,4 @@
-"""Claims on the decay of gradients with distance, and controls that check the measurements."""
+"""Claims on the decay of gradients with distance, and control experiments of the study."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -12,7 +12,7 @@ DECREASE = 'decrease of log10 of the gradient norm from distance 1 to the longes
 
 
 class GradientSetting(NamedTuple):
-  """The layer and settings of a model, and whether its gradient is measured after training."""
+  """Selects a record of gradient norms by layer, by settings and by trained or untrained model."""
 
   layer: str
   settings: Mapping
@@ -20,12 +20,12 @@ class GradientSetting(NamedTuple):
 
 
 def untrained_layer_setting(layer: str, **settings) -> GradientSetting:
-  """An untrained single layer without a residual block, except where `settings` differ."""
+  """The setting of one untrained layer without a residual block, updated by keyword arguments."""
   return GradientSetting(layer, {'block': 'plain', 'depth': 1} | settings)
 
 
 def gradient_decreases_by_seed(records: Records, setting: GradientSetting) -> list[float]:
-  """The decrease of log10 of the gradient norm from distance 1 to the longest, for each seed.
+  """The log10 gradient norm at distance 1 minus that at the longest distance, for each seed.
 
   If several records have the setting, the one with the longest sequences counts, or with the most
   training steps. The list is empty if no record has the setting.
@@ -47,7 +47,7 @@ def gradient_decreases_by_seed(records: Records, setting: GradientSetting) -> li
 def gradient_decrease(
   setting: GradientSetting, reference: GradientSetting | None = None
 ) -> Effect:
-  """The decrease of log10 of a model's gradient norm with distance, minus that of a reference."""
+  """The decrease of log10 gradient norm with distance, minus that of a reference model."""
   def decrease_minus_reference(records: Records) -> list[float] | None:
     decreases = gradient_decreases_by_seed(records, setting)
     subtracted = [0.0] * len(decreases)
@@ -58,14 +58,14 @@ def gradient_decrease(
   return decrease_minus_reference
 
 
-def largest_gradient_beyond_field(layer: str) -> Effect:
-  """The largest gradient norm of an untrained layer beyond its receptive field, by seed."""
+def largest_gradient_beyond_receptive_field(layer: str) -> Effect:
+  """The largest gradient norm of an untrained layer outside its receptive field, for each seed."""
   def largest_norm_of_each_seed(records: Records) -> list[float] | None:
     norms = [
       norm for record in records
       if record['status'] == 'finished' and 'at' in record['run']
       and record['run']['layer'] == layer
-      for norm in decay.largest_norms_beyond_field(decay.initial_norm_curves(record))
+      for norm in decay.largest_norms_beyond_receptive_field(decay.initial_norm_curves(record))
     ]
     return norms or None
 
@@ -78,7 +78,7 @@ CONTROLS = (
     'blind-gradient',
     'At initialisation the gradient of the last output of a convolution with respect to inputs '
     'beyond its receptive field is 0',
-    'control', 'gradient_flow', largest_gradient_beyond_field('convolution'), 
+    'control', 'gradient_flow', largest_gradient_beyond_receptive_field('convolution'), 
     'largest norm of the gradient beyond the receptive field', '<', 1e-30, exact=True,
   ),
 )

@@ -1,4 +1,4 @@
-"""Decay of gradient norms with distance, with least-squares fits, a half-life and a verdict.
+"""Analysis of the decay of gradient norms with distance by least-squares fits.
 
 The logarithms of the norms at distances k = 1, 2, ... are fitted by least squares, seed by seed,
 
@@ -32,26 +32,26 @@ import math
 from typing import NamedTuple
 
 from experiments.lab import optional
-from experiments.lab.results.scores import members_at_best_learning_rate
+from experiments.lab.results.scores import results_at_best_learning_rate
 from experiments.lab.results.statistics import Interval, mean_interval
 
 np = optional.lazy_module('numpy')
 SMALLEST_NORM = 1e-30  # far above float32's smallest normal number, 1e-38
 FEWEST_DISTANCES = 3  # for a fit
 LOG_2 = math.log(2)
-# Each law fits the log gradient norm by a linear function of f(k), where k is the distance.
+# A decay law fits log norm = a + b f(k) to the gradient norm at distance k, with these f.
 DECAY_LAWS = {'exponential': lambda k: k, 'power': lambda k: np.log(k)}
 
 
 class NormCurves(NamedTuple):
-  """Gradient norms of a model by seed and distance, with the receptive field of the model."""
+  """Gradient norms of a model for each seed and distance, and the receptive field of the model."""
 
   distances: 'np.ndarray'  # [N]
   norms: 'np.ndarray'  # [seeds, N]
   receptive_field: int | None = None  # in tokens, or None if unbounded
 
-  def log10_norm_at(self, distance: int) -> Interval | str | None:
-    """The mean over seeds of log10 of the gradient norm at a distance, or None if not measured.
+  def mean_log10_norm_at(self, distance: int) -> Interval | str | None:
+    """The log10 gradient norm at a distance, averaged over seeds, or None for unmeasured distances.
 
     The mean is minus infinity where all norms beyond the receptive field are 0. The result is the
     text `below -30` where the norm of a seed is below `SMALLEST_NORM`.
@@ -59,29 +59,31 @@ class NormCurves(NamedTuple):
     if distance not in self.distances:
       return None
     values = self.norms[:, list(self.distances).index(distance)]
-    if self.extends_beyond_field and distance >= self.receptive_field and not np.any(values):
+    is_beyond = self.extends_beyond_receptive_field and distance >= self.receptive_field
+    if is_beyond and not np.any(values):
       return Interval.without_bounds(-math.inf, len(values))
     if np.any(values < SMALLEST_NORM):  # checked first, because other seeds may be NaN
       return f'below {math.log10(SMALLEST_NORM):.0f}'
     return mean_interval(np.log10(values))
 
-  def geometric_mean_norms(self, lowest: float) -> list[tuple[int, Interval]]:
-    """Pairs of a distance and the geometric mean of the norm over seeds, if above `lowest`."""
+  def geometric_mean_norms(self, lowest_norm: float) -> list[tuple[int, Interval]]:
+    """Pairs of a distance and the geometric mean over seeds, for means above `lowest_norm`."""
     with np.errstate(divide='ignore'):
       logs = [mean_interval(column) for column in np.log10(self.norms[:, 1:]).T]
     return [
       (int(k), Interval(*(10.0 ** min(bound, 300) for bound in log[:3]), log.count))
-      for k, log in zip(self.distances[1:], logs, strict=True) if log.estimate > math.log10(lowest)
+      for k, log in zip(self.distances[1:], logs, strict=True)
+      if log.estimate > math.log10(lowest_norm)
     ]
 
   @property
-  def extends_beyond_field(self) -> bool:
-    """Whether norms were measured at distances beyond the receptive field."""
+  def extends_beyond_receptive_field(self) -> bool:
+    """Whether norms were measured at distances outside the receptive field."""
     return self.receptive_field is not None and self.receptive_field <= self.distances[-1]
 
   @property
   def curves_within_fit_range(self) -> 'NormCurves':
-    """The gradient norms from distance 1 up to where a norm falls below `SMALLEST_NORM`."""
+    """Gradient norms from distance 1 on, cut before the first norm below `SMALLEST_NORM`."""
     too_small = np.flatnonzero(np.any(self.norms[:, 1:] < SMALLEST_NORM, 0))
     stop = 1 + too_small[0] if len(too_small) else len(self.distances)
     return self._replace(distances=self.distances[1:stop], norms=self.norms[:, 1:stop])
@@ -96,7 +98,7 @@ class Fit(NamedTuple):
 
 
 class Decay(NamedTuple):
-  """The verdict on the decay of gradient norms, such as vanishing, and the fits to the norms."""
+  """Fits to gradient norms and a classification of their decay, such as `vanishing`."""
 
   verdict: str
   better: str | None = None  # a key of DECAY_LAWS
@@ -105,27 +107,27 @@ class Decay(NamedTuple):
 
 
 def initial_norm_curves(record: dict) -> NormCurves:
-  """The gradient norms by seed and distance in the record of an untrained model."""
-  return _norm_curves_of_members(record['result'], record['result'], slice(None))
+  """The gradient norms in the record of an untrained model, for each seed and distance."""
+  return _norm_curves_of_ensemble_members(record['result'], record['result'], slice(None))
 
 
 def training_norm_curves(record: dict) -> dict[int, NormCurves]:
-  """Maps each evaluated training step to the gradient norms at the best learning rate."""
+  """Maps each training step with an evaluation to the gradient norms at the best learning rate."""
   members, result = record['result']['members'], record['result']
-  rows = [members.index(member) for member in members_at_best_learning_rate(record)]
-  return {evaluation['step']: _norm_curves_of_members(evaluation, result, rows)
+  rows = [members.index(member) for member in results_at_best_learning_rate(record)]
+  return {evaluation['step']: _norm_curves_of_ensemble_members(evaluation, result, rows)
           for evaluation in result['watched']}
 
 
-def _norm_curves_of_members(measurement: dict, result: dict, members) -> NormCurves:
-  """The gradient norms by distance of the ensemble members with the indices `members`."""
-  norms = np.array(measurement['norms'], float)[members]
+def _norm_curves_of_ensemble_members(measurement: dict, result: dict, member_indices) -> NormCurves:
+  """The gradient norms by distance of the ensemble members with the given indices."""
+  norms = np.array(measurement['norms'], float)[member_indices]
   return NormCurves(np.array(measurement['distances']), norms, result['receptive_field'])
 
 
-def fit_log_norms(curves: NormCurves, law: str) -> Fit:
+def fit_log_norms(curves: NormCurves, decay_law: str) -> Fit:
   """Fits log gradient norms linearly in the distance k ('exponential') or in log k ('power')."""
-  x, y = DECAY_LAWS[law](curves.distances.astype(float)), np.log(curves.norms)
+  x, y = DECAY_LAWS[decay_law](curves.distances.astype(float)), np.log(curves.norms)
   centred = x - x.mean()
   slopes = (y @ centred) / (centred @ centred)
   residuals = y - y.mean(1, keepdims=True) - slopes[:, None] * centred
@@ -133,11 +135,11 @@ def fit_log_norms(curves: NormCurves, law: str) -> Fit:
 
 
 def analyse_decay(curves: NormCurves) -> Decay:
-  """Fits exponential and power decay of gradient norms, and derives a half-life and a verdict."""
+  """Returns exponential and power-law fits to gradient norms, a half-life and a classification."""
   if not np.all(np.isfinite(curves.norms)):
     return Decay('not finite')
   part, field_verdict = curves.curves_within_fit_range, None
-  if curves.extends_beyond_field:
+  if curves.extends_beyond_receptive_field:
     field_verdict = f'zero beyond {curves.receptive_field - 1}'
   if len(part.distances) < FEWEST_DISTANCES:
     return Decay(field_verdict or 'unclear')
@@ -145,20 +147,21 @@ def analyse_decay(curves: NormCurves) -> Decay:
   better = min(fits, key=lambda law: fits[law].residual)
   half_life = half_life_from_slope(
     mean_interval(fits['exponential'].slopes), int(part.distances[-1]))
-  verdict = _classify_change(
+  verdict = _classify_norm_change(
     mean_interval(fits[better].change), mean_interval(np.log(part.norms[:, -1])))
   return Decay(field_verdict or verdict, better, fits, half_life)
 
 
-def _classify_change(change: Interval, last_log_norm: Interval) -> str:
-  """Classifies the change of the log gradient norm over the fitted distances as vanishing, etc."""
-  if not change.has_bounds:
+def _classify_norm_change(log_norm_change: Interval, last_log_norm: Interval) -> str:
+  """Classifies gradient norms as vanishing, steady, rising, exploding or unclear."""
+  if not log_norm_change.has_bounds:
     return 'unclear'
-  if change.high < -LOG_2:
+  if log_norm_change.high < -LOG_2:
     return 'vanishing'
-  if change.low > LOG_2:
+  if log_norm_change.low > LOG_2:
     return 'exploding' if last_log_norm.low > 0 else 'rising'
-  return 'steady' if change.low > -LOG_2 and change.high < LOG_2 else 'unclear'
+  is_steady = log_norm_change.low > -LOG_2 and log_norm_change.high < LOG_2
+  return 'steady' if is_steady else 'unclear'
 
 
 def half_life_from_slope(slope: Interval, longest_distance: int) -> Interval | str:
@@ -176,7 +179,7 @@ def half_life_from_slope(slope: Interval, longest_distance: int) -> Interval | s
 
 
 def log10_norm_decrease(curves: NormCurves, first_distance: int = 1) -> list[float]:
-  """The decrease of log10 of the gradient norm from `first_distance` to the longest, by seed.
+  """The log10 gradient norm at `first_distance` minus that at the longest distance, by seed.
 
   Norms below `SMALLEST_NORM` count as `SMALLEST_NORM`, so that the result is a lower bound.
   """
@@ -187,8 +190,8 @@ def log10_norm_decrease(curves: NormCurves, first_distance: int = 1) -> list[flo
   return (start - end).tolist()
 
 
-def largest_norms_beyond_field(curves: NormCurves) -> list[float]:
-  """The largest gradient norm beyond the receptive field by seed, or [] if none was measured."""
-  if not curves.extends_beyond_field:
+def largest_norms_beyond_receptive_field(curves: NormCurves) -> list[float]:
+  """The largest gradient norm outside the receptive field by seed, or [] without measurements."""
+  if not curves.extends_beyond_receptive_field:
     return []
   return curves.norms[:, curves.distances >= curves.receptive_field].max(1).tolist()

@@ -9,7 +9,7 @@ the identity are 1. Each is a geometric mean over sequences. It is 0 if the grad
 sequences is exactly 0.
 
 At initialisation there is no task. The inputs are unit Gaussian, and each seed draws parameters.
-In training `norms_in_training` is called at every evaluation.
+In training `gradient_norms_in_training` is called at every evaluation.
 """
 
 import functools
@@ -44,7 +44,7 @@ def measured_distances(length: int) -> list[int]:
 def gradient_norms_by_distance(
   stack: SequenceLayer, parameters, x: jax.Array
 ) -> dict[str, jax.Array]:
-  """Norms of the gradient of a stack's last output with respect to inputs, by their distance.
+  """Norms of the gradient of the last output with respect to the input at each distance.
 
   Args:
     stack: the residual blocks of a model.
@@ -70,13 +70,13 @@ def gradient_norms_by_distance(
 
 
 def measurement_settings(run: Run, length: int) -> dict:
-  """The settings of the model and the sequence length that identify a measurement in its record."""
+  """The sequence length and the model settings that identify a gradient measurement in a record."""
   settings = {name: run.to_json_values()[name] for name in MODEL_SETTINGS}
   return {'at': START, 'length': length} | settings
 
 
 def _run_from_measurement_settings(measurement: dict) -> Run:
-  """Creates a run with the model and the sequence length of a stored gradient measurement."""
+  """Creates a Run with the model settings and the sequence length of a gradient measurement."""
   settings = {name: measurement[name] for name in MODEL_SETTINGS}
   settings['seeds'] = tuple(measurement['seeds'])
   return Run(task=f'adding(length={measurement["length"]})', match='none', **settings)
@@ -88,7 +88,7 @@ _parse_task = functools.cache(functools.partial(spec.parse_spec, kind='task'))
 def initial_gradient_cell(
   study: str, measurement: dict, layer: SequenceLayer | None = None
 ) -> Cell:
-  """The experiment cell that measures gradient norms of a model at initialisation.
+  """The grid cell that measures gradient norms of a model at initialisation.
 
   Args:
     study: the name of the study.
@@ -96,7 +96,7 @@ def initial_gradient_cell(
     layer: the layer that `measurement['layer']` describes, or None to parse that description.
 
   Returns:
-    The experiment cell.
+    The grid cell.
 
   """
   label = f'{measurement["layer"]}, {measurement["block"]}, at {START}'
@@ -109,14 +109,14 @@ def measure_cell(cell: Cell, report: Callable[[float, str], None]) -> Outcome:
   del report
   run, stack = cell.experiment.run, cell.experiment.model_at_width().stack
   shape = SEQUENCES, cell.run['length'], run.width
-  norms = _norms_at_initialisation(stack, shape, np.array(run.seeds, np.int32))
+  norms = _gradient_norms_at_initialisation(stack, shape, np.array(run.seeds, np.int32))
   field = {'receptive_field': stack.receptive_field}
-  return Outcome(field | _norms_for_record(cell.run['length'], norms))
+  return Outcome(field | _gradient_norms_as_lists(cell.run['length'], norms))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _norms_at_initialisation(stack: SequenceLayer, shape: tuple[int, int, int], seeds):
-  """Norms [seeds, N] of gradients of an untrained stack's last output with respect to N inputs.
+def _gradient_norms_at_initialisation(stack: SequenceLayer, shape: tuple[int, int, int], seeds):
+  """Norms [seeds, N] of the gradient of an untrained stack's last output, at N input distances.
 
   The inputs are Gaussian and have the shape [B, T, D].
   """
@@ -129,27 +129,28 @@ def _norms_at_initialisation(stack: SequenceLayer, shape: tuple[int, int, int], 
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _norms_of_members(model: DecoderOnly, task: Task, parameters):
-  """Norms [members, N] of gradients of each member's last output with respect to N inputs.
+def _gradient_norms_of_ensemble_members(model: DecoderOnly, task: Task, parameters):
+  """Norms [members, N] of the last output's gradient in ensemble members, at N input distances.
 
   The inputs are embedded sequences of the test split.
   """
   source = task.batch('test', 0, SEQUENCES).source
 
-  def gradient_norms_of_member(parameters):
+  def gradient_norms_of_ensemble_member(parameters):
     x = first_block_input(model, parameters, source)
     return gradient_norms_by_distance(model.stack, parameters['stack'], x)
 
-  return jax.lax.map(gradient_norms_of_member, parameters)
+  return jax.lax.map(gradient_norms_of_ensemble_member, parameters)
 
 
-def norms_in_training(training: Training, states) -> dict:
-  """Measures the gradient norms of every ensemble member at an evaluation during training."""
-  norms = _norms_of_members(training.model, training.task, states.parameters['params'])
-  return _norms_for_record(batch_shapes(training.task).source.shape[1], norms)
+def gradient_norms_in_training(training: Training, states) -> dict:
+  """Measures the gradient norms of every ensemble member at one evaluation during training."""
+  norms = _gradient_norms_of_ensemble_members(
+    training.model, training.task, states.parameters['params'])
+  return _gradient_norms_as_lists(batch_shapes(training.task).source.shape[1], norms)
 
 
-def _norms_for_record(length: int, norms) -> dict:
-  """The distances, gradient norms and spectral norms as lists that a record can store."""
+def _gradient_norms_as_lists(length: int, norms) -> dict:
+  """Distances, gradient norms and spectral norms as lists of numbers for a record."""
   lists = {name: np.asarray(values).tolist() for name, values in norms.items()}
   return {'distances': measured_distances(length), **lists}

@@ -1,4 +1,4 @@
-"""Schemas of the records of gradient norms, at initialisation and in training."""
+"""Schemas of stored gradient norms, measured at initialisation or during training."""
 
 import dataclasses
 
@@ -18,8 +18,8 @@ NORM_FIELDS = {
 }
 
 
-def has_all_norms(measurement: dict, num_members: int) -> bool:
-  """Whether each ensemble member has a norm and a spectral norm at every distance."""
+def has_all_gradient_norms(measurement: dict, num_members: int) -> bool:
+  """Whether each ensemble member has a Frobenius norm and a spectral norm at every distance."""
   distances = measurement['distances']
   return distances[0] == 0 and is_ascending(distances) and all(
     has_matrix_shape(measurement[name], num_members, len(distances))
@@ -35,7 +35,7 @@ UNTRAINED_NORMS = RecordKind(
   Fields({'receptive_field': FIELD, **NORM_FIELDS}),
   (Constraint(
     'there are two norms for each seed at each distance',
-    lambda run, result: has_all_norms(result, len(run['seeds']))),),
+    lambda run, result: has_all_gradient_norms(result, len(run['seeds']))),),
   modules=('experiments.gradient_flow.gradient_norms',),
 )
 EVALUATION = Fields({'step': Integer(), **NORM_FIELDS})
@@ -43,7 +43,9 @@ TRAINING_NORMS = dataclasses.replace(
   TRAINING,
   result=TRAINING.result.with_required_fields({'watched': ListOf(EVALUATION, 1)}),
   constraints=(*TRAINING.constraints, Constraint(
-    'there are two norms for each member at each distance', lambda run, result: all(
-      has_all_norms(evaluation, len(result['members'])) for evaluation in result['watched']))),
+    'there are two norms for each ensemble member at each distance',
+    lambda run, result: all(
+      has_all_gradient_norms(evaluation, len(result['members']))
+      for evaluation in result['watched']))),
   modules=('experiments.lab.cells.training', 'experiments.gradient_flow.gradient_norms'),
 )

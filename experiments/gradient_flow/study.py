@@ -34,7 +34,7 @@ BLOCKS = ('plain', 'no_norm', 'pre_norm', 'post_norm')
 
 @dataclasses.dataclass(frozen=True)
 class LayerGrid:
-  """Layers with every combination of the varied settings, or all layers if none are listed."""
+  """Grid of layers and varied settings. An empty list of layers stands for all layers."""
 
   layers: tuple[str, ...] = ()
   varied: Mapping[str, Sequence] = dataclasses.field(default_factory=dict)
@@ -42,7 +42,7 @@ class LayerGrid:
 
 @dataclasses.dataclass(frozen=True)
 class GradientPreset:
-  """Layers that are measured at initialisation, layers that are trained, and their settings."""
+  """Layers to be measured untrained, layers and tasks for training, and common model settings."""
 
   untrained: tuple[LayerGrid, ...]
   length: int  # of sequences at initialisation, in tokens

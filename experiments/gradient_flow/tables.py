@@ -36,7 +36,7 @@ def report(records: list[dict]):
 
 
 def _records_of_simplest_models(records: Sequence[dict]) -> list[dict]:
-  """For each layer, the record of its shallowest model, preferably without residual blocks."""
+  """One record for each layer, preferably without residual blocks and of the smallest depth."""
   simplest = {}
   for record in sorted(records, key=lambda r: (r['run']['block'] != 'plain', r['run']['depth'])):
     run = record['run']
@@ -51,14 +51,14 @@ def _records_of_compared_layers(records: Sequence[dict]) -> list[dict]:
 
 
 def _initial_norms_table(title: str, records: Sequence[dict]):
-  """Table of gradient norms of untrained models by distance, with fit, half-life and verdict."""
+  """Table of gradient norms of untrained models by distance, with half-lives and verdicts."""
   rows = []
   for record in records:
     run, curves = record['run'], decay.initial_norm_curves(record)
     analysis = decay.analyse_decay(curves)
     rows.append((
       run['layer'], run['block'], run['depth'], run['length'],
-      *(curves.log10_norm_at(k) for k in (*TABLE_DISTANCES, int(curves.distances[-1]))),
+      *(curves.mean_log10_norm_at(k) for k in (*TABLE_DISTANCES, int(curves.distances[-1]))),
       analysis.better, analysis.half_life, analysis.verdict,
     ))
   return Table(
@@ -99,7 +99,7 @@ def _decay_fits_table(records: Sequence[dict]):
 
 
 def _trained_norms_table(records: Sequence[dict]):
-  """Table of half-lives of the gradient norm before, during and after training, and of scores."""
+  """Table of test scores, and of gradient half-lives before, during and after training."""
   rows = []
   for record in records:
     run, result = record['run'], record['result']
@@ -109,7 +109,7 @@ def _trained_norms_table(records: Sequence[dict]):
     rows.append((
       f'{result["title"]} {result["distance"]}', run['layer'], run['block'], run['clip'],
       before.half_life, halfway.half_life, after.half_life,
-      *(curves.log10_norm_at(int(curves.distances[-1]))
+      *(curves.mean_log10_norm_at(int(curves.distances[-1]))
         for curves in (evaluations[0], evaluations[-1])),
       before.verdict, after.verdict, scores.test_metric_interval(record),
     ))
@@ -137,7 +137,7 @@ def _norms_panel(title: str, series: Mapping[str, Any]):
 
 
 def _initial_norms_panels(records: Sequence[dict]):
-  """Panels of gradient norms at initialisation by layer, initial weights and residual block."""
+  """Panels of initial gradient norms that compare layers, initial weights or residual blocks."""
   simplest = _records_of_simplest_models(records)
   by_layer = {record['run']['layer']: decay.initial_norm_curves(record) for record in simplest}
   main_layers = {name: by_layer[name] for name in PLOTTED_LAYERS if name in by_layer}
@@ -159,7 +159,7 @@ def _initial_norms_panels(records: Sequence[dict]):
 
 
 def _trained_norms_panels(records: Sequence[dict]):
-  """Panels of gradient norms by layer, before and after training with gradient clipping.
+  """Panels of gradient norms before and after training with gradient clipping, for each layer.
 
   Each layer has only one kind of residual block.
   """

@@ -1,4 +1,4 @@
-"""Atomic file writes, after which a file has either its old or its new content, never a part.
+"""Atomic file writes, which leave a file with either its old or its new content but no mixture.
 
 The bytes are written to a temporary file in the same folder and flushed to the disk. Only then is
 the temporary file renamed to the final name, which the file system does in one step. A process that
@@ -16,11 +16,11 @@ ABANDONED_SECONDS = 3600.0  # age at which a temporary file is no longer being w
 
 
 def write(path: str | os.PathLike, data: bytes) -> None:
-  """Replaces the content of a file; an OSError names this file and not the temporary file."""
+  """Replaces the content of a file, or raises an OSError that names this file."""
   path = pathlib.Path(path)
   partial = temporary_path(path, uuid.uuid4().hex)
   try:
-    # Only the owner could read a file that the module `tempfile` creates, but results are shared.
+    # The module `tempfile` creates files that only their owner can read, but results are shared.
     with open(partial, 'xb') as file:
       file.write(data)
       file.flush()
@@ -41,7 +41,7 @@ def temporary_path(path: pathlib.Path, purpose: str) -> pathlib.Path:
 
 
 def file_system_time(path: pathlib.Path) -> float:
-  """The current time of the file system that holds a path, in seconds since the epoch.
+  """Returns the current time of the file system that contains a path, in seconds since the epoch.
 
   A network file system uses the clock of its server. Modification times of files must therefore be
   compared with this time and not with the local clock.

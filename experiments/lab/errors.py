@@ -8,14 +8,14 @@ KEPT_ENDING = 300  # characters at the end of a long message that are never cut
 
 
 class BadInput(ValueError):
-  """An invalid flag, spec or file; the message is shown to the user without a traceback."""
+  """The error for an invalid flag, spec or file, shown to the user without a traceback."""
 
   def __init__(self, message: str):
     super().__init__(shorten_to_line(message))
 
 
 def shorten_to_line(message: str) -> str:
-  """Joins the lines of a message, and shortens it to MAX_CHARACTERS by a cut in the middle.
+  """Joins the lines of a message, and removes its middle if it exceeds MAX_CHARACTERS.
 
   The beginning, which states the fault, and the end, which states the valid input, are kept.
   """
@@ -26,7 +26,7 @@ def shorten_to_line(message: str) -> str:
 
 
 def unknown_name_error(kind: str, name: str, known, suggestion: str = '') -> BadInput:
-  """Creates the error for an unknown name, which lists the valid names and suggests one.
+  """Creates an error that reports an unknown name, lists the valid names and suggests one of them.
 
   Args:
     kind: kind of the name, such as 'layer'.

@@ -29,7 +29,7 @@ MESSAGE = (
 
 
 class Interrupted(KeyboardInterrupt):
-  """The error that a check of the flag raises after a signal has requested the process to stop."""
+  """The error that long computations raise after a signal has requested the process to stop."""
 
   def __init__(self, number: int, message: str = ''):
     super().__init__(message)
@@ -37,7 +37,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class _Listener:
-  """The signal handlers, and the number of the first signal that they received."""
+  """Signal handlers, which store the number of the first signal that the process receives."""
 
   def __init__(self):
     self.first_signal: int | None = None
@@ -46,7 +46,7 @@ class _Listener:
     self._thread = threading.Thread(target=self._announce_signals, name='signals', daemon=True)
 
   def install_handlers(self) -> None:
-    # Signals that are already ignored stay ignored, such as Ctrl-C in a background job.
+    # Signals that the process already ignores, such as Ctrl-C in a background job, stay ignored.
     handled = [n for n in SIGNALS if signal.getsignal(n) not in (signal.SIG_IGN, None)]
     self._previous_handlers = {n: signal.signal(n, self._record_signal) for n in handled}
     self._previous_descriptor = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
@@ -82,7 +82,7 @@ _listener: _Listener | None = None  # a process has one set of handlers, hence o
 
 @contextlib.contextmanager
 def deferred_signals() -> Iterator[None]:
-  """Makes signals inside the block set a flag instead of ending the process.
+  """Makes signals within a `with` block set a flag instead of terminating the process.
 
   Blocks may be nested. Python permits signal handlers in the main thread only, so that the block
   has no effect in any other thread.

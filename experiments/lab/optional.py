@@ -9,11 +9,11 @@ import types
 
 
 class MissingExtra(ImportError):
-  """A library of an extra in setup.cfg is not installed; the message states the install command."""
+  """The error for an optional library that is not installed, which states the install command."""
 
 
 def import_optional(module: str, purpose: str, extra: str) -> types.ModuleType:
-  """Imports a module that belongs to an optional extra of setup.cfg.
+  """Imports a module of an optional library, or raises MissingExtra if it is not installed.
 
   Args:
     module: dotted name of the module.
@@ -47,7 +47,7 @@ class LazyModule(types.ModuleType):
 
 
 def lazy_module(module: str) -> LazyModule:
-  """Declares a required library that is imported on first use.
+  """Returns a module object for a required library that is imported only on first use.
 
   Annotations that refer to the library must be strings.
   """
@@ -55,5 +55,5 @@ def lazy_module(module: str) -> LazyModule:
 
 
 def install_command(extra: str) -> str:
-  """The pip command that installs the libraries of an extra in setup.cfg from the repository."""
+  """Returns the pip command that installs the libraries of an extra in setup.cfg."""
   return f"pip install -e '.[{extra}]' in the folder of the repository"

@@ -1,4 +1,4 @@
-"""Folders of data sealed by a manifest that contains the SHA-256 checksum of every file.
+"""Data folders with a manifest that contains the SHA-256 checksum of every file.
 
 The manifest is written last, so that a folder whose writer was killed has no manifest. A file that
 is lost, added or altered by a single bit no longer agrees with the manifest. Code that loads such a
@@ -16,16 +16,16 @@ NAME = 'manifest.json'
 
 
 class DataError(OSError):
-  """Data on a disk or a network is unusable; the message is shown to the user in one line."""
+  """The error for unusable data on a disk or a network, shown to the user in one line."""
 
 
 def write_manifest(folder: pathlib.Path) -> None:
-  """Writes the manifest with the checksums of all files that a folder contains."""
+  """Writes a manifest with the checksums of all files in a folder to this folder."""
   atomic.write(folder / NAME, json.dumps(_checksums(folder), indent=1, sort_keys=True).encode())
 
 
 def find_damage(folder: pathlib.Path) -> str:
-  """Describes the first difference between a folder and its manifest, or returns '' if none."""
+  """Describes how a folder first differs from its manifest, or returns '' if they agree."""
   try:
     sealed = json.loads((folder / NAME).read_bytes())
     current = _checksums(folder)

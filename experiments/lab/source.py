@@ -1,4 +1,4 @@
-"""Static analysis of the repository's source, which yields catalogues, imports and fingerprints.
+"""Static analysis of the source code, which yields catalogues, imports and code fingerprints.
 
 The numbers of an experiment cell depend on the modules that execute the cell, on its layer and
 task, and on all modules that these import. Their fingerprints are a part of the key under which a
@@ -20,18 +20,18 @@ from collections.abc import Iterable
 
 ROOT = pathlib.Path(__file__).parents[2]
 PACKAGES = ('transformer', 'baselines', 'experiments')
-# In experiments/lab, only modules of these packages can affect the numbers of a cell.
-# Elsewhere, every module that a cell imports or a spec names can affect the numbers of a cell.
+# In experiments/lab, only modules of these packages can affect the results of a grid cell.
+# Outside experiments/lab, every module that a grid cell imports or names can affect its results.
 RELEVANT_PACKAGES = tuple(f'experiments.lab.{package}' for package in (
   'cells', 'tasks', 'corpora', 'training', 'measure'))
-# These modules validate the settings of a cell or name its machine, and affect no number.
+# These modules validate settings or identify the machine, and do not affect numerical results.
 IRRELEVANT_MODULES = tuple(f'experiments.lab.cells.{name}' for name in (
   'checks', 'environment', 'limits', 'run', 'sizes', 'spec'))
 CATALOGUES = {
   'LAYERS': 'baselines', 'TRANSLATORS': 'baselines', 'POSITIONS': 'transformer.positions',
   'TASKS': 'experiments.lab.tasks', 'BENCHMARKS': 'experiments.speed.benchmarks',
 }
-# Settings of a run whose values are specs, with the catalogues of the names in these specs.
+# Maps each run setting that contains specs to the catalogues that define names in these specs.
 SPEC_SETTINGS = {
   **dict.fromkeys(('layer', 'layers'), ('LAYERS', 'TRANSLATORS', 'POSITIONS')),
   'task': ('TASKS',), 'benchmark': ('BENCHMARKS',),
@@ -57,7 +57,7 @@ def source_bytes(module: str) -> bytes:
 
 
 def cache_all_sources() -> None:
-  """Reads all source files now, so that fingerprints describe the code that a command then loads.
+  """Caches all source files, so that fingerprints match the code that a command loads afterwards.
 
   Files that are edited while the command computes its cells do not change these fingerprints.
   """
@@ -74,7 +74,7 @@ def syntax_tree(module: str) -> ast.Module:
 
 
 def imported_names(nodes: Iterable[ast.AST]) -> dict[str, tuple[str, str]]:
-  """Maps each name that import statements bind to its module and to its name in that module.
+  """Maps each name bound by import statements to the imported module and the original name.
 
   The second name is '' if the imported object is itself a module.
   """
@@ -108,7 +108,7 @@ def imported_modules(module: str) -> frozenset[str]:
 
 @functools.cache
 def catalogue_entries(catalogue: str) -> dict[str, tuple[str, str]]:
-  """Maps each entry of a catalogue to the module that defines it and its name in that module."""
+  """Maps each entry of a catalogue to the module and the name of its definition."""
   module = CATALOGUES[catalogue]
   entries = module_constants(module)[catalogue]
   return {
@@ -132,7 +132,7 @@ def component_options(module: str, class_name: str) -> dict[str, str]:
 
 @functools.cache
 def dataclass_fields(module: str, class_name: str) -> dict[str, str]:
-  """Maps each field of a dataclass to its default as text, inherited fields first.
+  """Maps each field of a dataclass to the text of its default value, inherited fields first.
 
   The text is '' for a field without a default.
   """
@@ -185,7 +185,7 @@ def docstring_summary(module: str, class_name: str) -> str:
 
 
 def modules_named_in_run(run: dict) -> set[str]:
-  """The modules of the layers, tasks and benchmarks that the settings of a run name."""
+  """Returns the modules that define the layers, tasks and benchmarks in the settings of a run."""
   modules = set()
   for setting, catalogues in SPEC_SETTINGS.items():
     value = run.get(setting, ())
@@ -197,7 +197,7 @@ def modules_named_in_run(run: dict) -> set[str]:
 
 
 def affects_numbers(module: str) -> bool:
-  """Whether the numbers of a cell may depend on an imported module of this repository."""
+  """Whether the results of a grid cell may depend on an imported module of this repository."""
   if source_path(module).name == '__init__.py' or module in IRRELEVANT_MODULES:
     return False
   in_lab = module.startswith('experiments.lab.')
@@ -206,7 +206,7 @@ def affects_numbers(module: str) -> bool:
 
 @functools.cache
 def relevant_imports(module: str) -> frozenset[str]:
-  """The module and its direct and indirect imports that may affect the numbers of a cell."""
+  """Returns a module and its direct and indirect imports that may affect a grid cell's results."""
   visited, pending = set(), [module]
   while pending:
     current = pending.pop()
@@ -217,7 +217,7 @@ def relevant_imports(module: str) -> frozenset[str]:
 
 
 def code_fingerprints(cell_modules: Iterable[str], run: dict) -> dict[str, str]:
-  """The fingerprints of all modules that the numbers of a run depend on.
+  """Maps each module that may affect the results of a run to the fingerprint of its code.
 
   Args:
     cell_modules: names of the modules that execute the run's cell.
@@ -230,12 +230,12 @@ def code_fingerprints(cell_modules: Iterable[str], run: dict) -> dict[str, str]:
 
 @functools.cache
 def module_fingerprint(module: str) -> str:
-  """Twelve hex digits that identify a module's code, equal in every version of Python."""
+  """Returns twelve hex digits that identify a module's code independently of the Python version."""
   return syntax_tree_digest(syntax_tree(module))
 
 
 def syntax_tree_digest(tree: ast.Module) -> str:
-  """Twelve hex digits that identify a syntax tree, in which docstrings are ignored."""
+  """Returns twelve hex digits that identify a syntax tree apart from its docstrings."""
   return hashlib.sha256(_serialize_tree(tree).encode()).hexdigest()[:12]
 
 

@@ -1,4 +1,4 @@
-"""Experiment cells that train every layer on every task, and a cell that times training steps."""
+"""Grid cells that train layers on tasks, and a grid cell that measures training-step times."""
 
 from experiments.lab.cells import timing
 from experiments.lab.cells.cell import Cell
@@ -12,7 +12,7 @@ TIMING_ROUNDS = 7
 
 
 def jobs(study: Study, preset: Preset) -> list[Job]:
-  """Returns a job that trains all layers, and another that times a training step of each layer."""
+  """Returns a job that trains all layers, and a job that measures training-step times."""
   experiments = training_grid.requested_experiments(preset)
   execute = timing.timing_executor(flags.FLAGS.timeout)
   return [
@@ -22,7 +22,7 @@ def jobs(study: Study, preset: Preset) -> list[Job]:
 
 
 def _step_timing_cell(study: str, experiments: list[Experiment]) -> Cell:
-  """The experiment cell that times training steps of all layers in interleaved rounds."""
+  """The grid cell that measures training-step times of all layers in interleaved rounds."""
   first = experiments[0].run
   settings = timing.timing_cell_settings(
     first, dict.fromkeys(e.run.layer for e in experiments), [TIMED_LENGTH], ['train'],

@@ -1,4 +1,4 @@
-"""Claims on task scores of recurrent layers, and controls that check the measured scores."""
+"""Claims on task scores of recurrent layers, and control experiments that test the scores."""
 
 from experiments.lab.evidence.claim import Claim, oracle_and_baseline_controls
 from experiments.lab.evidence.effects import (

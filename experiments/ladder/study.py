@@ -84,10 +84,10 @@ def report(records: list[dict]):
   layers = scoreboard.layers_in_record_order(trained)
   scores = scoreboard.test_metric_table(
     'Layers from Elman to attention: scores, state size and step time', columns, layers)
-  budgets = scoreboard.budget_table(
+  budgets = scoreboard.parameter_budget_table(
     'Layers from Elman to attention: parameter budgets and training time', columns, layers)
   panels = scoreboard.state_size_panels(trained)
-  return [tables.insert_state_and_time_columns(scores, columns, timed), budgets], panels
+  return [tables.insert_state_size_and_step_time_columns(scores, columns, timed), budgets], panels
 
 
 STUDY = Study(

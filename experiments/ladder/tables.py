@@ -11,7 +11,7 @@ TIMED_LENGTH = 64
 def split_training_and_timing_records(
   records: list[dict], layer_order: Sequence[str]
 ) -> tuple[list[dict], list[dict]]:
-  """Returns the training records in the order of layer names, and the records of step times."""
+  """Returns training records sorted by `layer_order`, and records of training-step times."""
   trained = [record for record in records if 'layer' in record['run']]
 
   def index_in_layer_order(record):
@@ -22,26 +22,28 @@ def split_training_and_timing_records(
   return sorted(trained, key=index_in_layer_order), timed
 
 
-def insert_state_and_time_columns(score_table, columns, timed: list[dict]):
+def insert_state_size_and_step_time_columns(
+  score_table, records_by_column, timing_records: list[dict]
+):
   """Inserts columns of state size and training-step time into a table of scores.
 
   Args:
     score_table: the table of test metrics by layer and task.
-    columns: the records of trained layers by column of the table.
-    timed: the records of step times.
+    records_by_column: the records of trained layers by column of the table.
+    timing_records: the records of training-step times.
 
   Returns:
     A copy of the table with both columns after that of the layers.
 
   """
   state_bytes = {}  # of the first task on which a layer was trained
-  for group in columns.values():
+  for group in records_by_column.values():
     for record in group:
       if record['result']:
         state_bytes.setdefault(record['run']['layer'], record['result']['state_bytes'])
 
   def median_step_time(layer):
-    records = [record for record in timed if layer in record['run']['layers']]
+    records = [record for record in timing_records if layer in record['run']['layers']]
     return times.median_microseconds_per_token(records, layer, 'train', TIMED_LENGTH)
 
   return dataclasses.replace(

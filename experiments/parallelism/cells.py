@@ -1,4 +1,4 @@
-"""Experiment grid of the parallelism study, with one cell per repetition of all measurements."""
+"""Grid cells of the parallelism study, each with one repetition of all measurements."""
 
 from experiments.lab.cells import checks, spec, timing
 from experiments.lab.cells.cell import Cell
@@ -10,13 +10,13 @@ from experiments.parallelism.study import SIZES, ParallelismPreset
 
 
 def jobs(study: Study, preset: ParallelismPreset) -> list[Job]:
-  """Returns the job that times the requested layers at the requested sequence lengths."""
+  """Returns the job that measures the times of all requested layers and sequence lengths."""
   return [
     Job(repetition_cells(study.name, preset), timing.timing_executor(flags.FLAGS.timeout))]
 
 
 def repetition_cells(study: str, preset: ParallelismPreset) -> list[Cell]:
-  """Creates a grid cell for every seed, which measures all layers at all sequence lengths.
+  """Creates one grid cell per seed. Each grid cell measures all layers at all sequence lengths.
 
   Raises a BadInput for invalid sizes, or if a flag was set that has no effect in this study.
   """
@@ -32,12 +32,12 @@ def repetition_cells(study: str, preset: ParallelismPreset) -> list[Cell]:
   settings = timing.timing_cell_settings(
     run, layers, flags.requested_lengths() or preset.lengths, timing.QUANTITIES,
     rounds=run.steps, **sizes)
-  check_batch_sizes(settings)
+  check_timing_sizes(settings)
   return [timing.timing_cell(study, settings, seed, f'repetition {seed}') for seed in run.seeds]
 
 
-def check_batch_sizes(settings: dict) -> None:
-  """Raises a BadInput for nonpositive sizes, or tokens that are no multiple of a length."""
+def check_timing_sizes(settings: dict) -> None:
+  """Raises BadInput unless all sizes are positive and every length divides the number of tokens."""
   for name in SIZES:
     if settings[name] < 1:
       raise BadInput(f'--{name} must be at least 1, not {settings[name]}')

@@ -1,4 +1,4 @@
-"""Claims about the growth of time with sequence length, and the effects that decide them."""
+"""Claims on the growth of computation time with sequence length, and a control experiment."""
 
 from experiments.lab.evidence.claim import MEASURE_AGAIN, VASWANI, Claim
 from experiments.lab.evidence.effects import ratios_of_repeated_step_times, time_growth_with_length

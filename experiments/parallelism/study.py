@@ -1,4 +1,4 @@
-"""How do time and memory grow with sequence length? All layers in the same residual blocks.
+"""How do time and memory grow with sequence length? All layers have the same residual block.
 
   python -m experiments.parallelism --preset=quick --layers=attention,lstm --runs=runs/quick
 
@@ -9,9 +9,9 @@ costs more after a longer prefix. Training steps, forward passes and generation 
 lengths are timed in interleaved rounds in one process on one device
 (experiments/lab/cells/timing.py).
 
-A cell is one repetition of all these measurements with its own parameters and data. Finished cells
-are stored and skipped in later runs. The device is part of a cell's key, so the times of two
-machines are never combined in one table.
+A grid cell is one repetition of all these measurements with its own parameters and data. Finished
+grid cells are stored and skipped in later runs. The device is part of a grid cell's key, so the
+times of two machines are never combined in one table.
 """
 
 import dataclasses
@@ -50,7 +50,7 @@ PRESETS = {
     layers=('attention(num_heads=2)', 'lstm'), lengths=(8, 12), tokens=48, sequences=2,
     generated=8, settings={'width': 8, 'depth': 1, 'steps': 2, 'seeds': (0, 1)},
   ),
-  # The main layers at sizes for two CPU cores, with a run time of about a minute.
+  # This preset measures the main layers in about a minute on two CPU cores.
   'quick': ParallelismPreset(
     layers=('attention', 'lstm', 'gru', 'tcn'), lengths=(64, 256, 1024), tokens=4096,
     sequences=8, generated=32, settings={'steps': 7},

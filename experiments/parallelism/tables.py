@@ -29,7 +29,7 @@ METRICS = (
 
 
 def report(records: Iterable[dict]) -> tuple[list, list]:
-  """Returns tables and figure panels, separate for each device and combination of settings."""
+  """Returns separate tables and figure panels for each device and combination of settings."""
   grids = times.group_repetitions(records)
   reported = [
     metric_table_and_panel(metric, repetitions, single_grid=len(grids) == 1)
@@ -103,7 +103,7 @@ def metric_at_length(
 def growth_ratio(
   metric: Metric, records: Sequence[dict], layer: str, first_length: int, last_length: int
 ) -> Interval | None:
-  """Returns the time or memory at the longest length, divided by that at the shortest length.
+  """Returns the ratio of time or memory at the longest length to that at the shortest length.
 
   Args:
     metric: Metric to show.
@@ -134,7 +134,7 @@ def growth_ratio(
 
 
 def metric_caption(metric: Metric, records: Sequence[dict]) -> str:
-  """Describes device, workload and statistic, and lists the points that ran out of memory."""
+  """Describes device, workload, statistic and the measurements that ran out of memory."""
   run = records[0]['run']
   statistic = f'median and 95 % interval (rounds: {run["rounds"]}, repetitions: {len(records)})'
   if metric.unit == 'MiB':

@@ -1,4 +1,4 @@
-"""Claims on pronoun resolution against distance, and controls that check the scores."""
+"""Claims on pronoun resolution by distance, and control experiments."""
 
 from experiments.lab.evidence.claim import VASWANI, Claim, oracle_and_baseline_controls
 from experiments.lab.evidence.effects import score_at_longest_distance, score_drop_with_distance

@@ -52,7 +52,8 @@ def report(records: list[dict]):
   report_tables = [
     scoreboard.test_metric_table('Pronouns: accuracy by distance', columns, layers),
     tables.antecedent_attention_table(columns),
-    scoreboard.budget_table('Pronouns: parameter budgets and training time', columns, layers),
+    scoreboard.parameter_budget_table(
+      'Pronouns: parameter budgets and training time', columns, layers),
   ]
   panels = [*scoreboard.test_metric_panels(records), *tables.antecedent_attention_panels(columns)]
   return report_tables, panels

@@ -5,7 +5,7 @@ from experiments.lab.results.statistics import Interval
 from experiments.lab.results.table import Table
 
 
-def largest_antecedent_weight(record: dict):
+def largest_attention_weight_on_antecedent(record: dict):
   """The largest attention weight on the antecedent over all layers and heads, or None.
 
   Returns (weight, layer, head), or None for a model without attention.
@@ -23,7 +23,7 @@ def antecedent_attention_table(records_by_task):
   rows = []
   for task, group in records_by_task.items():
     for record in group:
-      largest = largest_antecedent_weight(record)
+      largest = largest_attention_weight_on_antecedent(record)
       if largest is not None:
         weight, layer, head = largest
         tokens = record['result']['antecedent_attention'][0]['tokens']
@@ -43,7 +43,7 @@ def antecedent_attention_panels(records_by_task):
   series = {}
   for group in records_by_task.values():
     for record in group:
-      largest = largest_antecedent_weight(record)
+      largest = largest_attention_weight_on_antecedent(record)
       if largest is not None:
         point = record['result']['distance'], Interval.without_bounds(largest[0])
         series.setdefault(record['run']['layer'], []).append(point)

@@ -1,4 +1,4 @@
-"""Experiment cells that measure receptive fields of untrained stacks and of models in training."""
+"""Grid cells that measure receptive fields of untrained stacks and of models in training."""
 
 from experiments.lab.cells import checks, spec
 from experiments.lab.cells.cell import Cell
@@ -16,22 +16,22 @@ DEPTH = 2  # of trained layers for which the preset has no depths
 
 
 def jobs(study: Study, preset: FieldPreset) -> list[Job]:
-  """Returns a job that measures fields during training, and another for untrained stacks."""
+  """Returns two jobs, which measure receptive fields in training and of untrained stacks."""
   cells = untrained_stack_cells(study.name, preset)
   experiments = experiments_around_field_edges(preset)
   return [
-    training_grid.training_job(study, experiments, field_measurement.fields_in_training),
+    training_grid.training_job(study, experiments, field_measurement.receptive_fields_in_training),
     Job(cells, field_measurement.measure_cell),
   ]
 
 
 def _requested_layers() -> list | None:
-  """The layers in the flag --layers, or None if the flag is not set."""
+  """The parsed layers of the flag --layers, or None if the flag is not set."""
   return spec.parse_spec_list(flags.FLAGS.layers, 'layer') if flags.flag_was_set('layers') else None
 
 
 def untrained_stack_cells(study: str, preset: FieldPreset) -> list[Cell]:
-  """The experiment cells that measure receptive fields of stacks at initialisation."""
+  """The grid cells that measure receptive fields of layer stacks at initialisation."""
   layers, sweeps = _requested_layers(), preset.sweeps
   if layers:
     sweeps = sweeps[:1]
@@ -52,13 +52,14 @@ def untrained_stack_cells(study: str, preset: FieldPreset) -> list[Cell]:
   ]
 
 
-def distances_around_field_edge(field: int) -> tuple[int, ...]:
-  """Distances of about half and twice a receptive field, and just inside and outside its edge."""
-  return (field - 1) // 2, field - 1, field, 2 * (field - 1)
+def distances_around_field_edge(receptive_field: int) -> tuple[int, ...]:
+  """Four distances in tokens, two inside a receptive field and two outside it."""
+  largest_lag = receptive_field - 1
+  return largest_lag // 2, largest_lag, receptive_field, 2 * largest_lag
 
 
 def experiments_around_field_edges(preset: FieldPreset) -> list[Experiment]:
-  """The experiments that train models at distances around the edge of their receptive field.
+  """The experiments that train models at task distances around the edge of the receptive field.
 
   The flag --lengths replaces these distances. Without it a model with an unbounded field is trained
   at the first distances outside the fields of the other models.
@@ -87,6 +88,6 @@ def experiments_around_field_edges(preset: FieldPreset) -> list[Experiment]:
 def _training_experiment(
   preset: FieldPreset, task_grid: TaskGrid, layer, depth: int, task
 ) -> Experiment:
-  """The experiment that trains a layer on a task, where the flag --depth overrides `depth`."""
+  """The experiment that trains a layer on a task. The flag --depth overrides `depth`."""
   settings = preset.settings | task_grid.settings | {'depth': depth} | flags.requested_settings()
   return training_grid.experiment_from_settings(settings, layer, task)

@@ -1,4 +1,4 @@
-"""Claims on declared, measured and effective receptive fields, and controls that check them."""
+"""Claims on declared, measured and effective receptive fields, and control experiments."""
 
 from experiments.lab.evidence.claim import Claim, oracle_and_baseline_controls
 from experiments.lab.evidence.effects import Effect, Records
@@ -12,16 +12,16 @@ SPREAD = 'standard deviation of the lag, weighted by the squared gradient of the
 
 
 def declared_field_agreement(records: Records) -> list[float] | None:
-  """1 for each stack whose measured receptive field equals the declared one, and 0 otherwise."""
+  """For each stack, 1 if the measured receptive field equals the declared one, and 0 otherwise."""
   stacks, _ = tables.split_untrained_and_trained(records)
   return [float(tables.measured_equals_declared(stack)) for stack in stacks] or None
 
 
 def effective_field_fraction(decrease_with_depth: bool) -> Effect:
-  """The effective receptive field divided by the declared one, for the deepest stack of each layer.
+  """The ratio of effective to declared receptive field in the deepest stack of each layer.
 
-  With `decrease_with_depth` the effect is the fraction of the shallowest stack of each layer minus
-  that of its deepest stack.
+  With `decrease_with_depth` the effect is this ratio in the shallowest stack of each layer minus
+  the ratio in its deepest stack.
   """
   def fraction_of_each_stack_and_seed(records: Records) -> list[float] | None:
     untrained, _ = tables.split_untrained_and_trained(records)
@@ -36,7 +36,7 @@ def effective_field_fraction(decrease_with_depth: bool) -> Effect:
 
 
 def lag_spread_growth_exponent(block: str) -> Effect:
-  """The exponent with which the standard deviation of the gradient's lag grows with depth.
+  """Power-law exponent of the standard deviation of the gradient's lag as a function of depth.
 
   There is an exponent for each layer and seed.
   """
@@ -51,8 +51,8 @@ def lag_spread_growth_exponent(block: str) -> Effect:
   return exponent_of_each_stack_and_seed
 
 
-def scores_outside_or_inside_field(outside: bool) -> Effect:
-  """Scores of trained models at distances outside their receptive field, or inside the field."""
+def scores_outside_or_inside_receptive_field(outside: bool) -> Effect:
+  """Test scores of models at distances outside the receptive field, or at distances inside it."""
   def score_of_each_model_and_seed(records: Records) -> list[float] | None:
     return [
       score for record in tables.split_untrained_and_trained(records)[1]
@@ -65,7 +65,7 @@ def scores_outside_or_inside_field(outside: bool) -> Effect:
 
 
 def lag_spread_ratio(records: Records) -> list[float] | None:
-  """The ratio of the standard deviation of the gradient's lag after training to that before.
+  """The standard deviation of the gradient's lag after training, divided by that before training.
 
   There is a ratio for each seed and each model with a bounded receptive field, at the longest
   trained distance within that field.
@@ -91,7 +91,7 @@ CONTROLS = (
     'blind-field',
     'A model trained on copy memory at a distance beyond its receptive field scores no better than '
     'chance',
-    'control', 'receptive_field', scores_outside_or_inside_field(outside=True), SCORE,
+    'control', 'receptive_field', scores_outside_or_inside_receptive_field(outside=True), SCORE,
     '<', 0.05,
   ),
 )
@@ -100,8 +100,8 @@ CLAIMS = (
     'inside-field',
     'A model with a bounded receptive field, such as a stack of convolutions, solves copy memory '
     'at trained distances within that field',
-    'Bai et al. 2018', 'receptive_field', scores_outside_or_inside_field(outside=False), SCORE,
-    '>', 0.9,
+    'Bai et al. 2018', 'receptive_field', scores_outside_or_inside_receptive_field(outside=False),
+    SCORE, '>', 0.9,
   ),
   Claim(
     'effective-field',

@@ -1,4 +1,4 @@
-"""Measurement of receptive fields, of stacks at initialisation and of models during training.
+"""Measurement of receptive fields of stacks at initialisation and of models during training.
 
 At initialisation the model is a stack of residual blocks, with several seeds in one program. Its
 inputs are Gaussian sequences longer than the receptive field that the stack declares, so that a
@@ -25,7 +25,7 @@ TEST_SEQUENCES = 8  # over which the gradient energy of a model in training is a
 
 
 def untrained_stack_cell(study: str, experiment: Experiment, length: int, sequences: int) -> Cell:
-  """The experiment cell that measures the receptive field of an untrained stack of layers.
+  """The grid cell that measures the receptive field of an untrained stack of layers.
 
   Args:
     study: the name of the study.
@@ -34,7 +34,7 @@ def untrained_stack_cell(study: str, experiment: Experiment, length: int, sequen
     sequences: the number of input sequences.
 
   Returns:
-    The experiment cell.
+    The grid cell.
 
   """
   run = experiment.run
@@ -71,7 +71,7 @@ def _statistics_at_initialisation(stack: SequenceLayer, shape: tuple[int, int, i
 
 
 def _receptive_field_statistics(function, x: jax.Array) -> dict[str, jax.Array]:
-  """Receptive-field statistics of a function of x [B, T, D], for its last output.
+  """Receptive-field statistics of the last output of `function(x)`, with inputs x [B, T, D].
 
   The measured and the effective field and the spread are scalars. The energy [T] is normalised to
   a sum of 1.
@@ -86,25 +86,25 @@ def _receptive_field_statistics(function, x: jax.Array) -> dict[str, jax.Array]:
   }
 
 
-def fields_in_training(training: Training, states) -> dict[str, list]:
-  """Receptive-field statistics by ensemble member, for embedded sequences of the test split."""
-  return _statistics_for_record(_statistics_of_members(training, states))
+def receptive_fields_in_training(training: Training, states) -> dict[str, list]:
+  """Receptive-field statistics of each ensemble member on embedded sequences of the test split."""
+  return _statistics_for_record(_statistics_of_ensemble_members(training, states))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _statistics_of_members(training: Training, states):
+def _statistics_of_ensemble_members(training: Training, states):
   model, source = training.model, lengthened_test_sequences(training)
 
-  def statistics_of_member(state):
+  def statistics_of_ensemble_member(state):
     parameters = training.parameters_for_test(state)['params']
     apply_stack = lambda x: model.stack.apply({'params': parameters['stack']}, x)[0]  # noqa: E731
     return _receptive_field_statistics(apply_stack, first_block_input(model, parameters, source))
 
-  return jax.lax.map(statistics_of_member, states)
+  return jax.lax.map(statistics_of_ensemble_member, states)
 
 
 def lengthened_test_sequences(training: Training) -> jax.Array:
-  """Test sequences [B, T], each preceded by other test sequences to exceed the receptive field."""
+  """Test sequences [B, T], extended by other test sequences beyond the receptive field."""
   task, size = training.task, min(TEST_SEQUENCES, training.recipe.batch_size)
   sources = task.batch('test', 0, size).source
   count = (training.model.receptive_field or 0) // sources.shape[1]
@@ -113,7 +113,7 @@ def lengthened_test_sequences(training: Training) -> jax.Array:
 
 
 def _statistics_for_record(statistics: dict[str, jax.Array]) -> dict[str, list]:
-  """Receptive-field statistics as lists for a record, with energies rounded to three digits."""
+  """Receptive-field statistics as lists for a record, with gradient energies of three digits."""
   lists = {name: value.tolist() for name, value in jax.device_get(statistics).items()}
   energy = [[float(f'{value:.3g}') for value in by_lag] for by_lag in lists['energy']]
   return lists | {'energy': energy}

@@ -1,4 +1,4 @@
-"""Receptive field, gradient energy by lag and effective receptive field, from a Jacobian.
+"""Statistics of receptive fields and of gradient energy by lag, computed from a Jacobian.
 
 With J_k = d y_t / d x_{t-k}, at lag k before an output y_t:
 
@@ -35,12 +35,12 @@ def measured_receptive_field(jacobian: jax.Array) -> jax.Array:
 
 
 def gradient_energy_by_lag(jacobian: jax.Array) -> jax.Array:
-  """The mean squared gradient of the last output by lag [T], from its Jacobian [B, T, V, D]."""
+  """The mean squared gradient [T] of the last output by lag, from its Jacobian [B, T, V, D]."""
   return jnp.mean(jnp.square(jacobians.frobenius_norm(jacobian)), 0)[::-1]
 
 
 def effective_receptive_field(energy: jax.Array) -> jax.Array:
-  """The number of lags at which the gradient exceeds 4.55 % of its maximum, from energy [T].
+  """The number of lags at which the gradient, sqrt(energy), exceeds 4.55 % of its maximum.
 
   The number is a scalar, and is NaN if the energy of a lag is NaN.
   """

@@ -1,4 +1,4 @@
-"""Schemas of the records of receptive fields, of untrained stacks and of models in training."""
+"""Schemas of stored receptive fields of untrained stacks and of models in training."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ EVALUATION = Fields({'step': Integer(), **FIELD_STATISTICS})
 
 
 def has_all_statistics(measurement: dict, num_members: int) -> bool:
-  """Whether every ensemble member has all receptive-field statistics, over equally many lags."""
+  """Whether each ensemble member has all receptive-field statistics, for equally many lags."""
   return has_matrix_shape(measurement['energy'], num_members) and all(
     len(measurement[name]) == num_members for name in ('measured', 'effective', 'spread'))
 
@@ -33,7 +33,7 @@ TRAINING_FIELDS = dataclasses.replace(
   TRAINING,
   result=TRAINING.result.with_required_fields({'watched': ListOf(EVALUATION, 1)}),
   constraints=(*TRAINING.constraints, Constraint(
-    'there is a receptive field for each member', lambda run, result: all(
+    'there is a receptive field for each ensemble member', lambda run, result: all(
       has_all_statistics(evaluation, len(result['members'])) for evaluation in result['watched']))),
   modules=('experiments.lab.cells.training', 'experiments.receptive_field.field_measurement'),
 )

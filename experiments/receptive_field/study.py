@@ -31,7 +31,7 @@ UNBOUNDED = ('attention', 'lstm', 'mamba')
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-  """Layers to be measured at initialisation, at several depths and in several residual blocks."""
+  """Layers, depths and residual blocks whose combinations are measured at initialisation."""
 
   layers: tuple[str, ...]
   depths: tuple[int, ...]

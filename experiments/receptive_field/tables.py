@@ -32,7 +32,7 @@ def report(records: list[dict]):
 
 
 def split_untrained_and_trained(records: Sequence[dict]) -> tuple[list[dict], list[dict]]:
-  """Returns the records of untrained stacks and of trained models, sorted, without failed runs."""
+  """Returns the sorted records of untrained stacks and of trained models, without failed runs."""
   with_result = [record for record in records if record['result']]
   untrained = [record for record in with_result if 'task' not in record['run']]
   trained = [record for record in with_result if 'task' in record['run']]
@@ -68,19 +68,22 @@ def _stack_name(record: dict) -> str:
 
 
 def measured_equals_declared(record: dict) -> bool:
-  """Whether the measured field equals the declared one, or the input length if it is unbounded."""
+  """Whether the measured receptive field equals the declared one.
+
+  A stack with an unbounded field must have a measured field of the input length.
+  """
   result = record['result']
   return max(result['measured']) == (result['declared'] or result['length'])
 
 
 def effective_field_fractions(record: dict) -> list[float]:
-  """The effective receptive field of a stack divided by its declared field, by seed."""
+  """The effective receptive field of a stack divided by the declared one, for each seed."""
   result = record['result']
   return [size / (result['declared'] or result['length']) for size in result['effective']]
 
 
 def group_stacks_by_layer(stacks: Sequence[dict]) -> dict[str, list[dict]]:
-  """Maps each layer with a bounded receptive field and three or more depths to its records."""
+  """Groups records by layer, for layers with bounded receptive fields and at least three depths."""
   groups: dict[tuple, list[dict]] = {}
   for record in stacks:
     if record['result']['declared']:
@@ -91,7 +94,7 @@ def group_stacks_by_layer(stacks: Sequence[dict]) -> dict[str, list[dict]]:
 
 
 def depth_growth_exponents(stacks: Sequence[dict], statistic: str) -> list[float]:
-  """The exponent with which a receptive-field statistic of a layer grows with depth, by seed."""
+  """Power-law exponents of a receptive-field statistic as a function of depth, for each seed."""
   depths = [record['run']['depth'] for record in stacks]
   by_seed = zip(*(record['result'][statistic] for record in stacks), strict=True)
   return [growth_exponent(depths, [values]).estimate for values in by_seed]
@@ -112,13 +115,13 @@ def statistic_at_evaluation(record: dict, statistic: str, evaluation: int) -> li
 
   """
   members = record['result']['members']
-  indices = [members.index(member) for member in scores.members_at_best_learning_rate(record)]
+  indices = [members.index(member) for member in scores.results_at_best_learning_rate(record)]
   values = record['result']['watched'][evaluation][statistic]
   return [values[index] for index in indices]
 
 
 def is_distance_within_field(record: dict) -> bool:
-  """Whether the token distance of a task is within the receptive field of the trained model."""
+  """Whether the task distance in tokens is within the receptive field of the trained model."""
   field = record['result']['receptive_field']
   return field is None or record['result']['distance'] < field
 
@@ -157,7 +160,7 @@ def receptive_field_table(stacks: Sequence[dict]) -> Table:
 
 
 def _depth_growth_table(stacks_by_layer: dict[str, list[dict]]) -> Table:
-  """Table of the exponents with which the receptive fields of each layer grow with depth."""
+  """Table of power-law exponents of receptive fields as functions of depth, for each layer."""
   rows = []
   for layer, group in stacks_by_layer.items():
     depths = [record['run']['depth'] for record in group]
@@ -223,7 +226,7 @@ def _effective_field_table(task: str, trained: Sequence[dict]) -> Table:
 
 
 def _receptive_field_panels(stacks: Sequence[dict], trained: Sequence[dict]) -> list[Panel]:
-  """Panels of effective receptive fields by depth, and of scores and fields in training."""
+  """All figure panels of receptive fields, before, during and after training."""
   drawn = [_effective_field_by_depth_panel(group_stacks_by_layer(stacks))]
   for task, group in _group_by_task_and_settings(trained).items():
     at_edge = records_at_field_edge(group)
@@ -233,7 +236,7 @@ def _receptive_field_panels(stacks: Sequence[dict], trained: Sequence[dict]) -> 
 
 
 def _scores_around_field_edge_panel(task: str, trained: Sequence[dict]) -> Panel:
-  """Panel of test scores against the distance divided by the receptive field."""
+  """Panel of test scores against the ratio of task distance to receptive field."""
   series: dict[str, list] = {}
   for record in trained:
     field = record['result']['receptive_field']
@@ -248,7 +251,10 @@ def _scores_around_field_edge_panel(task: str, trained: Sequence[dict]) -> Panel
 
 
 def _effective_field_by_depth_panel(stacks_by_layer: dict[str, list[dict]]) -> Panel:
-  """Panel of effective and declared fields against depth, for layers with the most depths."""
+  """Panel of effective and declared receptive fields against depth.
+
+  Only the layers with the most depths are drawn.
+  """
   series: dict[str, list] = {}
   most = max(map(len, stacks_by_layer.values()), default=0)
   for layer, group in stacks_by_layer.items():
@@ -274,7 +280,7 @@ def _lag_spread_panel(records: Sequence[dict]) -> Panel:
 
 
 def _energy_by_lag_panel(record: dict) -> Panel:
-  """Panel of the squared gradient by lag within the field, before and after training."""
+  """Panel of the squared gradient by lag within the receptive field, before and after training."""
   result, series = record['result'], {}
   for time, evaluation in (('before training', 0), ('after training', -1)):
     by_lag = zip(*statistic_at_evaluation(record, 'energy', evaluation), strict=True)

@@ -1,4 +1,4 @@
-"""An HTML report on a folder of results, which begins with the verdicts on claims.
+"""An HTML report of all stored results, with the verdicts on claims at the beginning.
 
   python -m experiments.report --runs=runs/quick
 
@@ -42,7 +42,7 @@ def main() -> None:
     subtitle='Measured verdicts on claims about the Transformer, recurrence and convolution.',
     reproduction_commands='\n'.join(
       notes.shell_command(script, folder) for script in (*studies, 'report')),
-    notes=[*faults, *verdict_table.control_notes(controls, folder)],
+    notes=[*faults, *verdict_table.unsupported_control_notes(controls, folder)],
   )
   path = page.write_page(folder / 'report.html', html)
   tables = [

@@ -1,4 +1,4 @@
-"""The report as a single self-contained HTML file.
+"""Rendering of the report as a single self-contained HTML file.
 
 The page begins with the verdicts and ends with the commands that reproduce them. Every table
 includes its LaTeX and CSV source for use in a paper. All text is escaped, and a pair of backticks
@@ -19,7 +19,7 @@ from experiments.lab.results.notes import Note
 from experiments.lab.results.statistics import Interval
 from experiments.lab.results.table import Table
 
-# The symbol of each verdict, in the order in which the page prints the counts of verdicts.
+# The symbol of each verdict, in the order of the verdict counts on the page.
 SIGNS = {
   'supported': '✓', 'contradicted': '✕', 'inconclusive': '?', 'void': '!', 'error': '⚠',
   'not run': '–',
@@ -28,7 +28,7 @@ SIGNS = {
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-  """A row of the table of verdicts, with a claim, its verdict and its effect."""
+  """A row of the verdict table, with the statement of a claim, the verdict and the effect."""
 
   statement: str
   verdict: str
@@ -58,7 +58,7 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-  """The part of the page about one study, with text, tables and figures.
+  """A section of the report about one study, with text, tables and figures.
 
   Empty lines separate the paragraphs of `text`.
   """
@@ -121,7 +121,7 @@ def render_page(
 def write_page(path: str | os.PathLike, html: str) -> pathlib.Path:
   """Writes the HTML of `render_page` to a file atomically and returns the path of the file."""
   path = pathlib.Path(path)
-  # The page contains the name of its folder, in which some characters may be invalid in UTF-8.
+  # The folder name in the page may contain characters that UTF-8 cannot encode.
   data = html.encode(errors='replace')
   path.parent.mkdir(parents=True, exist_ok=True)
   atomic.write(path, data)
@@ -135,7 +135,7 @@ def _section_anchors(sections: Sequence[Section]) -> list[str]:
 
 
 def _provenance_text(value: object) -> str:
-  """Converts a provenance value to text, with commas between the items of a mapping or a list."""
+  """Formats a provenance value as text, and joins the items of a mapping or list by commas."""
   if isinstance(value, Mapping):
     return ', '.join(f'{name} {item}' for name, item in value.items())
   if isinstance(value, list | tuple | set | frozenset):

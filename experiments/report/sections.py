@@ -1,4 +1,4 @@
-"""The sections about studies and the provenance of records for the report page."""
+"""Sections of the report about studies, and the provenance of the experiment records."""
 
 import pathlib
 import re
@@ -26,15 +26,15 @@ def study_section(study_name: str, records):
 
 
 def sorted_layers(records) -> list[str]:
-  """Returns all layers of the records in sorted order, which determines their curve styles."""
+  """Returns the sorted layers of the records. The order determines the style of each curve."""
   layers = {record['run'].get('layer') for record in records} - {None}
   return sorted(layers.union(*(record['run'].get('layers', ()) for record in records)))
 
 
 def collect_provenance(records) -> dict[str, object]:
-  """Returns the devices, commits, library versions and counts of the records, by name."""
-  def distinct_record_values(field):
-    return sorted({str(record[field]) for record in records})
+  """Returns the number of records, and the devices, commits and library versions used for them."""
+  def distinct_record_values(record_field):
+    return sorted({str(record[record_field]) for record in records})
 
   versions = {tuple(sorted(record['versions'].items())) for record in records}
   return {
@@ -48,7 +48,7 @@ def collect_provenance(records) -> dict[str, object]:
 
 
 def study_sections(records, folder: pathlib.Path):
-  """Returns the report section of each study by name, and notes about unreadable records."""
+  """Returns a mapping from study name to report section, and notes about unreadable records."""
   sections, faults = {}, []
   for name in STUDIES:
     if records_of_study := [record for record in records if record['study'] == name]:
@@ -62,7 +62,7 @@ def study_sections(records, folder: pathlib.Path):
 
 
 def verdict_rows(findings: Iterable[Finding]) -> list[Verdict]:
-  """Returns a row of the table of verdicts for each finding on a claim."""
+  """Returns a row of the verdict table for each evaluated claim."""
   return [
     Verdict(
       f.claim.statement,

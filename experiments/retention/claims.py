@@ -1,4 +1,4 @@
-"""Claims on associative recall and copying by distance, and controls that check the scores."""
+"""Claims on associative recall and copying by distance, and control experiments."""
 
 from experiments.lab.evidence.claim import VASWANI, Claim, oracle_and_baseline_controls
 from experiments.lab.evidence.effects import (

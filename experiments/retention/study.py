@@ -79,9 +79,9 @@ def report(records: list[dict]):
   layers = scoreboard.layers_in_record_order(records)
   tables = [
     scoreboard.test_metric_table('Retention: score against distance', columns, layers),
-    scoreboard.budget_table(
+    scoreboard.parameter_budget_table(
       'Retention: parameter budgets and training time', columns, layers),
-    *scoreboard.published_tables(records),
+    *scoreboard.tables_of_published_numbers(records),
   ]
   return tables, scoreboard.test_metric_panels(records)
 

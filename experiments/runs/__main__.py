@@ -42,7 +42,7 @@ def open_store(folder: str) -> Store:
 
 
 def selected_records(store: Store, prefixes: Sequence[str]) -> list[dict]:
-  """The records whose names begin with a prefix, restricted to stale records by --stale."""
+  """Returns records whose names begin with a prefix, and only stale records if --stale is set."""
   records = names.matching_records(store.all_records(), prefixes)
   return [r for r in records if not (flags.FLAGS.stale and store.is_current(r))]
 
@@ -105,18 +105,18 @@ def remove_records(*prefixes: str) -> None:
 
 
 def show_differences(*folders: str) -> None:
-  """Prints the cells in which two folders differ."""
+  """Prints the grid cells whose records differ between two folders."""
   if len(folders) != 2:
     raise BadInput(f'diff takes two folders, not {len(folders)}')
   stores = [open_store(folder) for folder in folders]
-  # Only the last record of each cell is compared, so that current records are sorted last.
+  # Current records are sorted last, because only the last record of each grid cell is compared.
   records = [sorted(store.all_records(), key=store.is_current) for store in stores]
   for line in differences.difference_lines(*records):
     print(line)
 
 
 def merge_folders(*folders: str) -> None:
-  """Copies the records of other folders that --runs lacks, and replaces no record in --runs."""
+  """Copies records of other folders to the folder --runs, but replaces no record in --runs."""
   if not folders:
     raise BadInput('merge takes the folders whose records are to be copied into --runs')
   sources = [open_store(folder) for folder in folders]
@@ -145,7 +145,7 @@ ACTIONS = {
 
 
 def main(action: str = 'list', *arguments: str) -> None:
-  """Runs an action with record names or folders as its arguments."""
+  """Runs an action, such as list or diff, with record names or folders as its arguments."""
   if action not in ACTIONS:
     raise unknown_name_error('action', action, ACTIONS)
   if flags.flag_was_set('stale') and action not in ('list', 'rm'):

@@ -1,4 +1,4 @@
-"""Differences between the records of two folders in cells, numbers and code."""
+"""Comparison of the grid cells, numbers and code in the records of two folders."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -9,12 +9,12 @@ from experiments.lab.results.statistics import mean_interval
 from experiments.lab.results.store import canonical_json
 from experiments.runs import names
 
-# Fields that are not compared, because times differ from run to run.
+# Fields that are not compared, because measured durations vary between executions.
 TIME_FIELDS = ('seconds', 'peak')
 
 
 def difference_lines(first: Sequence[dict], second: Sequence[dict]) -> Iterator[str]:
-  """Yields one line per cell that exists in one folder only or differs in numbers or code.
+  """Yields a line for each grid cell whose numbers or code differ or that one folder lacks.
 
   If several versions of the code computed a cell, its last record is compared. Times are not
   compared.
@@ -27,16 +27,16 @@ def difference_lines(first: Sequence[dict], second: Sequence[dict]) -> Iterator[
       yield f'{name.rpartition("/")[0]}: {text}'
     else:
       num_equal += 1
-  yield f'equal in numbers and in code: {num_equal} cells; times are not compared'
+  yield f'equal in numbers and in code: {num_equal} cells; durations are not compared'
 
 
 def latest_record_by_cell(records: Sequence[dict]) -> dict[str, dict]:
-  """Maps each cell, identified by the JSON text of its study and run, to its last record."""
+  """Maps the study and the run of each grid cell, as JSON text, to the cell's last record."""
   return {canonical_json([record['study'], record['run']]): record for record in records}
 
 
 def describe_difference(first: dict | None, second: dict | None) -> str:
-  """Describes the difference between two records of a cell, or returns '' if there is none."""
+  """Describes how two records of a grid cell differ, or returns '' if they are equal."""
   if first is None or second is None:
     return f'only in the {"first" if second is None else "second"}'
   values = [path for path, a, b in paired_leaves(first['result'], second['result'])
@@ -68,7 +68,7 @@ def describe_metric_change(first: dict, second: dict) -> str:
 
 
 def paired_leaves(first: Any, second: Any, path: str = '') -> Iterator[tuple[str, Any, Any]]:
-  """Yields each path in two nested JSON values with the values at this path.
+  """Yields the path of every leaf in two nested JSON values, with both values of the leaf.
 
   Args:
     first: a JSON value.
@@ -92,13 +92,13 @@ def paired_leaves(first: Any, second: Any, path: str = '') -> Iterator[tuple[str
 
 
 def equal_or_both_nan(first: Any, second: Any) -> bool:
-  """Whether two values are equal, where NaN counts as equal to NaN."""
+  """Whether two values are equal, where two NaN values count as equal."""
   both_floats = isinstance(first, float) and isinstance(second, float)
   return first == second or (both_floats and math.isnan(first) and math.isnan(second))
 
 
 def mean_test_metric(record: dict | None):
-  """The mean test metric over seeds with its interval, or None for a record without test metrics.
+  """Mean test metric over seeds with its confidence interval, or None without a test metric.
 
   Records of different code or of unknown studies may have results of any form.
   """

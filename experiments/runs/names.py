@@ -1,4 +1,4 @@
-"""Readable names of records, of the form study/layer/task/key.
+"""Readable names of records in the format study/layer/task/key.
 
   retention/lstm/recall-length-32-num-pairs-4-vocabulary-size-64/3f2a9c1b
 
@@ -18,20 +18,20 @@ MAX_SUGGESTIONS = 20  # names that an error message lists
 
 
 def record_name(record: dict) -> str:
-  """The name of a record, whose parts are separated by slashes."""
+  """Returns the name of a record, which consists of parts separated by slashes."""
   key = cell_key(record['study'], record['run'], record['code'])
-  parts = (layers_or_benchmark(record['run']), distinguishing_settings(record['run']))
+  parts = (format_layers_or_benchmark(record['run']), format_distinguishing_settings(record['run']))
   return '/'.join((record['study'], *(to_slug(part) for part in parts if part), key[:KEY_DIGITS]))
 
 
-def layers_or_benchmark(run: dict) -> str:
+def format_layers_or_benchmark(run: dict) -> str:
   """Formats the layers or the benchmark of a run for the name of its record."""
   layers = run.get('layers', ())  # the schema of all records requires a list of strings here
   several = '-'.join(layers) if len(layers) <= MAX_LISTED_LAYERS else f'{len(layers)} layers'
   return str(run.get('layer') or run.get('benchmark') or several)
 
 
-def distinguishing_settings(run: dict) -> str:
+def format_distinguishing_settings(run: dict) -> str:
   """Formats the settings that distinguish runs of the same layers, such as task and seed."""
   texts = [f'{run[name]}' for name in ('task', 'at', 'platform', 'topology') if name in run]
   if 'task' not in run:
@@ -43,7 +43,7 @@ def distinguishing_settings(run: dict) -> str:
 
 
 def matching_records(records: Iterable[dict], prefixes: Sequence[str]) -> list[dict]:
-  """The records whose names begin with one of the prefixes, or all records without prefixes.
+  """Returns the records whose names begin with a prefix, or all records if prefixes are empty.
 
   Raises:
     BadInput: if no name begins with one of the prefixes.
@@ -62,6 +62,6 @@ def matching_records(records: Iterable[dict], prefixes: Sequence[str]) -> list[d
 
 
 def has_name_prefix(name: str, prefix: str) -> bool:
-  """Whether a name equals a prefix or begins with all of the prefix's parts."""
+  """Whether a name equals a prefix or continues it after a slash."""
   prefix = prefix.strip('/')
   return name == prefix or name.startswith(f'{prefix}/')

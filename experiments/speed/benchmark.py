@@ -1,4 +1,4 @@
-"""Execution of a benchmark, which times several implementations of the same computation.
+"""Compilation, verification and timing of several implementations of the same computation.
 
   forward    computes the outputs
   gradient   computes the outputs and the gradient of all inputs, or several gradient descent steps
@@ -40,11 +40,11 @@ STEP_SIZE = 1e-3  # of gradient descent, large enough that the steps change the 
 
 
 class Unavailable(Exception):
-  """Error raised when an implementation cannot run on this machine, with the reason."""
+  """Error that states why an implementation cannot run on this machine."""
 
 
 class Implementation(NamedTuple):
-  """Calls to time for one implementation, and the outputs and gradients that it computes."""
+  """Timed functions of one implementation, and a function that returns their results."""
 
   calls: Mapping[str, Callable[[], Any]]  # by computation, 'forward' and 'gradient'
   results: Callable[[], Any]  # a tree of arrays in this repository's layout
@@ -52,17 +52,17 @@ class Implementation(NamedTuple):
 
 
 class Benchmark(NamedTuple):
-  """Alternative implementations of one computation, and its floating-point operation counts."""
+  """Implementations of one computation, and the number of its floating-point operations."""
 
-  # Maps names to functions that compile an implementation, with this repository's entry first.
+  # Maps implementation names to functions that compile them, with this repository's entry first.
   implementations: Mapping[str, Callable[[], Implementation]]
-  # Maps 'forward' or 'gradient' to the floating-point operations of our matrix products.
+  # Maps 'forward' or 'gradient' to the number of operations in this repository's matrix products.
   # This mapping is empty if operations other than matrix products dominate the cost.
   matmul_flops: Mapping[str, float]
 
 
 class Alternative(NamedTuple):
-  """Another function for the same computation, with conversions to its memory layout.
+  """Alternative implementation of a computation, with conversions to its memory layout.
 
   `batch_axes` holds the batch axis of each argument and, last, of the output. It is None for an
   argument without a batch axis. Both conversions are linear, so their transposes convert results
@@ -123,7 +123,7 @@ def make_benchmark(
 def _prepare_alternative(
   alternative: Alternative, arguments: tuple, cotangent: jax.Array, steps: int
 ) -> Implementation:
-  """Prepares an alternative on inputs in its memory layout, with results in our memory layout."""
+  """Prepares an alternative implementation, and converts the layouts of inputs and results."""
   converted, gradient_back = jax.vjp(jax.jit(alternative.convert_arguments), *arguments)
   converted_cotangent, output_back = jax.vjp(jax.jit(alternative.convert_output), cotangent)
   prepare = alternative.prepare or functools.partial(
@@ -176,7 +176,7 @@ def shard_batch(
 def compile_jax_implementation(
   batch_axes: tuple, function: Callable, arguments: tuple, cotangent: jax.Array, steps: int
 ) -> Implementation:
-  """Compiles a JAX function and its gradient, or a loop of gradient descent steps on it.
+  """Compiles a JAX function and its gradient, or a loop of gradient descent steps.
 
   Args:
     batch_axes: Batch axes of the arguments and of the output, as in `Alternative`.
@@ -191,13 +191,13 @@ def compile_jax_implementation(
   """
   function, arguments, cotangent = shard_batch(function, batch_axes, arguments, cotangent)
 
-  def output_and_gradient(cotangent, *arguments):
+  def output_and_gradient(output_cotangent, *arguments):
     output, back = jax.vjp(function, *arguments)
-    return output, back(cotangent)
+    return output, back(output_cotangent)
 
-  def run_gradient_descent(cotangent, *arguments):
+  def run_gradient_descent(output_cotangent, *arguments):
     def gradient_descent_step(arguments, _):
-      _, gradient = output_and_gradient(cotangent, *arguments)
+      _, gradient = output_and_gradient(output_cotangent, *arguments)
       return jax.tree.map(lambda a, g: a - STEP_SIZE * g, arguments, gradient), None
 
     return jax.lax.scan(gradient_descent_step, arguments, length=steps)[0]
@@ -220,7 +220,7 @@ def compile_jax_implementation(
 
 @dataclasses.dataclass
 class ImplementationOutcome:
-  """Measured times of one implementation, or the reason why it was not timed."""
+  """Measured durations of one implementation, or the reason why they were not measured."""
 
   name: str
   status: str = 'timeout'  # until the implementation has been timed
@@ -229,11 +229,11 @@ class ImplementationOutcome:
   seconds: dict[str, list[float]] = dataclasses.field(default_factory=dict)
 
   def set_status(self, status: str, reason: object) -> None:
-    """Sets the status of the implementation, and the reason shortened to its first line."""
+    """Stores a status and the first line of the reason for it."""
     self.status, self.reason = status, str(reason).partition('\n')[0]
 
   def set_status_from_error(self, error: Exception) -> bool:
-    """Sets the status if the error is Unavailable or out of memory, and returns whether it is."""
+    """Sets the status for `Unavailable` and out-of-memory errors, and returns whether it did."""
     if isinstance(error, Unavailable):
       self.set_status('left out', error)
     elif isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
@@ -244,16 +244,17 @@ class ImplementationOutcome:
 
 
 def benchmark_runner(benchmarks: Mapping[str, Callable[..., Benchmark]], timeout: float):
-  """Returns a function that runs the benchmark of a given experiment cell."""
-  return functools.partial(_measure_benchmark_cell, benchmarks, timeout)
+  """Returns a function that runs the benchmark of a given grid cell."""
+  return functools.partial(_run_benchmark_of_grid_cell, benchmarks, timeout)
 
 
-def _measure_benchmark_cell(benchmarks, timeout: float, cell: Cell, report) -> Outcome:
+def _run_benchmark_of_grid_cell(benchmarks, timeout: float, cell: Cell, report) -> Outcome:
   end, run = time.monotonic() + timeout, cell.run
   benchmark = benchmarks[run['benchmark']](seed=run['seed'], **run['sizes'])
   outcomes, calls = _prepare_implementations(benchmark, run['timed'], report)
   if run['timed']:
-    calls |= {('peak', size): call for size, call in peak.matrix_product_calls(run['peak']).items()}
+    matrix_products = peak.compile_matrix_products(run['peak'])
+    calls |= {('peak', size): call for size, call in matrix_products.items()}
   times = time_interleaved(
     calls,
     run['rounds'],
@@ -278,11 +279,11 @@ def _measure_benchmark_cell(benchmarks, timeout: float, cell: Cell, report) -> O
       for (name, size), seconds in times.items() if name == 'peak' and seconds
     ],
   }
-  return Outcome(result, *_cell_status(outcomes))
+  return Outcome(result, *_first_failure_status(outcomes))
 
 
-def _cell_status(outcomes: Mapping[str, ImplementationOutcome]) -> tuple[str, str]:
-  """Returns the status of the first implementation that failed or timed out, with the reason.
+def _first_failure_status(outcomes: Mapping[str, ImplementationOutcome]) -> tuple[str, str]:
+  """Returns the status and reason of the first implementation that failed or timed out.
 
   If all implementations were timed or left out, the status is 'finished' without a reason.
   """
@@ -309,7 +310,7 @@ def _prepare_implementations(
         outcome.bytes = implementation.memory_plan.temporary
       if not timed:
         continue
-      memory.require_memory(implementation.memory_plan)
+      memory.require_available_memory(implementation.memory_plan)
       results = implementation.results()
     except (Unavailable, MemoryError, jax.errors.JaxRuntimeError) as error:
       if name == OURS or not outcome.set_status_from_error(error):

@@ -1,4 +1,4 @@
-"""Experiment grid of the speed study, with one cell per comparison and repetition."""
+"""Experiment grid of the speed study, with one grid cell per comparison and seed."""
 
 import dataclasses
 import os

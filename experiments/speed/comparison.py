@@ -1,4 +1,4 @@
-"""Comparisons, which combine a benchmark, its sizes, and upper bounds on the time ratios."""
+"""Definition of a comparison by a benchmark, its sizes, and upper bounds on the time ratios."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ LETTERS = {
 
 
 class Target(NamedTuple):
-  """Upper bounds, required and desired, on this repository's time / the alternative's time."""
+  """Required and desired upper bound on our time divided by the time of an alternative."""
 
   required: float
   desired: float

@@ -1,4 +1,4 @@
-"""Peak rate of float32 matrix products on this machine, the reference for measured times.
+"""Measurement of this machine's peak rate of operations in float32 matrix products.
 
 Square float32 matrices of several sizes are multiplied in the same interleaved rounds as the
 benchmarks, so that a temporary slowdown affects both. The size with the most operations per second
@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 
 
-def matrix_product_calls(sizes: Iterable[int]) -> dict[int, Callable[[], Any]]:
-  """Returns functions that multiply two random square matrices, by the size of the matrices."""
+def compile_matrix_products(sizes: Iterable[int]) -> dict[int, Callable[[], Any]]:
+  """Compiles a product of two random square matrices of each size, and returns calls by size."""
   return {size: _compiled_matrix_product(size) for size in sizes}
 
 

@@ -1,8 +1,8 @@
-"""PyTorch implementations of the benchmarks, in the only module that imports PyTorch for them.
+"""PyTorch implementations of the benchmarked computations.
 
-PyTorch is an optional dependency that only the benchmarks need. It is imported when the first
-benchmark requests it. Where JAX runs on a GPU, PyTorch must support the same GPU, or its
-implementations are left out.
+PyTorch is an optional dependency that only the benchmarks need, and only this module imports it for
+them. It is imported when the first benchmark requests it. Where JAX runs on a GPU, PyTorch must
+support the same GPU, or its implementations are left out.
 """
 
 import functools
@@ -31,7 +31,7 @@ def installed_version() -> str:
 
 @functools.cache
 def load_torch() -> Any:
-  """Imports PyTorch, and sets its number of CPU threads and its float32 precision on a GPU."""
+  """Imports PyTorch, and sets the number of CPU threads and the float32 precision on a GPU."""
   try:
     torch = importlib.import_module('torch')
   except ModuleNotFoundError as error:
@@ -136,7 +136,7 @@ def prepare_torch_implementation(
 
 
 def recurrent_layer_call(class_name: str, weights: dict, x: Any) -> Callable[[], Any]:
-  """Returns a call of PyTorch's LSTM or GRU layer with the given weights and input.
+  """Returns a function that applies PyTorch's LSTM or GRU layer to the given input.
 
   Args:
     class_name: 'LSTM' or 'GRU', the name of the class in `torch.nn`.
@@ -156,7 +156,7 @@ def recurrent_layer_call(class_name: str, weights: dict, x: Any) -> Callable[[],
 
 
 def fused_attention_call(query: Any, key: Any, value: Any) -> Callable[[], Any]:
-  """Returns a call of PyTorch's fused attention kernel with a causal mask.
+  """Returns a function that applies PyTorch's fused attention kernel with a causal mask.
 
   Args:
     query: Queries [B, H, T, K].
@@ -172,7 +172,7 @@ def fused_attention_call(query: Any, key: Any, value: Any) -> Callable[[], Any]:
 
 
 def causal_convolution_call(dilation: int, kernel: Any, bias: Any, x: Any) -> Callable[[], Any]:
-  """Returns a call of PyTorch's convolution with zeros padded before the first token.
+  """Returns a function that applies PyTorch's convolution with zeros before the first token.
 
   Args:
     dilation: Distance in tokens between neighbouring kernel taps.

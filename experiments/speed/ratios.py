@@ -11,15 +11,15 @@ from experiments.lab.results.statistics import Interval, ratio_interval
 from experiments.speed import OURS
 
 
-def implementation_entry(record: dict, implementation: str) -> dict:
-  """Returns the times and memory of an implementation in a record, or an entry without values."""
+def implementation_measurements(record: dict, implementation: str) -> dict:
+  """Returns the durations and memory of an implementation in a record, or an empty entry."""
   entries = record['result'].get('implementations', ())
   missing = {'seconds': {}, 'bytes': None}
   return next((entry for entry in entries if entry['name'] == implementation), missing)
 
 
 def alternative_names(records: Sequence[dict]) -> list[str]:
-  """Returns the distinct names of the implementations that are not this repository's."""
+  """Returns the distinct names of all implementations except this repository's."""
   names = [
     entry['name'] for record in records for entry in record['result'].get('implementations', ())
   ]
@@ -45,7 +45,7 @@ def median_time_ratio(
     for record in records
     for our_seconds, alternative_seconds in zip(
       *(
-        implementation_entry(record, name)['seconds'].get(computation, ())
+        implementation_measurements(record, name)['seconds'].get(computation, ())
         for name in (OURS, alternative)
       ),
       strict=False,
@@ -61,7 +61,7 @@ def percent_of_peak_rate(records: Sequence[dict], computation: str) -> Interval 
   """
   seconds, percent_times_seconds = [], []
   for record in records:
-    our_seconds = implementation_entry(record, OURS)['seconds'].get(computation, ())
+    our_seconds = implementation_measurements(record, OURS)['seconds'].get(computation, ())
     flops = record['result'].get('matmul_flops', {}).get(computation)
     if flops is None or not our_seconds or not (product := fastest_matrix_product(record)):
       continue
@@ -73,16 +73,16 @@ def percent_of_peak_rate(records: Sequence[dict], computation: str) -> Interval 
 
 
 def fastest_matrix_product(record: dict) -> dict | None:
-  """Returns the timed matrix product of a record that has the most operations per second."""
-  return max(record['result'].get('peak', ()), key=flops_per_second, default=None)
+  """Returns the entry of the matrix product with the most operations per second."""
+  return max(record['result'].get('peak', ()), key=operations_per_second, default=None)
 
 
-def flops_per_second(product: dict) -> float:
-  """Returns the operations per second of a timed matrix product, from its median time."""
-  return product['flops'] / median(product['seconds'])
+def operations_per_second(matrix_product: dict) -> float:
+  """Returns the number of operations of a matrix product divided by its median duration."""
+  return matrix_product['flops'] / median(matrix_product['seconds'])
 
 
-def temporary_bytes(records: Sequence[dict], implementation: str) -> int | None:
+def temporary_memory_bytes(records: Sequence[dict], implementation: str) -> int | None:
   """Returns the bytes of temporary memory of an implementation, or None if unknown."""
-  planned = [implementation_entry(record, implementation)['bytes'] for record in records]
+  planned = [implementation_measurements(record, implementation)['bytes'] for record in records]
   return next((count for count in planned if count is not None), None)

@@ -30,7 +30,7 @@ from experiments.speed.records import BENCHMARK_RECORD
 
 @dataclasses.dataclass(frozen=True)
 class SpeedPreset:
-  """Comparisons of a preset, matrix sizes for measuring the peak rate, and run settings."""
+  """Run settings, comparisons, and matrix sizes of the peak-rate measurement in a preset."""
 
   comparisons: tuple[Comparison, ...]
   peak: tuple[int, ...]
@@ -46,12 +46,12 @@ NO_CACHE = 'no cache, recomputes the prefix'
 
 
 def benchmark_sizes(batch: int, length: int, **sizes: int) -> dict[str, int]:
-  """Returns benchmark sizes by name, which include the batch size and the sequence length."""
+  """Returns a dict of the batch size, the sequence length and further benchmark sizes."""
   return {'batch': batch, 'length': length, **sizes}
 
 
-def four_head_sizes(batch: int, length: int) -> dict[str, int]:
-  """Returns benchmark sizes by name, with 4 heads of width 32."""
+def sizes_with_four_heads(batch: int, length: int) -> dict[str, int]:
+  """Returns a dict of benchmark sizes with 4 attention heads of width 32."""
   return benchmark_sizes(batch, length, heads=4, head_width=32)
 
 
@@ -79,7 +79,7 @@ PRESETS = {
     peak=(32, 64),
     settings={'steps': 2, 'seeds': (0,)},
   ),
-  # All comparisons at sizes for two CPU cores, with a run time of about three minutes.
+  # This preset runs all comparisons in about three minutes on two CPU cores.
   'quick': SpeedPreset(
     comparisons=(
       *(
@@ -92,15 +92,15 @@ PRESETS = {
         for batch in (8, 32)
       ),
       *(
-        Comparison('attention', four_head_sizes(8192 // length, length), {
+        Comparison('attention', sizes_with_four_heads(8192 // length, length), {
           TORCH_ATTENTION: Target(1.1, 0.8), **others})
         for length, others in (
           (512, {}), (1024, {}), (2048, {JAX_ATTENTION: Target(0.25, 0.12)}))
       ),
-      Comparison('attention', four_head_sizes(1, 8192), timed=False),
+      Comparison('attention', sizes_with_four_heads(1, 8192), timed=False),
       Comparison('recurrence', benchmark_sizes(32, 256, width=128), {LOOP: Target(0.7, 0.3)}),
       *(
-        Comparison(benchmark, four_head_sizes(4096 // length, length), {RECURRENT: target})
+        Comparison(benchmark, sizes_with_four_heads(4096 // length, length), {RECURRENT: target})
         for benchmark, target in (
           ('ssd', Target(0.3, 0.15)), ('gated_delta_rule', Target(0.6, 0.25)))
         for length in (256, 1024)

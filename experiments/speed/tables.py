@@ -1,4 +1,4 @@
-"""Table of time ratios of all comparisons, and figure panels of the ratios against size."""
+"""Table of the time ratios of all comparisons, and figures of the ratios against size."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -29,10 +29,10 @@ LEGEND = (
 )
 
 
-def speed_target(
+def time_ratio_target(
   comparisons: Sequence[Comparison], benchmark: str, sizes: Mapping[str, int], alternative: str
 ) -> Target | None:
-  """Returns the upper bounds on the time ratio to an alternative, as the presets state them.
+  """Returns the upper bounds that the presets state for the time ratio to an alternative.
 
   Args:
     comparisons: Comparisons of the presets.
@@ -76,7 +76,7 @@ def report(comparisons: Sequence[Comparison], records: Iterable[dict]) -> tuple[
 
 
 def comparison_sort_key(records: Sequence[dict]) -> tuple:
-  """Sort key of a comparison, with the benchmark's rank in TITLES and the sizes."""
+  """Returns the benchmark's position in TITLES and the sizes, by which comparisons are sorted."""
   run, titles = records[0]['run'], list(TITLES)
   rank = titles.index(run['benchmark']) if run['benchmark'] in titles else len(titles)
   return rank, [run['sizes'].get(name, 0) for name in ROW_ORDER]
@@ -102,15 +102,17 @@ def speed_table(
     + (f'PyTorch {run["torch"]}' if run['torch'] else 'without PyTorch')
     + ('' if run['large_pages'] else ', without large pages')
   )
-  rows = [row for records in groups for row in comparison_rows(comparisons, records)]
+  rows = [row for records in groups for row in comparison_table_rows(comparisons, records)]
   title = f'Speed: time of this repository / time of the alternative{settings}'
   return Table(title, COLUMNS, rows, speed_table_caption(groups))
 
 
-def comparison_rows(comparisons: Sequence[Comparison], records: Sequence[dict]) -> list[tuple]:
+def comparison_table_rows(
+  comparisons: Sequence[Comparison], records: Sequence[dict]
+) -> list[tuple]:
   """Makes the table rows of one comparison, one row per alternative implementation."""
-  def planned_mebibytes(implementation):
-    planned = ratios.temporary_bytes(records, implementation)
+  def temporary_mebibytes(implementation):
+    planned = ratios.temporary_memory_bytes(records, implementation)
     return None if planned is None else planned / MEBI
 
   run, rows = records[0]['run'], []
@@ -121,12 +123,13 @@ def comparison_rows(comparisons: Sequence[Comparison], records: Sequence[dict]) 
       ratios.median_time_ratio(records, alternative, computation)
       for computation in ('forward', 'gradient'))
     ratio = forward if gradient is None else gradient
-    target = (
-      speed_target(comparisons, run['benchmark'], run['sizes'], alternative) if on_cpu else None)
+    target = None
+    if on_cpu:
+      target = time_ratio_target(comparisons, run['benchmark'], run['sizes'], alternative)
     rows.append((
       comparison_title(run['benchmark'], run['sizes']), alternative, forward, gradient,
       *(target or (None, None)), time_ratio_target_status(ratio, target),
-      percent, planned_mebibytes(OURS), planned_mebibytes(alternative),
+      percent, temporary_mebibytes(OURS), temporary_mebibytes(alternative),
     ))
   return rows
 
@@ -145,7 +148,7 @@ def speed_table_caption(groups: Sequence[Sequence[dict]]) -> str:
   records = [record for group in groups for record in group]
   run, repetitions = records[0]['run'], len({record['run']['seed'] for record in records})
   peaks = sorted(
-    ratios.flops_per_second(product)
+    ratios.operations_per_second(product)
     for record in records if (product := ratios.fastest_matrix_product(record))
   )
   notes = [
@@ -172,7 +175,7 @@ def speed_table_caption(groups: Sequence[Sequence[dict]]) -> str:
 
 
 def time_ratio_panels(groups: Sequence[Sequence[dict]]) -> list:
-  """Makes a panel per benchmark, with time ratios against sequence length or batch size."""
+  """Makes a figure panel per benchmark, with time ratios against sequence length or batch size."""
   panels = []
   for benchmark, title in TITLES.items():
     same = [records for records in groups if records[0]['run']['benchmark'] == benchmark]

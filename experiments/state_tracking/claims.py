@@ -1,4 +1,4 @@
-"""Claims on state tracking at lengths beyond training, and controls that check the scores."""
+"""Claims on state tracking at lengths beyond training, and control experiments."""
 
 from experiments.lab.evidence.claim import Claim, oracle_and_baseline_controls
 from experiments.lab.evidence.effects import score_beyond_trained_distance

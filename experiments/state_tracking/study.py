@@ -63,9 +63,9 @@ def report(records: list[dict]):
   tables = [
     scoreboard.extrapolation_table(
       'State tracking: scores beyond the trained length', columns, layers),
-    scoreboard.budget_table(
+    scoreboard.parameter_budget_table(
       'State tracking: parameter budgets and training time', columns, layers),
-    *scoreboard.published_tables(records),
+    *scoreboard.tables_of_published_numbers(records),
   ]
   return tables, scoreboard.extrapolation_panels(records)
 

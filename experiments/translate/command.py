@@ -55,7 +55,7 @@ def load_translator(path: str):
 
   Raises BadInput if the file is not that of an encoder-decoder.
   """
-  run = read_stored_run(path)
+  run = read_stored_run_settings(path)
   try:
     resolved = experiment.create_experiment(run)
     if resolved.task.model_kind != 'translator':
@@ -69,8 +69,8 @@ def load_translator(path: str):
   return model, files.load_parameters(path, like, {'vocabulary': task.digest}), task
 
 
-def read_stored_run(path: str):
-  """Returns the run stored in a file of weights, and raises BadInput if the file has none."""
+def read_stored_run_settings(path: str):
+  """Reads the run settings in a file of weights. Raises BadInput if they are missing or invalid."""
   metadata = safetensors.Archive(path).metadata
   if 'run' not in metadata:
     raise BadInput(f'{path} has no settings of a run, because it was not stored by a study')
@@ -84,7 +84,7 @@ def read_stored_run(path: str):
 
 
 def _beam_search_translations(model, parameters, task, source: list[int]):
-  """Yields the scores and the texts of the hypotheses of a beam search, in descending order.
+  """Yields the scores and texts of beam-search hypotheses, in descending order of score.
 
   Args:
     model: the encoder-decoder.

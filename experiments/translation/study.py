@@ -55,14 +55,15 @@ PRESETS = {
 
 
 def report(records: list[dict]):
-  """Tables of translation quality, budgets, examples and published scores, and their panels."""
+  """Panels of translation quality. Tables of quality, budgets, examples and published scores."""
   columns = scoreboard.group_by_table_column(records)
   layers = scoreboard.layers_in_record_order(records)
   entries = published.find_published_numbers(task='corpus', dataset='wmt14_translate/de-en')
   tables = [
     translation_tables.translation_quality_table(
       'Translation: quality and training FLOPs', columns, layers),
-    scoreboard.budget_table('Translation: parameter budgets and training time', columns, layers),
+    scoreboard.parameter_budget_table(
+      'Translation: parameter budgets and training time', columns, layers),
     *translation_tables.example_translation_tables(columns),
     published.published_numbers_table(
       'Translation: published results on WMT14, English to German', entries),

@@ -18,7 +18,7 @@ def jobs(study: Study, preset: Preset) -> list[Job]:
 
 
 def table_row_experiments(preset: Preset) -> list[Experiment]:
-  """The experiments that train each row of Table 3 requested by --layers on every task."""
+  """The experiments that train the models of the requested rows of Table 3 on every task."""
   for name in ROW_SETTINGS:
     if flags.flag_was_set(name):
       raise BadInput(f'--{name} has no effect here, because every row of Table 3 has its own value')

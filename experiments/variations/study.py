@@ -56,7 +56,7 @@ PRESETS = {
 
 def report(records: list[dict]):
   """Tables of results and parameter counts, and a panel of perplexity against parameters."""
-  # The import is local, because it loads JAX, which counts the parameters of the models.
+  # The import is local, because it loads JAX to count the parameters of the models.
   from experiments.variations import tables
 
   report_tables = [tables.variations_table(records), tables.parameter_count_table()]

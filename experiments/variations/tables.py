@@ -1,4 +1,4 @@
-"""Measured and published results of the rows of Table 3, and the parameters of its models."""
+"""Measured and published results and parameter counts of the models in Table 3."""
 
 import collections
 
@@ -45,13 +45,13 @@ def table_row_settings(row, width: int, depth: int, steps: int) -> dict:
 
 
 def base_model_sizes(runs: list[dict]) -> tuple[int, int, int]:
-  """The width, depth and training steps of the base model, which most runs share."""
+  """The width, depth and training steps that most runs share, taken as those of the base model."""
   sizes = collections.Counter((run['width'], run['depth'], run['steps']) for run in runs)
   return sizes.most_common(1)[0][0]
 
 
 def table_row_name(run: dict, base_sizes: tuple[int, int, int]) -> str:
-  """The name of the Table 3 row with the settings of a run, or the layer if no row matches."""
+  """The row of Table 3 with the settings of a run, or the run's layer if no row matches."""
   for name, row in TABLE_3.items():
     try:
       settings = table_row_settings(row, *base_sizes)
@@ -98,14 +98,17 @@ def variations_table(records: list[dict]):
 
 
 def perplexity_interval(record: dict):
-  """The mean over seeds of the test perplexity, exp(loss), infinite if it overflows float64."""
-  losses = [member['test_loss'] for member in scores.members_at_best_learning_rate(record)]
+  """Mean and confidence interval over seeds of the test perplexity exp(loss).
+
+  The perplexity is infinite if it overflows float64.
+  """
+  losses = [member['test_loss'] for member in scores.results_at_best_learning_rate(record)]
   with np.errstate(over='ignore'):
     return mean_interval(np.exp(losses))
 
 
 def perplexity_panels(records: list[dict]):
-  """A panel of perplexity against parameters, with one series for each letter of Table 3."""
+  """A panel of perplexity against parameters, with one series for each row group of Table 3."""
   series, runs = {}, [record['run'] for record in records]
   for record in records:
     if record['status'] == 'finished':
@@ -117,7 +120,7 @@ def perplexity_panels(records: list[dict]):
 
 
 def parameter_count_table():
-  """Table of counted parameters of the paper's models, beside the counts that the paper prints."""
+  """Table of computed parameter counts of the paper's models, beside the published counts."""
   published_counts = {
     dict(entry.settings)['row']: entry.value
     for entry in published.find_published_numbers(task='variations')

@@ -1,1 +1,1 @@
-"""Experiment cells, from the settings of a run to the numbers that its execution yields."""
+"""Grid cells of experiments, from the settings of a run to its numerical results."""

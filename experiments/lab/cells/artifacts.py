@@ -1,4 +1,4 @@
-"""Artifacts that a record contains beside scores, such as translations and attention weights.
+"""Artifacts in a record in addition to scores, such as translations and attention weights.
 
 The record of a translation task contains the source and reference sentences as they are in the
 data, and the translations of every member at the selected learning rate as text, so that each score
@@ -32,7 +32,7 @@ ALIGNED_SENTENCES = 2  # sentences whose attention weights are stored
 
 
 def collect_artifacts(ensemble: Ensemble, tasks: Sequence[Task], trained, states, active) -> dict:
-  """Collects the translations or attention weights of the members that a mask selects.
+  """Collects the translations or attention weights of the ensemble members that a mask selects.
 
   Args:
     ensemble: all members.
@@ -46,7 +46,7 @@ def collect_artifacts(ensemble: Ensemble, tasks: Sequence[Task], trained, states
 
   """
   task, training = tasks[0], ensemble.training
-  first_state = jax.tree.map(lambda x: x[np.argmax(active)], ensemble.gather_members(states))
+  first_state = jax.tree.map(lambda x: x[np.argmax(active)], ensemble.gather_from_devices(states))
   parameters = training.parameters_for_test(first_state)
   if task.model_kind == 'translator':
     return {
@@ -62,7 +62,7 @@ def collect_artifacts(ensemble: Ensemble, tasks: Sequence[Task], trained, states
 
 def save_member_weights(
     path: pathlib.Path, ensemble: Ensemble, task: Task, run: dict, trained, states, active) -> None:
-  """Saves the parameters of each member that a mask selects to a safetensors file.
+  """Saves one safetensors file with the parameters of each ensemble member that a mask selects.
 
   Args:
     path: path of the files, to which -seed<n>.safetensors is appended.
@@ -74,7 +74,7 @@ def save_member_weights(
     active: [members] mask of the members to save.
 
   """
-  training, states = ensemble.training, ensemble.gather_members(states)
+  training, states = ensemble.training, ensemble.gather_from_devices(states)
   metadata = {
     'run': canonical_json(run), 'vocabulary': task.digest, 'model': str(training.model)}
   for i in np.flatnonzero(active):
@@ -86,7 +86,7 @@ def save_member_weights(
 
 def collect_translations(
     ensemble: Ensemble, tasks: Sequence[Task], trained, states, active) -> dict:
-  """Translates and scores the test split of every task with each member that a mask selects.
+  """Translates and scores every task's test split with the ensemble members that a mask selects.
 
   Args:
     ensemble: all members.
@@ -105,7 +105,8 @@ def collect_translations(
     *((t.source_length, t.target_length) for t in tasks), strict=True)]
   for task in tasks:
     batches = _padded_test_batches(task, recipe.batch_size, recipe.test_batches, *max_lengths)
-    decoded = [ensemble.gather_members(ensemble.decode(states, batch, active)) for batch in batches]
+    decoded = [
+      ensemble.gather_from_devices(ensemble.decode(states, batch, active)) for batch in batches]
     seeds = {str(trained[i].seed): i for i in np.flatnonzero(active)}
     sentences = translations_as_text(task, recipe.batch_size, seeds, batches, decoded)
     texts.append(sentences | unigram_baseline(batches))
@@ -124,23 +125,24 @@ def collect_translations(
 
 @functools.cache
 def _padded_test_batches(
-    task: Task, batch_size: int, count: int, source_length: int, target_length: int):
-  """Test batches in NumPy, padded to common lengths so that all tasks share a compiled program."""
+    task: Task, batch_size: int, num_batches: int, source_length: int, target_length: int):
+  """Returns test batches as NumPy arrays, padded so that all tasks share one compiled program."""
   if task.streams:
     return [task.batch('test', i, batch_size)
-            for i in range(min(count, task.num_batches('test', batch_size)))]
+            for i in range(min(num_batches, task.num_batches('test', batch_size)))]
   batch = jax.jit(functools.partial(task.batch, 'test', batch_size=batch_size))
 
   def pad_to_length(x, length):
     return np.pad(x, ((0, 0), (0, length - x.shape[1])))
 
   lengths = source_length, target_length, target_length
-  return [Batch(*map(pad_to_length, map(np.asarray, batch(i)), lengths)) for i in range(count)]
+  return [Batch(*map(pad_to_length, map(np.asarray, batch(i)), lengths))
+          for i in range(num_batches)]
 
 
 def translations_as_text(
     task: Task, batch_size: int, seeds: dict[str, int], batches, decoded) -> dict:
-  """Converts translations to text beside their sources and references.
+  """Returns translations as text, together with their source and reference sentences.
 
   Rows of the batches without any weight are padding and are left out.
 
@@ -177,7 +179,7 @@ def translations_as_text(
 
 
 def _concatenate_padded(arrays: Sequence[np.ndarray]) -> np.ndarray:
-  """Concatenates arrays [..., rows, T] along rows after zero padding to the largest T."""
+  """Concatenates arrays [..., rows, T] along the rows, each padded with zeros to the largest T."""
   length = max(array.shape[-1] for array in arrays)
   padded = [
     np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, length - array.shape[-1])])
@@ -187,7 +189,7 @@ def _concatenate_padded(arrays: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def source_alignments(task: Task, model, parameters) -> list[dict]:
-  """Computes the decoder's attention weights on the source for the first few test sentences.
+  """Computes the decoder's attention weights on the source tokens of the first test sentences.
 
   Args:
     task: a translation task.
@@ -225,11 +227,11 @@ def source_alignments(task: Task, model, parameters) -> list[dict]:
 
 
 def _antecedent_attention(training: Training, task: Task, parameters) -> dict:
-  """Averages the attention weight of each head from the predicted position to its antecedent."""
+  """Returns each head's attention weight on the antecedent, averaged over the test sequences."""
   recipe = training.recipe
 
   @jax.jit
-  def batch_mean_attention(batch_index):
+  def mean_antecedent_attention(batch_index):
     batch = task.batch('test', batch_index, recipe.batch_size)
     arguments, named = task.model_arguments(batch)
     weights = attention.attention_weights(training.model, parameters, *arguments, **named)
@@ -239,14 +241,14 @@ def _antecedent_attention(training: Training, task: Task, parameters) -> dict:
       for name, weight in weights.items()
     }
 
-  batches = [batch_mean_attention(index) for index in range(recipe.test_batches)]
+  batches = [mean_antecedent_attention(index) for index in range(recipe.test_batches)]
   mean = jax.tree.map(lambda *heads: np.mean(heads, 0).tolist(), *batches)
   length = task.batch('test', 0, 1).source.shape[1]
   return {'distance': task.distance, 'tokens': length, 'heads': mean}
 
 
 def training_step_flops(training: Training, state) -> int:
-  """Counts the operations of the matrix products in a training step.
+  """Counts the floating-point operations of the matrix products in a training step.
 
   If batches have several shapes, the count is the mean over the steps of training, but at most over
   the first epoch.
@@ -266,7 +268,7 @@ def training_step_flops(training: Training, state) -> int:
 
 
 def unigram_baseline(batches: Sequence[Batch]) -> dict[str, float]:
-  """The loss of a predictor that ignores the source and predicts each token by its frequency.
+  """Computes the loss of a predictor that uses only token frequencies and ignores the input.
 
   Frequencies are those of the tokens at each target position in the same batches. The field
   `unigram_loss` is in nats per token, and `tokens` is the mean number of tokens of a target.

@@ -1,4 +1,4 @@
-"""Experiment cells, the points of an experiment grid, and the outcomes of their execution."""
+"""Grid cells, which are the points of an experiment grid, and outcomes of their execution."""
 
 import dataclasses
 import re
@@ -12,7 +12,7 @@ OUT_OF_MEMORY = re.compile(r'RESOURCE_EXHAUSTED|out of memory', re.IGNORECASE)
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """The outcome of the execution of a cell.
+  """The outcome of the execution of a grid cell.
 
   Attributes:
     result: numbers and text, as JSON values by name.
@@ -28,7 +28,7 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-  """One point of an experiment grid.
+  """One point of an experiment grid, identified by a study and the settings of a run.
 
   Attributes:
     study: name of the study that the cell belongs to.
@@ -53,10 +53,10 @@ class Cell:
 
   @property
   def record_key(self) -> str:
-    """The hash of study, run and code under which the record of the cell is stored."""
+    """The key of the grid cell's record, which is a hash of the study, the run and the code."""
     return cell_key(self.study, self.run, self.code)
 
   def accepts_record(self, record: dict | None) -> bool:
-    """Whether a record exists and its result has the values that the cell expects."""
+    """Whether the record is not None and its result has the values that this grid cell expects."""
     return record is not None and (not record['result'] or all(
       record['result'].get(name) == value for name, value in self.expected.items()))

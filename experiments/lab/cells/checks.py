@@ -1,4 +1,4 @@
-"""Checks of a run, which find settings without effect and invalid widths, lengths and sizes."""
+"""Checks of a run's settings for invalid widths, lengths and sizes, and for unused settings."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from experiments.lab.tasks.task import Task
 
 
 def settings_without_effect(run: Run, task: Task) -> dict[str, str]:
-  """Maps each setting that has no effect on the numbers of a run to the reason."""
+  """Maps the name of each setting that does not affect the results of a run to the reason."""
   reasons = {}
   if run.optimizer != 'adamw':
     reasons['weight_decay'] = f'{run.optimizer} applies no weight decay, use --optimizer=adamw'
@@ -30,20 +30,20 @@ def settings_without_effect(run: Run, task: Task) -> dict[str, str]:
 
 
 def reset_unused_settings(run: Run, task: Task) -> Run:
-  """Resets each setting without effect to its default, so that equivalent runs share one cell."""
+  """Resets settings without effect to their defaults, so that equivalent runs share a grid cell."""
   defaults = {field.name: field.default for field in dataclasses.fields(Run)}
   unused = settings_without_effect(run, task)
   return dataclasses.replace(run, **{name: defaults[name] for name in unused})
 
 
 def check_experiment(experiment: Experiment) -> None:
-  """Raises BadInput if widths, lengths or sizes of an experiment are invalid."""
+  """Raises BadInput if an experiment's model width, sequence length or memory use is invalid."""
   run, task, layer = experiment.run, experiment.task, experiment.layer
   try:
     for tested_task in (task, *experiment.extrapolation_tasks):
       _check_causality_and_length(run, layer, tested_task)
-    multiple = experiment.width_multiple  # the matched width is at least as large
-    widths = {layer: multiple if run.match == 'params' else run.width}
+    divisor = experiment.width_divisor  # the matched width is at least as large
+    widths = {layer: divisor if run.match == 'params' else run.width}
     if run.match == 'params':
       widths[experiment.budget_reference] = run.width
     for component, width in widths.items():
@@ -55,12 +55,12 @@ def check_experiment(experiment: Experiment) -> None:
 
 
 def _check_width(run: Run, layer, task: Task, width: int) -> None:
-  """Raises BadInput if the number of heads, for example, does not divide the model width."""
-  multiple = models.required_width_multiple(run, layer, task)
-  if width % multiple:
+  """Raises BadInput if the model width is not divisible by a number such as that of the heads."""
+  divisor = models.required_width_divisor(run, layer, task)
+  if width % divisor:
     raise BadInput(
       f'--width={width} is invalid for {spec.format_spec(layer, task.model_kind)}: '
-      f'the width must be a multiple of {multiple}'
+      f'the width must be a multiple of {divisor}'
     )
 
 

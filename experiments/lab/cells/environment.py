@@ -1,4 +1,4 @@
-"""The environment of a run, which comprises devices, compilation cache, versions and commit."""
+"""Devices, compilation cache, package versions and Git commit of the execution of a run."""
 
 import importlib.metadata
 import os
@@ -15,7 +15,9 @@ MAX_DEFAULT_DEVICES = 8  # devices of a CPU, or processes, unless the user reque
 
 
 def configure_jax(host_devices: int, cache: str) -> None:
-  """Splits the CPU into devices and enables the compilation cache, before JAX creates any array.
+  """Splits the CPU into several JAX devices and enables JAX's cache of compiled programs.
+
+  Must be called before JAX creates any array.
 
   Args:
     host_devices: number of devices of the CPU; 0 uses one device per core, at most 8.
@@ -40,7 +42,7 @@ def configure_jax(host_devices: int, cache: str) -> None:
 
 
 def device_or_process_count(requested: int) -> int:
-  """The number of devices or processes, where a request of 0 means one per core but at most 8."""
+  """Returns the requested number of devices or processes, or min(cores, 8) for a request of 0."""
   return requested or min(available_cores(), MAX_DEFAULT_DEVICES)
 
 
@@ -61,7 +63,7 @@ def device_name() -> str:
 
 
 def _processor_name() -> str:
-  """The model name of the processor from Linux's /proc/cpuinfo, or else from Python's platform."""
+  """Returns the processor's model name from /proc/cpuinfo, or else from the module `platform`."""
   try:
     lines = pathlib.Path('/proc/cpuinfo').read_text().splitlines()
   except OSError:
@@ -71,13 +73,13 @@ def _processor_name() -> str:
 
 
 def package_versions() -> dict[str, str]:
-  """Maps Python and each package that affects numerical results to its installed version."""
+  """Returns the installed versions of Python and of the packages that affect numerical results."""
   versions = {name: importlib.metadata.version(name) for name in PACKAGES}
   return {'python': platform.python_version(), **versions}
 
 
 def git_commit() -> str:
-  """The hash of the checked-out commit; '' outside a checkout.
+  """Returns the hash of the checked-out commit, or '' outside a checkout.
 
   A '+' at its end marks files that have been changed since that commit.
   """

@@ -1,4 +1,4 @@
-"""Experiments, which combine a run with its layer, its tasks and a model of matched size.
+"""Experiments, each of which combines a run with its layer, its tasks and a model.
 
 With `match=params` every layer gets the width at which its model has as many parameters as the
 model of the REFERENCE layer at the run's width.
@@ -21,7 +21,7 @@ TOLERANCE = 0.01  # share of the budget by which a count may differ without a no
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """A run with the layer and the tasks that its specs describe.
+  """A run together with its layer and its tasks, which are created from the specs of the run.
 
   Attributes:
     run: the settings.
@@ -38,33 +38,33 @@ class Experiment:
   extrapolation_tasks: tuple[Task, ...] = ()
 
   @property
-  def width_multiple(self) -> int:
-    """The number, such as the number of heads, that must divide the model width."""
-    return models.required_width_multiple(self.run, self.layer, self.task)
+  def width_divisor(self) -> int:
+    """The number that must divide the model width, such as the number of heads."""
+    return models.required_width_divisor(self.run, self.layer, self.task)
 
   @property
   def budget_reference(self) -> nn.Module:
-    """The layer or translator whose model sets the parameter budget."""
+    """The reference layer or translator, whose model's parameter count is the parameter budget."""
     return reference_component(self.task.model_kind)
 
   def model_at_width(self, layer: nn.Module | None = None, width: int | None = None) -> nn.Module:
-    """Builds the model of a layer at a width, by default the layer and the width of the run."""
+    """Builds the model of a given layer and width, by default the layer and width of the run."""
     layer = self.layer if layer is None else layer
     return models.build_model(self.run, layer, self.task, width or self.run.width)
 
   @property
   def model(self) -> nn.Module:
-    """The model of the run's layer at the matched width."""
+    """The run's model, which has the width at which its parameter count matches the budget."""
     return self._matched_model_and_sizes[0]
 
   @property
   def matched_sizes(self) -> dict:
-    """The matched `width`, the number of `parameters` and the parameter `budget`."""
+    """The model's `width`, its number of `parameters` and the parameter `budget`, by name."""
     return self._matched_model_and_sizes[1]
 
   @functools.cached_property
   def parameter_budget(self) -> int | None:
-    """The number of parameters that the model should have, or None without matching."""
+    """The parameter count that the model should match, or None if the run sets no budget."""
     if self.run.match != 'params':
       return None
     try:
@@ -74,17 +74,18 @@ class Experiment:
 
   @functools.cached_property
   def _matched_model_and_sizes(self) -> tuple[nn.Module, dict]:
-    """Matches the model's parameter count to the budget, and returns the model and its sizes."""
+    """Builds the model whose parameter count matches the budget, and returns it with its sizes."""
     run = self.run
     try:
-      def count_at_width(layer, width):
+      def num_parameters_at_width(layer, width):
         return models.count_parameters(self.model_at_width(layer, width), self.task)
 
       width, budget = run.width, self.parameter_budget
       if budget is not None:
         width = nearest_width(
-          functools.partial(count_at_width, self.layer), budget, self.width_multiple, width)
-      sizes = {'width': width, 'parameters': count_at_width(self.layer, width), 'budget': budget}
+          functools.partial(num_parameters_at_width, self.layer), budget, self.width_divisor, width)
+      parameters = num_parameters_at_width(self.layer, width)
+      sizes = {'width': width, 'parameters': parameters, 'budget': budget}
       return self.model_at_width(width=width), sizes
     except ValueError as error:  # such as a width that is not divisible by the number of heads
       raise BadInput(str(error)) from None
@@ -92,13 +93,13 @@ class Experiment:
 
 @functools.cache
 def reference_component(kind: str) -> nn.Module:
-  """Creates the layer or translator whose model sets the parameter budget."""
+  """Creates the reference layer or translator, whose model defines the parameter budget."""
   return spec.parse_spec(REFERENCE[kind], kind)
 
 
 def create_experiment(
     run: Run, layer: nn.Module | None = None, task: Task | None = None) -> Experiment:
-  """Creates the experiment of a run from given components, or else from the specs of the run.
+  """Creates a run's experiment from a given layer and task, or from the run's specs if None.
 
   Args:
     run: the settings.
@@ -137,31 +138,33 @@ def extrapolation_tasks(run: Run, task: Task) -> tuple[Task, ...]:
 
 
 def nearest_width(
-    count_parameters: Callable[[int], int], budget: int, multiple: int, start: int) -> int:
-  """Finds the width at which the number of parameters is nearest to a budget.
+    count_parameters: Callable[[int], int], budget: int, width_divisor: int, initial_width: int
+) -> int:
+  """Finds the model width at which the number of parameters is nearest to a budget.
 
   Args:
     count_parameters: the number of parameters of the model at a width, which increases with it.
     budget: the number of parameters to match.
-    multiple: the number of which the width must be a multiple.
-    start: the width from which the search starts.
+    width_divisor: the number that must divide the width.
+    initial_width: the width from which the search starts.
 
   Returns:
-    A positive multiple of `multiple`.
+    A positive multiple of `width_divisor`.
 
   """
   count_parameters = functools.cache(count_parameters)
-  low, high = 0, max(1, start // multiple)  # in multiples; the count at `low` is below the budget
-  while count_parameters(high * multiple) < budget:
+  # Both bounds are multiples of the divisor, and the parameter count at `low` is below the budget.
+  low, high = 0, max(1, initial_width // width_divisor)
+  while count_parameters(high * width_divisor) < budget:
     low, high = high, 2 * high
   while high - low > 1:
-    # Parameters grow about quadratically with the width, hence the square root of their ratio.
-    scale = (budget / count_parameters(high * multiple)) ** 0.5
-    estimate = round((high * multiple) * scale / multiple)
+    # The width scales with the square root of the parameter count, which is about quadratic in it.
+    scale = (budget / count_parameters(high * width_divisor)) ** 0.5
+    estimate = round((high * width_divisor) * scale / width_divisor)
     middle = min(max(estimate, low + 1), high - 1)
-    if count_parameters(middle * multiple) < budget:
+    if count_parameters(middle * width_divisor) < budget:
       low = middle
     else:
       high = middle
-  candidates = [width * multiple for width in (low, high) if width]
+  candidates = [width * width_divisor for width in (low, high) if width]
   return min(candidates, key=lambda width: abs(count_parameters(width) - budget))

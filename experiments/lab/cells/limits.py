@@ -1,4 +1,4 @@
-"""Upper bounds of counts and sizes in settings and options.
+"""Upper bounds of counts and sizes that users set in run settings and component options.
 
 The bounds are far above every published model but small enough for JAX to trace the program. Each
 repetition of a block adds equations to the program, and an array axis has a 32-bit index. Within
@@ -27,7 +27,7 @@ MAX_AXES = {
 
 
 def check_limit(name: str, value: float, *owners: str) -> None:
-  """Checks that the absolute value of a setting or option is within its upper bound.
+  """Raises ValueError if the absolute value of a setting or option exceeds its upper bound.
 
   Args:
     name: name of the setting or option.
@@ -52,7 +52,7 @@ def check_limit(name: str, value: float, *owners: str) -> None:
 
 
 def format_number(value: float) -> str:
-  """Formats a number, but states only the number of digits of an integer with more than 30."""
+  """Formats a number, but replaces an integer of more than 30 digits by its number of digits."""
   digits = int(value.bit_length() * 0.30103) + 1 if isinstance(value, int) else 0
   return f'a number of {digits} digits' if digits > 30 else f'{value}'
 
@@ -62,10 +62,10 @@ def array_bytes_note(length: float) -> str:
   return f'an axis of this length takes {format_bytes(FLOAT_BYTES * abs(length))}'
 
 
-def format_bytes(count: float) -> str:
+def format_bytes(num_bytes: float) -> str:
   """Formats a number of bytes in the largest binary unit that does not exceed it."""
   units = ('bytes', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB', 'EiB')
-  if count >= 1024 ** len(units):
+  if num_bytes >= 1024 ** len(units):
     return f'more than 1024 {units[-1]}'
-  power = next(i for i in reversed(range(len(units))) if count >= 1024**i or i == 0)
-  return f'{count / 1024**power:.4g} {units[power]}'
+  power = next(i for i in reversed(range(len(units))) if num_bytes >= 1024**i or i == 0)
+  return f'{num_bytes / 1024**power:.4g} {units[power]}'

@@ -1,4 +1,4 @@
-"""Construction of whole models from a layer, a run's residual blocks and a task's vocabulary."""
+"""Construction of models from a layer, the settings of a run and the vocabulary of a task."""
 
 import functools
 import itertools
@@ -30,7 +30,7 @@ EMBEDDINGS = {
 
 
 def build_model(run: Run, layer, task: Task, width: int) -> nn.Module:
-  """Builds the model of a layer for a task, with the residual blocks that a run specifies.
+  """Builds a model for a task from a layer and the residual-block settings of a run.
 
   Args:
     run: the settings, of which depth, block, feed-forward network, dropout and dtype are used.
@@ -67,7 +67,7 @@ def build_stack(run: Run, blocks, depth: int = 1) -> Stack:
 
 
 def _build_decoder_only(run: Run, layer: SequenceLayer, task: Task, width: int) -> DecoderOnly:
-  """Builds a model with one output per input position.
+  """Builds a decoder-only model, which has one output per input position.
 
   The layers of a hybrid alternate from block to block. If the depth is not a multiple of their
   number, the last repetition is incomplete.
@@ -85,12 +85,12 @@ def _build_decoder_only(run: Run, layer: SequenceLayer, task: Task, width: int) 
 
 
 def _build_encoder_decoder(run: Run, translator, task: Task, width: int) -> EncoderDecoder:
-  """Builds an encoder and a decoder that share one embedding matrix with the output head."""
+  """Builds an encoder-decoder model whose embeddings and output head share one matrix."""
   encoder, decoder = (
     build_stack(run, blocks(run.depth)) for blocks in (translator.encoder, translator.decoder)
   )
   if run.feedforward != 'none' and not any(level.source_projection for level in decoder.levels):
-    # Without source attention only the encoder's states are used, not its last feed-forward.
+    # Without source attention, the decoder does not use the encoder's last feed-forward network.
     encoder = Stack(encoder.layers[:-1])
   return EncoderDecoder(
     embedding=tied_embedding(task.input_space.size, width),
@@ -105,7 +105,7 @@ def _build_encoder_decoder(run: Run, translator, task: Task, width: int) -> Enco
 
 
 def first_block_input(model: DecoderOnly, parameters, source: jax.Array) -> jax.Array:
-  """Computes the input of a model's first block.
+  """Computes the input of a model's first residual block from the model's input.
 
   Args:
     model: the model.
@@ -123,8 +123,8 @@ def first_block_input(model: DecoderOnly, parameters, source: jax.Array) -> jax.
   return input_layer.apply({'params': parameters.get('prelude', {})}, x)[0]
 
 
-def required_width_multiple(run: Run, layer, task: Task) -> int:
-  """Finds the number, such as the number of heads, that must divide the model width.
+def required_width_divisor(run: Run, layer, task: Task) -> int:
+  """Returns the number that must divide the model width, such as the number of heads.
 
   Args:
     run: the settings, of which depth, block and feed-forward network are used.
@@ -142,7 +142,7 @@ def required_width_multiple(run: Run, layer, task: Task) -> int:
 
 
 def batch_shapes(task: Task) -> Batch:
-  """The shapes and dtypes of a batch that contains one sequence of a task."""
+  """Returns the shapes and dtypes of a batch that contains one sequence of a task."""
   if task.streams:  # batches of a corpus have several lengths, of which this is the largest
     return Batch(*(jax.ShapeDtypeStruct((1, task.source_length), dtype)
                    for dtype in (jnp.int32, jnp.int32, jnp.float32)))
@@ -151,7 +151,7 @@ def batch_shapes(task: Task) -> Batch:
 
 @functools.lru_cache(maxsize=256)
 def count_parameters(model: nn.Module, task: Task) -> int:
-  """The number of trainable parameters of a model for a task."""
+  """Returns the number of trainable parameters of a model for a task."""
   def initialise_model():
     short = jax.tree.map(lambda x: jnp.zeros((1, 1, *x.shape[2:]), x.dtype), batch_shapes(task))
     arguments, named = task.model_arguments(short)

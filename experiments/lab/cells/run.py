@@ -1,4 +1,4 @@
-"""Runs, which are the settings (strings and numbers) that determine the results of a cell.
+"""The `Run` type, whose settings (strings and numbers) determine the results of a grid cell.
 
 The canonical JSON of a run identifies its record, so that a cell whose record is stored is not
 executed again. How a run is executed (devices, pmap or jit, time limits) is not a part of it.
@@ -73,9 +73,9 @@ class Run(Recipe):
         f'--block=plain has no feed-forward network and needs --feedforward=none, '
         f'not {self.feedforward!r}'
       )
-    self._check_lists()
+    self._check_lengths_seeds_and_rates()
 
-  def _check_lists(self) -> None:
+  def _check_lengths_seeds_and_rates(self) -> None:
     """Raises ValueError for invalid test lengths, seeds or learning rates."""
     if (0, *self.test_lengths) != tuple(sorted({0, *self.test_lengths})):
       raise ValueError(f'test_lengths must be positive and ascending, not {self.test_lengths}')
@@ -94,7 +94,7 @@ class Run(Recipe):
         raise ValueError(f'a learning rate must be positive and finite, not {rate}')
 
   def to_json_values(self) -> dict:
-    """The settings by name as plain JSON values, in which tuples are lists."""
+    """Returns the settings by name as JSON values, in which tuples are converted to lists."""
     return {
       name: list(value) if isinstance(value, tuple) else value
       for name, value in dataclasses.asdict(self).items()
@@ -102,7 +102,7 @@ class Run(Recipe):
 
 
 def run_from_json(values: dict) -> Run:
-  """Creates a run from its JSON values; raises ValueError if a value has a wrong type."""
+  """Creates a run from its JSON values, or raises ValueError if a value has a wrong type."""
   types = {field.name: field.type for field in dataclasses.fields(Run)}
   for name, value in values.items():
     if name not in types or not _has_type(value, types[name]):

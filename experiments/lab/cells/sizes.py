@@ -1,4 +1,4 @@
-"""Lower bounds of the memory that a run needs, computed from shapes before arrays are allocated.
+"""Lower bounds of the memory of a run, computed from shapes before any array is allocated.
 
   parameters    those of every layer, the embeddings and the head
   training      each parameter of each member and its two Adam moments, and one gradient
@@ -29,7 +29,7 @@ MAX_RUN_BYTES = 2**44
 
 
 class Sizes(NamedTuple):
-  """The numbers of scalars in the parameters and in the state of a layer or a model."""
+  """The number of parameters and the number of state values of a layer or a model."""
 
   parameters: int
   state: int  # values in the state for one sequence
@@ -37,7 +37,7 @@ class Sizes(NamedTuple):
 
 @functools.cache
 def _layer_sizes(layer: SequenceLayer, width: int) -> Sizes:
-  """Counts parameters and state values of a layer, after a check of its receptive field."""
+  """Counts the parameters and state values of a layer whose receptive field is within MAX_AXIS."""
   field = layer.receptive_field or 0
   if field > MAX_AXIS:
     raise BadInput(
@@ -51,7 +51,7 @@ def _layer_sizes(layer: SequenceLayer, width: int) -> Sizes:
 
 
 def model_sizes(run: Run, layer: SequenceLayer, task: Task, width: int) -> Sizes:
-  """Counts parameters and state values of a run's model, or of the decoder of an encoder-decoder.
+  """Counts the parameters and state values of a run's model, without the encoder if it has one.
 
   Args:
     run: the settings, of which depth and feed-forward network are used.
@@ -78,7 +78,7 @@ def model_sizes(run: Run, layer: SequenceLayer, task: Task, width: int) -> Sizes
 
 
 def training_bytes(run: Run, task: Task, batch: Batch, parameters: int, width: int) -> int:
-  """Computes a lower bound of the memory for training if members are trained one after another.
+  """Computes a lower bound of the training memory if ensemble members are trained in sequence.
 
   Args:
     run: the settings.
@@ -92,14 +92,14 @@ def training_bytes(run: Run, task: Task, batch: Batch, parameters: int, width: i
 
   """
   members = len(run.seeds) * len(run.learning_rates)
-  # Batches of a corpus have many shapes, so that their activations are left out of the bound.
+  # The bound omits activations of batches from a corpus, because these batches have many shapes.
   tokens = 0 if task.streams else run.batch_size * batch.target.shape[1]
   activations = tokens * (run.depth * width + task.output_space.size)
   return FLOAT_BYTES * parameters * (3 * members + 1) + jnp.dtype(run.dtype).itemsize * activations
 
 
 def _decoding_bytes(run: Run, task: Task, batch: Batch) -> int:
-  """The bytes of the logits in beam search and of all test batches, or 0 without decoding."""
+  """Returns the bytes of beam-search logits and test batches, or 0 if the task is not decoded."""
   if task.model_kind == 'layer':
     return 0
   tokens = batch.source.shape[1] + batch.target.shape[1]
@@ -109,7 +109,7 @@ def _decoding_bytes(run: Run, task: Task, batch: Batch) -> int:
 
 def check_memory_limit(
     run: Run, layer: SequenceLayer, task: Task, batch: Batch, width: int) -> None:
-  """Raises BadInput if a run needs more than MAX_RUN_BYTES, more memory than any machine has.
+  """Raises BadInput if a run needs more than MAX_RUN_BYTES, which exceeds any machine's memory.
 
   Args:
     run: the settings.
@@ -135,7 +135,7 @@ def check_memory_limit(
 
 
 def require_memory(run: Run, task: Task, batch: Batch, parameters: int, width: int) -> None:
-  """Checks that this machine's devices have enough memory to train a run.
+  """Raises MemoryError if this machine's devices have too little memory to train a run.
 
   Args:
     run: the settings.
@@ -156,7 +156,7 @@ def require_memory(run: Run, task: Task, batch: Batch, parameters: int, width: i
 
 
 def total_device_memory() -> float:
-  """The bytes of memory of all devices, or infinity if a device does not report its memory."""
+  """Returns the total memory of all devices in bytes, or infinity if a device reports none."""
   devices = jax.devices()
   if devices[0].platform == 'cpu':
     return memory.available_bytes()

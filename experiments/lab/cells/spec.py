@@ -1,4 +1,4 @@
-"""Specs, call-like strings that describe a component with its options and are never evaluated.
+"""Specs such as attention(num_heads=4), which are parsed into components without evaluation.
 
   attention    attention(num_heads=8)    attention(positions=alibi, num_heads=2)
   interleave(attention, mamba(state_size=8))    fixed_vector(lstm, reverse=True)
@@ -41,7 +41,7 @@ def split_specs(text: str) -> list[str]:
 
 
 def parse_spec(text: str, kind: str) -> Any:
-  """Creates the layer, translator, task or position encoding that a spec of this kind describes."""
+  """Creates the component (layer, translator, task or position encoding) that a spec describes."""
   invalid = _syntax_error(text, kind)
   try:
     node = ast.parse(text.strip(), mode='eval').body
@@ -54,7 +54,7 @@ def parse_spec(text: str, kind: str) -> Any:
 
 
 def parse_spec_list(specs: str | Sequence[str], kind: str) -> list[Any]:
-  """Creates the components of a list or comma-separated string of specs, which must be distinct.
+  """Creates a component for each of the distinct specs in a list or comma-separated string.
 
   Raises:
     BadInput: if a spec is invalid, or two specs describe the same component.
@@ -70,12 +70,12 @@ def parse_spec_list(specs: str | Sequence[str], kind: str) -> list[Any]:
 
 
 def canonical_specs(specs: str | Sequence[str], kind: str) -> list[str]:
-  """Converts a list or comma-separated string of distinct specs to their canonical forms."""
+  """Returns the canonical text of each distinct spec in a list or comma-separated string."""
   return [format_spec(component, kind) for component in parse_spec_list(specs, kind)]
 
 
 def format_spec(component: Any, kind: str) -> str:
-  """The canonical spec of a component, with only the options that differ from their defaults."""
+  """Returns the canonical spec of a component, which contains only its non-default options."""
   names = {component_class: name for name, component_class in CATALOGUES[kind].items()}
   options = []
   for field in settable_fields(type(component)).values():
@@ -105,7 +105,7 @@ def _syntax_error(text: str, kind: str) -> BadInput:
 
 
 def _build_component(node: ast.expr, kind: str, text: str) -> Any:
-  """Creates a component from the syntax tree of its spec, which is a name or a call."""
+  """Creates a component from a syntax tree, which must consist of a name or a call."""
   function = node.func if isinstance(node, ast.Call) else node
   if not isinstance(function, ast.Name):
     raise _syntax_error(text, kind)

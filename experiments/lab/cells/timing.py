@@ -1,4 +1,4 @@
-"""Timing cells, which time all layers at all lengths on one device in interleaved rounds.
+"""Grid cells that measure the durations of all layers at all lengths in interleaved rounds.
 
   train     a training step (loss, gradient and update) on a batch that is already on the device
   forward   the logits of the same batch
@@ -8,9 +8,10 @@
             this position results from a prompt of real text of that length (copying it once per
             call is a part of the time)
 
-A program is compiled ahead of time once for all repetitions, and provides both the time and the
-memory. A point that does not fit into memory, at compilation or at execution, is recorded with the
-status 'out of memory', and the other points are still measured.
+All measurements of a grid cell use one device. A program is compiled ahead of time once for all
+repetitions, and provides both the time and the memory. A point that does not fit into memory, at
+compilation or at execution, is recorded with the status 'out of memory', and the other points are
+still measured.
 """
 
 import dataclasses
@@ -30,12 +31,12 @@ from experiments.lab.measure import memory
 from experiments.lab.measure.time import time_interleaved
 from experiments.lab.training.step import Training
 
-# Settings that do not affect times. The batch size follows from the number of tokens per step.
+# Settings that do not affect durations. The number of tokens per step sets the batch size.
 UNUSED_SETTINGS = (
   'batch_size', 'validations', 'validation_batches', 'test_batches', 'stop_when_solved',
   'test_lengths', 'beam', 'length_penalty', 'average',
 )
-# Settings that vary within a timing cell and are therefore stored under other names.
+# Settings that vary within a timing grid cell and are therefore stored under other names.
 VARIED_SETTINGS = ('layer', 'task', 'steps', 'seeds', 'learning_rates')
 QUANTITIES = ('train', 'forward', 'generate')
 PREPARATION_SHARE = 0.5  # share of a cell's progress that is attributed to compilation
@@ -46,7 +47,7 @@ _create_cached_experiment = functools.cache(experiment.create_experiment)
 
 @dataclasses.dataclass
 class Point:
-  """The measurement of one quantity of one layer at one length.
+  """The durations and memory of one quantity, such as 'train', for one layer at one length.
 
   Attributes:
     layer: spec of the layer.
@@ -70,7 +71,7 @@ class Point:
   seconds: list[float] = dataclasses.field(default_factory=list)
 
   def record_if_out_of_memory(self, error: Exception) -> bool:
-    """Sets the status if an error reports a lack of memory, and returns whether it does."""
+    """Returns whether an error reports a lack of memory, and if so stores it as the status."""
     exhausted = isinstance(error, jax.errors.JaxRuntimeError) and OUT_OF_MEMORY.search(str(error))
     if exhausted or isinstance(error, MemoryError):
       self.status, self.reason = 'out of memory', str(error).partition('\n')[0]
@@ -81,7 +82,7 @@ class Point:
 def timing_cell_settings(
   run: Run, layers: Iterable[str], lengths: Iterable[int], quantities: Iterable[str], **sizes
 ) -> dict:
-  """Collects the settings of timing cells, which together with a seed identify a cell.
+  """Returns the settings that identify a timing grid cell together with a seed.
 
   Args:
     run: settings of the timed layers.
@@ -108,7 +109,7 @@ def timing_cell_settings(
 
 
 def timed_run(values: dict, layer: str, length: int) -> Run:
-  """Creates the run of one layer at one length.
+  """Creates the run that defines how a layer is timed at one sequence length.
 
   All repetitions share this run and hence its compiled programs. The seed of a repetition
   determines only the parameters and the data.
@@ -133,7 +134,7 @@ def timed_run(values: dict, layer: str, length: int) -> Run:
 
 
 def timed_experiment(values: dict, layer: str, length: int) -> Experiment:
-  """Creates and caches the experiment of one layer at one length.
+  """Returns the cached experiment in which a layer is timed at one sequence length.
 
   Args:
     values: settings from `timing_cell_settings`.
@@ -148,7 +149,7 @@ def timed_experiment(values: dict, layer: str, length: int) -> Experiment:
 
 
 def timing_cell(study: str, values: dict, seed: int, label: str) -> Cell:
-  """Creates the cell that times all layers at all lengths with one seed.
+  """Creates the grid cell that measures the durations of all layers at all lengths with one seed.
 
   Args:
     study: name of the study.
@@ -166,7 +167,7 @@ def timing_cell(study: str, values: dict, seed: int, label: str) -> Cell:
 
 
 def timing_executor(timeout: float):
-  """Creates the function that executes a timing cell and stops it after `timeout` seconds."""
+  """Returns a function that executes a timing grid cell and stops it after `timeout` seconds."""
   return functools.partial(_execute_timing_cell, timeout)
 
 
@@ -212,7 +213,7 @@ def _execute_timing_cell(timeout: float, cell: Cell, report_progress) -> Outcome
 
 
 class TimedCalls:
-  """The calls that one repetition times, with the parameters and the data that they share."""
+  """The timed function calls of one repetition, with the parameters and data that they share."""
 
   def __init__(self, values: dict):
     self.values = values
@@ -223,13 +224,13 @@ class TimedCalls:
     }
 
   def tokens_per_call(self, quantity: str) -> int:
-    """The number of tokens that one call processes or generates."""
+    """Returns the number of tokens that one timed call processes or generates."""
     if quantity == 'generate':
       return self.values['sequences'] * self.values['generated']
     return self.values['tokens']
 
   def prepare_call(self, point: Point):
-    """Compiles the call that a point times, and stores the program's memory in the point."""
+    """Returns a compiled call for a point's measurement, and stores its memory in the point."""
     state, training = self.states[point.layer], self._training_at_length(point.layer, point.length)
     if point.quantity == 'generate':
       prompt_state, token = self._process_prompt(point, training, state.parameters)
@@ -242,7 +243,7 @@ class TimedCalls:
     program = _compile_program(training, quantity)
     if memory_use := memory.program_memory(program):
       point.bytes = memory_use.temporary
-    memory.require_memory(memory_use)
+    memory.require_available_memory(memory_use)
     batch = _batch(training.task, 'train', self.values['seed'], training.recipe.batch_size)
     if quantity == 'train':
       return functools.partial(program, state, batch)
@@ -292,9 +293,9 @@ def _decode_step(model, parameters, state, tokens):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4))
-def _generate_tokens(model, parameters, state, token, count: int):
-  """Generates `count` tokens greedily, and returns the new state and the last token."""
+def _generate_tokens(model, parameters, state, token, num_tokens: int):
+  """Generates `num_tokens` tokens greedily, and returns the new state and the last token."""
   def generate_token(carry, _):
     return _decode_step(model, parameters, *carry), None
 
-  return jax.lax.scan(generate_token, (state, token), length=count)[0]
+  return jax.lax.scan(generate_token, (state, token), length=num_tokens)[0]

@@ -1,4 +1,4 @@
-"""Training cells, which train all seeds and learning rates of a run together and score them.
+"""Grid cells that train and score all seeds and learning rates of a run as one ensemble.
 
 The learning rate is selected by the mean of the validation metric over seeds. The score is the test
 metric at that rate. The test metrics of the other rates are stored too, but select nothing.
@@ -32,7 +32,7 @@ from experiments.lab.weights import safetensors
 
 
 def training_cell(study: str, experiment: Experiment) -> Cell:
-  """Creates the cell that trains the run of an experiment."""
+  """Creates the grid cell that trains the run of an experiment."""
   run = experiment.run
   label, expected = f'{run.layer} on {run.task}', {'budget': experiment.parameter_budget}
   return Cell(study, run.to_json_values(), label, experiment, expected=expected)
@@ -42,7 +42,7 @@ def training_executor(
   parallel: str, timeout: float, folder: str, save_weights: bool = False,
   measure_states: Callable[[Training, Any], dict] | None = None,
 ):
-  """Creates the function that trains and scores the members of a training cell.
+  """Returns a function that trains and scores all ensemble members of a training grid cell.
 
   Args:
     parallel: distribution of the members over devices, 'jit' or 'pmap'.
@@ -88,19 +88,19 @@ def _execute_training_cell(
     ensemble_class = StreamingEnsemble
     train_function = functools.partial(streaming.train_from_stream, checkpoints=checkpoints)
   elif measure_states:
-    def store_measurement(step, states):
-      values = measure_states(ensemble.training, ensemble.gather_members(states))
+    def store_state_measurements(step, states):
+      values = measure_states(ensemble.training, ensemble.gather_from_devices(states))
       collected.setdefault('watched', []).append({'step': step, **values})
 
-    train_function = functools.partial(train, on_validation=store_measurement)
-  # The module `artifacts` decodes and scores the translations of longer sources.
+    train_function = functools.partial(train, on_validation=store_state_measurements)
+  # The module `artifacts` decodes and scores the translations of longer source sentences.
   scored_tasks = () if task.model_kind == 'translator' else longer_tasks
   ensemble, *longer_ensembles = (
     ensemble_class(Training(model, scored_task, run), members, parallel)
     for scored_task in (task, *scored_tasks)
   )
 
-  def collect_after_training(trained, states):
+  def collect_artifacts_after_training(trained, states):
     best = best_learning_rate(task, trained)
     active = np.array([m.learning_rate == best and m.status != 'diverged' for m in trained])
     if active.any():
@@ -111,10 +111,12 @@ def _execute_training_cell(
       artifacts.save_member_weights(path, ensemble, task, cell.run, trained, states, active)
 
   trained = train_function(
-    ensemble, task, run, timeout, report_progress, longer_ensembles, collect_after_training)
+    ensemble, task, run, timeout, report_progress, longer_ensembles,
+    collect_artifacts_after_training)
   result = {
     **_task_record_fields(task),
-    'controls': {} if task.streams else score_controls(task, run.batch_size, run.test_batches),
+    'controls': {} if task.streams else score_oracle_and_baseline(
+      task, run.batch_size, run.test_batches),
     'receptive_field': model.receptive_field,
     'state_bytes': state_bytes(model, task, matched['width']),
     'extrapolation': [
@@ -124,11 +126,11 @@ def _execute_training_cell(
     'learning_rate': best_learning_rate(task, trained),
     'members': [dataclasses.asdict(member) for member in trained],
   }
-  return Outcome(result, *_cell_status(trained))
+  return Outcome(result, *_status_and_reason(trained))
 
 
 def _task_record_fields(task: Task) -> dict:
-  """Fields of a training record that depend only on the task."""
+  """Returns the fields of a training record that depend only on the task."""
   return {
     'family': task.family,
     'title': task.title,
@@ -143,7 +145,7 @@ def _task_record_fields(task: Task) -> dict:
 
 
 def state_bytes(model: nn.Module, task: Task, width: int) -> int:
-  """Computes the size of a model's recurrent state or cache after one sequence of a task.
+  """Computes the bytes of a model's recurrent state or cache after one sequence of a task.
 
   Args:
     model: the model.
@@ -160,13 +162,13 @@ def state_bytes(model: nn.Module, task: Task, width: int) -> int:
 
 
 @functools.cache
-def score_controls(task: Task, batch_size: int, batches: int) -> dict[str, float]:
+def score_oracle_and_baseline(task: Task, batch_size: int, num_batches: int) -> dict[str, float]:
   """Scores a task's oracle and its input-independent baseline from 0 (chance) to 1 (perfect).
 
   Args:
     task: the task, which defines the oracle and the baseline.
     batch_size: sequences of a batch.
-    batches: number of test batches.
+    num_batches: number of test batches.
 
   Returns:
     The score of the `oracle`, which should be 1, and of the `baseline`, a predictor that ignores
@@ -174,41 +176,41 @@ def score_controls(task: Task, batch_size: int, batches: int) -> dict[str, float
 
   """
   @jax.jit
-  def control_metric_totals(batch_indices):
-    def batch_metric_sums(index):
-      batch = task.batch('test', index, batch_size)
-      controls = {'oracle': task.oracle, 'baseline': task.baseline}
+  def oracle_and_baseline_metric_totals(batch_indices):
+    def metric_sums_of_batch(batch_index):
+      batch = task.batch('test', batch_index, batch_size)
+      predictors = {'oracle': task.oracle, 'baseline': task.baseline}
       return {name: task.metric_sums(predict(batch.source), batch)
-              for name, predict in controls.items()}
+              for name, predict in predictors.items()}
 
-    return jax.tree.map(jnp.sum, jax.lax.map(batch_metric_sums, batch_indices))
+    return jax.tree.map(jnp.sum, jax.lax.map(metric_sums_of_batch, batch_indices))
 
-  totals = control_metric_totals(jnp.arange(batches))
+  totals = oracle_and_baseline_metric_totals(jnp.arange(num_batches))
   return {name: float(task.score(total / count)) for name, (total, count) in totals.items()}
 
 
 def best_learning_rate(task: Task, members: Sequence[Member]) -> float:
-  """The learning rate with the best mean validation metric over seeds.
+  """Returns the learning rate with the best validation metric, averaged over the seeds.
 
   A rate at which a member diverged ranks last. Rates with equal metrics are ranked by the loss, and
   of rates with equal losses the lowest is selected.
   """
   sign = 1 if task.metric.perfect > task.chance else -1
 
-  def validation_rank(rate: float) -> tuple[float, float]:
+  def validation_rank_of_rate(rate: float) -> tuple[float, float]:
     at_rate = [member for member in members if member.learning_rate == rate]
-    # The metric of a diverged member may be finite, because the argmax of NaN is the first class.
+    # An ensemble member with NaN logits may have a finite metric, because the argmax of NaN is 0.
     if any(m.status == 'diverged' or not math.isfinite(m.validation) for m in at_rate):
       return -math.inf, 0.0
-    # The loss ranks rates with equal metrics, such as an accuracy of 0 at both rates.
+    # Learning rates with equal metrics, such as an accuracy of 0, are ranked by their losses.
     return sum(sign * m.validation for m in at_rate), -sum(m.validation_loss for m in at_rate)
 
-  return max(sorted({m.learning_rate for m in members}), key=validation_rank)
+  return max(sorted({m.learning_rate for m in members}), key=validation_rank_of_rate)
 
 
-def _cell_status(members: Sequence[Member]) -> tuple[str, str]:
-  """Derives a cell's status from those of its members, with a reason if it did not finish."""
-  statuses = [member.status for member in members]
+def _status_and_reason(trained_members: Sequence[Member]) -> tuple[str, str]:
+  """Returns the status of a grid cell, and the reason if any ensemble member did not finish."""
+  statuses = [member.status for member in trained_members]
   if 'timeout' in statuses:
     return 'timeout', f'{statuses.count("timeout")} of {len(statuses)} members were still training'
   if all(status == 'diverged' for status in statuses):

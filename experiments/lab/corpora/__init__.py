@@ -1,1 +1,1 @@
-"""Natural text corpora, from download and tokenisation to batches."""
+"""Download, tokenisation and batching of natural text corpora."""

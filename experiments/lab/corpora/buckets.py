@@ -31,7 +31,7 @@ MAX_BUCKETS = 6  # limits the number of programs to compile
 
 
 class BatchShape(NamedTuple):
-  """The number of rows and of tokens per row, which all batches of a bucket share."""
+  """The number of rows and the number of tokens per row of all batches in a bucket."""
 
   rows: int
   tokens: int  # per row, of the source and of the target each
@@ -111,7 +111,7 @@ class Buckets:
     return self.shapes[bucket], order[start:stop]
 
   def _plan_epoch(self, epoch: int) -> EpochPlan:
-    # In all NumPy versions, RandomState generates the same numbers, unlike newer generators.
+    # RandomState generates the same numbers in all NumPy versions, unlike newer generators.
     random = np.random.RandomState([self.seed, epoch])
     order = random.permutation(len(self._bucket))
     order = order[np.argsort(self._bucket[order], kind='stable')]

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from experiments.lab import optional, sealed_folder
-from experiments.lab.corpora.network import unreachable_hosts
+from experiments.lab.corpora.network import hosts_if_all_unreachable
 from experiments.lab.corpora.reserved import SPLITS
 from experiments.lab.corpora.vocabulary import normalize_whitespace
 
@@ -31,14 +31,17 @@ HELD_OUT = {0: 'validation', 1: 'test'}  # hash of a pair modulo 100 -> split; o
 
 
 class CorpusError(sealed_folder.DataError):
-  """The error for a corpus that cannot be obtained or read.
+  """Raised when a corpus cannot be downloaded, prepared or read.
 
   The message is a single line.
   """
 
 
 def split_for_pair(pair: tuple[str, str]) -> str:
-  """The split of a pair, determined by its hash, if a data set lacks a validation or test split."""
+  """The split to which the hash of a sentence pair assigns the pair.
+
+  It is used if a data set lacks a validation or test split.
+  """
   text = '\0'.join(map(normalize_whitespace, pair)).encode()
   return HELD_OUT.get(int.from_bytes(hashlib.sha256(text).digest(), 'big') % 100, 'train')
 
@@ -65,7 +68,7 @@ class SentencePairs:
 
 
 def find_dataset_builder(data_folder: pathlib.Path, name: str, languages: tuple[str, str]):
-  """The object of TensorFlow Datasets that downloads and reads a translation data set.
+  """The TensorFlow Datasets builder that downloads and reads a translation data set.
 
   Args:
     data_folder: the folder of all data sets.
@@ -123,7 +126,7 @@ def _decode_utf8(sentence: bytes | str) -> str:
 
 
 def _load_dataset_builder(data_folder: pathlib.Path, name: str):
-  """The builder of a data set, or a CorpusError if TensorFlow Datasets does not support it."""
+  """Loads the builder of a data set, and raises a CorpusError if the data set is not supported."""
   tfds = optional.import_optional('tensorflow_datasets', *EXTRA)
   optional.import_optional('tensorflow_datasets.translate', *EXTRA)  # registers the data sets
   optional.import_optional('array_record.python.array_record_data_source', *EXTRA)
@@ -150,7 +153,7 @@ def _download_dataset(builder) -> None:
   folder, name = pathlib.Path(builder.data_dir), builder.info.full_name
   if folder.exists():
     return
-  if hosts := unreachable_hosts(builder.url_infos or ()):
+  if hosts := hosts_if_all_unreachable(builder.url_infos or ()):
     raise CorpusError(f'{name} is not in {folder}, and there is no network to download it:'
                       f' no connection to {", ".join(hosts)}')
   for incomplete in folder.parent.glob(f'incomplete.*_{folder.name}'):  # from a killed process
@@ -165,7 +168,7 @@ def _download_dataset(builder) -> None:
 
 
 def _load_examples(builder, split: str) -> Sequence[Any]:
-  """The examples of a split, or a CorpusError if their number is wrong."""
+  """Loads the examples of a split, and raises a CorpusError if the number of examples is wrong."""
   examples, expected = builder.as_data_source(split), builder.info.splits[split].num_examples
   if len(examples) != expected:
     raise CorpusError(f'{builder.info.full_name} is damaged: its {split} split has {len(examples)}'

@@ -16,8 +16,8 @@ TIMEOUT = 5.0  # seconds
 PORTS = {'http': 80, 'https': 443}
 
 
-def unreachable_hosts(urls: Iterable[str]) -> list[str]:
-  """The hosts of the URLs, or an empty list if any host accepts a connection within TIMEOUT.
+def hosts_if_all_unreachable(urls: Iterable[str]) -> list[str]:
+  """All hosts of the URLs if no host accepts a connection within TIMEOUT, or else an empty list.
 
   If a proxy is configured, the connection to the proxy is tested instead.
   """
@@ -28,17 +28,17 @@ def unreachable_hosts(urls: Iterable[str]) -> list[str]:
     _host_and_port(urllib.parse.urlsplit(proxies[part.scheme]) if part.scheme in proxies else part)
     for part in parts
   }
-  connected = threading.Event()
+  reachable = threading.Event()
   attempts = [
-    threading.Thread(target=_try_connection, args=(*host, connected), daemon=True)
+    threading.Thread(target=_set_event_if_reachable, args=(*host, reachable), daemon=True)
     for host in hosts
   ]
   for attempt in attempts:
     attempt.start()
-  # A DNS lookup has no timeout, so that these threads are daemons and may outlive this function.
+  # A DNS lookup has no timeout. Daemon threads are used because they may outlive the function.
   for attempt in attempts:
     attempt.join(TIMEOUT)
-    if connected.is_set():
+    if reachable.is_set():
       return []
   return sorted(host for host, _ in hosts)
 
@@ -47,10 +47,10 @@ def _host_and_port(url: urllib.parse.SplitResult) -> tuple[str, int]:
   return url.hostname or url.path, url.port or PORTS.get(url.scheme, 80)
 
 
-def _try_connection(host: str, port: int, connected: threading.Event) -> None:
-  """Sets the event `connected` if the host accepts a connection within TIMEOUT."""
+def _set_event_if_reachable(host: str, port: int, reachable: threading.Event) -> None:
+  """Sets the event `reachable` if the host accepts a connection within TIMEOUT."""
   try:
     socket.create_connection((host, port), TIMEOUT).close()
   except OSError:  # unknown host, no route, or refused connection
     return
-  connected.set()
+  reachable.set()

@@ -46,7 +46,7 @@ SENTENCES = 'test.jsonl'
 
 
 class EncodedPairs(NamedTuple):
-  """The N sentence pairs of a split as tokens."""
+  """The N tokenised sentence pairs of a split."""
 
   tokens: np.ndarray  # all tokens in one memory-mapped array: source, target, the next source, ...
   lengths: np.ndarray  # [N, 2] numbers of tokens of source and target, including END
@@ -87,9 +87,9 @@ class PreparedCorpus(NamedTuple):
 def load_corpus(
   name: str, source_language: str, target_language: str, vocabulary_size: int
 ) -> PreparedCorpus:
-  """The tokenised data set, which is prepared first if necessary.
+  """Loads a tokenised data set, and prepares it first if necessary.
 
-  One process prepares it while other processes wait.
+  One process prepares the data set while other processes wait.
 
   Args:
     name: name in TensorFlow Datasets, with optional configuration and version.
@@ -151,14 +151,14 @@ def _token_dtype(vocabulary_size: int) -> str:
 
 
 @contextlib.contextmanager
-def _exclusive_lock(folder: pathlib.Path, name: str) -> Iterator[None]:
-  """Holds a file lock that excludes other processes, and that is released if this one is killed."""
+def _exclusive_lock(folder: pathlib.Path, corpus_name: str) -> Iterator[None]:
+  """Holds an exclusive file lock, which is released even if this process is killed."""
   folder.mkdir(parents=True, exist_ok=True)
   with open(folder / '.lock', 'a') as lock:
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-      logging.warning('%s is being prepared by another process; waiting for it', name)
+      logging.warning('%s is being prepared by another process; waiting for it', corpus_name)
       fcntl.flock(lock, fcntl.LOCK_EX)
     yield
 
@@ -166,7 +166,7 @@ def _exclusive_lock(folder: pathlib.Path, name: str) -> Iterator[None]:
 def _prepare_corpus(
   folder: pathlib.Path, builder, languages: tuple[str, str], vocabulary_size: int
 ) -> None:
-  """Creates the folder of a corpus under a temporary name, and renames the complete folder."""
+  """Creates the folder of a corpus under a temporary name, and renames it when it is complete."""
   splits = datasets.read_splits(builder, languages)
   draft = folder.with_name(f'{folder.name}.incomplete')
   shutil.rmtree(draft, ignore_errors=True)  # from a killed process
@@ -181,17 +181,17 @@ def _prepare_corpus(
   for split, sentences in splits.items():
     pairs = sentences.iterate_pairs()
     if split == 'test':
-      pairs = _write_while_iterating(draft / SENTENCES, pairs)
+      pairs = _yield_and_save_pairs(draft / SENTENCES, pairs)
     if not _write_encoded_pairs(draft, split, pairs, vocabulary, _token_dtype(vocabulary_size)):
       raise CorpusError(f'{builder.info.full_name} has no pairs for {split}')
   sealed_folder.write_manifest(draft)
   draft.rename(folder)
 
 
-def _write_while_iterating(
+def _yield_and_save_pairs(
   path: pathlib.Path, pairs: Iterable[tuple[str, str]]
 ) -> Iterator[tuple[str, str]]:
-  """Yields the sentence pairs unchanged, and writes each of them to a file."""
+  """Yields sentence pairs unchanged and also saves them to a file."""
   with open(path, 'w', encoding='utf-8') as file:
     for pair in pairs:
       file.write(json.dumps(pair) + '\n')

@@ -30,14 +30,14 @@ from experiments.lab.corpora.reserved import END, PAD, RESERVED, START
 UNKNOWN = RESERVED  # the token of all characters that are not in the training text
 ERRORS_ONLY = 2  # logging level of SentencePiece
 # SentencePiece represents a space by '▁', and drops training lines that contain '▅' or '\0'.
-# These three characters are replaced by Unicode noncharacters, which do not occur in text.
+# Unicode noncharacters, which do not occur in text, therefore replace '▁', '▅' and '\0'.
 STAND_INS = {'▁': '\ufdd0', '▅': '\ufdd1', '\0': '\ufdd2'}
 MARKERS = '<pad>', '<s>', '</s>', '<unk>'  # SentencePiece removes these from training text
 LONGEST = 4192  # bytes; SentencePiece drops longer training lines
 
 
 class DamagedVocabulary(ValueError):
-  """The error for a vocabulary file whose content does not match its checksum."""
+  """Raised when the content of a vocabulary file does not match its checksum."""
 
 
 def load_sentencepiece():
@@ -59,7 +59,7 @@ class Vocabulary:
     cls, lines: Iterable[str], size: int, *, split_digits: bool = False, coverage: float = 1.0,
     threads: int = 1,
   ) -> 'Vocabulary':
-    """Trains a vocabulary on lines of text, deterministically for the same lines in the same order.
+    """Trains a vocabulary on lines of text. Equal lines in equal order give equal vocabularies.
 
     Args:
       lines: the training text, all of which is used, including long lines.
@@ -78,7 +78,7 @@ class Vocabulary:
     model = io.BytesIO()
     try:
       load_sentencepiece().SentencePieceTrainer.train(
-        sentence_iterator=_split_long_lines(lines), model_writer=model, vocab_size=size,
+        sentence_iterator=_prepare_training_lines(lines), model_writer=model, vocab_size=size,
         model_type='bpe',
         pad_id=PAD, bos_id=START, eos_id=END, unk_id=UNKNOWN, character_coverage=coverage,
         split_digits=split_digits, normalization_rule_name='identity', num_threads=threads,
@@ -91,7 +91,7 @@ class Vocabulary:
 
   @functools.cached_property
   def processor(self):
-    """The SentencePiece processor of the model."""
+    """The SentencePiece processor, which encodes and decodes text with this vocabulary."""
     return load_sentencepiece().SentencePieceProcessor(model_proto=self.model)
 
   @property
@@ -101,7 +101,7 @@ class Vocabulary:
 
   @property
   def digest(self) -> str:
-    """A hash of the model, which is equal for equal vocabularies."""
+    """A hash of the SentencePiece model. Equal vocabularies have equal hashes."""
     return hashlib.sha256(self.model).hexdigest()[:12]
 
   def encode(self, lines: Sequence[str]) -> list[list[int]]:
@@ -121,10 +121,10 @@ class Vocabulary:
     return self.processor.encode(_escape_special_characters(line), out_type=str)
 
   def save(self, path: str | os.PathLike) -> None:
-    """Writes a checksum and the model to a file, atomically."""
+    """Atomically writes the SentencePiece model and its checksum to a file."""
     path = pathlib.Path(path)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    temporary.write_bytes(checksum(self.model) + b'\n' + self.model)
+    temporary.write_bytes(model_checksum(self.model) + b'\n' + self.model)
     os.replace(temporary, path)
 
   @classmethod
@@ -137,7 +137,7 @@ class Vocabulary:
 
     """
     stated, _, model = pathlib.Path(path).read_bytes().partition(b'\n')
-    if stated != checksum(model):
+    if stated != model_checksum(model):
       raise DamagedVocabulary(
         f'the vocabulary {path} is damaged: its checksum does not match its content; delete it,'
         f' and it is created again'
@@ -146,20 +146,20 @@ class Vocabulary:
 
 
 def normalize_whitespace(text: str) -> str:
-  """The text with each run of white space replaced by one space, and none at its ends."""
+  """Replaces each run of white space by one space, and removes white space at both ends."""
   return ' '.join(text.split())
 
 
 def _escape_special_characters(line: str) -> str:
-  """The normalised line, with the special characters of SentencePiece replaced by STAND_INS."""
+  """Normalises white space, and replaces special characters of SentencePiece by STAND_INS."""
   line = normalize_whitespace(line)
   for character, stand_in in STAND_INS.items():
     line = line.replace(character, stand_in)
   return line
 
 
-def _split_long_lines(lines: Iterable[str]) -> Iterator[str]:
-  """Training lines without the markers of SentencePiece, split into at most LONGEST bytes each."""
+def _prepare_training_lines(lines: Iterable[str]) -> Iterator[str]:
+  """Escapes special text in training lines, and splits lines of more than LONGEST bytes."""
   for line in map(_escape_special_characters, lines):
     for marker in MARKERS:
       line = line.replace(marker, ' '.join(marker))
@@ -169,6 +169,6 @@ def _split_long_lines(lines: Iterable[str]) -> Iterator[str]:
       yield from textwrap.wrap(line, LONGEST // 4, break_on_hyphens=False)
 
 
-def checksum(model: bytes) -> bytes:
-  """The SHA-256 checksum of a serialised model, as hexadecimal digits."""
+def model_checksum(model: bytes) -> bytes:
+  """The SHA-256 checksum of a serialised SentencePiece model, as hexadecimal digits."""
   return hashlib.sha256(model).hexdigest().encode()

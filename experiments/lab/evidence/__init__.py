@@ -1,1 +1,1 @@
-"""Claims, controls that check the validity of an experiment, and effects that claims test."""
+"""Claims about experiments, validity checks of experiments, and effects that claims evaluate."""

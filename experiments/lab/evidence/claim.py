@@ -1,17 +1,20 @@
-"""The class of claims about effects, and controls that check the validity of a study."""
+"""The class of claims about measured effects, and the validity checks (controls) of a study."""
 
 import dataclasses
 import operator
 from typing import NamedTuple
 
-from experiments.lab.evidence.effects import Effect, predictor_score
+from experiments.lab.evidence.effects import Effect, oracle_or_baseline_score
 
 RELATIONS = {'>': operator.gt, '<': operator.lt}
 VASWANI = 'Vaswani et al. 2017'
 
 
 class Remedy(NamedTuple):
-  """Advice after a failed control, without a full stop, and flags for the repeated run."""
+  """Advice and command-line flags for running a study again after a failed validity check.
+
+  The advice has no full stop.
+  """
 
   advice: str
   flags: tuple[str, ...] = ()
@@ -45,16 +48,16 @@ class Claim:
 
 
 def oracle_and_baseline_controls(study: str) -> tuple[Claim, Claim]:
-  """Returns two controls, which require an oracle score of 1 and a baseline score of 0."""
+  """Returns two validity checks, that the oracle of a study scores 1 and the baseline scores 0."""
   title = study.replace('_', ' ')
   return (
     Claim(
       f'oracle-{study}',
       f'The oracle, which computes the target from the source, scores 1 in {title}',
-      'control', study, predictor_score('oracle'), 'score', '>', 0.999, exact=True,
+      'control', study, oracle_or_baseline_score('oracle'), 'score', '>', 0.999, exact=True,
     ),
     Claim(
       f'baseline-{study}', f'The baseline, which ignores the source, scores 0 in {title}',
-      'control', study, predictor_score('baseline'), 'score', '<', 0.05,
+      'control', study, oracle_or_baseline_score('baseline'), 'score', '<', 0.05,
     ),
   )

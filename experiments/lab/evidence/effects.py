@@ -1,4 +1,4 @@
-"""Effects, functions that compute a number per seed or repetition from the records of a study.
+"""Effects, which are functions that compute one number per seed or repetition from records.
 
 An effect returns None if a required record is missing. The functions below return effects for given
 layers and tasks, so that most claims need no further code.
@@ -20,7 +20,7 @@ TokenTimes = Callable[[dict, str], list[float]]  # From a record and a layer to 
 
 
 def largest_comparable_group_by_layer(records: Records, task_family: str) -> dict[str, list[dict]]:
-  """Returns the largest group of comparable records, by layer and in ascending order of distance.
+  """Maps each layer to its records in the largest group of comparable records, sorted by distance.
 
   Runs are comparable if they differ only in the layer and the distance; variants of a task are not
   comparable. Of several groups of comparable runs the function selects the group with the most
@@ -44,8 +44,8 @@ def largest_comparable_group_by_layer(records: Records, task_family: str) -> dic
 
 
 def score_drop_with_distance(task_family: str, layers: Iterable[str]) -> Effect:
-  """Returns an effect, the score at the shortest minus the score at the longest distance."""
-  def compute_drop_over_distances(records: Records) -> list[float] | None:
+  """Returns an effect for the score drop from the shortest to the longest distance."""
+  def compute_score_drops_over_distances(records: Records) -> list[float] | None:
     comparison, drops = largest_comparable_group_by_layer(records, task_family), []
     for layer in layers:
       if len(comparison.get(layer, ())) < 2:
@@ -54,13 +54,15 @@ def score_drop_with_distance(task_family: str, layers: Iterable[str]) -> Effect:
       drops += [shortest[seed] - longest[seed] for seed in shortest if seed in longest]
     return drops
 
-  return compute_drop_over_distances
+  return compute_score_drops_over_distances
 
 
 def advantage_at_longest_distance(
   task_family: str, layer: str, alternatives: Sequence[str]
 ) -> Effect:
-  """Returns an effect, the score of a layer minus that of each alternative at the longest distance.
+  """Returns an effect that compares a layer with each alternative at the longest distance.
+
+  A value is the score of the layer minus the score of the alternative.
 
   Args:
     task_family: The name of the task, such as 'recall', for all its options.
@@ -70,7 +72,7 @@ def advantage_at_longest_distance(
   Returns:
     The effect, with a value for each alternative and seed.
   """
-  def compute_advantage_over_each(records: Records) -> list[float] | None:
+  def compute_advantage_over_each_alternative(records: Records) -> list[float] | None:
     comparison = largest_comparable_group_by_layer(records, task_family)
     if not {layer, *alternatives} <= set(comparison):
       return None
@@ -81,11 +83,13 @@ def advantage_at_longest_distance(
     return [
       scores[seed] - score for other in others for seed, score in scores_by_seed(other).items()]
 
-  return compute_advantage_over_each
+  return compute_advantage_over_each_alternative
 
 
-def advantage_over_best(task_family: str, layer: str, alternatives: Sequence[str]) -> Effect:
-  """Returns an effect, the score of a layer minus that of the best alternative.
+def advantage_over_best_alternative(
+  task_family: str, layer: str, alternatives: Sequence[str]
+) -> Effect:
+  """Returns an effect that subtracts the score of the best alternative from the score of a layer.
 
   Scores are compared at the longest distance.
 
@@ -99,17 +103,17 @@ def advantage_over_best(task_family: str, layer: str, alternatives: Sequence[str
   """
   effects = [advantage_at_longest_distance(task_family, layer, (name,)) for name in alternatives]
 
-  def compute_advantage_over_best(records: Records) -> list[float] | None:
+  def compute_advantage_over_best_alternative(records: Records) -> list[float] | None:
     advantages = [effect(records) for effect in effects]
     if not all(advantages):
       return None
     return min(advantages, key=lambda advantage: sum(advantage) / len(advantage))
 
-  return compute_advantage_over_best
+  return compute_advantage_over_best_alternative
 
 
 def score_at_longest_distance(task_family: str, layer: str) -> Effect:
-  """Returns an effect, the score of each seed at the longest distance."""
+  """Returns an effect that computes the score of each seed at the longest distance."""
   def compute_scores_at_longest_distance(records: Records) -> list[float] | None:
     by_distance = largest_comparable_group_by_layer(records, task_family).get(layer)
     return list(scores_by_seed(by_distance[-1]).values()) if by_distance else None
@@ -118,7 +122,7 @@ def score_at_longest_distance(task_family: str, layer: str) -> Effect:
 
 
 def scores_outside_or_inside_receptive_field(task_family: str, layer: str, outside: bool) -> Effect:
-  """Returns an effect, the scores at distances outside or inside the receptive field of a layer.
+  """Returns an effect that collects scores at distances outside or inside the receptive field.
 
   Args:
     task_family: The name of the task, such as 'recall', for all its options.
@@ -128,7 +132,7 @@ def scores_outside_or_inside_receptive_field(task_family: str, layer: str, outsi
   Returns:
     The effect, with a value for each distance and seed.
   """
-  def compute_scores_outside_or_inside(records: Records) -> list[float] | None:
+  def compute_receptive_field_scores(records: Records) -> list[float] | None:
     scores = [
       score for record in largest_comparable_group_by_layer(records, task_family).get(layer, ())
       if (field := record['result']['receptive_field'])
@@ -137,11 +141,11 @@ def scores_outside_or_inside_receptive_field(task_family: str, layer: str, outsi
     ]
     return scores or None
 
-  return compute_scores_outside_or_inside
+  return compute_receptive_field_scores
 
 
 def score_beyond_trained_distance(task_family: str, layers: Iterable[str]) -> Effect:
-  """Returns an effect, the scores of layers at the longest distance beyond the training data."""
+  """Returns an effect that collects scores at the longest distance beyond the training data."""
   def compute_scores_beyond_training(records: Records) -> list[float] | None:
     comparison, scores = largest_comparable_group_by_layer(records, task_family), []
     for layer in layers:
@@ -169,8 +173,8 @@ def scores_at_shortest_and_longest_trained_length(
 
 
 def score_drop_with_source_length(task_family: str, layers: Iterable[str]) -> Effect:
-  """Returns an effect, the score drop from the shortest to the longest trained source length."""
-  def compute_drop_over_lengths(records: Records) -> list[float] | None:
+  """Returns an effect for the score drop from the shortest to the longest trained source length."""
+  def compute_score_drops_over_source_lengths(records: Records) -> list[float] | None:
     comparison, drops = largest_comparable_group_by_layer(records, task_family), []
     for layer in layers:
       pairs = [
@@ -183,13 +187,13 @@ def score_drop_with_source_length(task_family: str, layers: Iterable[str]) -> Ef
       drops += [shortest[seed] - longest[seed] for seed in shortest]
     return drops
 
-  return compute_drop_over_lengths
+  return compute_score_drops_over_source_lengths
 
 
 def score_at_longest_trained_length(
   task_family: str, layer: str, alternatives: Sequence[str] = ()
 ) -> Effect:
-  """Returns an effect, the score or advantage of a layer at the longest trained source length.
+  """Returns an effect for the score or advantage of a layer at the longest trained source length.
 
   Args:
     task_family: The name of the task, such as 'recall', for all its options.
@@ -216,8 +220,8 @@ def score_at_longest_trained_length(
   return compute_score_or_advantage
 
 
-def predictor_score(predictor: str) -> Effect:
-  """Returns an effect, the score of the predictor 'oracle' or 'baseline' in each grid cell."""
+def oracle_or_baseline_score(predictor: str) -> Effect:
+  """Returns an effect that collects the score of the oracle or the baseline in each grid cell."""
   def compute_predictor_scores(records: Records) -> list[float] | None:
     controls = (record['result'].get('controls', {}) for record in records)
     return [scores[predictor] for scores in controls if predictor in scores] or None
@@ -228,7 +232,7 @@ def predictor_score(predictor: str) -> Effect:
 def median_time_ratio(
   numerator: TokenTimes, denominator: TokenTimes, layers: Iterable[str]
 ) -> Effect:
-  """Returns an effect, the ratio of two median times per token for each layer.
+  """Returns an effect for the ratio of two median durations per token, computed for each layer.
 
   The rounds of a repetition share its parameters, its data and the load of the machine, so that
   each repetition has a single ratio.
@@ -243,7 +247,7 @@ def median_time_ratio(
   """
   def compute_median_time_ratios(records: Records) -> list[float] | None:
     grids: dict[str, list[dict]] = {}
-    for record in filter(times.is_timed, records):
+    for record in filter(times.is_timing_record, records):
       grids.setdefault(str({**record['run'], 'seed': None}), []).append(record)
     largest = max(grids.values(), key=lambda g: (len(g), len(g[0]['run']['lengths'])), default=())
     pairs = [
@@ -258,7 +262,7 @@ def median_time_ratio(
 
 
 def token_times_at_extreme_length(quantity: str, min_or_max: Callable) -> TokenTimes:
-  """Returns a function that computes the times per token at the shortest or longest length.
+  """Returns a function that selects the durations per token at the shortest or longest length.
 
   Args:
     quantity: 'train', 'forward' or 'generate'.
@@ -275,20 +279,20 @@ def token_times_at_extreme_length(quantity: str, min_or_max: Callable) -> TokenT
 
 
 def time_growth_with_length(quantity: str, layers: Iterable[str]) -> Effect:
-  """Returns an effect, the time per token at the longest length over that at the shortest."""
+  """Returns an effect for the ratio of the times per token at the longest and shortest lengths."""
   longest, shortest = (token_times_at_extreme_length(quantity, select) for select in (max, min))
   return median_time_ratio(longest, shortest, layers)
 
 
 def ratios_of_repeated_step_times(records: Records) -> list[float] | None:
-  """Returns, for each layer, the ratio (at least 1) of two times of the same training step."""
-  def times_of_repeated_step(record: dict, layer: str) -> list[float]:
+  """Returns for each layer the ratio (at least 1) of two measured durations of a training step."""
+  def durations_of_repeated_step(record: dict, layer: str) -> list[float]:
     return next(iter(times.seconds_per_token(record, layer, 'repeat').values()), [])
 
-  # Layers are evaluated separately, so that a layer without times does not exclude the others.
-  timed = list(filter(times.is_timed, records))
+  # Separate evaluation retains the other layers if one layer has no measured durations.
+  timed = list(filter(times.is_timing_record, records))
   layers = dict.fromkeys(layer for record in timed for layer in record['run']['layers'])
   first_times = token_times_at_extreme_length('train', min)
   by_layer = (
-    median_time_ratio(times_of_repeated_step, first_times, (layer,))(timed) for layer in layers)
+    median_time_ratio(durations_of_repeated_step, first_times, (layer,))(timed) for layer in layers)
   return [max(ratio, 1 / ratio) for ratios in by_layer for ratio in ratios or ()] or None

@@ -1,1 +1,1 @@
-"""Execution of studies, from command-line flags to experiment cells and their stored records."""
+"""Execution of studies, from command-line flags to grid cells and their stored records."""

@@ -1,4 +1,4 @@
-"""The driver that runs every study, from its command-line flags to its tables.
+"""Driver that parses the flags of a study, executes its grid cells and prints its tables.
 
 Flags are parsed, and --help is printed, before JAX is imported. The modules that create and execute
 cells are imported after that.
@@ -14,14 +14,14 @@ from experiments.lab.results import publish
 
 
 def main(study: Study) -> None:
-  """Runs the command of a study."""
+  """Runs the command-line program of a study."""
   define_flags = functools.partial(study.define_flags, study.presets)
   help_appendix = functools.partial(listing.study_listing, study)
   flags.main(functools.partial(run_study, study), define_flags, study.question, help_appendix)
 
 
 def run_study(study: Study) -> None:
-  """Executes the cells that are not stored, then prints and saves the study's tables and figure."""
+  """Executes grid cells without stored records, then prints and saves the tables and the figure."""
   preset = flags.requested_preset(study.presets)
   source.cache_all_sources()  # must precede the import of every module that computes numbers
   records = importlib.import_module('experiments.lab.launch.grid').study_records(study, preset)

@@ -1,4 +1,4 @@
-"""Command-line flags, which are defined once from dataclass fields and presets.
+"""Command-line flags, which are defined from the fields of dataclasses and from presets.
 
 The flag and the help text of a setting come from its dataclass field. The value of a flag in the
 command overrides the preset, and the preset overrides the default of the field. An invalid command
@@ -37,12 +37,12 @@ DEFINITIONS = {
   tuple: flags.DEFINE_string,  # whole numbers, separated by commas
 }
 
-# Flags whose type differs from the type of the field in `Run`.
+# Flags whose type differs from that of the `Run` field with the same name.
 SEPARATE_DEFINITIONS = {'seeds': flags.DEFINE_integer, 'learning_rates': flags.DEFINE_string}
 
 
 class PathParser(flags.ArgumentParser):
-  """Parser of a path, in which `~` is replaced by the home folder and '' may mean no path."""
+  """Parser of paths, which expands `~` to the home folder and may accept '' as no path."""
 
   syntactic_help = 'a path'
 
@@ -51,7 +51,7 @@ class PathParser(flags.ArgumentParser):
     self.optional = optional
 
   def parse(self, argument: str) -> str:
-    """Expands the home folder in a path; raises ValueError if the path is invalid."""
+    """Expands the home folder in a path, or raises ValueError if the path is invalid."""
     path = os.path.expanduser(argument)
     if not path and not self.optional:
       raise ValueError('a path must not be empty')
@@ -80,7 +80,7 @@ def define_path_flag(
 
 
 def define_runs_flag() -> None:
-  """Defines --runs, the folder of stored results."""
+  """Defines the flag --runs, which sets the folder of stored results."""
   define_path_flag('runs', 'runs/quick', 'Folder of stored results; created if it does not exist.')
 
 
@@ -118,7 +118,7 @@ def define_study_flags(presets: Mapping[str, Any], steps_help: str, lengths_help
 
 
 def _define_execution_flags() -> None:
-  """Defines the flags that control the execution of cells and do not affect their numbers."""
+  """Defines execution flags such as --timeout, which do not affect the numerical results."""
   flags.DEFINE_string(
     'parallel', 'jit',
     'Distribution of the members of an ensemble (one seed and one learning rate each) over '
@@ -151,7 +151,7 @@ def _define_execution_flags() -> None:
 
 
 def _format_defaults(field: dataclasses.Field, presets: Mapping[str, Any]) -> str:
-  """Formats for --help the default of a setting and the preset values that differ from it."""
+  """Formats a setting's default for --help, followed by the preset values that differ from it."""
   def format_value(value) -> str:
     if field.name == 'seeds':
       return str(len(value))
@@ -166,7 +166,7 @@ def _format_defaults(field: dataclasses.Field, presets: Mapping[str, Any]) -> st
 
 
 def format_preset_values(presets: Mapping[str, Any], attribute: str) -> str:
-  """Formats for --help an attribute's value in each preset, or returns '' if all are empty."""
+  """Formats an attribute's values in all presets for --help, or returns '' if all are empty."""
   values = {name: getattr(preset, attribute, ()) for name, preset in presets.items()}
   texts = [f'{name} {", ".join(map(str, value)) if isinstance(value, tuple) else value}'
            for name, value in values.items() if value]
@@ -174,7 +174,7 @@ def format_preset_values(presets: Mapping[str, Any], attribute: str) -> str:
 
 
 def define_workers_flag() -> None:
-  """Defines --workers, for studies whose cells run on CPU cores only."""
+  """Defines the flag --workers for studies whose grid cells use only CPU cores."""
   flags.DEFINE_integer(
     'workers', 0,
     f'Number of processes that execute cells in parallel, 1 to {MAX_PROCESSES}; 0: one per core, '
@@ -183,7 +183,7 @@ def define_workers_flag() -> None:
 
 
 def define_task_flags() -> None:
-  """Defines --tasks and --save_weights, for studies that train on tasks."""
+  """Defines the flags --tasks and --save_weights for studies that train models on tasks."""
   flags.DEFINE_boolean(
     'save_weights', False,
     'Save the parameters of all members at the selected learning rate in the folder of results as '
@@ -198,12 +198,12 @@ def define_task_flags() -> None:
 
 
 def flag_was_set(name: str) -> bool:
-  """Whether the command sets a flag."""
+  """Whether the command line sets a flag."""
   return FLAGS[name].present > 0
 
 
 def requested_settings() -> dict[str, Any]:
-  """Maps each setting of a `Run` that the command sets to its value."""
+  """Maps the name of each `Run` setting that the command line sets to its value."""
   names = (field.name for field in dataclasses.fields(Run) if 'help' in field.metadata)
   settings = {name: getattr(FLAGS, name) for name in names if name in FLAGS and flag_was_set(name)}
   if 'test_lengths' in settings:
@@ -215,16 +215,16 @@ def requested_settings() -> dict[str, Any]:
   return settings
 
 
-def _first_seeds(count: int) -> tuple[int, ...]:
-  """The seeds 0 to count - 1."""
-  if not 1 <= count <= MAX_SEEDS:
+def _first_seeds(num_seeds: int) -> tuple[int, ...]:
+  """The seeds 0 to num_seeds - 1."""
+  if not 1 <= num_seeds <= MAX_SEEDS:
     raise BadInput(
-      f'--seeds is a number of seeds, 1 to {MAX_SEEDS}, not {limits.format_number(count)}')
-  return tuple(range(count))
+      f'--seeds is a number of seeds, 1 to {MAX_SEEDS}, not {limits.format_number(num_seeds)}')
+  return tuple(range(num_seeds))
 
 
 def requested_lengths() -> tuple[int, ...] | None:
-  """The values of --lengths in ascending order, or None if the command does not set the flag."""
+  """Returns the values of --lengths in ascending order, or None if the flag is not set."""
   if not flag_was_set('lengths'):
     return None
   lengths = _parse_numbers('lengths', FLAGS.lengths, int)
@@ -237,7 +237,7 @@ def requested_lengths() -> tuple[int, ...] | None:
 
 
 def _parse_numbers(flag_name: str, text: str, number_type: type) -> tuple:
-  """Parses distinct, finite numbers that are separated by commas."""
+  """Parses comma-separated numbers, which must be distinct and finite."""
   try:
     numbers = tuple(number_type(part) for part in text.split(','))
   except ValueError:
@@ -250,14 +250,14 @@ def _parse_numbers(flag_name: str, text: str, number_type: type) -> tuple:
 
 
 def requested_preset(presets: dict[str, Any]) -> Any:
-  """The preset whose name is the value of --preset."""
+  """Returns the preset that the flag --preset names."""
   if FLAGS.preset not in presets:
     raise unknown_name_error('preset', FLAGS.preset, presets)
   return presets[FLAGS.preset]
 
 
 def refuse_flags_without_effect(reasons: Sequence[Mapping[str, str]]) -> None:
-  """Raises BadInput if the command sets a flag that has no effect in any run.
+  """Raises BadInput if the command line sets a flag that has no effect in any run.
 
   Args:
     reasons: for each run, its settings without effect, each with the reason.
@@ -269,7 +269,7 @@ def refuse_flags_without_effect(reasons: Sequence[Mapping[str, str]]) -> None:
 
 
 def make_run(**settings) -> Run:
-  """Creates a run; raises BadInput if a setting is invalid."""
+  """Creates a run, or raises BadInput if a setting is invalid."""
   try:
     return Run(**settings)
   except ValueError as error:
@@ -295,7 +295,7 @@ def main(
   def check_and_run_command(argv: Sequence[str]) -> None:
     try:
       _check_arguments(argv, sys.argv[1:], takes_arguments)
-      _check_numbers()
+      _check_numeric_flags()
       _check_execution_flags()
       with interruption.deferred_signals():
         command(*argv[1:])
@@ -333,13 +333,13 @@ def _parse_flags(
 
 
 def _project_flags() -> list[flags.Flag]:
-  """The flags that are defined in this repository and not in absl."""
+  """Returns the flags that this repository defines, without those of absl."""
   return [flag for module, module_flags in FLAGS.flags_by_module_dict().items()
           if not module.startswith('absl') for flag in module_flags]
 
 
 def _format_help() -> str:
-  """The name, help text and default of each flag of this repository."""
+  """Formats the name, the help text and the default of each flag of this repository."""
   lines = []
   for flag in _project_flags():
     value = flag.default_unparsed
@@ -362,7 +362,7 @@ def _check_arguments(
       raise BadInput(f'--{name} is given {count} times')
 
 
-def _check_numbers() -> None:
+def _check_numeric_flags() -> None:
   """Raises BadInput for an integer beyond 32 bits, or for a float that is infinite or NaN.
 
   Infinity is valid for a flag whose default is infinity.

@@ -1,4 +1,4 @@
-"""Execution of a grid of cells, which skips stored cells and stores the records of all others."""
+"""Execution of the grid cells that have no stored record, and storage of their records."""
 
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ Execute = Callable[[Cell, Callable[[float, str], None]], Outcome]
 
 
 class Job(NamedTuple):
-  """A list of cells, the function that executes each cell, and the number of worker processes."""
+  """Grid cells, the function that executes each grid cell, and the number of worker processes."""
 
   cells: Sequence[Cell]
   execute: Execute
@@ -36,7 +36,7 @@ class Job(NamedTuple):
 
 
 def study_records(study: Study, preset: Any) -> list[dict]:
-  """Executes the requested cells of a study that are not stored, and returns all their records."""
+  """Executes the requested grid cells without stored records, and returns all requested records."""
   values = flags.FLAGS
   cache = values.cache if study.caches else ''
   environment.configure_jax(values.host_devices or study.devices, cache)
@@ -50,7 +50,7 @@ def study_records(study: Study, preset: Any) -> list[dict]:
 
 
 def rerun_filter(text: str | None, cells: Sequence[Cell]) -> Callable[[Cell], bool]:
-  """Creates a predicate that selects the cells whose layer, task or benchmark --rerun names.
+  """Returns a predicate of the grid cells whose layer, task or benchmark --rerun names.
 
   Raises:
     BadInput: if a name in the value of --rerun belongs to none of the cells.
@@ -67,7 +67,7 @@ def rerun_filter(text: str | None, cells: Sequence[Cell]) -> Callable[[Cell], bo
 
 
 def cell_names(cell: Cell) -> set[str]:
-  """The names that select a cell in --rerun, which are its specs with and without options."""
+  """Returns the names that select a grid cell in --rerun, its specs with and without options."""
   specs = set()
   for setting in source.SPEC_SETTINGS:
     value = cell.run.get(setting, ())
@@ -83,7 +83,7 @@ def run_cells(
   workers: int = 1,
   needs_rerun: Callable[[Cell], bool] = lambda cell: False,
 ) -> list[dict]:
-  """Executes the cells that are not stored.
+  """Executes the grid cells that have no stored record.
 
   A cell that another process is executing is skipped, and its record is awaited at the end.
 
@@ -137,7 +137,7 @@ def run_cells(
 
 
 def stale_cells_note(store: Store, cells: Sequence[Cell]) -> str:
-  """Describes which cells other code computed and which modules changed; '' if there are none."""
+  """Reports grid cells whose records older code computed and the changed modules, or returns ''."""
   current_code = {canonical_json(cell.run): cell.code for cell in cells if cell.code}
   stale = [
     record for study in {cell.study for cell in cells} for record in store.all_records(study)
@@ -153,7 +153,7 @@ def stale_cells_note(store: Store, cells: Sequence[Cell]) -> str:
 
 
 def _run_jobs(run_cell, jobs: Sequence, workers: int, progress: Progress) -> Iterator[tuple]:
-  """Executes jobs, and yields the index and the record of each in the order of completion."""
+  """Executes jobs, and yields the index and the record of each job in order of completion."""
   if workers > 1:
     run_silently = functools.partial(run_cell, report_progress=_ignore_progress)
     yield from map_in_processes(run_silently, jobs, workers)
@@ -166,7 +166,7 @@ def _run_jobs(run_cell, jobs: Sequence, workers: int, progress: Progress) -> Ite
 
 def _run_cell(
     job: tuple[Cell, dict | None], store: Store, execute, report_progress) -> dict | None:
-  """Executes a cell and stores its record, or returns None if another process executes it.
+  """Executes a grid cell and stores its record, or returns None if another process executes it.
 
   Args:
     job: the cell, and the stored record that is to be replaced, if any.
@@ -179,7 +179,7 @@ def _run_cell(
   with lease.hold_lease(_lease_path(cell, store)) as acquired:
     if not acquired:
       return None
-    # A worker imports the code later than the main process, and it may have been edited since.
+    # Workers import the code later than the main process, so that it may have been edited since.
     if store.cell_code_fingerprints(cell.study, cell.run) != cell.code:
       raise BadInput('the code was edited while this command ran; stored results are kept, and '
                      'the same command resumes with the edited code')
@@ -198,7 +198,7 @@ def _ignore_progress(fraction: float, text: str) -> None:
 
 
 def _execute_cell(cell: Cell, execute, report_progress) -> dict[str, Any]:
-  """Executes a cell and returns its record, even if the execution runs out of memory."""
+  """Executes a grid cell and returns its record, even if the execution runs out of memory."""
   start = time.perf_counter()
   try:
     outcome = execute(cell, report_progress)

@@ -1,4 +1,4 @@
-"""Leases, files by which processes that share a results folder execute each cell only once.
+"""Lease files, which ensure that only one process at a time executes a grid cell.
 
 A lease is a file beside the cell's record. It is created in one step that fails if the file exists
 (O_EXCL). It identifies its holder, which updates the file's modification time as long as it
@@ -69,7 +69,7 @@ def _create_file(path: pathlib.Path, content: bytes) -> bool:
 
 
 def _replace_expired_lease(path: pathlib.Path, content: bytes) -> bool:
-  """Replaces an expired lease, and returns whether this process has replaced it.
+  """Replaces a lease file if it has expired, and returns whether this process replaced it.
 
   Several processes may detect the expiry. Only the process that creates a claim, a file named after
   the expired lease, replaces it. A process that creates the claim later finds that the lease at the
@@ -93,7 +93,7 @@ def _replace_expired_lease(path: pathlib.Path, content: bytes) -> bool:
 
 
 def _lease_has_expired(path: pathlib.Path, content: bytes) -> bool:
-  """Whether the holder of a lease has ended, or has not updated the file for EXPIRY_SECONDS."""
+  """Whether the process that holds a lease has ended or has not updated it for EXPIRY_SECONDS."""
   holder = _parse_lease(content)
   process = holder.get('process')
   on_this_machine = holder.get('machine') == _machine_identity()
@@ -110,7 +110,7 @@ def _seconds_since_touch(path: pathlib.Path) -> float:
 
 
 def _parse_lease(content: bytes) -> dict:
-  """Parses the JSON fields of a lease; returns {} if its file is still being written."""
+  """Parses the JSON fields of a lease, or returns {} if its file is still being written."""
   try:
     return json.loads(content)
   except ValueError:
@@ -134,7 +134,7 @@ def _touch_until_done(path: pathlib.Path, done: threading.Event) -> None:
 
 @functools.cache
 def _machine_identity() -> list[str]:
-  """Host name, boot identifier and process namespace, which together identify a running machine.
+  """Returns host name, boot identifier and process namespace, which identify a running machine.
 
   A container has its own process numbers and therefore counts as a separate machine.
   """
@@ -146,7 +146,7 @@ def _machine_identity() -> list[str]:
 
 
 def _process_start_time(process: int) -> str | None:
-  """The start time of a process in clock ticks since boot, None if it has ended, '' if unknown.
+  """The start time of a process in clock ticks since boot, or None if it ended, or '' if unknown.
 
   It distinguishes a process from a later one with the same number.
   """

@@ -1,4 +1,4 @@
-"""Lists of the presets, layers, translators, positions and tasks that a command can name.
+"""Lists of the presets, layers, translators, position encodings and tasks of commands.
 
 The lists are read from the source code (`lab/source.py`), so that --help needs no import of JAX.
 """
@@ -34,7 +34,7 @@ def catalogue_listing(catalogue: str) -> str:
 
 
 def titled_list(title: str, entries: list[str]) -> str:
-  """Formats a title and the entries below it, indented and wrapped."""
+  """Formats a title, followed by indented and wrapped entries."""
   wrapped = (textwrap.fill(
     entry, WIDTH, initial_indent=' ' * 2, subsequent_indent=' ' * 6, break_long_words=False,
     break_on_hyphens=False) for entry in entries)
@@ -42,7 +42,7 @@ def titled_list(title: str, entries: list[str]) -> str:
 
 
 def format_component(name: str, options: Mapping[str, str]) -> str:
-  """Formats an entry of a catalogue as a spec that contains all options with their defaults."""
+  """Formats a component of a catalogue as a spec that contains all options with their defaults."""
   texts = [
     default if option in UNNAMED_OPTIONS else f'{option}={default}'
     for option, default in options.items()]
@@ -50,14 +50,14 @@ def format_component(name: str, options: Mapping[str, str]) -> str:
 
 
 def format_preset(name: str, preset: Any) -> str:
-  """Formats the name of a preset and its fields in one line."""
+  """Formats the name and the field values of a preset in one line."""
   fields = ((field.name, getattr(preset, field.name)) for field in dataclasses.fields(preset))
   return f'{name}: ' + '; '.join(
     f'{key} {format_preset_value(value)}' for key, value in fields if value)
 
 
 def format_preset_value(value: Any) -> str:
-  """Formats the value of a field of a preset, which may be nested."""
+  """Formats the value of a preset's field, including nested values."""
   if isinstance(value, TaskGrid):
     distances = f' at {", ".join(map(str, value.distances))}' if value.distances else ''
     settings = f' ({format_preset_value(value.settings)})' if value.settings else ''

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 
 class TolerantStream:
-  """A text stream whose writes do not fail; `error` is the error of its first failed write."""
+  """A text stream whose writes never fail, with the error of the first failed write in `error`."""
 
   def __init__(self, stream: TextIO):
     self.error: OSError | None = None
@@ -27,7 +27,7 @@ class TolerantStream:
     return getattr(self._stream, name)
 
   def write(self, text: str) -> int:
-    """Writes a text, or discards it after an error, and returns the text's number of characters."""
+    """Writes a text, or discards it after an error, and returns the number of its characters."""
     try:
       self._stream.write(text)
     except OSError as error:
@@ -56,7 +56,7 @@ class TolerantStream:
 
 @contextlib.contextmanager
 def tolerant_streams() -> Iterator[TolerantStream]:
-  """Makes both standard streams tolerate write errors inside the block, and yields the output."""
+  """Makes both standard streams tolerate write errors in a `with` block, and yields the output."""
   streams = sys.stdout, sys.stderr
   # A standard stream is None if it was closed when the process started.
   out, err = (

@@ -1,4 +1,4 @@
-"""Progress of a command, shown as bars in a terminal and as one line per cell elsewhere."""
+"""Progress of a command, shown as bars in a terminal and as one line per grid cell elsewhere."""
 
 import functools
 import sys
@@ -10,13 +10,13 @@ from experiments.lab import interruption
 
 
 class Progress:
-  """Displays the number of stored cells and the progress of the cell that is being executed."""
+  """Displays the number of stored grid cells and the progress of the grid cell in execution."""
 
-  def __init__(self, cells: int, missing: int):
-    """Starts the display for `cells` cells in total, including `missing` unstored cells."""
-    self._cells, self._missing = cells, missing
+  def __init__(self, num_cells: int, num_missing: int):
+    """Starts the display for `num_cells` grid cells, of which `num_missing` have no record."""
+    self._cells, self._missing = num_cells, num_missing
     self._ended, self._start, self._waiting = 0, time.monotonic(), False
-    self._total_bar = _progress_bar(self._stored_count, missing)
+    self._total_bar = _progress_bar(self._stored_count, num_missing)
 
   def __enter__(self) -> 'Progress':
     return self
@@ -27,19 +27,19 @@ class Progress:
     self._total_bar.close()
 
   def start_cell(self, label: str) -> None:
-    """Shows the label of the cell whose execution starts."""
+    """Shows the label of the grid cell whose execution starts."""
     self._cell_bar.set_postfix_str('', refresh=False)  # removes the text of the previous cell
     self._cell_bar.set_description(label, refresh=False)
     self._cell_bar.reset()
 
   def report_progress(self, fraction: float, text: str) -> None:
-    """Shows the completed fraction of the cell, or raises Interrupted after a signal."""
+    """Shows the completed fraction of the grid cell, or raises Interrupted after a signal."""
     interruption.raise_if_stopped()
     self._cell_bar.update(fraction - self._cell_bar.n)
     self._cell_bar.set_postfix_str(text)
 
   def finish_cell(self, label: str, record: dict) -> None:
-    """Shows that a cell has been stored, by this process or another."""
+    """Shows that a grid cell has been stored, either by this process or by another process."""
     self._ended += 1
     self._total_bar.set_description(self._stored_count, refresh=False)
     self._total_bar.update(1)
@@ -49,9 +49,9 @@ class Progress:
       print(f'{self._stored_count}: {label}: {record["status"]} in {record["seconds"]:.1f} s, '
             f'{left:.0f} s left', file=sys.stderr, flush=True)
 
-  def show_waiting(self, count: int) -> None:
-    """Shows that other processes are executing all cells that are still missing."""
-    text = f'waiting for {count} cells that other processes are executing'
+  def show_waiting(self, num_missing: int) -> None:
+    """Shows that other processes are executing all grid cells that have no stored record."""
+    text = f'waiting for {num_missing} cells that other processes are executing'
     self._cell_bar.set_description(text)
     if self._total_bar.disable and not self._waiting:
       print(f'{self._stored_count}: {text}', file=sys.stderr, flush=True)
@@ -59,7 +59,7 @@ class Progress:
 
   @functools.cached_property
   def _cell_bar(self) -> tqdm:
-    """The progress bar of the current cell, which is created on first use."""
+    """The progress bar of the current grid cell, which is created on first use."""
     return _progress_bar('', 1.0)
 
   @property
@@ -68,7 +68,7 @@ class Progress:
 
 
 def _progress_bar(description: str, total: float) -> tqdm:
-  """A progress bar with the remaining time, which is shown in a terminal only."""
+  """Creates a progress bar with the remaining time, which is displayed only in a terminal."""
   return tqdm(
     desc=description,
     total=total,

@@ -1,4 +1,4 @@
-"""The `Study` type, which combines a question with its presets, its report and its claims.
+"""The `Study` type, which combines a research question with presets, a report and claims.
 
 Most studies train layers on tasks at several distances. A preset of such a study contains the
 layers, the tasks with their distances, and the settings that all runs share. Settings of the
@@ -17,7 +17,7 @@ from experiments.lab.results.schema import RecordKind
 from experiments.lab.results.table import Table
 from experiments.lab.results.training_schema import TRAINING
 
-# Minimal settings for a quick test of all code, whose results are not evidence.
+# Minimal settings that test all code quickly, but whose results are not evidence.
 SMOKE = {
   'width': 8, 'depth': 1, 'steps': 4, 'batch_size': 8, 'validations': 2, 'validation_batches': 1,
   'test_batches': 1, 'seeds': (0, 1), 'learning_rates': (1e-3, 1e-2),
@@ -26,7 +26,7 @@ SMOKE = {
 
 @dataclasses.dataclass(frozen=True)
 class TaskGrid:
-  """A task, the distances at which models are trained and tested, and settings of its runs.
+  """A task, its distances in tokens for training and testing, and the settings of its runs.
 
   Attributes:
     task: spec of the task.
@@ -42,7 +42,7 @@ class TaskGrid:
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-  """Layers, tasks and the settings that all runs of a preset share.
+  """The layers and tasks of a preset, and the settings that all its runs share.
 
   Attributes:
     layers: specs of the layers or translators.
@@ -71,7 +71,7 @@ def define_training_flags(presets: Mapping[str, Any]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-  """A research question, with the presets, the report and the claims of its study.
+  """A study of one research question, with its presets, its report and its claims.
 
   Attributes:
     name: name of the study, which its command and its records share.

@@ -1,4 +1,4 @@
-"""Run settings of timing studies, which combine a preset with the command's flags."""
+"""Run settings of timing studies, combined from a preset and the command-line flags."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from experiments.lab.tasks.text import Text
 
 def requested_timing_run(
     preset_settings: Mapping[str, Any], reason: str, unused: tuple[str, ...] = ()) -> Run:
-  """Combines the settings of a preset with those that the command sets.
+  """Creates the run of a timing study from a preset's settings and the command-line flags.
 
   Args:
     preset_settings: settings of the preset by name.

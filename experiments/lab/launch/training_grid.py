@@ -1,4 +1,4 @@
-"""The grid of a study that trains every layer on every task at every distance."""
+"""Grid of a study that trains every layer on every task at every distance in tokens."""
 
 import contextlib
 from collections.abc import Iterable, Sequence
@@ -17,12 +17,12 @@ SEARCHED_DISTANCES = 1000  # range of the search for a valid distance near an in
 
 
 def jobs(study: Study, preset: Preset) -> list[Job]:
-  """Creates the job that trains all experiments that the flags request."""
+  """Returns the job that trains all experiments requested by the command-line flags."""
   return [training_job(study, requested_experiments(preset))]
 
 
 def requested_experiments(preset: Preset) -> list[Experiment]:
-  """The experiments of a preset, with the layers, tasks and settings that the flags request."""
+  """Creates the experiments of a preset, where flags override its layers, tasks and settings."""
   tasks = requested_tasks(preset)
   layers = requested_layers(preset, {task.model_kind for _, task in tasks})
   settings = flags.requested_settings()
@@ -34,7 +34,7 @@ def requested_experiments(preset: Preset) -> list[Experiment]:
 
 
 def requested_layers(preset: Preset, kinds: set[str]) -> list[Any]:
-  """The layers or translators of --layers, or those of the preset if the flag is not set.
+  """Returns the layers or translators of --layers, or the preset's if the flag is not set.
 
   If all tasks require models of one kind, the specs of --layers are parsed as this kind, and
   otherwise as the kind of the preset.
@@ -84,7 +84,7 @@ def distinct_experiments(experiments: Iterable[Experiment]) -> list[Experiment]:
 
 
 def requested_tasks(preset) -> list[tuple[TaskGrid, Task]]:
-  """Pairs each requested task grid with its task at every requested distance."""
+  """Pairs each requested task grid with its task at every requested distance in tokens."""
   return [
     (task_grid, task_at_distance(task, distance))
     for task_grid, task in requested_task_grids(preset)
@@ -93,7 +93,7 @@ def requested_tasks(preset) -> list[tuple[TaskGrid, Task]]:
 
 
 def requested_task_grids(preset) -> list[tuple[TaskGrid, Task]]:
-  """Pairs each task grid of --tasks, or of the preset if the flag is not set, with its task."""
+  """Returns each task grid and its task for --tasks, or for the preset if the flag is not set."""
   if not flags.flag_was_set('tasks'):
     return [(task_grid, spec.parse_spec(task_grid.task, 'task'))
             for task_grid in preset.task_grids]
@@ -102,7 +102,7 @@ def requested_task_grids(preset) -> list[tuple[TaskGrid, Task]]:
 
 
 def _task_grids_for_spec(text: str, task_grids: Sequence[TaskGrid]) -> list[tuple[TaskGrid, Task]]:
-  """Finds the preset's task grids with a task name, or creates a task grid for any other spec."""
+  """Returns the preset's task grids of a named task, or a new task grid for any other task spec."""
   families = [(task_grid.task.partition('(')[0], task_grid) for task_grid in task_grids]
   matching = [task_grid for family, task_grid in families if family == text]
   if matching:
@@ -114,7 +114,7 @@ def _task_grids_for_spec(text: str, task_grids: Sequence[TaskGrid]) -> list[tupl
 
 
 def task_at_distance(task: Task, distance: int) -> Task:
-  """Changes the distance of a task, or raises BadInput with the nearest valid distances."""
+  """Returns the task at a distance in tokens, or raises BadInput that states valid distances."""
   try:
     return task.with_distance(distance)
   except ValueError as error:
@@ -128,7 +128,7 @@ def task_at_distance(task: Task, distance: int) -> Task:
 
 
 def _nearest_valid_distance(task: Task, distance: int, step: int) -> int | None:
-  """The nearest valid distance above (step 1) or below (step -1) an invalid distance."""
+  """Nearest valid distance in tokens above (step 1) or below (step -1) an invalid distance."""
   for value in range(max(1, distance + step), max(0, distance + SEARCHED_DISTANCES * step), step):
     with contextlib.suppress(ValueError):
       return task.with_distance(value).distance
@@ -136,7 +136,7 @@ def _nearest_valid_distance(task: Task, distance: int, step: int) -> int | None:
 
 
 def training_job(study: Study, experiments: Iterable[Experiment], measure_states=None) -> Job:
-  """Creates the job that trains some experiments.
+  """Creates the job that trains the given experiments.
 
   Args:
     study: the study that the cells belong to.

@@ -1,4 +1,4 @@
-"""Worker processes that execute calls in parallel on CPU cores, without use of a device.
+"""Worker processes that execute function calls in parallel on CPU cores without an accelerator.
 
 Compilation for absent chips and the analysis of programs mostly occupy one core, and the libraries
 for them are no faster with threads. A worker process inherits the environment of its parent process
@@ -63,7 +63,7 @@ def map_in_processes(function: Callable, arguments: Iterable, workers: int) -> I
 
 
 def _explain_error(error: BaseException, workers: int) -> BaseException:
-  """Converts the error of a dead worker process to a BadInput with advice for the user."""
+  """Converts the error of a terminated worker process to a BadInput with advice for the user."""
   if not isinstance(error, BrokenProcessPool):
     return error
   return BadInput(

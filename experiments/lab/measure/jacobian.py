@@ -13,7 +13,7 @@ ROWS_AT_ONCE = 8
 
 
 def jacobian_at_output(function: Callable, x: jax.Array, position: int | jax.Array) -> jax.Array:
-  """The Jacobian d y_position / d x_s for all inputs x_s of each sequence.
+  """The Jacobian of the output at one position with respect to all inputs of a sequence.
 
   The sequences of a batch are independent, so that one vector-Jacobian product gives a row of the
   Jacobian for each sequence.
@@ -29,11 +29,13 @@ def jacobian_at_output(function: Callable, x: jax.Array, position: int | jax.Arr
   """
   y, pull_back = jax.vjp(function, x)
 
-  def jacobian_row(channel):
+  def jacobian_of_output_channel(channel):
     (gradient,) = pull_back(jnp.zeros_like(y).at[:, position, channel].set(1))
     return gradient  # [B, S, D]
 
-  rows = jax.lax.map(jacobian_row, jnp.arange(y.shape[2]), batch_size=min(ROWS_AT_ONCE, y.shape[2]))
+  rows = jax.lax.map(
+    jacobian_of_output_channel, jnp.arange(y.shape[2]),
+    batch_size=min(ROWS_AT_ONCE, y.shape[2]))
   return jnp.moveaxis(rows, 0, 2)
 
 
@@ -60,5 +62,5 @@ def normalize_blocks(jacobian: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def dependence_mask(jacobian: jax.Array) -> jax.Array:
-  """A mask [B, S] of the inputs with a nonzero block [V, D] in a Jacobian [B, S, V, D]."""
+  """A mask [B, S] of the inputs whose block [V, D] of a Jacobian [B, S, V, D] is nonzero."""
   return jnp.any(jacobian != 0, (2, 3))

@@ -6,8 +6,8 @@ the backward pass, which grow with the sequence length. The plan has the same me
 platform. The peak of an allocator does not, because it never decreases and a CPU has none.
 
 An accelerator raises an error for a program that is too large. On a CPU, the operating system may
-allocate more memory than is available and kill the process later, so that `require_memory` checks
-the available memory beforehand.
+allocate more memory than is available and kill the process later, so that
+`require_available_memory` checks the available memory beforehand.
 """
 
 import os
@@ -28,9 +28,9 @@ class MemoryUse(NamedTuple):
   results: int  # without those that reuse the buffer of an argument
 
 
-def program_memory(compiled: Any) -> MemoryUse | None:
-  """The planned memory of a compiled program, or None if the platform does not report its plan."""
-  plan = compiled.memory_analysis()
+def program_memory(compiled_program: Any) -> MemoryUse | None:
+  """The planned memory of a compiled program, or None if the platform reports no plan."""
+  plan = compiled_program.memory_analysis()
   if plan is None:
     return None
   return MemoryUse(
@@ -61,11 +61,11 @@ def available_bytes() -> int:
   return min(limits)
 
 
-def require_memory(memory: MemoryUse | None) -> None:
+def require_available_memory(memory_use: MemoryUse | None) -> None:
   """Raises a MemoryError if a program on a CPU needs more than the available memory."""
-  if memory is None or jax.default_backend() != 'cpu':
+  if memory_use is None or jax.default_backend() != 'cpu':
     return
-  needed = memory.temporary + memory.results
+  needed = memory_use.temporary + memory_use.results
   if needed > (available := available_bytes()):
     raise MemoryError(
       f'the program needs {needed / MEBIBYTE:,.0f} MiB of memory, but only '

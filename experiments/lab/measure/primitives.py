@@ -62,7 +62,7 @@ FREE = ('movement', 'recast')  # kinds without arithmetic
 
 
 class UnknownPrimitive(ValueError):
-  """The error for a primitive that has no kind, so that its operations cannot be counted."""
+  """Error for a JAX primitive whose operations cannot be counted, because its kind is unknown."""
 
 
 def primitive_kind(equation) -> str:
@@ -84,7 +84,7 @@ def inner_jaxprs(equation) -> Iterator[core.ClosedJaxpr]:
 
 
 class LoopOperands(NamedTuple):
-  """The numbers of constant, carried and stacked operands of a scan, in this order."""
+  """The numbers of constant, carried and stacked operands of a scan."""
 
   constants: int  # the same in every iteration
   carried: int  # passed from iteration to iteration; the last values are the first outputs
@@ -103,7 +103,7 @@ def count_scan_operands(equation) -> LoopOperands:
 
 
 def _num_stacked_variables(outer_variables, body_variables) -> int:
-  """The number of loop variables whose values of all iterations are stacked along an axis.
+  """The number of loop variables that have one value per iteration, stacked along an axis.
 
   These variables have more axes outside of the loop than in its body.
   """

@@ -1,4 +1,4 @@
-"""Interleaved timing of functions, so that varying load on the machine hardly affects time ratios.
+"""Interleaved timing of several functions, so that machine load affects all of them similarly.
 
 All compared functions run alternately in one process. In every round each function runs once, in a
 random order that differs from round to round, so that a temporary slowdown affects all functions
@@ -27,7 +27,7 @@ def time_interleaved(
   progress: Callable[[float], None] = lambda part: None,
   clock: Callable[[], float] = time.perf_counter,
 ) -> dict[Hashable, list[float]]:
-  """Times each function once per round, in a random order that differs between rounds.
+  """Measures the time of each function once per round, in a new random order in each round.
 
   Args:
     functions: functions by name, without arguments, that return arrays; their results are awaited.
@@ -46,13 +46,13 @@ def time_interleaved(
   """
   end, running = clock() + timeout, dict(functions)
 
-  def seconds_per_call(name: Hashable, repeats: int) -> float | None:
-    """Times `repeats` calls, and returns None after an exception that `tolerate` accepts."""
+  def measure_seconds_per_call(name: Hashable, num_calls: int) -> float | None:
+    """Seconds per call of a function, or None after an exception that `tolerate` accepts."""
     try:
       start = clock()
-      for _ in range(repeats):
+      for _ in range(num_calls):
         jax.block_until_ready(running[name]())
-      return (clock() - start) / repeats
+      return (clock() - start) / num_calls
     except Exception as error:
       if not tolerate(name, error):
         raise
@@ -63,10 +63,10 @@ def time_interleaved(
   for name in functions:
     if clock() > end:
       break
-    if seconds_per_call(name, 1) is None:  # the first call compiles
+    if measure_seconds_per_call(name, 1) is None:  # the first call compiles
       continue
-    if (second_call := seconds_per_call(name, 1)) is not None:
-      repeats[name] = _num_repeats(second_call, min_seconds)
+    if (second_call := measure_seconds_per_call(name, 1)) is not None:
+      repeats[name] = _num_calls_for_duration(second_call, min_seconds)
   seconds = {name: [] for name in running}
   for number in range(rounds):
     if clock() > end:
@@ -74,11 +74,13 @@ def time_interleaved(
     order = list(running)
     random.Random(number).shuffle(order)
     for name in order:
-      seconds[name].append(seconds_per_call(name, repeats[name]))
+      seconds[name].append(measure_seconds_per_call(name, repeats[name]))
     progress((number + 1) / rounds)
   return {name: seconds[name] for name in running}
 
 
-def _num_repeats(seconds: float, min_seconds: float) -> int:
-  """The number of calls of duration `seconds` that together take at least `min_seconds`."""
-  return MAX_REPEATS if seconds * MAX_REPEATS <= min_seconds else math.ceil(min_seconds / seconds)
+def _num_calls_for_duration(seconds_per_call: float, min_seconds: float) -> int:
+  """The number of calls that together take `min_seconds`, at most MAX_REPEATS."""
+  if seconds_per_call * MAX_REPEATS <= min_seconds:
+    return MAX_REPEATS
+  return math.ceil(min_seconds / seconds_per_call)

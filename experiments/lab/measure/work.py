@@ -37,8 +37,8 @@ class Work(NamedTuple):
   def __add__(self, other: 'Work') -> 'Work':
     return Work(*(a + b for a, b in zip(self, other, strict=True)))
 
-  def repeated(self, num_executions: int) -> 'Work':
-    """The operations and the memory traffic of `num_executions` executions."""
+  def work_of_executions(self, num_executions: int) -> 'Work':
+    """The operations and the memory traffic of several executions of the program."""
     return Work(*(num_executions * number for number in self))
 
 
@@ -52,7 +52,7 @@ def function_work(function: Callable, *arguments) -> Work:
 
 
 def flops(function: Callable, *arguments) -> int:
-  """The number of operations of a function in matrix products and convolutions alone."""
+  """The number of operations in the matrix products and convolutions of a function."""
   return function_work(function, *arguments).products
 
 
@@ -88,7 +88,7 @@ def _equation_work(equation) -> Work:
 
 
 def _control_flow_work(equation) -> Work:
-  """Counts a loop, branch or call, where the body of a scan counts once per iteration."""
+  """Counts the work of a loop, branch or call, with the body of a scan once per iteration."""
   name = equation.primitive.name
   if name == 'while':
     raise ValueError(
@@ -97,7 +97,7 @@ def _control_flow_work(equation) -> Work:
   if name == 'cond':
     return max(inner)
   total = sum(inner, Work())
-  return total.repeated(equation.params['length']) if name == 'scan' else total
+  return total.work_of_executions(equation.params['length']) if name == 'scan' else total
 
 
 def _num_bytes(variable) -> int:

@@ -1,4 +1,4 @@
-"""Escaping of text for LaTeX and Markdown, and identifiers made from titles."""
+"""Functions that escape text for LaTeX and Markdown, and that convert titles to identifiers."""
 
 import re
 import unicodedata
@@ -42,12 +42,12 @@ _LATEX = {
 def to_latex(text: str) -> str:
   """Escapes text for LaTeX."""
   escaped = text.translate(str.maketrans(_LATEX))
-  # LaTeX would parse [ or * at the start of a row as an option of the line break \\ before it.
+  # At the start of a row, LaTeX would parse [ or * as an option of the preceding line break.
   return f'{{}}{escaped}' if text.startswith(('[', '*')) else escaped
 
 
 def number_to_latex(text: str) -> str:
-  """Converts a number formatted by `notation` to LaTeX, with its exponent as a power of ten."""
+  """Converts the text of a number, such as 5.8e-5, to LaTeX with a power of ten."""
   mantissa, exponent = re.fullmatch(r'(.*?)(?:e(-?\d+))?', text).groups()
   power = rf'$\times 10^{{{exponent}}}$' if exponent else ''
   return to_latex(mantissa.replace('-', '−')) + power
@@ -56,7 +56,7 @@ def number_to_latex(text: str) -> str:
 def to_markdown(text: str) -> str:
   """Escapes text for Markdown, and joins its lines into a single line."""
   escaped = re.sub(r'([\\`|*<\[\]])', r'\\\1', ' '.join(text.split()))
-  # Markdown ignores underscores inside a word, so that num_heads needs no escape.
+  # An underscore inside a word, such as num_heads, is literal in Markdown and needs no escape.
   return re.sub(r'(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])', r'\\_', escaped)
 
 

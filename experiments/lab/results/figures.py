@@ -1,4 +1,4 @@
-"""Line plots with confidence bands, and heat maps, for papers and for the report page.
+"""Heat maps, and line plots with confidence bands, for papers and for the HTML report.
 
 A name has the same colour, marker and line style in all figures that are drawn with the same
 `curve_order`. The colours are those of Okabe and Ito, which remain distinct for colour-blind
@@ -72,7 +72,7 @@ class Style(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-  """The curves, horizontal lines, labels and scales of one set of axes in a figure.
+  """A line plot in a figure, with curves, horizontal lines, axis labels and axis scales.
 
   `series` maps a name to its points (x, Interval). `lines` maps a name to the y of a horizontal
   line. `size` is in inches, as in a heat map.
@@ -113,7 +113,7 @@ class HeatMap:
 
 
 def assign_styles(curve_names: Sequence[str]) -> dict[str, Style]:
-  """Returns a style for each curve name in order, with distinct styles for the first 56 names."""
+  """Maps each curve name to a colour, marker and line style, distinct for the first 56 names."""
   styles = {}
   for index, name in enumerate(dict.fromkeys(curve_names)):
     dash = _DASHES[index // len(_COLOURS) % len(_DASHES)]
@@ -167,7 +167,7 @@ def draw_figure(
 
 
 def encode_figure(figure, file_format: str = 'png') -> bytes:
-  """Returns the figure as the bytes of a file in the format 'png' or 'pdf'."""
+  """Encodes the figure in the file format 'png' or 'pdf' and returns the bytes."""
   matplotlib = _load_matplotlib()
   metadata = {  # None removes the entry.
     'png': {'Software': None},
@@ -180,7 +180,7 @@ def encode_figure(figure, file_format: str = 'png') -> bytes:
 
 
 def save_figure(figure, path: str | os.PathLike) -> list[pathlib.Path]:
-  """Writes `<path>.png` and `<path>.pdf`, each atomically, and returns both paths."""
+  """Saves the figure as `<path>.png` and `<path>.pdf`, each atomically, and returns both paths."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   formats = 'png', 'pdf'
@@ -193,7 +193,7 @@ def save_figure(figure, path: str | os.PathLike) -> list[pathlib.Path]:
 def _arrange_in_rows(
   panels: Sequence[Panel | HeatMap], panels_per_row: int
 ) -> list[list[Panel | HeatMap]]:
-  """Returns the rows of panels, with a separate row for each panel of a non-default size."""
+  """Arranges panels in rows, with a separate row for each panel of a non-default size."""
   rows = [[]]
   for panel in panels:
     if _fills_a_row(panel) or len(rows[-1]) == panels_per_row or any(map(_fills_a_row, rows[-1])):
@@ -239,10 +239,10 @@ def _draw_panel(panel: Panel, axes, styles: Mapping[str, Style]) -> None:
   if panel.log_y:
     axes.set_yscale('log')
   for index, (name, points) in enumerate(panel.series.items()):
-    _draw_series(axes, points, styles[name], panel.log_y, z_order=3 + index)
+    _draw_curve(axes, points, styles[name], panel.log_y, z_order=3 + index)
   for name, height in panel.lines.items():
     axes.axhline(height, color=_FAINT, linewidth=0.8, linestyle=(0, (2, 2)), zorder=2)
-    # The x coordinate of the text is a fraction of the axes, and its y coordinate is in data units.
+    # The text position has x as a fraction of the width of the axes, and y in data units.
     transform = axes.get_yaxis_transform()
     axes.text(1.01, height, name, transform=transform, va='center', fontsize=7, color=_FAINT)
   axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
@@ -289,11 +289,11 @@ def _write_cell_labels(heat_map: HeatMap, axes, font_size: float) -> None:
       axes.text(column, row, label, fontsize=fontsize, color=colour, ha='center', va='center')
 
 
-def _draw_series(axes, points, style: Style, log_y: bool, z_order: int) -> None:
-  """Draws estimates as a line and confidence intervals as a band, or as a bar at a lone point."""
+def _draw_curve(axes, points, style: Style, log_y: bool, z_order: int) -> None:
+  """Draws estimates as a line with a confidence band, and isolated points with error bars."""
   points = sorted(points, key=lambda point: point[0])
   xs = [x for x, _ in points]
-  # A log axis cannot show a lower bound <= 0, so the band of such an interval ends at the estimate.
+  # On a logarithmic axis, an interval with a lower bound <= 0 is cut off at the estimate.
   low = [y.estimate if log_y and y.low <= 0 else y.low for _, y in points]
   high = [y.high for _, y in points]
   axes.plot(xs, [y.estimate for _, y in points], zorder=z_order, **_line_properties(style))
@@ -306,7 +306,7 @@ def _draw_series(axes, points, style: Style, log_y: bool, z_order: int) -> None:
 
 
 def _set_length_ticks(axes, lengths: Sequence[float]) -> None:
-  """Sets the ticks of the x axis at all lengths, or at every k-th length if there are many."""
+  """Sets x-axis ticks at all lengths, or at every k-th length if there are more than seven."""
   step = max(1, math.ceil(len(lengths) / _MAX_TICKS))
   ticks = lengths[::-1][::step][::-1]
   axes.set_xticks(ticks, [f'{x:g}' if x < 1e6 else f'{x:.0f}' for x in ticks])

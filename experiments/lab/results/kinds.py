@@ -1,4 +1,4 @@
-"""The schema that all records share, and the function that finds the record kind of a grid cell.
+"""Schema common to all experiment records, and selection of the schema for each kind of record.
 
 A study lists the kinds of its records (`Study.kinds`), which are distinguished by a setting of
 their runs. A study without kinds may store any run and any result.
@@ -19,7 +19,7 @@ from experiments.lab.results.schema import (
   Text,
 )
 
-# Settings that a run may omit, and that the report and the claims use if the run has them.
+# Optional settings of a run that the report and the claims use if they are present.
 SHARED_SETTINGS = {
   'layer': Text(), 'layers': ListOf(Text()), 'seed': Integer(),
   'seeds': ListOf(Integer(), 1, distinct=True),
@@ -41,11 +41,11 @@ RECORD = Fields({
 def find_record_kind(
   study: str, run: dict, kinds: Mapping[str, Sequence[RecordKind]]
 ) -> RecordKind | None:
-  """Returns the record kind of a grid cell, which follows from the names of its settings.
+  """Returns the kind of record that a grid cell produces, determined by the names of its settings.
 
   Args:
     study: The name of the study.
-    run: The settings of the cell.
+    run: The settings of the grid cell.
     kinds: The kinds of records of each study.
 
   Returns:
@@ -65,7 +65,7 @@ def find_record_kind(
 
 
 def check_record(record: dict, kinds: Mapping[str, Sequence[RecordKind]]) -> None:
-  """Raises a SchemaError if the record does not satisfy the schema of its record kind."""
+  """Raises a SchemaError if the record does not satisfy the schema of its kind of record."""
   kind = find_record_kind(record['study'], record['run'], kinds)
   if kind:
     kind.check(record)

@@ -1,4 +1,4 @@
-"""Formats of numbers in tables, rounded to the precision of their confidence intervals.
+"""Functions that format table values, rounded to the precision of their confidence intervals.
 
 - `0.993 ± 0.004` has one digit in the half width (two if it starts with 1) and a matching estimate.
 - `0.990 [0.970, 0.995]` has its bounds at unequal distances from the estimate.
@@ -19,7 +19,7 @@ TableCell = str | int | float | Interval | None
 
 
 def format_table_cell(value: TableCell) -> str:
-  """Formats a text, number, interval or missing value (as a dash) for a table cell."""
+  """Formats a value for a table cell, with a dash for a missing value."""
   if value is None:
     return DASH
   if isinstance(value, str):
@@ -28,7 +28,7 @@ def format_table_cell(value: TableCell) -> str:
 
 
 def format_number_for_table(value: float) -> str:
-  """Formats a number without an interval, with at most four significant digits for a float."""
+  """Formats a number without confidence interval, and rounds a float to four significant digits."""
   if isinstance(value, bool):
     return 'yes' if value else 'no'
   if isinstance(value, int):
@@ -43,7 +43,7 @@ def format_number_for_table(value: float) -> str:
 
 
 def format_interval(value: Interval) -> str:
-  """Formats an estimate and its bounds, rounded to the precision of the half width."""
+  """Formats an estimate and its confidence interval, rounded to the precision of the half width."""
   if not value.has_bounds:
     return format_number_for_table(float(value.estimate)) if value.count else DASH
   half = (value.high - value.low) / 2
@@ -51,13 +51,13 @@ def format_interval(value: Interval) -> str:
     noise = half <= abs(value.estimate) * _RELATIVE_ROUNDING
     half_text = format_number_for_table(0.0 if noise else half)
     return f'{format_number_for_table(float(value.estimate))} ± {half_text}'
-  # An exponent of at least -300 prevents 10**power from underflow to 0 in float64.
+  # The lower limit of -300 prevents underflow of 10**power to 0 in float64.
   power = max(-300, _displayed_exponent(max(abs(value.estimate), half)))
   scale = 10.0**power
   estimate, low, high = (part / scale for part in value[:3])
   decimals = _decimals_for_half_width(half / scale)
   middle, below, above = (_format_fixed_point(part, decimals) for part in (estimate, low, high))
-  # Subtraction before scaling keeps both sides of a symmetric interval equal after rounding.
+  # Subtraction before scaling keeps the two half widths of a symmetric interval equal.
   sides = (value.estimate - value.low, value.high - value.estimate)
   left, right = (_format_fixed_point(side / scale, decimals) for side in sides)
   text = f'{middle} ± {left}' if left == right else f'{middle} [{below}, {above}]'
@@ -69,13 +69,13 @@ def _decimal_exponent(value: float) -> int:
 
 
 def _displayed_exponent(value: float) -> int:
-  """Returns the exponent for scientific notation, or 0 for a number in decimal notation."""
+  """Returns the exponent of a number shown in scientific notation, or 0 in decimal notation."""
   plain = value == 0 or _PLAIN_RANGE[0] <= abs(value) < _PLAIN_RANGE[1]
   return 0 if plain else _decimal_exponent(value)
 
 
 def _decimals_for_half_width(half_width: float) -> int:
-  """Returns the decimal places that show one significant digit, or two if the first digit is 1."""
+  """Returns the decimal places for one significant digit, or for two if the leading digit is 1."""
   exponent = _decimal_exponent(half_width)
   leading = half_width / 10.0**exponent
   return -exponent + (1 if leading < 1.95 else 0)

@@ -28,7 +28,7 @@ class Note:
 
 
 def call_or_describe_failure(function: Callable, *arguments) -> tuple[Any, str]:
-  """Calls a function and returns its result and an empty text, or None and the error as text.
+  """Calls a function and returns (result, ''), or (None, error text) if the function fails.
 
   A missing library is not a fault of the records, so its error is raised again.
 

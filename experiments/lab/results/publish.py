@@ -1,4 +1,4 @@
-"""Output of a study as printed tables, table files and a figure."""
+"""Functions that print the tables of a study and save its tables and its figure."""
 
 import os
 import pathlib
@@ -14,7 +14,7 @@ MAX_PRINTED_ROWS = 100  # For a longer table only the path of its file is printe
 
 
 def print_and_save_tables(name: str, tables: Sequence[Table], folder: str | os.PathLike) -> None:
-  """Prints tables and saves each in `<folder>/<name>` as text, Markdown, LaTeX and CSV.
+  """Prints tables and saves them in `<folder>/<name>` as text, Markdown, LaTeX and CSV.
 
   Printing comes first, so that the tables are visible even if the folder cannot be written.
 

@@ -27,7 +27,7 @@ RELIABILITIES = {
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """A published number with its task, layer, metric, source and reliability.
+  """A published number with its task, layer, metric, source and reliability of transcription.
 
   `relation` is '<' where only an upper bound was printed. `note` is a remark on this number.
   """
@@ -72,7 +72,7 @@ def find_published_numbers(
 def published_numbers_table(
   title: str, entries: Iterable[Entry], measured: Mapping[Entry, Interval] | None = None
 ) -> Table:
-  """Returns a table of published numbers with their reliability, their source and our results.
+  """Returns a table of published numbers, their sources and the results of this repository.
 
   The difference is our result minus the published number, which is taken as exact. Settings that
   all entries share are listed in the caption.
@@ -132,7 +132,7 @@ def _load_entries() -> tuple[Entry, ...]:
 
 
 def _entries_of_json_group(group: dict) -> Iterable[Entry]:
-  """Yields the entries of a group in published.json, with keys that are fields or settings."""
+  """Yields the entries of a group in published.json, and treats unknown JSON keys as settings."""
   fields = {field.name for field in dataclasses.fields(Entry)}
   shared = {name: value for name, value in group.items() if name not in ('settings', 'entries')}
   for entry in group['entries']:

@@ -1,4 +1,4 @@
-"""Schemas of JSON values, composed as Python objects, with errors that name the invalid value.
+"""Schemas that check JSON values and raise errors with the path of the invalid value.
 
   Fields({'seed': Integer(), 'test': Number(finite=False)})
 
@@ -23,11 +23,11 @@ _SHOWN_CHARACTERS = 40  # The characters of a value in an error message.
 
 
 class SchemaError(ValueError):
-  """An error for a JSON value that does not satisfy its schema, with the path of the value."""
+  """The error that a schema raises for an invalid JSON value, with the path of the value."""
 
 
 class Schema(Protocol):
-  """The interface of all schemas, which check a JSON value."""
+  """The interface of all schemas, with the method that checks a JSON value."""
 
   def check(self, value: Any, path: str) -> None:
     """Raises a SchemaError that names the path if the value does not satisfy the schema."""
@@ -35,7 +35,7 @@ class Schema(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Number:
-  """A number from `low` to `high`, and also NaN or infinity if `finite` is false."""
+  """Schema of a number from `low` to `high`, or also NaN or infinity if `finite` is false."""
 
   low: float = -LARGEST_NUMBER
   high: float = LARGEST_NUMBER
@@ -53,7 +53,7 @@ class Number:
 
 @dataclasses.dataclass(frozen=True)
 class Integer:
-  """An integer from `low` to `high`."""
+  """Schema of an integer from `low` to `high`."""
 
   low: int = 0
   high: int = LARGEST_INTEGER
@@ -67,7 +67,7 @@ class Integer:
 
 @dataclasses.dataclass(frozen=True)
 class Boolean:
-  """The value true or false."""
+  """Schema of the values true and false."""
 
   def check(self, value: Any, path: str) -> None:
     if not isinstance(value, bool):
@@ -76,7 +76,7 @@ class Boolean:
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-  """A text that UTF-8 can encode and that completely matches `pattern`, unless this is empty."""
+  """Schema of UTF-8 text that fully matches the regular expression `pattern` (if not empty)."""
 
   pattern: str = ''
 
@@ -91,7 +91,7 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-  """One of the given texts."""
+  """Schema of a text from a given list of texts."""
 
   values: tuple[str, ...]
 
@@ -102,7 +102,7 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Nullable:
-  """A value of the given schema, or null."""
+  """Schema of a value that is null or satisfies the given schema."""
 
   schema: Schema
 
@@ -113,7 +113,7 @@ class Nullable:
 
 @dataclasses.dataclass(frozen=True)
 class ListOf:
-  """A list of values that satisfy the same schema."""
+  """Schema of a list whose values all satisfy the same schema."""
 
   schema: Schema
   min_length: int = 0
@@ -135,7 +135,7 @@ class ListOf:
 
 @dataclasses.dataclass(frozen=True)
 class MapOf:
-  """A JSON object with arbitrary field names, whose values all satisfy the same schema."""
+  """Schema of a JSON object with arbitrary field names and values that satisfy the same schema."""
 
   schema: Schema
   min_size: int = 0
@@ -152,7 +152,7 @@ class MapOf:
 
 @dataclasses.dataclass(frozen=True)
 class Anything:
-  """Any JSON value whose integers fit into int64 and whose texts UTF-8 can encode."""
+  """Schema of any JSON value with integers in the range of int64 and texts in valid UTF-8."""
 
   def check(self, value: Any, path: str) -> None:
     if isinstance(value, str):
@@ -167,7 +167,7 @@ class Anything:
 
 @dataclasses.dataclass(frozen=True)
 class Fields:
-  """A JSON object with required and optional fields, each with a schema.
+  """Schema of a JSON object with required and optional fields, each with a schema.
 
   All other fields may have any value.
   """
@@ -193,7 +193,7 @@ class Fields:
 
 @dataclasses.dataclass(frozen=True)
 class Constraint:
-  """A condition that the settings of a run and its result must satisfy, with a description."""
+  """A condition on the settings and the result of a run, with a description."""
 
   description: str
   holds: Callable[[dict, dict], bool]
@@ -209,10 +209,10 @@ def _schema_error(path: str, value: Any, fault: str) -> SchemaError:
 
 @dataclasses.dataclass(frozen=True)
 class RecordKind:
-  """The schema of the records of one kind of grid cell, such as a trained model.
+  """The schema of the records of one kind of experiment, such as training or timing.
 
   The runs of the kind are those with the setting `identifying_setting`. `modules` are the names of
-  the modules that execute its cells.
+  the modules that execute its grid cells.
   """
 
   identifying_setting: str

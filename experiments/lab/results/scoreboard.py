@@ -1,4 +1,4 @@
-"""Tables and figure panels of the test metrics, sizes and extrapolation of trained models."""
+"""Tables and figures of test metrics, sizes and length extrapolation of trained models."""
 
 from experiments.lab.results import published, scores
 from experiments.lab.results.figures import Panel
@@ -6,7 +6,7 @@ from experiments.lab.results.table import Table
 
 
 def group_by_table_column(records) -> dict[str, list[dict]]:
-  """Groups records that belong to the same table column, which differ only in the layer.
+  """Groups records by table column, such that the records of a column differ only in the layer.
 
   The name of a column contains the task, the distance, and the settings that distinguish the column
   from other columns of the same task and distance.
@@ -31,26 +31,29 @@ def group_by_table_column(records) -> dict[str, list[dict]]:
 
 
 def label_columns_by_differing_settings(shared_label: str, columns):
-  """Yields columns with a shared label, to which the settings that differ are appended."""
+  """Yields the label and the records of each table column.
+
+  A label is the shared label followed by the settings that differ between the columns.
+  """
   for setting, group in columns:
     others = [other for other, _ in columns if other is not setting]
-    # Earlier records lack the settings that were introduced later.
+    # Records of earlier code versions lack settings that were introduced later.
     differing = [k for k, v in setting.items() if any(other.get(k) != v for other in others)]
     yield ' '.join([shared_label, *(f'{k}={setting[k]}' for k in differing)]), group
 
 
 def test_metric_or_status(record: dict):
-  """Returns the test metric with its interval, or the status of an unfinished cell."""
+  """Returns the test metric with its interval, or the status of an unfinished grid cell."""
   return record['status'] if record['status'] != 'finished' else scores.test_metric_interval(record)
 
 
 def layers_in_record_order(records) -> list[str]:
-  """Returns the distinct layers of the records, in the order of their first records."""
+  """Returns the distinct layers of the records in order of first occurrence."""
   return list(dict.fromkeys(record['run']['layer'] for record in records))
 
 
 def test_metric_table(title: str, columns, layers) -> Table:
-  """Returns a table of the test metric of each layer for each task and distance.
+  """Returns a table of test metrics, with rows for layers and columns for tasks and distances.
 
   Args:
     title: The title of the table.
@@ -85,7 +88,7 @@ def test_metric_table(title: str, columns, layers) -> Table:
 
 
 def extrapolation_table(title: str, columns, layers) -> Table:
-  """Returns a table of the test metric of each layer at the trained and at longer distances.
+  """Returns a table of test metrics at the trained distance (in tokens) and at longer distances.
 
   Args:
     title: The title of the table.
@@ -128,8 +131,8 @@ def extrapolation_table(title: str, columns, layers) -> Table:
   )
 
 
-def budget_table(title: str, columns, layers) -> Table:
-  """Returns a table of the width, parameters, learning rate and training time of each model.
+def parameter_budget_table(title: str, columns, layers) -> Table:
+  """Returns a table of the width, parameter count, learning rate and training time of each model.
 
   Args:
     title: The title of the table.
@@ -164,8 +167,8 @@ def budget_table(title: str, columns, layers) -> Table:
   )
 
 
-def published_tables(records) -> list[Table]:
-  """Returns a table of published numbers for the same tasks and layers as the records, or []."""
+def tables_of_published_numbers(records) -> list[Table]:
+  """Returns a table of published numbers for the tasks and layers of the records, or no table."""
   ours = {}
   for record in records:
     if record['status'] != 'finished':
@@ -183,7 +186,7 @@ def published_tables(records) -> list[Table]:
 
 
 def test_metric_panels(records) -> list[Panel]:
-  """Returns a panel for each task, with curves of the test metric against the distance."""
+  """Returns a figure panel for each task, with curves of the test metric against the distance."""
   tasks: dict[str, list[dict]] = {}
   for record in records:
     if record['status'] == 'finished':
@@ -203,7 +206,7 @@ def test_metric_panels(records) -> list[Panel]:
 
 
 def extrapolation_panels(records) -> list[Panel]:
-  """Returns panels with curves of the test metric against the trained and longer distances."""
+  """Returns figure panels with curves of the test metric at the trained and at longer distances."""
   panels = []
   finished = [record for record in records if record['status'] == 'finished']
   for name, group in group_by_table_column(finished).items():
@@ -221,7 +224,7 @@ def extrapolation_panels(records) -> list[Panel]:
 
 
 def state_size_panels(records) -> list[Panel]:
-  """Returns panels with the test metric of each layer against the bytes of its recurrent state."""
+  """Returns figure panels of the test metric against the size of the recurrent state in bytes."""
   panels = []
   finished = [record for record in records if record['status'] == 'finished']
   for name, group in group_by_table_column(finished).items():

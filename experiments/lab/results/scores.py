@@ -1,8 +1,8 @@
-"""Test metrics and scores of each seed, at the learning rate with the best validation metric.
+"""Test metrics and scores by seed, at the learning rate with the best validation metric.
 
 Scores have the same scale in all tasks, with 0 for the best baseline that ignores the input and 1
-for the oracle, score = (metric - chance) / (perfect - chance). A member that diverged has a score
-of 0.
+for the oracle, score = (metric - chance) / (perfect - chance). A diverged training run has a
+score of 0.
 """
 
 import math
@@ -10,7 +10,7 @@ import math
 from experiments.lab.results.statistics import Interval, mean_interval
 
 
-def members_at_best_learning_rate(record: dict) -> list[dict]:
+def results_at_best_learning_rate(record: dict) -> list[dict]:
   """Returns the result of each seed at the learning rate with the best validation metric."""
   rate = record['result']['learning_rate']
   members = (m for m in record['result']['members'] if m['learning_rate'] == rate)
@@ -19,22 +19,22 @@ def members_at_best_learning_rate(record: dict) -> list[dict]:
 
 def test_metrics(record: dict) -> list[float]:
   """Returns the test metric of each seed, or NaN for a seed whose training diverged."""
-  return [member['test'] for member in members_at_best_learning_rate(record)]
+  return [member['test'] for member in results_at_best_learning_rate(record)]
 
 
 def test_loss_interval(record: dict) -> Interval:
-  """Returns the mean test loss over seeds, a cross-entropy in nats or a squared error."""
-  return mean_interval([member['test_loss'] for member in members_at_best_learning_rate(record)])
+  """Returns the mean test loss (cross-entropy in nats or squared error) over seeds."""
+  return mean_interval([member['test_loss'] for member in results_at_best_learning_rate(record)])
 
 
 def test_metric_interval(record: dict) -> Interval:
-  """Returns the mean test metric over seeds."""
+  """Returns the mean test metric over seeds with its confidence interval."""
   return mean_interval(test_metrics(record))
 
 
 def extrapolation_intervals(record: dict) -> dict[int, Interval]:
-  """Returns the mean test metric over seeds at each additional test distance, by distance."""
-  members = members_at_best_learning_rate(record)
+  """Maps each additional test distance to the mean test metric over seeds."""
+  members = results_at_best_learning_rate(record)
   return {
     tested['distance']: mean_interval([
       member['extrapolation'][i] if member['extrapolation'] else math.nan for member in members
@@ -44,26 +44,26 @@ def extrapolation_intervals(record: dict) -> dict[int, Interval]:
 
 
 def scores_by_seed(record: dict) -> dict[int, float]:
-  """Returns the normalized test score of each seed, by seed."""
-  metrics = {member['seed']: member['test'] for member in members_at_best_learning_rate(record)}
+  """Maps each seed to its normalized test score."""
+  metrics = {member['seed']: member['test'] for member in results_at_best_learning_rate(record)}
   return _normalized_scores(metrics, record['result']['perfect'], record['result']['chance'])
 
 
 def scores_at_longest_extrapolation(record: dict) -> dict[int, float]:
-  """Returns the score of each seed at the longest additional test distance, or {} without any."""
+  """Maps each seed to its normalized score at the longest additional test distance, if any."""
   if not record['result']['extrapolation']:
     return {}
   last = record['result']['extrapolation'][-1]
   metrics = {
     member['seed']: [math.nan, *member['extrapolation']][-1]
-    for member in members_at_best_learning_rate(record)
+    for member in results_at_best_learning_rate(record)
   }
   return _normalized_scores(metrics, record['result']['perfect'], last['chance'])
 
 
 def extrapolation_scores(record: dict) -> dict[int, dict[int, float]]:
-  """Returns the score of each seed at each additional test distance, by distance and seed."""
-  result, members = record['result'], members_at_best_learning_rate(record)
+  """Maps each additional test distance to the normalized test scores by seed."""
+  result, members = record['result'], results_at_best_learning_rate(record)
   return {
     tested['distance']: _normalized_scores(
       {m['seed']: m['extrapolation'][i] if m['extrapolation'] else math.nan for m in members},

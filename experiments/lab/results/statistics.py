@@ -26,7 +26,7 @@ _SEED = 20170612  # The seed is fixed so that the same records give the same rep
 
 
 class Interval(NamedTuple):
-  """An estimate (mean, median or ratio), its confidence bounds, and the number of its samples."""
+  """An estimate, such as a mean, with its confidence bounds and its number of samples."""
 
   estimate: float
   low: float
@@ -47,7 +47,7 @@ class Interval(NamedTuple):
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
-  """Returns the mean of the values with Student's t interval."""
+  """Returns the mean of the values with Student's t confidence interval."""
   sample = _to_float_array(values)
   mean = math.fsum(sample) / len(sample) if _is_nonempty_and_finite(sample) else math.nan
   if math.isnan(mean) or len(sample) < 2:
@@ -62,7 +62,7 @@ def bootstrap_interval(
   *samples: Sequence[float],
   paired: bool = False,
 ) -> Interval:
-  """Returns `statistic(*samples, axis=-1)` with its percentile bootstrap interval.
+  """Returns the statistic of the samples with its percentile bootstrap interval.
 
   The resampling uses a fixed seed, so equal samples give equal intervals.
 
@@ -93,7 +93,7 @@ def bootstrap_interval(
     method='percentile',  # The other methods use the jackknife, which fails for a median.
     **{name: np.random.default_rng(_SEED)},
   ).confidence_interval
-  # If a percentile interval excludes the estimate, it is widened to contain the estimate.
+  # A percentile interval that excludes the estimate is widened to include the estimate.
   low, high = min(float(bounds.low), estimate), max(float(bounds.high), estimate)
   return Interval(estimate, low, high, count)
 
@@ -126,7 +126,7 @@ def ratio_interval(
 def growth_exponent(
   lengths: Sequence[float], measurements: Sequence[Sequence[float]]
 ) -> Interval:
-  """Returns the exponent p of the power law median measurement ~ length^p, with its interval.
+  """Fits median measurement ~ length^p and returns the exponent p with its confidence interval.
 
   The exponent is the least-squares slope of log(median measurement) against log(length).
 

@@ -1,20 +1,20 @@
 """Storage of experiment records, with one JSON file for each grid cell.
 
-A cell is identified by its settings and by the code that computes its numbers, and not by the time
-or the machine of its run:
+A grid cell is identified by its settings and by the code that computes its numbers, and not by the
+time or the machine of its run:
 
   code = the fingerprint of each module that its numbers depend on (`source.code_fingerprints`)
   key  = sha256(canonical JSON of {study, run, code}), first 16 hex digits
   file = <folder>/cells/<study>-<key>.json
 
-A launch therefore skips stored cells, and the folders of two machines are merged by copying. A
+A launch therefore skips stored grid cells, and the folders of two machines are merged by copying. A
 record that other code has produced is stale. It remains stored as history, and is current again
 with that code. A record that --retry or --rerun replaces is kept as
 <folder>/history/<study>-<key>.json.
 
 Each record has the checksum of its content and satisfies the schema of its kind (`kinds`). A file
 that violates either, or that is unreadable, is reported in one warning with the reason and renamed
-to `<file>.damaged`. Its cell counts as missing and runs again.
+to `<file>.damaged`. Its grid cell counts as missing and runs again.
 
 Records are strict JSON, which has no NaN. A float that is not finite is written as {"$float": "nan"
 | "inf" | "-inf"} and read back as that float. Keys that start with `$` are rejected, so that the
@@ -51,7 +51,7 @@ class StoreError(ValueError):
 
 
 def canonical_json(value: Any) -> str:
-  """Returns ASCII JSON text with sorted keys and no spaces, and raises an error for NaN."""
+  """Serializes a value as ASCII JSON with sorted keys and without spaces, and rejects NaN."""
   try:
     return json.dumps(value, sort_keys=True, separators=(',', ':'), allow_nan=False)
   except (TypeError, ValueError) as error:
@@ -59,11 +59,11 @@ def canonical_json(value: Any) -> str:
 
 
 def cell_key(study: str, run: dict, code: Mapping[str, str] = MappingProxyType({})) -> str:
-  """Returns the key of a grid cell, a hash of its study, its run settings and its code.
+  """Returns the key of a grid cell, which is a hash of its study, run settings and code.
 
   Args:
     study: The name of the study.
-    run: The settings of the cell.
+    run: The settings of the grid cell.
     code: The fingerprint of each module that the numbers depend on.
 
   Returns:
@@ -74,7 +74,7 @@ def cell_key(study: str, run: dict, code: Mapping[str, str] = MappingProxyType({
 
 
 class Store:
-  """The records in a folder, which `prepare` or the first `write` creates."""
+  """A folder of experiment records, created by `prepare` or by the first `write`."""
 
   def __init__(
     self,
@@ -88,7 +88,7 @@ class Store:
     self._warn = warn
 
   def prepare(self, check_history: bool = False) -> 'Store':
-    """Creates the folder and checks that it is writable, so that a launch fails before training.
+    """Creates the folder of records and checks, before any training, that it is writable.
 
     If `check_history` is true, the folder of the history is checked as well.
     """
@@ -101,7 +101,7 @@ class Store:
     return self
 
   def write(self, record: dict) -> dict:
-    """Stores a record and returns the same value that `read` will return.
+    """Stores a record and returns the stored value, which equals the result of `read`.
 
     A record without code has the fingerprints of the present code. A replaced record moves to the
     history.
@@ -132,7 +132,10 @@ class Store:
     return written
 
   def cell_code_fingerprints(self, study: str, run: dict) -> dict[str, str]:
-    """Returns the code fingerprint of each module of a cell, or {} if its kind is unknown."""
+    """Maps each module on which a grid cell depends to the fingerprint of its code.
+
+    The mapping is empty if the kind of record is unknown.
+    """
     try:
       kind = kinds.find_record_kind(study, run, self._kinds)
       return source.code_fingerprints(kind.modules, run) if kind else {}
@@ -140,16 +143,16 @@ class Store:
       return {}
 
   def read(self, study: str, run: dict) -> dict | None:
-    """Returns the valid record of a cell from the present code, or None if there is none."""
+    """Returns the record that the current code produced for a grid cell, or None if absent."""
     code = self.cell_code_fingerprints(study, run)
     return self._read_record_file(self._record_file_path(study, run, code))
 
   def records(self, study: str | None = None) -> list[dict]:
-    """Returns the current records of one study or of all studies, sorted by their content."""
+    """Returns the sorted records of one or all studies that the current code produced."""
     return [record for record in self.all_records(study) if self.is_current(record)]
 
   def all_records(self, study: str | None = None) -> list[dict]:
-    """Returns the current and the stale records, sorted by their content."""
+    """Returns the sorted records of one or all studies, whichever code produced them."""
     names = [name for name in self._record_file_names() if study in (None, name.rpartition('-')[0])]
     files = (self._read_record_file(self.cells / name) for name in names)
     records = [record for record in files if record is not None]
@@ -157,13 +160,13 @@ class Store:
       record['study'], canonical_json(record['run']), canonical_json(record['code'])))
 
   def is_current(self, record: dict) -> bool:
-    """Whether the present code produced the record (always True for an unknown study)."""
+    """Whether the current code produced the record, or the study of the record is unknown."""
     if record['study'] not in self._kinds:
       return True
     return record['code'] == self.cell_code_fingerprints(record['study'], record['run'])
 
   def changed_modules(self, record: dict) -> list[str]:
-    """Returns the modules that have changed since the record was produced."""
+    """Returns the names of the modules that have changed since the record was produced."""
     now, then = self.cell_code_fingerprints(record['study'], record['run']), record['code']
     return sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))
 
@@ -180,7 +183,7 @@ class Store:
       return []
     except OSError as error:
       raise _folder_error(self.cells, error) from None
-    # Temporary files start with a dot, and damaged files do not end in .json.
+    # Names of temporary files start with a dot, and names of damaged files do not end in .json.
     return sorted(name for name in names if name.endswith(_SUFFIX) and name[0] != '.')
 
   def _record_file_path(self, study: str, run: dict, code: Mapping[str, str]) -> pathlib.Path:
@@ -206,7 +209,7 @@ class Store:
     return None
 
   def _parse_record(self, data: bytes, file_name: str) -> tuple[dict | None, str]:
-    """Returns the record in the bytes of a file with an empty text, or None with the fault."""
+    """Decodes a record file and returns (record, ''), or (None, fault) if the file is invalid."""
     try:
       body = json.loads(data)
       if not isinstance(body, dict):
@@ -227,12 +230,12 @@ class Store:
       return record, ''
     except SchemaError as error:
       return None, str(error)
-    # Invalid UTF-8 raises a ValueError, and a number that is too large an OverflowError.
+    # Invalid UTF-8 raises a ValueError, and a too large number raises an OverflowError.
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
       return None, 'not valid JSON'
 
   def _rename_damaged_file(self, path: pathlib.Path, fault: str) -> None:
-    """Renames a damaged file to `<file>.damaged` and logs the fault, without replacing any file."""
+    """Renames a damaged file to the unused name `<file>.damaged*` and logs the fault."""
     try:
       target = _reserve_free_path(path.with_name(f'{path.name}.damaged'))
       try:
@@ -248,7 +251,7 @@ class Store:
       self._warn(f'{path}: {fault}; renamed to {target.name}, so that its cell counts as not run')
 
   def add_to_history(self, file_name: str, data: bytes) -> None:
-    """Writes the bytes of a replaced record to the history, unless equal bytes are there."""
+    """Copies a replaced record file to the history folder, unless the folder has an equal file."""
     try:
       self.history.mkdir(exist_ok=True)
       if not any(file.read_bytes() == data for file in self.history.glob(f'{file_name}*')):
@@ -288,7 +291,7 @@ def _record_checksum(body: dict) -> str:
 
 
 def _to_strict_json(value: Any) -> Any:
-  """Converts a value to strict JSON, with arrays as lists and each NaN or infinity as an object."""
+  """Converts a value for strict JSON, with lists for arrays and objects for NaN and infinity."""
   if isinstance(value, dict):
     for key in value:
       if not isinstance(key, str) or key.startswith('$'):
@@ -304,7 +307,7 @@ def _to_strict_json(value: Any) -> Any:
 
 
 def _from_strict_json(value: Any) -> Any:
-  """Converts strict JSON of `_to_strict_json` to the original value."""
+  """Restores the NaN and infinite floats that `_to_strict_json` encoded."""
   if isinstance(value, dict):
     if _FLOAT in value:
       return float(value[_FLOAT])
@@ -320,7 +323,7 @@ def _folder_error(path: pathlib.Path, error: OSError) -> StoreError:
 
 
 def describe_broken_link(path: pathlib.Path) -> str:
-  """Describes the first broken symbolic link on a path, or returns an empty text."""
+  """Describes the first broken symbolic link among a path and its parents, if there is one."""
   for part in (path, *path.parents):
     if part.is_symlink() and not part.exists():
       return f'{part} is a link to {os.readlink(part)}, which does not exist'

@@ -1,4 +1,4 @@
-"""Tables that are rendered as text, Markdown, LaTeX, HTML or CSV.
+"""Tables that can be rendered as text, Markdown, LaTeX, HTML or CSV.
 
 A cell is text, a number, an `Interval`, or None for a missing measurement (shown as a dash). All
 formats round numbers except CSV, which keeps full precision and has four columns for an interval.
@@ -26,7 +26,7 @@ _GAP, _HEADER_PADDING = 2, 2
 
 
 class FormattedCell(NamedTuple):
-  """A table cell as formatted text, and whether it is a number and the best of its column."""
+  """The formatted text of a table cell, with flags that mark numbers and best values."""
 
   text: str
   is_numeric: bool
@@ -63,12 +63,12 @@ class Table:
 
   @property
   def numeric_columns(self) -> tuple[bool, ...]:
-    """Whether each column contains only numbers and dashes."""
+    """A flag for each column, true if the column contains only numbers and missing values."""
     return tuple(
       not any(isinstance(value, str) for value in column) for column in self._values_by_column())
 
   def formatted_rows(self) -> list[list[FormattedCell]]:
-    """Returns formatted rows, in which all cells with the text of the best value count as best."""
+    """Formats all cells by row, and marks each cell whose text equals that of the best value."""
     ranked = len(self.rows) - self.reference_rows
     best = [
       _texts_of_best_cells(values[:ranked], self.best[name]) if name in self.best else ()
@@ -87,7 +87,7 @@ class Table:
     ]
 
   def text(self, width: int = 100) -> str:
-    """Renders the table for a terminal, in several blocks if it exceeds `width` characters."""
+    """Renders the table as text, split into blocks of columns if wider than `width` characters."""
     columns = [
       [name, *(textwrap.fill('*' * cell.best + cell.text, _WIDEST_COLUMN) for cell in cells)]
       for name, cells in zip(self.columns, self._formatted_cells_by_column(), strict=True)
@@ -101,14 +101,14 @@ class Table:
     return '\n\n'.join((self.title, *parts, *wrapped_notes)) + '\n'
 
   def markdown(self) -> str:
-    """Renders a Markdown pipe table with the best values in bold."""
+    """Renders the table as a Markdown pipe table with the best values in bold."""
     grid = self._render_with_tabulate('pipe', escape.to_markdown, _markdown_cell)
     heading = f'**{escape.to_markdown(self.title)}**'
     return '\n\n'.join(filter(None, (heading, grid, escape.to_markdown(self.caption)))) + '\n'
 
   def latex(self) -> str:
-    """Renders a LaTeX float, which needs the packages booktabs and textcomp."""
-    # The format latex_booktabs of tabulate would escape the \textbf of the best values.
+    """Renders the table as a LaTeX float, which requires the packages booktabs and textcomp."""
+    # The tabulate format latex_booktabs would escape the command \textbf around the best values.
     grid = self._render_with_tabulate('latex_raw', escape.to_latex, _latex_cell)
     for rule in (r'\toprule', r'\midrule', r'\bottomrule'):
       grid = grid.replace(r'\hline', rule, 1)
@@ -124,7 +124,7 @@ class Table:
     return '\n'.join(lines) + '\n'
 
   def csv(self) -> str:
-    """Renders CSV with four columns for an interval (estimate, low, high and count)."""
+    """Renders the table as CSV, where an interval has four columns (estimate, low, high, count)."""
     output = io.StringIO()
     writer = csv.writer(output, lineterminator='\n')
     has_intervals = [
@@ -141,7 +141,7 @@ class Table:
     return output.getvalue()
 
   def save(self, folder: str | os.PathLike, name: str) -> list[pathlib.Path]:
-    """Writes `<folder>/<name>` with the suffixes .txt, .md, .tex and .csv, each atomically."""
+    """Saves the table as `<folder>/<name>` with the suffixes .txt, .md, .tex and .csv."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     forms = {'txt': self.text, 'md': self.markdown, 'tex': self.latex, 'csv': self.csv}
@@ -158,7 +158,7 @@ class Table:
     return f'* best of its column: {"; ".join(parts)}' if parts else ''
 
   def _values_by_column(self) -> list[tuple]:
-    """Returns the values of each column, which are empty for a table without rows."""
+    """Returns the values of each column (an empty tuple if the table has no rows)."""
     return [tuple(row[i] for row in self.rows) for i in range(len(self.columns))]
 
   def _formatted_cells_by_column(self) -> list[list[FormattedCell]]:
@@ -216,7 +216,7 @@ def _latex_cell(cell: FormattedCell) -> str:
 
 
 def _split_columns_by_width(columns: list[list[str]], width: int) -> Iterator[list[int]]:
-  """Yields the column indices of blocks that fit the width and begin with the first column."""
+  """Yields the column indices of blocks that fit the width and repeat the first column."""
   sizes = []
   for header, *cells in columns:
     widest = max((len(line) for cell in cells for line in cell.splitlines()), default=0)

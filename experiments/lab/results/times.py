@@ -1,4 +1,4 @@
-"""Times and memory sizes of layers from experiment records, for tables and figures.
+"""Measured durations and memory sizes of layers in experiment records, for tables and figures.
 
 Records that differ only in the seed are repetitions of a measurement, and their rounds are pooled.
 Within a round all measurements are interleaved, so that rounds are the units of resampling.
@@ -14,12 +14,12 @@ from experiments.lab.results.store import canonical_json
 
 np = optional.lazy_module('numpy')
 MICRO = 1e6
-# The largest accepted ratio between two measured times of the same training step.
+# The largest accepted ratio between two measured durations of the same training step.
 MAX_REPETITION_DRIFT = 1.25
 
 
 class MeasuredQuantity(NamedTuple):
-  """A time or a memory size that is measured for each layer at each sequence length.
+  """A duration or a memory size that is measured for each layer at each sequence length.
 
   `quantity` selects the measured points. An `exact` quantity is a size in bytes without noise; all
   others are times in seconds. A `shared` quantity belongs to all tokens of a training step
@@ -38,28 +38,28 @@ TOKEN = MeasuredQuantity('generated token', 'generate')
 STATE = MeasuredQuantity('state', 'generate', exact=True)
 
 
-def is_timed(record: dict) -> bool:
-  """Whether the record is of timed layers, since a study may also have records of other kinds."""
+def is_timing_record(record: dict) -> bool:
+  """Whether the record contains measured durations of layers."""
   return 'tokens' in record['run']
 
 
 def is_finished_and_repeatable(record: dict) -> bool:
-  """Whether the grid cell has finished and repeated measurements of its step times agree."""
-  if record['status'] != 'finished' or not is_timed(record):
+  """Whether the grid cell has finished and its two measurements of each training step agree."""
+  if record['status'] != 'finished' or not is_timing_record(record):
     return record['status'] == 'finished'
   return all(
-    repetition_drift(record, layer) < MAX_REPETITION_DRIFT for layer in record['run']['layers'])
+    step_time_drift(record, layer) < MAX_REPETITION_DRIFT for layer in record['run']['layers'])
 
 
-def repetition_drift(record: dict, layer: str) -> float:
-  """Returns the ratio, at least 1, of the first and the repeated time of a training step."""
+def step_time_drift(record: dict, layer: str) -> float:
+  """Returns the ratio (at least 1) between two measured durations of the same training step."""
   first, second = (seconds_per_token(record, layer, quantity) for quantity in ('train', 'repeat'))
   ratios = [median(second[length]) / median(first[length]) for length in second if length in first]
   return max((max(ratio, 1 / ratio) for ratio in ratios), default=1.0)
 
 
 def group_repetitions(records: Iterable[dict]) -> list[list[dict]]:
-  """Groups records that differ only in the seed and are therefore repetitions of a measurement."""
+  """Groups timing records that differ only in the seed, as repetitions of a measurement."""
   groups = {}
   for record in records:
     shared = {name: value for name, value in record['run'].items() if name != 'seed'}
@@ -68,7 +68,7 @@ def group_repetitions(records: Iterable[dict]) -> list[list[dict]]:
 
 
 def append_tokens_and_device(title: str, records: Sequence[dict], is_only_grid: bool) -> str:
-  """Appends the tokens per step and the device to a title, unless there is only one grid.
+  """Appends the tokens per step and the device to a title, if there are several experiment grids.
 
   Args:
     title: The title of a table or a figure panel.
@@ -83,7 +83,7 @@ def append_tokens_and_device(title: str, records: Sequence[dict], is_only_grid: 
 
 
 def describe_timing_setup(run: dict, workload: str) -> str:
-  """Returns a phrase with the device, the workload, the model size and the data type of a run."""
+  """Returns a phrase with the device, workload, model size and data type of a timing run."""
   settings = run['settings']
   return (
     f'{run["device"]}; {workload}; width {settings["width"]}, depth {settings["depth"]},'
@@ -127,7 +127,7 @@ def describe_out_of_memory(records: Iterable[dict], *quantities: str) -> str:
 
 
 def seconds_per_token(record: dict, layer: str, quantity: str) -> dict[int, list[float]]:
-  """Returns the seconds per token of a layer for each measured length and each round.
+  """Maps each measured length to the seconds per token of a layer in each measurement round.
 
   Args:
     record: The record of a timed cell.
@@ -147,7 +147,7 @@ def seconds_per_token(record: dict, layer: str, quantity: str) -> dict[int, list
 def median_microseconds_per_token(
   records: Sequence[dict], layer: str, quantity: str, length: int
 ) -> Interval | None:
-  """Returns the median microseconds per token of a layer over all rounds of all repetitions.
+  """Returns the median microseconds per token of a layer over all measurement rounds.
 
   Args:
     records: The records of a grid.
@@ -186,7 +186,7 @@ def stack_measurements(records: Sequence[dict], quantity: MeasuredQuantity) -> '
       if point['quantity'] == quantity.quantity and point['length'] in lengths:
         indices = layers.index(point['layer']), lengths.index(point['length'])
         values = (
-          _bytes_of_point(point) if quantity.exact
+          _bytes_of_measurement(point) if quantity.exact
           else np.divide(point['seconds'], point['tokens']))
         sample[: len(values), *indices] = values
     pooled.append(sample)
@@ -196,7 +196,9 @@ def stack_measurements(records: Sequence[dict], quantity: MeasuredQuantity) -> '
 
 
 def median_over_rounds(values: 'np.ndarray') -> 'np.ndarray':
-  """Returns the median over the first axis of values that are not NaN, or NaN if all are NaN.
+  """Returns the median over the first axis, computed from the values that are not NaN.
+
+  The median is NaN if all values are NaN.
 
   The input has the shape [rounds, ...], and the median has the shape [...].
   """
@@ -206,5 +208,5 @@ def median_over_rounds(values: 'np.ndarray') -> 'np.ndarray':
   return sum(np.take_along_axis(ordered, indices, 0) for indices in middle)[0] / 2
 
 
-def _bytes_of_point(point: dict) -> list[int]:
+def _bytes_of_measurement(point: dict) -> list[int]:
   return [] if point['bytes'] is None else [max(1, point['bytes'])]

@@ -1,4 +1,4 @@
-"""The schema of records with the times and memory sizes of layers.
+"""The schema of records with the measured durations and memory sizes of layers.
 
 The schema requires the fields that tables and claims evaluate.
 """
@@ -32,14 +32,14 @@ POINT = Fields({
 
 
 def measurements_are_requested_and_distinct(run: dict, result: dict) -> bool:
-  """Whether no measurement occurs twice, and each is of a requested layer and length."""
+  """Whether all measurements are distinct and belong to requested layers and lengths."""
   points = [(p['layer'], p['length'], p['quantity']) for p in result['points']]
   return len(set(points)) == len(points) and all(
     layer in run['layers'] and length in run['lengths'] for layer, length, _ in points)
 
 
 def measurements_have_equal_round_counts(run: dict, result: dict) -> bool:
-  """Whether all successful measurements have equally many times, at most one for each round."""
+  """Whether all successful measurements have the same number of rounds, at most the requested."""
   counts = {len(point['seconds']) for point in result['points']} - {0}
   return len(counts) <= 1 and all(count <= run['rounds'] for count in counts)
 
@@ -57,7 +57,7 @@ TIMING = RecordKind(
       'points are distinct, and each has a requested layer and a requested length',
       measurements_are_requested_and_distinct),
     Constraint(
-      'all points with times have equally many times, at most one for each round',
+      'all successful measurements have the same number of rounds, at most the requested number',
       measurements_have_equal_round_counts),
   ),
   modules=('experiments.lab.cells.timing', 'experiments.lab.tasks.text'),

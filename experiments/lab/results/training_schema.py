@@ -64,8 +64,11 @@ ALIGNMENT = Fields({
 ANTECEDENT_ATTENTION = Fields({'distance': SIZE, 'tokens': SIZE, 'heads': MapOf(ListOf(Number()))})
 
 
-def one_member_per_seed_and_learning_rate(run: dict, result: dict) -> bool:
-  """Whether each seed was trained once at each learning rate, including the best rate."""
+def every_seed_trained_at_every_learning_rate(run: dict, result: dict) -> bool:
+  """Whether each seed was trained exactly once at each requested learning rate.
+
+  The best learning rate must be a requested rate.
+  """
   members = [(member['seed'], member['learning_rate']) for member in result['members']]
   requested = itertools.product(run['seeds'], run['learning_rates'])
   return sorted(members) == sorted(requested) and result['learning_rate'] in run['learning_rates']
@@ -92,7 +95,7 @@ def every_source_translated(run: dict, result: dict) -> bool:
 
 
 def attention_maps_match_tokens(run: dict, result: dict) -> bool:
-  """Whether attention maps have a row per target token and a column per source token."""
+  """Whether each attention map has one row per target token and one column per source token."""
   return all(
     has_matrix_shape(weights, len(alignment['target']), len(alignment['source']))
     for alignment in result.get('alignments', ()) for weights in alignment['layers'].values()
@@ -121,7 +124,7 @@ TRAINING = RecordKind(
       tested['chance'] != result['perfect'] for tested in (result, *result['extrapolation']))),
     Constraint(
       'there is one member for each seed at each learning rate',
-      one_member_per_seed_and_learning_rate),
+      every_seed_trained_at_every_learning_rate),
     Constraint(
       'a member has a metric for all additional test distances or for none',
       tested_at_all_distances_or_none),

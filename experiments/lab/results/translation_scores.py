@@ -35,12 +35,15 @@ CountsScore = Callable[[list[int]], float]
 
 
 def translations_by_seed(outputs: dict) -> dict[str, list[str]]:
-  """Returns the translations of all source sentences for each seed."""
+  """Maps each seed to the translations of all source sentences."""
   return outputs['answers']
 
 
 def exact_matches_by_seed(outputs: dict) -> 'dict[str, np.ndarray]':
-  """Returns, for each seed, which translations equal their references up to white space."""
+  """Maps each seed to a Boolean array that marks the translations equal to their references.
+
+  Runs of white space count as one space, and white space at the ends is ignored.
+  """
   references = [text.split() for text in outputs['reference']]
   return {
     seed: np.array(
@@ -50,7 +53,7 @@ def exact_matches_by_seed(outputs: dict) -> 'dict[str, np.ndarray]':
 
 
 def exact_match_rate(outputs: dict) -> Interval:
-  """Returns the mean over seeds of the fraction of translations that equal their reference."""
+  """Returns the fraction of translations that equal their reference, averaged over seeds."""
   matches = exact_matches_by_seed(outputs).values()
   rates = [float(correct.mean()) for correct in matches if correct.size]
   return mean_interval(rates or [math.nan])
@@ -58,23 +61,24 @@ def exact_match_rate(outputs: dict) -> Interval:
 
 def bleu(outputs: dict) -> Interval:
   """Returns the sacreBLEU score of the translations, between 0 and 100."""
-  return _score_with_bootstrap(outputs, lambda text: text, *_bleu_functions({}))
+  return _score_with_bootstrap(outputs, lambda text: text, *_make_bleu_counter_and_scorer({}))
 
 
 def bleu_2017(outputs: dict, language: str) -> Interval:
-  """Returns BLEU with the tokenization of the 2017 Transformer paper for the given language."""
+  """Returns BLEU as in the 2017 Transformer paper, with Moses tokens and split compounds."""
   tokenize = functools.cache(lambda text: split_compounds(moses_tokenizer(language)(text)))
-  functions = _bleu_functions({'tokenize': 'none', 'smooth_method': 'none', 'force': True})
+  functions = _make_bleu_counter_and_scorer(
+    {'tokenize': 'none', 'smooth_method': 'none', 'force': True})
   return _score_with_bootstrap(outputs, tokenize, *functions)
 
 
 def chrf(outputs: dict) -> Interval:
   """Returns the chrF score of the translations, between 0 and 100."""
-  return _score_with_bootstrap(outputs, lambda text: text, *_chrf_functions())
+  return _score_with_bootstrap(outputs, lambda text: text, *_make_chrf_counter_and_scorer())
 
 
 def split_compounds(tokens: str) -> str:
-  """Splits compounds at their hyphens, each of which becomes a separate token.
+  """Splits compound words at hyphens and replaces each hyphen by the token ##AT##-##AT##.
 
   The substitution is that of tensor2tensor's get_ende_bleu.sh, in Perl, on bytes. A match consumes
   the bytes on both sides of a hyphen, so that only the first hyphen of a-b-c is split.
@@ -83,7 +87,7 @@ def split_compounds(tokens: str) -> str:
 
 
 def require_scoring_libraries() -> None:
-  """Checks before training that the libraries that score translations are installed.
+  """Raises an error, before any training, if a library for translation scores is missing.
 
   Raises:
     MissingExtra: A library is missing.
@@ -94,13 +98,13 @@ def require_scoring_libraries() -> None:
 
 @functools.cache
 def moses_tokenizer(language: str) -> Callable[[str], str]:
-  """Returns a function that tokenizes a sentence of the language with the Moses tokenizer."""
+  """Returns the Moses tokenizer of a language as a function from a sentence to tokenized text."""
   library = optional.import_optional('sacremoses', *SCORING_EXTRA)
   tokenizer = library.MosesTokenizer(lang=language)
   return lambda text: tokenizer.tokenize(text, return_str=True, escape=False)
 
 
-def _bleu_functions(sacrebleu_options: dict) -> tuple[SentenceCounts, CountsScore]:
+def _make_bleu_counter_and_scorer(sacrebleu_options: dict) -> tuple[SentenceCounts, CountsScore]:
   """Returns a function that counts n-grams, and a function that computes BLEU from the counts."""
   metric = optional.import_optional('sacrebleu', *SCORING_EXTRA).BLEU(**sacrebleu_options)
 
@@ -117,8 +121,8 @@ def _bleu_functions(sacrebleu_options: dict) -> tuple[SentenceCounts, CountsScor
   return count_bleu_ngrams, bleu_from_counts
 
 
-def _chrf_functions() -> tuple[SentenceCounts, CountsScore]:
-  """Returns functions that count character n-grams and that compute chrF from their counts.
+def _make_chrf_counter_and_scorer() -> tuple[SentenceCounts, CountsScore]:
+  """Returns a function that counts character n-grams, and a function that computes chrF.
 
   sacreBLEU scores counts only in a private method, so that the F-score is computed here.
   """
@@ -175,7 +179,7 @@ def _score_with_bootstrap(
 def exact_match_by_source_length(
   outputs: Iterable[dict], bin_edges: Sequence[int]
 ) -> list[tuple[float, Interval]]:
-  """Returns the mean source length and the exact-match rate for each bin of source lengths.
+  """Returns the mean source length and the exact-match rate of each bin of source lengths.
 
   A bin contains the lengths above the preceding edge, up to and including its own edge. Bins
   without a source are omitted.
@@ -184,12 +188,12 @@ def exact_match_by_source_length(
   for low, high in zip((0, *bin_edges), bin_edges, strict=False):
     lengths = [n for part in outputs for n in part['source_length'] if low < n <= high]
     if lengths:
-      points.append((float(np.mean(lengths)), exact_match_in_bin(outputs, low, high)))
+      points.append((float(np.mean(lengths)), exact_match_in_length_range(outputs, low, high)))
   return points
 
 
-def exact_match_in_bin(outputs: Iterable[dict], low: int, high: int) -> Interval | None:
-  """Returns the exact-match rate, averaged over seeds, for sources in a range of lengths.
+def exact_match_in_length_range(outputs: Iterable[dict], low: int, high: int) -> Interval | None:
+  """Returns the exact-match rate, averaged over seeds, for source sentences in a length range.
 
   Args:
     outputs: Parts of the field `written` of a record.
@@ -233,7 +237,7 @@ def source_length_at_half_exact_match(record: dict) -> Interval | str | None:
 
 
 def length_at_logistic_midpoint(lengths: 'np.ndarray', is_correct: 'np.ndarray') -> float:
-  """Returns the source length at which a logistic fit to correct translations falls to 50 %."""
+  """Fits the probability of a correct translation by source length, and returns its 50 % length."""
   if is_correct.all():
     return math.inf
   if not is_correct.any():
@@ -242,7 +246,7 @@ def length_at_logistic_midpoint(lengths: 'np.ndarray', is_correct: 'np.ndarray')
   x, sign = (lengths - centre) / spread, np.where(is_correct, 1.0, -1.0)
 
   def regularized_logistic_loss(parameters):
-    # The weak prior makes the fit finite for separable data.
+    # Without this weak prior, the parameters would diverge for separable data.
     level, slope = parameters
     return np.logaddexp(0, -sign * (level - slope * x)).sum() + 1e-3 * (level**2 + slope**2)
 
@@ -253,14 +257,14 @@ def length_at_logistic_midpoint(lengths: 'np.ndarray', is_correct: 'np.ndarray')
 
 
 def retained_source_bits(record: dict) -> tuple[Interval, int] | None:
-  """Returns a lower bound on the bits about the source in the decoder, and the source length.
+  """Returns a lower bound on the bits of source information in the decoder, and the source length.
 
   The bound is in bits per sequence, at the source length in tokens with the largest bound. The
   bound is the cross-entropy of the target sentence under the frequency of each token at each
   position, minus the cross-entropy under the model. The bound holds if the tokens of a target
   sentence are independent, as in copying (Barber and Agakov 2003).
   """
-  result, members = record['result'], scores.members_at_best_learning_rate(record)
+  result, members = record['result'], scores.results_at_best_learning_rate(record)
   bounds = []
   for i, tested in enumerate(result['extrapolation']):
     part = result['written'][1 + i]

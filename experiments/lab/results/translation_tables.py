@@ -13,7 +13,7 @@ Columns = Mapping[str, list[dict]]
 
 
 def columns_with_translations(columns: Columns) -> Columns:
-  """Returns the table columns that have finished records with translations, with these records."""
+  """Selects the finished records with translations and omits table columns without such records."""
   scored = {
     name: [r for r in group if r['status'] == 'finished' and r['result'].get('written')]
     for name, group in columns.items()
@@ -22,7 +22,7 @@ def columns_with_translations(columns: Columns) -> Columns:
 
 
 def longest_trained_source_length(record: dict) -> int:
-  """Returns the number of tokens of the longest test source within the trained lengths."""
+  """Returns the length, in tokens, of the longest source in the test split of trained lengths."""
   return max(record['result']['written'][0]['source_length'])
 
 
@@ -46,7 +46,7 @@ def length_bin_edges(records: Sequence[dict]) -> list[int]:
 
 
 def length_bin_labels(records: Sequence[dict]) -> list[str]:
-  """Returns the range of each source-length bin as text, with a mark for untrained lengths."""
+  """Returns a label for each bin of source lengths, such as "1 to 8", and marks untrained bins."""
   edges, longest = length_bin_edges(records), longest_trained_source_length(records[0])
   return [
     f'{low + 1} to {high}' + ('' if high <= longest else ', untrained')
@@ -55,7 +55,7 @@ def length_bin_labels(records: Sequence[dict]) -> list[str]:
 
 
 def source_length_tables(title: str, columns: Columns, layers: Sequence[str]) -> list[Table]:
-  """Returns a table for each task, with BLEU and with exact match by source length.
+  """Returns a table for each task, with the exact match by source length and with BLEU.
 
   Args:
     title: The first part of each title.
@@ -71,7 +71,7 @@ def source_length_tables(title: str, columns: Columns, layers: Sequence[str]) ->
     for record in sorted(group, key=lambda r: layers.index(r['run']['layer'])):
       parts = translations_at_requested_lengths(record)
       bins = [
-        translation_scores.exact_match_in_bin(parts, low, high)
+        translation_scores.exact_match_in_length_range(parts, low, high)
         for low, high in zip((0, *edges), edges, strict=False)
       ]
       bleu = translation_scores.bleu(record['result']['written'][0])
@@ -95,7 +95,7 @@ def source_length_tables(title: str, columns: Columns, layers: Sequence[str]) ->
 
 
 def describe_omissions_and_truncations(columns: Columns) -> str:
-  """Returns sentences that count omitted sources and truncated translations, or an empty text."""
+  """Returns caption sentences with the numbers of omitted sources and truncated translations."""
   sentences = []
   for task, group in columns_with_translations(columns).items():
     part = group[0]['result']['written'][0]
@@ -115,7 +115,7 @@ def describe_omissions_and_truncations(columns: Columns) -> str:
 
 
 def retained_bits_table(title: str, columns: Columns, layers: Sequence[str]) -> Table:
-  """Returns a table of the state size and the bits about the source that each model retains.
+  """Returns a table of the state size and the retained source information of each model.
 
   Args:
     title: The title of the table.
@@ -149,7 +149,7 @@ def retained_bits_table(title: str, columns: Columns, layers: Sequence[str]) -> 
 
 
 def source_length_panels(columns: Columns) -> list[Panel]:
-  """Returns a panel for each task, with curves of exact match against source length."""
+  """Returns a figure panel for each task, with curves of exact match against source length."""
   panels = []
   for task, group in columns_with_translations(columns).items():
     edges = length_bin_edges(group)
@@ -183,7 +183,7 @@ def alignment_maps(records: Sequence[dict], max_maps: int = 4) -> list[HeatMap]:
 
 
 def example_translation_tables(columns: Columns, max_examples: int = 4) -> list[Table]:
-  """Returns a table for each task with a few sources, their references and translations."""
+  """Returns a table for each task with a few source sentences, references and translations."""
   tables = []
   for task, group in columns_with_translations(columns).items():
     outputs = [(record['run']['layer'], record['result']['written'][0]) for record in group]
@@ -218,7 +218,7 @@ def translation_quality_table(title: str, columns: Columns, layers: Sequence[str
   for corpus, group in columns_with_translations(columns).items():
     for record in sorted(group, key=lambda r: layers.index(r['run']['layer'])):
       result, outputs = record['result'], record['result']['written'][0]
-      steps = [member['steps'] for member in scores.members_at_best_learning_rate(record)]
+      steps = [member['steps'] for member in scores.results_at_best_learning_rate(record)]
       language = result['settings'].get('target', 'en')[:2]
       rows.append((
         corpus, record['run']['layer'], translation_scores.bleu(outputs),

@@ -62,7 +62,10 @@ class Adding(Task):
 
   @property
   def title(self) -> str:
-    """The task name with the variant, because results of different variants are not comparable."""
+    """The task name and the variant, such as `adding (Bai)`.
+
+    Results of different variants are not comparable.
+    """
     return f'adding ({self.variant.capitalize()})'
 
   @property
@@ -89,7 +92,7 @@ class Adding(Task):
     return dataclasses.replace(self, length=distance)
 
   def batch(self, split: str, index, batch_size: int) -> Batch:
-    """Uniform random values with two markers, whose marked values add up to the final target."""
+    """Random sequences with two marked values each, whose sum is the target at the last step."""
     value_key, marker_key = jax.random.split(self.batch_key(split, index))
     value = jax.random.uniform(value_key, (batch_size, self.length))
     marked = self._sample_marked_steps(marker_key, batch_size)

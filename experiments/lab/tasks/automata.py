@@ -32,7 +32,7 @@ ANSWERS = ('all', 'last')  # scored outputs of a sequence
 
 
 class TransitionMonoid(NamedTuple):
-  """The M distinct functions from states to states that input sequences of an automaton induce."""
+  """The M distinct state transition functions that input sequences of an automaton induce."""
 
   functions: np.ndarray  # [M, states] the next state of each state
   letters: np.ndarray  # [letters] index into `functions` of each letter
@@ -40,7 +40,7 @@ class TransitionMonoid(NamedTuple):
 
 
 def transition_monoid(transition: np.ndarray) -> TransitionMonoid:
-  """The transition monoid of an automaton with the transition table [states, letters]."""
+  """The transition monoid of the automaton with the given transition table [states, letters]."""
   indices, functions, queue = {}, [], collections.deque(transition.T)
   while queue:
     word = queue.popleft()
@@ -70,7 +70,7 @@ class MooreMachine:
 
   @property
   def num_outputs(self) -> int:
-    """The number of distinct outputs, which are 0 to num_outputs - 1."""
+    """The number of distinct outputs, which are numbered from 0."""
     return int(self.output.max()) + 1
 
   @functools.cached_property
@@ -131,15 +131,15 @@ class AutomatonTask(Task):
 
   @property
   def token_ranges(self) -> tuple[range, ...]:
-    """The ranges of allowed input tokens at the first P positions, which repeat with period P.
+    """The allowed input tokens at positions 0 to P - 1, repeated periodically at later positions.
 
-    Outputs are defined after the first position of each period.
+    Outputs are defined after the first position of each period of P positions.
     """
     return (range(self.machine.alphabet_size),)
 
   @property
   def scored_positions(self) -> range:
-    """The positions with scored outputs, of which answers='last' draws one for each sequence."""
+    """The positions whose outputs are scored, or can be drawn for scoring if answers='last'."""
     period = len(self.token_ranges)
     return range(-(-(self.shortest - 1) // period) * period, self.length, period)
 
@@ -170,7 +170,7 @@ class AutomatonTask(Task):
     return dataclasses.replace(self, length=distance)
 
   def extrapolation_task(self, distance: int) -> 'AutomatonTask':
-    """The task of greater length, with scores only at positions beyond the length of this task."""
+    """The task of length `distance`, scored only at positions beyond the length of this task."""
     return dataclasses.replace(self, length=distance, shortest=self.length + 1)
 
   def batch(self, split: str, index, batch_size: int) -> Batch:
@@ -199,7 +199,7 @@ class AutomatonTask(Task):
 
 @functools.cache
 def output_distributions(task: AutomatonTask) -> np.ndarray:
-  """The probability [T, outputs] of each output at each position, over random input sequences."""
+  """Output probabilities [T, outputs] at each position, for random input sequences."""
   machine, ranges = task.machine, task.token_ranges
   one_hot = np.eye(len(machine.transition))
   transition_matrices = [

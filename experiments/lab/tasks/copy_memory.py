@@ -73,7 +73,10 @@ class CopyMemory(Task):
 
   @property
   def title(self) -> str:
-    """The task name with the variant, because results of different variants are not comparable."""
+    """The task name and the variant.
+
+    Results of different variants are not comparable.
+    """
     return f'copy memory ({self.variant.capitalize()})'
 
   @property
@@ -83,12 +86,12 @@ class CopyMemory(Task):
 
   @property
   def output_space(self) -> Space:
-    """The input tokens, without the delimiter in the Arjovsky variant."""
+    """The input tokens, except that the Arjovsky variant omits the delimiter."""
     return Space('tokens', NUM_CLASSES[self.variant])
 
   @property
   def distance(self) -> int:
-    """The number of steps from the input of a symbol to its output, equal for all symbols."""
+    """The number of steps from each symbol in the source to its reproduction in the target."""
     return self.delay + self.num_symbols
 
   @property
@@ -117,13 +120,13 @@ class CopyMemory(Task):
     return Batch(source, target, jnp.ones(target.shape))
 
   def oracle(self, source: jax.Array) -> jax.Array:
-    """Logits that predict blanks, followed by the first symbols of the source."""
+    """Logits that predict blanks and then the first symbols of the source."""
     symbols = source[:, : self.num_symbols]
     blank = jnp.full_like(source[:, self.num_symbols :], BLANK)
     return one_hot_logits(jnp.concatenate([blank, symbols], 1), self.output_space.size)
 
   def baseline(self, source: jax.Array) -> jax.Array:
-    """Logits that predict blanks, followed by the uniform distribution over the eight symbols."""
+    """Logits that predict blanks and then give equal probability to the eight symbols."""
     token = jnp.arange(self.output_space.size)[None, :]
     is_symbol = (token >= 1) & (token <= NUM_KINDS)
     is_recall = jnp.arange(self.length) >= self.distance

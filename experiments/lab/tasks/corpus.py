@@ -31,10 +31,11 @@ EMPTY = 1  # number of tokens of an empty sentence, which is END alone
 
 @dataclasses.dataclass(frozen=True)
 class Corpus(Transduction):
-  """Translation of sentence pairs whose longer sentence has min_length + 1 to max_length tokens.
+  """Translation of natural sentence pairs within given length limits.
 
-  A translation is not determined by its source, so that there is no oracle, and the baseline is
-  never an exact match. Rows that pad the last batch of a bucket are empty and have no weight.
+  The longer sentence of a pair has min_length + 1 to max_length tokens. A translation is not
+  determined by its source, so that there is no oracle, and the baseline is never an exact match.
+  Rows that pad the last batch of a bucket are empty and have no weight.
 
   Generated text is scored against the original sentences of the data set, not against detokenised
   targets. Pairs with an empty sentence or with another length are in no batch.
@@ -84,12 +85,12 @@ class Corpus(Transduction):
 
   @property
   def distance(self) -> int:
-    """The greatest number of tokens of a sentence."""
+    """The maximum number of tokens in a sentence."""
     return self.max_length
 
   @property
   def source_length(self) -> int:
-    """The greatest padded length of a sentence in any batch, in tokens."""
+    """The number of tokens to which the longest sentences are padded."""
     return _batch_shapes(self, 1)[-1].tokens
 
   target_length = source_length  # sources and targets of a bucket have the same padded length
@@ -103,7 +104,7 @@ class Corpus(Transduction):
     return dataclasses.replace(self, min_length=self.max_length, max_length=distance)
 
   def num_batches(self, split: str, batch_size: int) -> int:
-    """The number of batches per epoch, in which every pair within the length limits occurs once."""
+    """The number of batches per epoch, where an epoch contains each eligible pair once."""
     return _buckets_of_split(self, split, batch_size).count
 
   def batch_shape(self, split: str, index: int, batch_size: int) -> BatchShape:
@@ -121,7 +122,7 @@ class Corpus(Transduction):
     return _buckets_of_split(self, split, batch_size).batch(index)[0]
 
   def batch(self, split: str, index, batch_size: int) -> Batch:
-    """The batch as NumPy arrays, in which `batch_size` is ignored unless `batch_tokens` is 0."""
+    """A batch as NumPy arrays. `batch_size` is used only if `batch_tokens` is 0."""
     num_rows, length = self.batch_shape(split, index, batch_size)
     examples = self._pair_indices(split, index, batch_size)
     source, target = self.prepared_corpus.splits[split].padded_batch(examples, num_rows, length)
@@ -133,7 +134,7 @@ class Corpus(Transduction):
     return [sentences[i] for i in self._pair_indices('test', index, batch_size)]
 
   def untested_pair_counts(self, num_batches: int, batch_size: int) -> dict[str, int]:
-    """The number of untested sentence pairs for each reason, such as an empty sentence."""
+    """Counts of test pairs that are not evaluated, by reason, such as an empty sentence."""
     lengths = self.prepared_corpus.splits['test'].lengths
     empty, longer = lengths.min(1) <= EMPTY, lengths.max(1)
     tested = [self._pair_indices('test', i, batch_size)
@@ -147,7 +148,7 @@ class Corpus(Transduction):
     return {reason: int(count) for reason, count in counts.items() if count}
 
   def _pair_indices(self, split: str, index: int, batch_size: int) -> np.ndarray:
-    """The indices of the sentence pairs of a batch, counted within the split."""
+    """The indices of the sentence pairs of a batch within their split."""
     _, rows = _buckets_of_split(self, split, batch_size).batch(index)
     return _eligible_pairs(self, split)[0][rows]
 
@@ -158,18 +159,18 @@ class Corpus(Transduction):
     return self.prepared_corpus.vocabulary.encode([text])[0]
 
   def oracle(self, source: jax.Array) -> jax.Array:
-    """Always raises a TypeError, because a source does not determine its translation."""
+    """Always raises a TypeError, because a source sentence does not determine its translation."""
     raise TypeError(f'{self.title}: there is no oracle, because a source does not determine its'
                     f' translation')
 
   def baseline(self, source: jax.Array) -> jax.Array:
-    """Logits that predict the empty sentence for every source, which never equals a target."""
+    """Logits that predict an empty sentence for every source. No target sentence is empty."""
     return one_hot_logits(jnp.full(source.shape, END), self.vocabulary_size)
 
 
 @functools.cache
 def _eligible_pairs(task: Corpus, split: str) -> tuple[np.ndarray, np.ndarray]:
-  """The indices of pairs within the length limits, and the lengths of their longer sentences."""
+  """Indices of the pairs within the length limits, and the lengths of their longer sentences."""
   lengths = task.prepared_corpus.splits[split].lengths
   shorter, longer = lengths.min(1), lengths.max(1)
   eligible = np.flatnonzero(
@@ -180,23 +181,24 @@ def _eligible_pairs(task: Corpus, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def _batch_shapes(task: Corpus, batch_size: int) -> tuple[BatchShape, ...]:
-  """The batch shapes of a task, which all splits share to limit the number of compilations."""
-  _require_pairs(task, 'test')  # every run ends with a test, so that this error precedes training
+  """The batch shapes that all splits of a task share, to limit the number of compilations."""
+  # Every run ends with a test, so that this error must precede training.
+  _require_eligible_pairs(task, 'test')
   lengths = np.concatenate([_eligible_pairs(task, split)[1] for split in SPLITS])
   return batch_shapes(lengths, task.batch_tokens, batch_size)
 
 
 @functools.cache
 def _buckets_of_split(task: Corpus, split: str, batch_size: int) -> Buckets:
-  """The batches of a split, grouped by sentence length."""
-  _require_pairs(task, split)
+  """The division of a split into batches of sentence pairs of similar length."""
+  _require_eligible_pairs(task, split)
   if split == 'train':  # training needs validation batches too
-    _require_pairs(task, 'validation')
+    _require_eligible_pairs(task, 'validation')
   _, lengths = _eligible_pairs(task, split)
   return Buckets(lengths, _batch_shapes(task, batch_size), SPLITS.index(split))
 
 
-def _require_pairs(task: Corpus, split: str) -> None:
+def _require_eligible_pairs(task: Corpus, split: str) -> None:
   """Raises a CorpusError if a split has no pair within the length limits."""
   if not _eligible_pairs(task, split)[0].size:
     raise CorpusError(f'{task.dataset} has no pair of {task.min_length + 1} to {task.max_length}'

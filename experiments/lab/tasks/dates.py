@@ -103,7 +103,7 @@ class Dates(PairTask):
 
   @property
   def vocabulary_task(self) -> 'Dates':
-    """The task on dates from 1900 to 1999 whose training sentences train the vocabulary.
+    """The task on dates from 1900 to 1999, used only to train the vocabulary.
 
     Its two formats are in sorted order, so that the vocabulary does not depend on the direction of
     translation.
@@ -117,7 +117,7 @@ class Dates(PairTask):
     )
 
   def with_distance(self, distance: int) -> 'Dates':
-    """The task on dates up to another last year."""
+    """The task on dates up to the end of the year 1899 + `distance`."""
     return dataclasses.replace(self, years=distance, skipped=min(self.skipped, distance - 1))
 
   def extrapolation_task(self, distance: int) -> 'Dates':
@@ -125,7 +125,7 @@ class Dates(PairTask):
     return dataclasses.replace(self, years=distance, skipped=self.years)
 
   def sentence_pairs(self) -> Iterator[SentencePair]:
-    """Dates sampled without replacement, in both formats."""
+    """Random distinct dates, each in the source format and in the target format."""
     first = datetime.date(FIRST + self.skipped, 1, 1).toordinal()
     last = datetime.date(FIRST + self.years - 1, 12, 31).toordinal()
     days = range(first, last + 1)
@@ -134,7 +134,7 @@ class Dates(PairTask):
       yield SentencePair(date.isoformat(), *self.format_source_and_target(date))
 
   def format_source_and_target(self, date: datetime.date) -> tuple[str, str]:
-    """The texts of a date in the source format and in the target format."""
+    """A date as text in the source format and in the target format."""
     return (
       format_date(date, self.source, self.source_format),
       format_date(date, self.target, self.target_format),

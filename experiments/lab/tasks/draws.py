@@ -48,7 +48,9 @@ def sample_distinct(key: jax.Array, batch_size: int, count: int, population: int
 
 
 def sample_distinct_weighted(key: jax.Array, batch_size: int, count: int, log_weights) -> jax.Array:
-  """Samples of distinct indices, drawn successively with probability proportional to their weights.
+  """Weighted random samples of `count` distinct indices, drawn without replacement.
+
+  Each draw has probabilities proportional to the weights of the remaining indices.
 
   Args:
     key: random key.

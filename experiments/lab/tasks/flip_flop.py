@@ -26,7 +26,7 @@ WRITE, READ, IGNORE = 2, 3, 4  # bits are 0 and 1
 
 
 def last_written_bits(source: jax.Array) -> jax.Array:
-  """The most recently written bit [B, T/2] at each instruction of sources [B, T].
+  """The most recently written bit at each instruction, [B, T/2] for sources [B, T].
 
   At a write instruction, this is the bit that the instruction writes.
   """
@@ -118,6 +118,6 @@ class FlipFlop(Task):
     return one_hot_logits(self._interleave(answers, answers), self.output_space.size)
 
   def baseline(self, source: jax.Array) -> jax.Array:
-    """The uniform distribution over the two bits."""
+    """Logits of the uniform distribution over the two bits."""
     allowed = jnp.arange(self.output_space.size) < WRITE
     return jnp.broadcast_to(uniform_logits(allowed), (*source.shape, self.output_space.size))

@@ -1,4 +1,4 @@
-"""The induction heads task, in which a model predicts the token after the first trigger.
+"""The induction heads task, in which a model recalls the token after a special trigger token.
 
 A trigger token occurs once among random tokens and again at the end of the sequence, where the
 target is the token that followed its first occurrence. Two attention layers solve the task with a
@@ -23,7 +23,7 @@ TRIGGER = 0
 
 @dataclasses.dataclass(frozen=True)
 class InductionHeads(Task):
-  """The target at the second trigger is the token that followed the first trigger.
+  """Prediction of the token after the first trigger token, scored at the second trigger.
 
   The trigger is token 0, and its second occurrence is the last token. Two examples (`.` has no
   weight):
@@ -71,7 +71,7 @@ class InductionHeads(Task):
 
   @property
   def chance(self) -> float:
-    """The accuracy of a uniform random prediction of a token other than the trigger."""
+    """The accuracy of a uniform random prediction among all tokens except the trigger."""
     return 1 / (self.vocabulary_size - 1)
 
   def with_distance(self, distance: int) -> 'InductionHeads':
@@ -90,12 +90,12 @@ class InductionHeads(Task):
     return Batch(source, empty.at[:, -1].set(answer), jnp.zeros(shape).at[:, -1].set(1.0))
 
   def oracle(self, source: jax.Array) -> jax.Array:
-    """Logits that predict the token after the first trigger, at every position."""
+    """Logits that predict, at every position, the token after the first trigger."""
     position = jnp.argmax(source == TRIGGER, 1, keepdims=True)
     answer = jnp.take_along_axis(source, position + 1, 1)
     return one_hot_logits(jnp.broadcast_to(answer, source.shape), self.output_space.size)
 
   def baseline(self, source: jax.Array) -> jax.Array:
-    """The uniform distribution over all tokens except the trigger."""
+    """Logits of the uniform distribution over all tokens except the trigger."""
     allowed = jnp.arange(self.output_space.size) != TRIGGER
     return jnp.broadcast_to(uniform_logits(allowed), (*source.shape, self.output_space.size))

@@ -21,13 +21,13 @@ from experiments.lab.tasks.task import SPLITS, Batch, Task
 from transformer.laws import expect, expect_close, verify_laws
 
 BATCH_SIZE, NUM_BATCHES = 256, 4
-# Tokens must be equal, but reals may differ by ROUNDING, because compilation reorders sums.
+# Tokens must be equal. Real numbers may differ by ROUNDING, because compilation reorders sums.
 ROUNDING = 1e-6
 
 
 @functools.cache
 def sample_batches(task: Task, split: str) -> Batch:
-  """Consecutive batches of a split, stacked to NumPy arrays [NUM_BATCHES, B, ...]."""
+  """NUM_BATCHES consecutive batches of a split, stacked along a new first axis."""
   batches = [task.batch(split, index, BATCH_SIZE) for index in range(NUM_BATCHES)]
   return jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
 
@@ -37,8 +37,8 @@ def merge_batches(batches: Batch) -> Batch:
   return jax.tree.map(lambda leaf: jnp.asarray(leaf.reshape(-1, *leaf.shape[2:])), batches)
 
 
-def metric_by_sequence(task: Task, predict: Any, split: str = 'test') -> np.ndarray:
-  """The metric of `task.oracle` or `task.baseline` on each sequence of a sample.
+def metric_per_sequence(task: Task, predict: Any, split: str = 'test') -> np.ndarray:
+  """The metric of a predictor, such as `task.oracle`, on each sampled sequence of a split.
 
   Args:
     task: the task to sample from.
@@ -55,8 +55,8 @@ def metric_by_sequence(task: Task, predict: Any, split: str = 'test') -> np.ndar
   return np.asarray(total, np.float64) / np.asarray(count)
 
 
-def distinct_sources(batches: Batch) -> set[bytes]:
-  """The set of distinct source sequences of stacked batches, each as a byte string."""
+def distinct_source_sequences(batches: Batch) -> set[bytes]:
+  """The distinct source sequences of stacked batches, as byte strings."""
   return {row.tobytes() for row in np.asarray(merge_batches(batches).source)}
 
 
@@ -101,7 +101,10 @@ def arrays_match_declared_spaces(task: Task) -> None:
 
 
 def batches_are_reproducible(task: Task) -> None:
-  """Split and index determine a batch, with and without compilation and with a traced index."""
+  """The split and the index determine a batch, whether or not the call is compiled.
+
+  The index may be an int or a traced integer scalar.
+  """
   fourth = jax.tree.map(lambda leaf: leaf[3], sample_batches(task, 'test'))
   compiled = jax.jit(lambda index: task.batch('test', index, BATCH_SIZE))
   advice = '`batch`: draw from `self.batch_key(split, index)` alone, and do not branch on tracers'
@@ -115,7 +118,7 @@ def batches_are_reproducible(task: Task) -> None:
 
 
 def sequences_vary(task: Task) -> None:
-  """Batches of different indices differ, and a batch has at least two different sequences."""
+  """Batches with different indices differ, and each batch has at least two distinct sequences."""
   source = sample_batches(task, 'train').source
   different = len({batch.tobytes() for batch in source})
   expect(
@@ -131,9 +134,11 @@ def sequences_vary(task: Task) -> None:
 
 def splits_are_disjoint(task: Task) -> None:
   """Two splits share no more sequences than independent samples share by coincidence."""
-  sequences = {split: distinct_sources(sample_batches(task, split)) for split in SPLITS}
+  sequences = {split: distinct_source_sequences(sample_batches(task, split)) for split in SPLITS}
   halves = [
-    distinct_sources(jax.tree.map(lambda leaf, i=i: leaf[i::2], sample_batches(task, 'train')))
+    distinct_source_sequences(
+      jax.tree.map(lambda leaf, i=i: leaf[i::2], sample_batches(task, 'train'))
+    )
     for i in range(2)
   ]
   coincidences = 4 * len(halves[0] & halves[1])  # expected of two splits, each twice a half
@@ -195,7 +200,7 @@ def positions_without_weight_are_not_scored(task: Task) -> None:
 def oracle_is_perfect(task: Task) -> None:
   """The metric of the oracle is perfect on every sequence of every split."""
   for split in SPLITS:
-    values = metric_by_sequence(task, task.oracle, split)
+    values = metric_per_sequence(task, task.oracle, split)
     worst = values[np.abs(values - task.metric.perfect).argmax()]
     expect(
       abs(worst - task.metric.perfect) <= 1e-6,
@@ -206,7 +211,7 @@ def oracle_is_perfect(task: Task) -> None:
 
 def baseline_metric_equals_chance(task: Task) -> None:
   """The mean metric of the baseline equals `chance` within five standard errors."""
-  values = metric_by_sequence(task, task.baseline)
+  values = metric_per_sequence(task, task.baseline)
   error = values.std(ddof=1) / np.sqrt(values.size)
   expect(
     abs(values.mean() - task.chance) <= 5 * error + 1e-6,
@@ -249,7 +254,7 @@ def scores_are_normalized(task: Task) -> None:
 
 
 def distance_can_be_set(task: Task) -> None:
-  """Tasks at another distance have the same class and the same input and output spaces."""
+  """A task with another distance has the same class, input space and output space."""
   advice = (
     '`with_distance` and `extrapolation_task`: return the same class with its length or delay '
     'changed'

@@ -25,8 +25,8 @@ MODULUS = 5
 OPERATORS = '+-*'  # tokens MODULUS, MODULUS + 1 and MODULUS + 2
 
 
-def two_register_machine() -> MooreMachine:
-  """The automaton that evaluates expressions with a sum register s and a product register p.
+def modular_arithmetic_automaton() -> MooreMachine:
+  """The automaton that uses a sum register s and a product register p to evaluate expressions.
 
   State MODULUS * s + p - 1 encodes the registers, with s from 0 to 4 and p from 1 to 5.
   """
@@ -40,7 +40,7 @@ def two_register_machine() -> MooreMachine:
   return MooreMachine(transition, (s + p)[:, 0] % MODULUS)
 
 
-MACHINE = two_register_machine()
+MACHINE = modular_arithmetic_automaton()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,5 +73,5 @@ class ModularArithmetic(AutomatonTask):
 
   @property
   def token_ranges(self) -> tuple[range, ...]:
-    """The tokens of numbers for even positions, and the tokens of operators for odd positions."""
+    """Number tokens at even positions, and operator tokens at odd positions."""
     return range(MODULUS), range(MODULUS, MODULUS + len(OPERATORS))

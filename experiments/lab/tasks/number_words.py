@@ -29,13 +29,13 @@ VOCABULARY_PAIRS = 3000  # numbers that the vocabulary is trained on
 
 @functools.cache
 def number_speller(language: str) -> Callable[[int], str]:
-  """A function that spells out numbers below 10^MOST_DIGITS in a language of num2words."""
+  """A function that spells out numbers of up to MOST_DIGITS digits in a given language."""
   known = optional.import_optional('num2words', 'number words', 'translation').CONVERTER_CLASSES
   if language not in known:
     raise ValueError(f'num2words has no {language!r}; its languages are {", ".join(sorted(known))}')
   converter = copy.copy(known[language])
   # To spell a number, num2words tries all number words in descending order of their values.
-  # Spelling takes a third of the time without the words for values of 10^MOST_DIGITS or more.
+  # Without the words for values of 10^MOST_DIGITS or more, spelling is three times as fast.
   if words := getattr(converter, 'cards', None):
     converter.cards = {value: word for value, word in words.items() if value < 10**MOST_DIGITS}
 
@@ -102,7 +102,7 @@ class NumberWords(PairTask):
 
   @property
   def vocabulary_task(self) -> 'NumberWords':
-    """The task on numbers of all lengths whose training sentences train the vocabulary.
+    """The task on numbers of all lengths, used only to train the vocabulary.
 
     Its two languages are in sorted order, so that the vocabulary does not depend on the direction
     of translation.
@@ -126,7 +126,7 @@ class NumberWords(PairTask):
     return dataclasses.replace(self.with_distance(distance), fewest=self.distance + 1)
 
   def sentence_pairs(self) -> Iterator[SentencePair]:
-    """Numbers sampled without replacement, spelled out in both languages."""
+    """Random distinct numbers, spelled out in both languages."""
     source, target = number_speller(self.source), number_speller(self.target)
     for number in self.sampled_numbers():
       yield SentencePair(str(number), source(number), target(number))
@@ -135,13 +135,13 @@ class NumberWords(PairTask):
     """At most `pairs` distinct random numbers, in ascending order of length."""
     generator, remaining = random.Random(0), self.pairs
     for length in range(self.fewest, self.distance + 1):
-      count = min(self.count_numbers(length), remaining // (self.distance + 1 - length))
-      for rank in generator.sample(range(self.count_numbers(length)), count):
+      count = min(self.num_integers_of_length(length), remaining // (self.distance + 1 - length))
+      for rank in generator.sample(range(self.num_integers_of_length(length)), count):
         yield self.number_at_rank(length, rank)
       remaining -= count
 
-  def count_numbers(self, length: int) -> int:
-    """The number of integers that have `length` digits, or `length` nonzero digits."""
+  def num_integers_of_length(self, length: int) -> int:
+    """The number of integers with `length` digits, or with `length` nonzero digits."""
     if self.nonzero:
       return math.comb(self.digits, length) * 9**length
     return 9 * 10 ** (length - 1)

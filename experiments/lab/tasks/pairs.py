@@ -1,4 +1,4 @@
-"""Translation of generated sentence pairs, which are stored in a table.
+"""Translation of generated sentence pairs that are stored in a table.
 
 The table is built once per process and is a constant of the compiled step. A batch samples its
 rows. Every pair has a name, such as the number that it spells out. A hash of the name assigns the
@@ -32,7 +32,7 @@ from experiments.lab.tasks.transduction import Transduction
 
 
 class SentencePair(NamedTuple):
-  """A sentence and its translation, with a unique name that determines their split."""
+  """A sentence, its translation, and a unique name that determines the split of the pair."""
 
   name: str
   source: str
@@ -40,7 +40,7 @@ class SentencePair(NamedTuple):
 
 
 class PairTable(NamedTuple):
-  """N sentence pairs as tokens, sorted by the hashes of their sources."""
+  """N tokenised sentence pairs, sorted by the hashes of their source sentences."""
 
   source: np.ndarray  # int32 [N, S] tokens, padded
   target: np.ndarray  # int32 [N, T] tokens, padded
@@ -94,12 +94,12 @@ class PairTask(Transduction):
 
   @property
   def table(self) -> PairTable:
-    """The sentence pairs as tokens, which are cached in memory."""
+    """The tokenised sentence pairs, which are cached in memory."""
     return build_pair_table(self)
 
   @property
   def digest(self) -> str:
-    """A hash of the pairs and the vocabulary, which must be equal for scores to be comparable."""
+    """A hash of the pairs and the vocabulary. Only scores with equal digests are comparable."""
     return f'{self.table.digest}-{self.vocabulary.digest}'
 
   @property
@@ -120,11 +120,11 @@ class PairTask(Transduction):
   def batch(self, split: str, index, batch_size: int) -> Batch:
     """Pairs of the split, sampled uniformly with replacement."""
     table, rows = self.table, self.sample_row_indices(split, index, batch_size)
-    # The table becomes a constant of the compiled step, which takes little compilation time.
+    # The table becomes a constant of the compiled step, at little cost in compilation time.
     return self.make_batch(jnp.asarray(table.source)[rows], jnp.asarray(table.target)[rows])
 
   def sample_row_indices(self, split: str, index, batch_size: int) -> jax.Array:
-    """The indices of the random table rows of a batch.
+    """The indices of the table rows that a batch samples at random.
 
     Args:
       split: 'train', 'validation' or 'test'.
@@ -144,13 +144,13 @@ class PairTask(Transduction):
     return [(pair.source, pair.target) for pair in (self.table.pairs[row] for row in rows)]
 
   def oracle(self, source: jax.Array) -> jax.Array:
-    """Logits that predict the target of the table row with the same source hash."""
+    """Logits that predict the target of the table row whose source has the same hash."""
     table = self.table
-    row = jnp.searchsorted(jnp.asarray(table.hashes), hash_rows(source, table.multipliers))
+    row = jnp.searchsorted(jnp.asarray(table.hashes), hash_token_rows(source, table.multipliers))
     return one_hot_logits(jnp.asarray(table.target)[row], self.vocabulary_size)
 
   def baseline(self, source: jax.Array) -> jax.Array:
-    """The log-frequencies of the tokens at each position of the training targets."""
+    """Logits that are the log-frequencies of tokens at each position of the training targets."""
     logits = jnp.asarray(np.log(token_frequencies(self)), jnp.float32)
     return jnp.broadcast_to(logits, (len(source), *logits.shape))
 
@@ -163,7 +163,7 @@ class PairTask(Transduction):
 
 @functools.cache
 def learn_vocabulary(task: PairTask) -> Vocabulary:
-  """A vocabulary trained on the training sentences of a task, with one token for each digit."""
+  """Trains a vocabulary, with one token per digit, on the training sentences of a task."""
   names_and_texts = task.sentence_pairs()
   lines = (line for name, *texts in names_and_texts if split_for_name(name) == 'train'
            for line in texts)
@@ -172,7 +172,7 @@ def learn_vocabulary(task: PairTask) -> Vocabulary:
 
 @functools.cache
 def build_pair_table(task: PairTask) -> PairTable:
-  """The sentence pairs of a task as tokens, sorted by the hashes of their sources.
+  """The tokenised sentence pairs of a task, sorted by the hashes of their source sentences.
 
   Raises:
     ValueError: if two pairs have the same source text, or if a split has no pair.
@@ -184,7 +184,7 @@ def build_pair_table(task: PairTask) -> PairTable:
     first = pair_of_source.setdefault(pair.source, pair)
     if first is not pair:
       raise ValueError(f'{first.name} and {pair.name} have the same source {pair.source!r}')
-  source, target = (pad_rows(task.vocabulary.encode([pair[side] for pair in pairs]))
+  source, target = (pad_token_rows(task.vocabulary.encode([pair[side] for pair in pairs]))
                     for side in (1, 2))
   multipliers, hashes = collision_free_hashes(source)
   order = np.argsort(hashes)
@@ -203,7 +203,7 @@ def build_pair_table(task: PairTask) -> PairTable:
 
 @functools.cache
 def token_frequencies(task: PairTask) -> np.ndarray:
-  """The frequencies [T, V] of the tokens at each position of the training targets.
+  """The frequency of each token at each position of the training targets, as an array [T, V].
 
   Add-one smoothing keeps all frequencies positive.
   """
@@ -214,24 +214,25 @@ def token_frequencies(task: PairTask) -> np.ndarray:
   return counts / counts.sum(1, keepdims=True)
 
 
-def pad_rows(rows: Sequence[Sequence[int]]) -> np.ndarray:
-  """The token rows as one array [N, length], padded to the length of the longest row."""
+def pad_token_rows(rows: Sequence[Sequence[int]]) -> np.ndarray:
+  """Pads rows of tokens to the length of the longest row, and returns one array [N, length]."""
   padded = np.full((len(rows), max(map(len, rows))), PAD, np.int32)
   for i, row in enumerate(rows):
     padded[i, : len(row)] = row
   return padded
 
 
-def hash_rows(tokens, multipliers: np.ndarray):
-  """The hashes [N] of token rows [N, S], computed with the multipliers [S] modulo 2^32.
+def hash_token_rows(tokens, multipliers: np.ndarray):
+  """The hash of each row of tokens, which is its sum weighted by the multipliers, modulo 2^32.
 
-  NumPy and JAX arrays have the same hashes.
+  Tokens are [N, S], multipliers are [S] and hashes are [N]. NumPy and JAX arrays have the same
+  hashes.
   """
   return (tokens.astype(np.uint32) * multipliers[None, :]).sum(1, dtype=np.uint32)
 
 
 def collision_free_hashes(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Multipliers [S] for which all token rows [N, S] have distinct hashes, and these hashes [N].
+  """Multipliers [S] that give the token rows [N, S] distinct hashes, and these hashes [N].
 
   Raises:
     ValueError: if two rows are equal.
@@ -244,6 +245,6 @@ def collision_free_hashes(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     )
   while True:
     multipliers = generator.integers(0, 2**32, rows.shape[1], np.uint32)
-    hashes = hash_rows(rows, multipliers)
+    hashes = hash_token_rows(rows, multipliers)
     if np.unique(hashes).size == len(rows):
       return multipliers, hashes

@@ -47,7 +47,7 @@ BEFORE_VERB, AFTER_VERB = 3, 2  # distances from subject to verb, and from verb 
 
 @dataclasses.dataclass(frozen=True)
 class Pronouns(Task):
-  """Prediction of the antecedent of *it* at the full stop of a sentence with two clauses.
+  """Prediction of the antecedent of *it*, scored at the full stop of a two-clause sentence.
 
   The clauses are separated by `fewest` to `words` words, in phrases of 4 such as `, near the dog`.
   Of 24 nouns, 12 are animals and 12 are locations. Two examples (0 is padding; `.` has no weight):
@@ -86,7 +86,7 @@ class Pronouns(Task):
 
   @property
   def input_space(self) -> Space:
-    """One token for each word of WORDS, with token 0 as padding."""
+    """One token for each word in WORDS, where token 0 is padding."""
     return Space('tokens', len(WORDS))
 
   @property
@@ -109,7 +109,7 @@ class Pronouns(Task):
     return dataclasses.replace(self, words=distance, fewest=min(self.fewest, distance))
 
   def extrapolation_task(self, distance: int) -> 'Pronouns':
-    """The task with more words between the clauses than any sentence of this task has."""
+    """The task on sentences with more words between clauses than in any sentence of this task."""
     return dataclasses.replace(self, words=distance, fewest=self.words + PHRASE)
 
   def batch(self, split: str, index, batch_size: int) -> Batch:
@@ -135,9 +135,9 @@ class Pronouns(Task):
       between_key, (batch_size,), self.fewest // PHRASE, self.words // PHRASE + 1
     )
     source = concatenate_with_padding_last(
-      pad_phrases_after_count(before, sample_integers(before_key, PREFIXES + 1)),
+      pad_excess_phrases(before, sample_integers(before_key, PREFIXES + 1)),
       fill_template("the {} did n't {} the {}", subject, verb, verb_object),
-      pad_phrases_after_count(between, num_between),
+      pad_excess_phrases(between, num_between),
       fill_template('because it was too {} .', adjective),
     )
     scored = source == TOKENS['.']
@@ -156,12 +156,12 @@ class Pronouns(Task):
     }
 
   def oracle(self, source: jax.Array) -> jax.Array:
-    """Logits that predict the noun of the first clause that suits the adjective."""
+    """Logits that predict the noun in the first clause to which the adjective can apply."""
     answer = select_tokens(source, self.annotated_positions(source)['antecedent'])
     return one_hot_logits(jnp.broadcast_to(answer[:, None], source.shape), self.output_space.size)
 
   def baseline(self, source: jax.Array) -> jax.Array:
-    """The uniform distribution over all nouns."""
+    """Logits of the uniform distribution over all nouns."""
     token = jnp.arange(self.output_space.size)
     is_noun = (token >= NOUN) & (token < VERB)
     return jnp.broadcast_to(uniform_logits(is_noun), (*source.shape, self.output_space.size))
@@ -172,43 +172,49 @@ class Pronouns(Task):
 
 
 def fill_template(template: str, *fillers: jax.Array) -> jax.Array:
-  """The tokens [..., words] of a template, whose placeholders `{}` are replaced by tokens [...]."""
+  """Replaces each placeholder `{}` of a template by tokens, and tokenises the other words.
+
+  The replacement tokens are [...], and the result is [..., words].
+  """
   tokens = iter(fillers)
   words = [next(tokens) if word == '{}' else TOKENS[word] for word in template.split()]
   return jnp.stack(jnp.broadcast_arrays(*words), -1)
 
 
 def draw_distractor_phrases(
-  key: jax.Array, excluded_kinds: jax.Array, count: int
+  key: jax.Array, excluded_nouns: jax.Array, count: int
 ) -> tuple[jax.Array, jax.Array]:
-  """Random prepositions and nouns of distractor phrases, without the nouns of the clauses.
+  """Random prepositions and nouns for distractor phrases, excluding the nouns of the clauses.
 
   Args:
     key: random key.
-    excluded_kinds: [B, 2] indices of the animal and the location in the clauses of each sentence.
+    excluded_nouns: [B, 2] indices of the animal and the location in the clauses of each sentence.
     count: number of phrases per sentence.
 
   Returns:
     The prepositions and the nouns, both tokens [B, count].
 
   """
-  shape = len(excluded_kinds), count
+  shape = len(excluded_nouns), count
   preposition_key, class_key, kind_key = jax.random.split(key, 3)
   preposition = jax.random.randint(preposition_key, shape, 0, len(PREPOSITIONS))
   is_place = jax.random.randint(class_key, shape, 0, 2)
   offset = jax.random.randint(kind_key, shape, 1, KINDS)  # nonzero modulo KINDS
-  other_kind = (jnp.take_along_axis(excluded_kinds, is_place, 1) + offset) % KINDS
+  other_kind = (jnp.take_along_axis(excluded_nouns, is_place, 1) + offset) % KINDS
   return TOKENS[PREPOSITIONS[0]] + preposition, NOUN + KINDS * is_place + other_kind
 
 
-def pad_phrases_after_count(phrases: jax.Array, counts: jax.Array) -> jax.Array:
-  """Phrases [B, N, words] as rows [B, N * words], padded after the first `counts` [B] phrases."""
-  is_kept = jnp.arange(phrases.shape[1])[None, :, None] < counts[:, None, None]
+def pad_excess_phrases(phrases: jax.Array, num_kept: jax.Array) -> jax.Array:
+  """Replaces all but the first `num_kept` [B] phrases of each sentence by padding.
+
+  The phrases are [B, N, words], and the result is [B, N * words].
+  """
+  is_kept = jnp.arange(phrases.shape[1])[None, :, None] < num_kept[:, None, None]
   return jnp.where(is_kept, phrases, TOKENS[FILL]).reshape(len(phrases), -1)
 
 
 def concatenate_with_padding_last(*parts: jax.Array) -> jax.Array:
-  """The concatenation of rows [B, tokens] with all padding moved to the end."""
+  """Concatenates the parts [B, tokens] of each sentence, and moves all padding to the end."""
   sentence = jnp.concatenate(parts, 1)
   order = jnp.argsort(sentence == TOKENS[FILL], axis=1, stable=True)
   return jnp.take_along_axis(sentence, order, 1)

@@ -104,8 +104,8 @@ class Recall(Task):
     values = self.first_value_token + draws.sample_distinct(value_key, batch_size, count, values)
     pairs = jnp.stack([keys, values], -1).reshape(batch_size, 2 * count)
 
-    # As published, gaps are assigned to keys in the order in which both are sampled.
-    # Small gaps tend to be sampled first, so that early keys tend to have small gaps.
+    # As in the paper, the i-th sampled gap is assigned to the i-th sampled key.
+    # Small gaps tend to be sampled first, so that the first keys tend to have small gaps.
     gaps = 1 + jnp.arange((self.length - 2 * count) // 2)
     log_weights = (self.power - 1) * jnp.log(gaps)
     gap = draws.sample_distinct_weighted(gap_key, batch_size, count, log_weights)
@@ -120,12 +120,12 @@ class Recall(Task):
     return Batch(source, empty.at[row, query].set(values), weight)
 
   def oracle(self, source: jax.Array) -> jax.Array:
-    """Logits that predict the value paired with the key that is the input at each position."""
+    """Logits that predict, at each position, the value that is paired with the input key."""
     pairs = source[:, : 2 * self.num_pairs]
     match = source[:, :, None] == pairs[:, None, ::2]  # [B, T, K]
     return one_hot_logits(jnp.sum(match * pairs[:, None, 1::2], -1), self.vocabulary_size)
 
   def baseline(self, source: jax.Array) -> jax.Array:
-    """The uniform distribution over all values."""
+    """Logits of the uniform distribution over all values."""
     is_value = jnp.arange(self.vocabulary_size) >= self.first_value_token
     return jnp.broadcast_to(uniform_logits(is_value), (*source.shape, self.vocabulary_size))

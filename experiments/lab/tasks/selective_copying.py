@@ -23,7 +23,7 @@ BLANK = 0  # the symbols are 1, ..., V - 2 and the marker is V - 1
 
 @dataclasses.dataclass(frozen=True)
 class SelectiveCopying(Task):
-  """The targets at the final markers are the symbols of the context, in order.
+  """Prediction of the symbols of a context, in order, at the markers that follow the context.
 
   A context of `length` tokens has `num_tokens` symbols. Token 0 is the blank, tokens 1 to V - 2 are
   symbols and token V - 1 is the marker, for a vocabulary of size V. Two examples (`.` has no
@@ -73,7 +73,7 @@ class SelectiveCopying(Task):
 
   @property
   def marker_token(self) -> int:
-    """The input token at the positions where symbols are to be predicted."""
+    """The input token that marks the positions at which the model predicts a symbol."""
     return self.vocabulary_size - 1
 
   @property
@@ -98,7 +98,7 @@ class SelectiveCopying(Task):
     return Batch(source, target, (source == self.marker_token).astype(jnp.float32))
 
   def oracle(self, source: jax.Array) -> jax.Array:
-    """Logits that predict blanks, followed by the symbols of the context in order."""
+    """Logits that predict blanks and then the symbols of the context in order."""
     context = source[:, : self.length]
     positions = jnp.argsort(context == BLANK, axis=1, stable=True)[:, : self.num_tokens]
     symbols = jnp.take_along_axis(context, positions, 1)
@@ -106,7 +106,7 @@ class SelectiveCopying(Task):
     return one_hot_logits(target, self.output_space.size)
 
   def baseline(self, source: jax.Array) -> jax.Array:
-    """The uniform distribution over all symbols."""
+    """Logits of the uniform distribution over all symbols."""
     token = jnp.arange(self.output_space.size)
     is_symbol = (token != BLANK) & (token != self.marker_token)
     return jnp.broadcast_to(uniform_logits(is_symbol), (*source.shape, self.output_space.size))

@@ -58,7 +58,7 @@ class SequenceCopying(Transduction):
 
   @abc.abstractmethod
   def sort_key(self, source: jax.Array) -> jax.Array:
-    """The keys [B, S] by which the symbols of sources [B, S] are sorted to form the targets."""
+    """A sort key for each source symbol [B, S]. Targets have the symbols in ascending key order."""
 
   @property
   def vocabulary_size(self) -> int:
@@ -71,17 +71,17 @@ class SequenceCopying(Transduction):
 
   @property
   def target_length(self) -> int:
-    """The greatest length of a target, which is as long as its source."""
+    """The maximum length of a target, which equals the maximum length of a source."""
     return self.source_length
 
   @property
   def distance(self) -> int:
-    """The greatest number of symbols in a source."""
+    """The maximum number of symbols in a source sequence."""
     return self.max_length
 
   @property
   def most_likely_target_symbols(self) -> list[int]:
-    """The symbols of the most likely target, or of one of them if there are several.
+    """The symbols of a target sequence that has the maximum probability.
 
     This target has the smallest length and contains the symbols of the alphabet equally often, as
     far as possible.
@@ -89,15 +89,16 @@ class SequenceCopying(Transduction):
     return sorted(number % self.alphabet_size for number in range(self.min_length))
 
   @property
-  def num_most_likely_sources(self) -> int:
-    """The number of distinct sources that have the most likely target."""
+  def num_sources_of_most_likely_target(self) -> int:
+    """The number of distinct source sequences whose target is the most likely target."""
     return 1
 
   @property
   def chance(self) -> float:
     """The probability of the most likely target, which the baseline predicts."""
     num_lengths = self.max_length - self.min_length + 1
-    return self.num_most_likely_sources / self.alphabet_size**self.min_length / num_lengths
+    num_sources = self.num_sources_of_most_likely_target
+    return num_sources / self.alphabet_size**self.min_length / num_lengths
 
   def with_distance(self, distance: int) -> 'SequenceCopying':
     """The task with another maximum length, and with a smaller minimum length if necessary."""
@@ -121,7 +122,7 @@ class SequenceCopying(Transduction):
     return self.make_batch(source, self.target_from_source(source))
 
   def target_from_source(self, source: jax.Array) -> jax.Array:
-    """The targets [B, T] of the sources [B, S], in which END and padding follow the symbols."""
+    """The targets [B, T] of the sources [B, S], with END and padding after the symbols."""
     last = jnp.iinfo(jnp.int32).max
     keys = jnp.where(source >= RESERVED, self.sort_key(source), last)
     return jnp.take_along_axis(source, jnp.argsort(keys, axis=1, stable=True), 1)
@@ -136,7 +137,7 @@ class SequenceCopying(Transduction):
     return one_hot_logits(jnp.broadcast_to(row, source.shape), self.vocabulary_size)
 
   def tokenize(self, text: str) -> list[int]:
-    """The tokens of a text, in which symbols are numbers from 0 that are separated by spaces."""
+    """The tokens of a text such as '3 0 1', in which a number from 0 represents each symbol."""
     words = text.split()
     if not all(word.isdecimal() and int(word) < self.alphabet_size for word in words):
       last = self.alphabet_size - 1
@@ -144,13 +145,13 @@ class SequenceCopying(Transduction):
     return [*(RESERVED + int(word) for word in words), END]
 
   def test_sentence_pairs(self, index: int, batch_size: int) -> list[tuple[str, str]]:
-    """The detokenised sources and targets of a test batch, which equal the original texts."""
+    """The source and target texts of a test batch, obtained by lossless detokenisation."""
     batch = self.batch('test', index, batch_size)
     sides = (map(self.detokenize, np.asarray(side)) for side in (batch.source, batch.target))
     return list(zip(*sides, strict=True))
 
   def detokenize(self, tokens) -> str:
-    """The text of one row of tokens, with symbols as numbers from 0, separated by spaces."""
+    """The text of a row of tokens, such as '3 0 1', with one number for each symbol."""
     row = [int(token) for token in tokens]
     symbols = row[: row.index(END)] if END in row else row
     return ' '.join(str(token - RESERVED) for token in symbols if token >= RESERVED)
@@ -176,7 +177,7 @@ class Copy(SequenceCopying):
   family: ClassVar[str] = 'copy'
 
   def sort_key(self, source: jax.Array) -> jax.Array:
-    """The positions of the symbols, so that their order is unchanged."""
+    """The position of each symbol, so that sorting by this key preserves the order."""
     return jnp.broadcast_to(jnp.arange(source.shape[1]), source.shape)
 
 
@@ -200,7 +201,7 @@ class Reverse(SequenceCopying):
   family: ClassVar[str] = 'reverse'
 
   def sort_key(self, source: jax.Array) -> jax.Array:
-    """The negative positions of the symbols, so that their order is reversed."""
+    """The negative position of each symbol, so that sorting by this key reverses the order."""
     return -jnp.broadcast_to(jnp.arange(source.shape[1]), source.shape)
 
 
@@ -224,11 +225,11 @@ class Sort(SequenceCopying):
   family: ClassVar[str] = 'sort'
 
   @property
-  def num_most_likely_sources(self) -> int:
+  def num_sources_of_most_likely_target(self) -> int:
     """The number of distinct permutations of the most likely target."""
     repeated = collections.Counter(self.most_likely_target_symbols).values()
     return math.factorial(self.min_length) // math.prod(map(math.factorial, repeated))
 
   def sort_key(self, source: jax.Array) -> jax.Array:
-    """The symbols themselves, so that their order is ascending."""
+    """The symbols themselves, so that sorting by this key gives ascending symbols."""
     return source

@@ -63,7 +63,7 @@ def one_hot_logits(tokens: jax.Array, vocabulary_size: int) -> jax.Array:
 
 
 def uniform_logits(allowed: jax.Array) -> jax.Array:
-  """Logits of the uniform distribution over the classes where `allowed` [..., classes] is true."""
+  """Logits of a uniform distribution over the allowed classes, from a mask [..., classes]."""
   return jnp.where(allowed, 0.0, -LOGIT_GAP)
 
 
@@ -90,11 +90,11 @@ class Task(abc.ABC):
   @property
   @abc.abstractmethod
   def input_space(self) -> Space:
-    """The tokens or real channels of a source."""
+    """The token vocabulary or the real-valued channels of a source sequence."""
 
   @property
   def output_space(self) -> Space:
-    """The tokens or real channels of a target, by default the input space."""
+    """The token vocabulary or the real-valued channels of a target, by default the input space."""
     return self.input_space
 
   @property
@@ -117,12 +117,12 @@ class Task(abc.ABC):
 
   @property
   def digest(self) -> str:
-    """A hash of the data set that batches are taken from, or '' if batches are generated."""
+    """A hash of the stored data set, or '' if the task generates its batches."""
     return ''
 
   @abc.abstractmethod
   def with_distance(self, distance: int) -> 'Task':
-    """The same task at another distance.
+    """A copy of this task with another distance.
 
     Args:
       distance: the `distance` of the returned task, at least the smallest that the task supports.
@@ -137,7 +137,7 @@ class Task(abc.ABC):
     """
 
   def extrapolation_task(self, distance: int) -> 'Task':
-    """The task at a greater distance, restricted to distances that this task does not contain.
+    """The task restricted to distances above those of this task, up to the given distance.
 
     It measures length extrapolation. A model trained on `task` is tested on
     `a = task.extrapolation_task(64)` and then on `a.extrapolation_task(128)`. A task of one exact
@@ -157,7 +157,7 @@ class Task(abc.ABC):
 
   @abc.abstractmethod
   def batch(self, split: str, index, batch_size: int) -> Batch:
-    """The batch with a given index, a pure function of the arguments and the task settings.
+    """The batch with a given index, which depends only on the arguments and the task settings.
 
     Sequences of different splits or indices are drawn independently. `batch_key` gives the key.
 
@@ -203,7 +203,7 @@ class Task(abc.ABC):
     """
 
   def annotated_positions(self, source: jax.Array) -> dict[str, jax.Array]:
-    """Positions of named tokens, such as a pronoun, for reports of attention weights.
+    """The named positions of a source, such as its pronoun, for reports of attention weights.
 
     Args:
       source: [B, T] tokens.
@@ -217,7 +217,7 @@ class Task(abc.ABC):
     return {}
 
   def model_arguments(self, batch: Batch) -> tuple[tuple, dict]:
-    """The arguments of the model's `__call__` for a batch.
+    """The positional and keyword arguments with which a model is called on a batch.
 
     Args:
       batch: the batch that the model is applied to.

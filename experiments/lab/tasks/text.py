@@ -32,7 +32,7 @@ SMALLEST_SPLIT = 2**16  # bytes; results on a smaller split would be too noisy
 
 
 class ByteCorpus(NamedTuple):
-  """The bytes of each split, and the names of their source files."""
+  """The bytes of each split, and the names of the files that contain them."""
 
   data: dict[str, np.ndarray]  # split -> uint8 [N]
   files: dict[str, tuple[str, ...]]  # split -> file names, in the order of the bytes
@@ -40,7 +40,7 @@ class ByteCorpus(NamedTuple):
 
 
 def split_for_name(name: str) -> str:
-  """The split of a file or sentence pair, selected by the hash of its name.
+  """The split to which the hash of a name assigns a file or a sentence pair.
 
   About 80 % of all names are in the training split.
   """
@@ -50,7 +50,7 @@ def split_for_name(name: str) -> str:
 
 @functools.cache
 def read_standard_library(folder: str) -> ByteCorpus:
-  """The source code of the top-level standard library modules in a folder, divided into splits."""
+  """Reads the top-level standard library modules in a folder, and divides them into splits."""
   # `stdlib_module_names` excludes files that an installation adds, such as its build configuration.
   paths = [path for path in sorted(Path(folder).glob('*.py'))
            if path.stem in sys.stdlib_module_names]
@@ -71,14 +71,14 @@ def read_standard_library(folder: str) -> ByteCorpus:
 
 @functools.cache
 def byte_log_probabilities(folder: str) -> np.ndarray:
-  """The log-frequencies [256] of the bytes of the training split, with add-one smoothing."""
+  """The log-frequency [256] of each byte value in the training split, with add-one smoothing."""
   counts = 1 + np.bincount(read_standard_library(folder).data['train'], minlength=NUM_BYTES)
   return np.log(counts / counts.sum())
 
 
 @dataclasses.dataclass(frozen=True)
 class Text(Task):
-  """Prediction of the next byte at each position of a crop of `length` bytes of Python source code.
+  """Prediction of the next byte at each position of `length` bytes of Python source code.
 
   The last position of a crop has no weight, because its target is not in the source and the oracle
   could not predict it. Two examples (`.` has no weight), the bytes of `import` and `x = 0`:
@@ -120,12 +120,12 @@ class Text(Task):
 
   @property
   def digest(self) -> str:
-    """A hash of the corpus, which must be equal for scores to be comparable."""
+    """A hash of the corpus. Only scores with equal digests are comparable."""
     return self.corpus.digest
 
   @property
   def chance(self) -> float:
-    """The cross-entropy in bits of the test bytes under the training byte frequencies."""
+    """The cross-entropy of test bytes, in bits, under the byte frequencies of training data."""
     surprise = -byte_log_probabilities(sysconfig.get_path('stdlib')) / math.log(2)
     return float(np.mean(surprise[self.corpus.data['test']]))
 
@@ -133,9 +133,9 @@ class Text(Task):
     return dataclasses.replace(self, length=distance)
 
   def batch(self, split: str, index, batch_size: int) -> Batch:
-    """Crops at uniformly random offsets in the bytes of a split."""
+    """Byte sequences cropped at uniform random offsets in the data of a split."""
     key = self.batch_key(split, index)
-    # As a constant of the compiled step, the corpus adds 50 ms to compilation and no run time.
+    # Embedding the corpus as a constant adds 50 ms to compilation and no run time.
     data = jnp.asarray(self.corpus.data[split])
     starts = jax.random.randint(key, (batch_size, 1), 0, data.size - self.length)
     crop = data[starts + jnp.arange(self.length + 1)[None, :]].astype(jnp.int32)
@@ -147,7 +147,7 @@ class Text(Task):
     return one_hot_logits(jnp.roll(source, -1, axis=1), NUM_BYTES)
 
   def baseline(self, source: jax.Array) -> jax.Array:
-    """The log-frequencies of the training bytes, at every position."""
+    """Logits that are the log-frequencies of the training bytes, equal at all positions."""
     frequencies = jnp.asarray(byte_log_probabilities(sysconfig.get_path('stdlib')), jnp.float32)
     return jnp.broadcast_to(frequencies, (*source.shape, NUM_BYTES))
 

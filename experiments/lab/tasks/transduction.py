@@ -23,7 +23,7 @@ from experiments.lab.tasks.task import Batch, Metric, Space, Task
 
 
 def shift_right(target: jax.Array) -> jax.Array:
-  """The decoder inputs for targets [B, T], which are START followed by all tokens but the last."""
+  """Prepends START to targets [B, T] and drops their last token, to form the decoder inputs."""
   return jnp.pad(target[:, :-1], ((0, 0), (1, 0)), constant_values=START)
 
 
@@ -40,7 +40,7 @@ class Transduction(Task):
   @property
   @abc.abstractmethod
   def vocabulary_size(self) -> int:
-    """The number of tokens of sources and targets, including the reserved tokens."""
+    """The size of the vocabulary shared by sources and targets, including reserved tokens."""
 
   @property
   def input_space(self) -> Space:
@@ -50,12 +50,12 @@ class Transduction(Task):
   @property
   @abc.abstractmethod
   def source_length(self) -> int:
-    """The greatest number of tokens S in a source, including END."""
+    """The maximum number of tokens S in a source sequence, including END."""
 
   @property
   @abc.abstractmethod
   def target_length(self) -> int:
-    """The greatest number of tokens T in a target, including END."""
+    """The maximum number of tokens T in a target sequence, including END."""
 
   @abc.abstractmethod
   def detokenize(self, tokens) -> str:
@@ -79,7 +79,7 @@ class Transduction(Task):
     """
 
   def untested_pair_counts(self, num_batches: int, batch_size: int) -> dict[str, int]:
-    """The number of test pairs that the first `num_batches` test batches omit, for each reason.
+    """Counts of test pairs that are missing from the first `num_batches` batches, by reason.
 
     The result is empty if test batches are sampled from all pairs.
     """
@@ -87,11 +87,11 @@ class Transduction(Task):
     return {}
 
   def model_arguments(self, batch: Batch) -> tuple[tuple, dict]:
-    """The source and the decoder inputs, and the mask of valid source positions."""
+    """The source, the decoder inputs and the mask of valid source positions."""
     return (batch.source, shift_right(batch.target)), {'mask': batch.source != PAD}
 
   def metric_sums(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """The number of exactly matched targets, and the number of all targets except padding rows.
+    """The number of exact matches, and the number of targets, not counting padding rows.
 
     No output matches a target with an unknown token, because the original text is not recoverable.
     """

@@ -34,7 +34,7 @@ ALPHABETS = ('elements', 'generators')
 
 
 @functools.cache
-def group_machine(group: str, alphabet: str) -> MooreMachine:
+def group_product_automaton(group: str, alphabet: str) -> MooreMachine:
   """The automaton whose state is the index of the product of all input group elements.
 
   Elements are indexed in lexicographic order, so that element 0 is the identity.
@@ -48,7 +48,7 @@ def group_machine(group: str, alphabet: str) -> MooreMachine:
 
 @dataclasses.dataclass(frozen=True)
 class WordProblem(AutomatonTask):
-  """The target is the product of the input elements of the group s5, a5, a4xz5 or z60.
+  """The target at position t is the product of tokens 0..t in the group s5, a5, a4xz5 or z60.
 
   Group elements are indexed in lexicographic order. With alphabet='elements' every group element is
   a token. With alphabet='generators' the tokens are two or three elements that generate the group.
@@ -92,4 +92,4 @@ class WordProblem(AutomatonTask):
 
   @property
   def machine(self) -> MooreMachine:
-    return group_machine(self.group, self.alphabet)
+    return group_product_automaton(self.group, self.alphabet)

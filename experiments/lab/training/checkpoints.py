@@ -38,7 +38,7 @@ NOTES, ARRAYS = 'notes.json', 'arrays'
 
 
 class CheckpointError(sealed_folder.DataError):
-  """An error for checkpoints that cannot be written or that belong to another run or model."""
+  """Error for a checkpoint that cannot be written, or that belongs to another run or model."""
 
 
 class Checkpoint(NamedTuple):
@@ -98,7 +98,7 @@ class Checkpoints:
       orbax.save(folder.absolute() / ARRAYS, args=ocp.args.PyTreeSave(_leaves_by_path(state)))
     (folder / NOTES).write_text(json.dumps({'identity': self.identity, 'notes': notes}))
     sealed_folder.write_manifest(folder)
-    # Checkpoints of later steps must be damaged, or the run would have resumed from them.
+    # The run would have resumed from an intact later checkpoint, so that later ones are damaged.
     not_later = [other for other in self._step_folders() if int(other.name) <= step]
     for old in not_later[self.keep:]:
       _remove_folder_or_link(old)
@@ -128,7 +128,7 @@ class Checkpoints:
     return newest._replace(state=newest.state._replace(parameters=mean))
 
   def _step_folders(self) -> list[pathlib.Path]:
-    """The folders whose name is a step, in descending order of the step."""
+    """The checkpoint folders, which are named by their step, in descending order of the step."""
     candidates = self.folder.glob('[0-9]*') if self.folder.is_dir() else ()
     return sorted((folder for folder in candidates if folder.name.isdecimal()),
                   key=lambda folder: -int(folder.name))
@@ -146,22 +146,23 @@ class Checkpoints:
       state = _unflatten_like(arrays, template, folder)
       yield Checkpoint(int(folder.name), state, stored['notes'])
 
-  def _check_identity(self, saved: dict[str, Any]) -> None:
-    for name in sorted({*saved, *self.identity}):
-      if saved.get(name) != self.identity.get(name):
+  def _check_identity(self, saved_identity: dict[str, Any]) -> None:
+    for name in sorted({*saved_identity, *self.identity}):
+      if saved_identity.get(name) != self.identity.get(name):
         raise CheckpointError(
-          f'the checkpoints in {self.folder} belong to a run with {name}={saved.get(name)!r}, not'
+          f'the checkpoints in {self.folder} belong to a run with {name}='
+          f'{saved_identity.get(name)!r}, not'
           f' {self.identity.get(name)!r}: choose another folder or delete them'
         )
 
 
 def _describe_damage(folder: pathlib.Path) -> str:
-  """Describes why a folder is not an intact checkpoint, or returns '' if it is intact."""
+  """Describes the damage of a checkpoint folder, or returns '' if the checkpoint is intact."""
   return 'is a link' if folder.is_symlink() else sealed_folder.find_damage(folder)
 
 
 def _leaves_by_path(tree: Any) -> dict[str, np.ndarray]:
-  """Maps the path of each leaf of a tree to the leaf as a NumPy array."""
+  """Maps the path of each leaf of a tree to a NumPy array of the leaf's values."""
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
   return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 

@@ -14,7 +14,7 @@ TARGET_SECONDS = 1.0  # of one call
 
 
 class ChunkSize:
-  """Chooses the number of steps in each call of a compiled program.
+  """Chooses the number of steps per call of a compiled program from the duration of earlier calls.
 
   The next call gets the number of steps that take TARGET_SECONDS at the speed of the last call.
   """

@@ -25,7 +25,7 @@ AXIS = 'device'
 
 
 def compile_over_devices(devices, parallel: str, function, donate=()):
-  """Compiles a function that maps over the first axis of its arguments, one entry per device.
+  """Compiles a function such that each device processes one entry of the first axis of its inputs.
 
   Args:
     devices: the devices, one for each entry of the first axis.
@@ -54,8 +54,8 @@ def compile_over_devices(devices, parallel: str, function, donate=()):
   return jax.jit(sharded, donate_argnums=donate)
 
 
-def map_over_members(function, platform: str):
-  """Maps a function of one ensemble member over all members on a device.
+def map_over_ensemble_members(function, platform: str):
+  """Converts a function of one ensemble member to a function of all members.
 
   On a CPU the members are evaluated one after another, and on other platforms with vmap.
   """
@@ -68,7 +68,7 @@ class Ensemble:
   """Models that differ in seed and learning rate and train together on one or several devices."""
 
   def __init__(self, training: Training, members, parallel: str = 'jit', devices=None):
-    """Assigns the members to devices and defines the programs, which are compiled on first use.
+    """Assigns the ensemble members to devices and defines programs that compile on first use.
 
     Args:
       training: the training of one member on one device.
@@ -88,14 +88,14 @@ class Ensemble:
 
     platform = self.devices[0].platform
     compiled = functools.partial(compile_over_devices, self.devices, parallel)
-    self._initialise = compiled(map_over_members(training.initialise, platform))
+    self._initialise = compiled(map_over_ensemble_members(training.initialise, platform))
 
     def advance_members(states, losses, active, num_steps):
       def advance_member(state, losses, active):
         train = functools.partial(training.advance, num_steps=num_steps)
         return jax.lax.cond(active, train, lambda *unchanged: unchanged, state, losses)
 
-      return map_over_members(advance_member, platform)(states, losses, active)
+      return map_over_ensemble_members(advance_member, platform)(states, losses, active)
 
     self._advance = compiled(advance_members, donate=(0,))
 
@@ -106,7 +106,7 @@ class Ensemble:
         sums = jax.lax.cond(active, add_batches, lambda _, sums, __: sums, state, sums, is_test)
         return sums, training.evaluation_from_sums(sums)
 
-      return map_over_members(evaluate_member, platform)(states, sums, active, is_test)
+      return map_over_ensemble_members(evaluate_member, platform)(states, sums, active, is_test)
 
     self._evaluate = compiled(evaluate_members)
     self._training_chunks, self._evaluation_chunks = ChunkSize(), ChunkSize()
@@ -118,19 +118,19 @@ class Ensemble:
         zeros = lambda _: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)  # noqa: E731
         return jax.lax.cond(active, decode_batch, zeros, state)
 
-      return map_over_members(decode_member, platform)(states, active)
+      return map_over_ensemble_members(decode_member, platform)(states, active)
 
     self._decode = compiled(decode_members)
 
   def initialise(self):
-    """Returns the initial training states of all members."""
+    """Returns the initial training states of all ensemble members."""
     seeds, rates = zip(*self.members, strict=True)
     return self._initialise(
-      self._distribute(np.array(seeds, np.int32)), self._distribute(np.array(rates, np.float32))
-    )
+      self._distribute_over_devices(np.array(seeds, np.int32)),
+      self._distribute_over_devices(np.array(rates, np.float32)))
 
   def advance(self, states, active, num_steps: int, deadline: float = math.inf):
-    """Trains the active members for `num_steps` steps, in calls that take about one second.
+    """Trains the active ensemble members for `num_steps` steps, in calls of about one second.
 
     Args:
       states: the members' states, whose buffers are donated.
@@ -143,17 +143,18 @@ class Ensemble:
       that were done.
 
     """
-    active, losses, done = self._distribute(active), self._initial_sums(), 0
+    active = self._distribute_over_devices(active)
+    losses, done = self._zeros_per_ensemble_member(), 0
     for done, steps in self._training_chunks.split_steps(num_steps):
       states, losses = jax.block_until_ready(
-        self._advance(states, losses, active, self._replicate(steps)))
+        self._advance(states, losses, active, self._replicate_over_devices(steps)))
       done += steps
       if time.monotonic() > deadline:
         break
-    return states, self.gather_members(losses) / np.float32(max(done, 1)), done
+    return states, self.gather_from_devices(losses) / np.float32(max(done, 1)), done
 
   def evaluate(self, states, split: str, active) -> Evaluation:
-    """Evaluates the active members on the validation or the test split.
+    """Evaluates the active ensemble members on the validation split or the test split.
 
     Args:
       states: the members' states.
@@ -164,17 +165,18 @@ class Ensemble:
       Metrics and losses, each an array [devices, members per device].
 
     """
-    recipe, zeros = self.training.recipe, self._initial_sums()
+    recipe, zeros = self.training.recipe, self._zeros_per_ensemble_member()
     count = {'validation': recipe.validation_batches, 'test': recipe.test_batches}[split]
-    flags = self._distribute(active), self._distribute(np.full(len(self.members), split == 'test'))
+    is_test = np.full(len(self.members), split == 'test')
+    flags = self._distribute_over_devices(active), self._distribute_over_devices(is_test)
     sums = (zeros, zeros), (zeros, zeros)
     for start, batches in self._evaluation_chunks.split_steps(count):
       sums, evaluation = jax.block_until_ready(
-        self._evaluate(states, sums, *flags, *map(self._replicate, (start, batches))))
+        self._evaluate(states, sums, *flags, *map(self._replicate_over_devices, (start, batches))))
     return evaluation
 
   def decode(self, states, batch, active):
-    """Decodes a batch of a transduction task with the active members.
+    """Decodes a batch of a transduction task with the active ensemble members.
 
     Args:
       states: the members' states.
@@ -186,14 +188,15 @@ class Ensemble:
 
     """
     interruption.raise_if_stopped()
-    return self._decode(states, self._distribute(active), jax.tree.map(self._replicate, batch))
+    batch = jax.tree.map(self._replicate_over_devices, batch)
+    return self._decode(states, self._distribute_over_devices(active), batch)
 
   def lower_program(self, name: str, **shapes) -> jax.stages.Lowered:
     """Lowers a program of the ensemble to StableHLO from the shapes of its arguments.
 
     The devices need not be present.
     """
-    shaped = functools.partial(jax.ShapeDtypeStruct, sharding=self._sharding)
+    shaped = functools.partial(jax.ShapeDtypeStruct, sharding=self._device_sharding)
     seeds, rates, flags = (
       shaped((len(self.devices), self.members_per_device), dtype)
       for dtype in (jnp.int32, jnp.float32, bool)
@@ -208,7 +211,7 @@ class Ensemble:
   def _programs_with_argument_shapes(self, states, flags):
     """Maps program names to pairs of the compiled function and its argument shapes."""
     numbers, zeros = (
-      jax.ShapeDtypeStruct(shape, dtype, sharding=self._sharding)
+      jax.ShapeDtypeStruct(shape, dtype, sharding=self._device_sharding)
       for shape, dtype in ((flags.shape[:1], jnp.int32), (flags.shape, jnp.float32))
     )
     sums = (zeros, zeros), (zeros, zeros)
@@ -217,7 +220,7 @@ class Ensemble:
       'evaluate': (self._evaluate, states, sums, flags, flags, numbers, numbers),
     }
 
-  def gather_members(self, tree):
+  def gather_from_devices(self, tree):
     """Converts arrays [devices, members per device, ...] to NumPy arrays [members, ...]."""
     def merge_device_axes(x):
       x = np.asarray(x)
@@ -226,25 +229,25 @@ class Ensemble:
     return jax.tree.map(merge_device_axes, tree)
 
   @property
-  def _sharding(self) -> NamedSharding:
+  def _device_sharding(self) -> NamedSharding:
     """The sharding of arrays [devices, ...] along their first axis."""
     return NamedSharding(Mesh(np.array(self.devices), (AXIS,)), PartitionSpec(AXIS))
 
-  def _initial_sums(self):
+  def _zeros_per_ensemble_member(self):
     """Zeros [devices, members per device], the initial sums of losses and metrics.
 
     They have the sharding of the programs' results, which avoids a second compilation.
     """
-    zeros = self._distribute(np.zeros(len(self.members), np.float32))
-    return jax.device_put(zeros, self._sharding)
+    zeros = self._distribute_over_devices(np.zeros(len(self.members), np.float32))
+    return jax.device_put(zeros, self._device_sharding)
 
-  def _replicate(self, value):
+  def _replicate_over_devices(self, value):
     """Repeats a value along a new first axis [devices, ...]."""
     value = np.asarray(value, np.int32) if isinstance(value, int) else value
     return np.broadcast_to(value, (len(self.devices), *value.shape))
 
-  def _distribute(self, values):
-    """Reshapes an array [members, ...] to [devices, members per device, ...] with padding.
+  def _distribute_over_devices(self, values):
+    """Pads and reshapes an array [ensemble members, ...] to [devices, members per device, ...].
 
     Missing entries repeat the last member.
     """

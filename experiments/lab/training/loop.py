@@ -22,7 +22,7 @@ from experiments.lab.training.ensemble import Ensemble
 
 @dataclasses.dataclass
 class Member:
-  """The results of training with one seed and one learning rate."""
+  """The results of training one ensemble member, with one seed and one learning rate."""
 
   seed: int
   learning_rate: float
@@ -37,7 +37,7 @@ class Member:
   curve: list = dataclasses.field(default_factory=list)  # [step, training loss, validation metric]
 
   def mark_diverged(self) -> None:
-    """Sets the status to 'diverged' and the test metric and loss to NaN."""
+    """Sets the status to 'diverged', and sets the test metric and the test loss to NaN."""
     self.status, self.test, self.test_loss = 'diverged', math.nan, math.nan
 
 
@@ -58,7 +58,7 @@ def train(
   on_finish: Callable = lambda members, states: None,
   on_validation: Callable = lambda step, states: None,
 ) -> list[Member]:
-  """Trains an ensemble, validates it at regular intervals and tests it at the end.
+  """Trains an ensemble, with validation at regular intervals and a test at the end.
 
   Args:
     ensemble: the members.
@@ -87,7 +87,7 @@ def train(
       break
     count = min(recipe.validation_interval, recipe.steps - done)
     states, losses, steps = ensemble.advance(states, active, count, deadline)
-    evaluation = ensemble.gather_members(ensemble.evaluate(states, 'validation', active))
+    evaluation = ensemble.gather_from_devices(ensemble.evaluate(states, 'validation', active))
     done += steps
     for i in np.flatnonzero(active):
       metric, loss = (float(values[i]) for values in evaluation)
@@ -102,7 +102,7 @@ def train(
 
 
 def mark_timed_out(members: list[Member]) -> None:
-  """Sets the status of all running members to 'timeout'."""
+  """Sets the status of all running ensemble members to 'timeout'."""
   for member in members:
     member.status = 'timeout' if member.status == 'running' else member.status
 
@@ -122,14 +122,14 @@ def run_final_tests(
 
   """
   active = np.array([member.status != 'diverged' for member in members])
-  evaluation = ensemble.gather_members(ensemble.evaluate(states, 'test', active))
+  evaluation = ensemble.gather_from_devices(ensemble.evaluate(states, 'test', active))
   for i in np.flatnonzero(active):
     members[i].test, members[i].test_loss = float(evaluation.metric[i]), float(evaluation.loss[i])
     if not math.isfinite(members[i].test_loss):  # the metric of NaN may be a finite number
       members[i].mark_diverged()
       active[i] = False
   for other in extrapolation:
-    evaluation = ensemble.gather_members(other.evaluate(states, 'test', active))
+    evaluation = ensemble.gather_from_devices(other.evaluate(states, 'test', active))
     for i in np.flatnonzero(active):
       metric, loss = float(evaluation.metric[i]), float(evaluation.loss[i])
       members[i].extrapolation.append(metric if math.isfinite(loss) else math.nan)
@@ -141,7 +141,7 @@ def run_final_tests(
 def record_validation(
   member: Member, task: Task, recipe, steps: int, loss: float, metric: float, validation_loss: float
 ) -> None:
-  """Records the metric and the losses of a validation of a member, and updates its status.
+  """Records the validation results of an ensemble member and updates its status.
 
   Args:
     member: the results so far.
@@ -164,7 +164,7 @@ def record_validation(
 
 
 def summarize_validation(task: Task, members: list[Member]) -> str:
-  """A short text with the best validation metric over all members."""
+  """A short text with the best validation metric over all ensemble members."""
   finite = [m.validation for m in members if math.isfinite(m.validation)]
   best = max if task.metric.perfect > task.chance else min
   return f'{task.metric.name} {best(finite):.3f}' if finite else 'diverged'

@@ -9,12 +9,12 @@ SCHEDULES = ('cosine', 'constant', 'inverse_sqrt')
 
 
 def setting_field(default, help_text: str):
-  """A dataclass field with a default and the help text of its command-line flag."""
+  """A dataclass field with a default value and with the help text of its command-line flag."""
   return dataclasses.field(default=default, metadata={'help': help_text})
 
 
 def check_positive(settings, *names: str) -> None:
-  """Raises a ValueError for the first named field that is not a positive, finite number."""
+  """Raises a ValueError if one of the named settings is not a positive, finite number."""
   for name in names:
     value = getattr(settings, name)
     if not 0 < value < math.inf:

@@ -54,7 +54,7 @@ class DecodedBatch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-  """A model, a task and a recipe, with pure functions that train and evaluate one member.
+  """A model, a task and a recipe, with pure functions that train and evaluate the model.
 
   Where several devices share each batch, losses, gradients and the numbers of scored tokens are
   summed over the devices before the division. Every scored token then has the same weight.
@@ -67,7 +67,7 @@ class Training:
   axis: str | None = None  # the name of the mapped axis over these devices
 
   def with_shared_batches(self, num_devices: int, axis: str) -> 'Training':
-    """Returns a copy in which several devices share each training batch, along a mapped axis."""
+    """Returns a copy that divides each training batch between the devices of a mapped axis."""
     return dataclasses.replace(self, num_devices=num_devices, axis=axis)
 
   def initialise(self, seed: jax.Array, learning_rate: jax.Array) -> TrainState:
@@ -104,7 +104,7 @@ class Training:
     return self.add_to_parameter_average(state), losses
 
   def add_to_parameter_average(self, state: TrainState) -> TrainState:
-    """Adds the parameters to their running sum at the last validations, if averaging is on."""
+    """Adds the parameters to a running sum, if the step belongs to the averaged validations."""
     if not self.recipe.average:
       return state
     at_interval = state.step % self.recipe.validation_interval == 0
@@ -114,7 +114,7 @@ class Training:
     return jax.lax.cond(averaged, add, lambda s: s, state)
 
   def parameters_for_test(self, state: TrainState):
-    """The parameters for testing, averaged over the last validations if averaging is on.
+    """The parameters for the test, averaged over the last validations if averaging is on.
 
     They are the current parameters if averaging is off or training stopped before the first
     averaged validation.
@@ -126,13 +126,13 @@ class Training:
     return jax.tree.map(mean, state.average, state.parameters)
 
   def _num_averaged_validations(self, step):
-    """The number of validations, up to a step, that contribute to the parameter average."""
+    """The number of validations up to a step that contribute to the parameter average."""
     total = -(-self.recipe.steps // self.recipe.validation_interval)
     done = jnp.where(step == self.recipe.steps, total, step // self.recipe.validation_interval)
     return jnp.maximum(done - (total - min(total, self.recipe.average)), 0)
 
   def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
-    """Performs one training step on a batch, or on the rows of a batch on one device.
+    """Performs one training step on a batch, or on the share of a batch on this device.
 
     Returns the new state and the loss before the step.
     """
@@ -191,7 +191,7 @@ class Training:
     return jax.lax.fori_loop(0, num_batches, add_batch_to_sums, sums)
 
   def evaluation_from_sums(self, sums) -> Evaluation:
-    """Computes the metric and the mean loss from weighted sums, added over all devices."""
+    """Adds weighted sums over all devices and converts them to the metric and the mean loss."""
     totals = self._sum_over_devices(sums)
     return Evaluation(*(value / jnp.maximum(weight, 1) for value, weight in totals))
 
@@ -203,7 +203,7 @@ class Training:
     return self.task.metric_sums(outputs, batch), loss
 
   def decode(self, state: TrainState, batch: Batch) -> DecodedBatch:
-    """Decodes the sources of a batch of a transduction task, and evaluates the model on it.
+    """Decodes the source sequences of a batch, and computes its metric and loss.
 
     Decoding is greedy or by beam search. Outputs are at most as long as the padded targets. One
     device decodes the complete batch, even if the devices share training batches.

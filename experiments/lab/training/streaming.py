@@ -25,7 +25,11 @@ import numpy as np
 from experiments.lab import interruption
 from experiments.lab.tasks.task import Batch, Task
 from experiments.lab.training.checkpoints import Checkpoints
-from experiments.lab.training.ensemble import Ensemble, compile_over_devices, map_over_members
+from experiments.lab.training.ensemble import (
+  Ensemble,
+  compile_over_devices,
+  map_over_ensemble_members,
+)
 from experiments.lab.training.loop import (
   Member,
   mark_timed_out,
@@ -39,7 +43,7 @@ PREFETCHED = 4  # the number of batches that are loaded in advance
 
 
 class StreamingEnsemble(Ensemble):
-  """An ensemble whose members all train on the same batches, which the host loads."""
+  """An ensemble that trains all its members on the same batches, loaded by the host."""
 
   def __init__(self, training: Training, members, parallel: str = 'jit', devices=None):
     super().__init__(training, members, parallel, devices)
@@ -48,22 +52,22 @@ class StreamingEnsemble(Ensemble):
 
     def train_members_on_batch(states, active, batch):
       def train_member(state, active):
-        train = functools.partial(_train_on_batch, self.training, batch)
+        train = functools.partial(_train_member_on_batch, self.training, batch)
         unchanged = lambda state: (state, jnp.zeros(()))  # noqa: E731
         return jax.lax.cond(active, train, unchanged, state)
 
-      return map_over_members(train_member, platform)(states, active)
+      return map_over_ensemble_members(train_member, platform)(states, active)
 
     self._step = compiled(train_members_on_batch, donate=(0,))
 
     def evaluate_members_on_batch(states, is_test, batch):
-      evaluate_member = functools.partial(_evaluate_on_batch, self.training, batch)
-      return map_over_members(evaluate_member, platform)(states, is_test)
+      evaluate_member = functools.partial(_evaluate_member_on_batch, self.training, batch)
+      return map_over_ensemble_members(evaluate_member, platform)(states, is_test)
 
     self._evaluate_batch = compiled(evaluate_members_on_batch)
 
-  def step(self, states, batch: Batch, active):
-    """Trains the active members on one batch.
+  def train_step_on_batch(self, states, batch: Batch, active):
+    """Trains the active ensemble members on one batch.
 
     Args:
       states: the members' states, whose buffers are donated.
@@ -74,10 +78,10 @@ class StreamingEnsemble(Ensemble):
       The new states, and the losses [devices, members per device] before the step.
 
     """
-    return self._step(states, self._distribute(active), self._shard_batch(batch))
+    return self._step(states, self._distribute_over_devices(active), self._shard_batch(batch))
 
   def evaluate(self, states, split: str, active) -> Evaluation:
-    """Evaluates all members on the validation or test split, and loads each batch only once."""
+    """Evaluates all ensemble members on one split, and loads each batch only once."""
     recipe, task = self.training.recipe, self.training.task
     limit = {'validation': recipe.validation_batches, 'test': recipe.test_batches}[split]
     indices = range(min(limit, task.num_batches(split, recipe.batch_size)))
@@ -86,7 +90,7 @@ class StreamingEnsemble(Ensemble):
       if split == 'test':  # during training, a checkpoint is written before the run stops
         interruption.raise_if_stopped()
       sums = jax.block_until_ready(
-        self._evaluate_batch(states, self._distribute(test), self._shard_batch(batch)))
+        self._evaluate_batch(states, self._distribute_over_devices(test), self._shard_batch(batch)))
       totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
     return Evaluation(*(value / jnp.maximum(weight, 1) for value, weight in totals))
 
@@ -94,12 +98,12 @@ class StreamingEnsemble(Ensemble):
     """Maps the program name 'step' to the compiled training step and its argument shapes."""
     return {'step': (self._step, states, flags, batch)}
 
-  def scatter_members(self, tree):
+  def scatter_to_devices(self, tree):
     """Converts NumPy arrays [members, ...] to arrays [devices, members per device, ...]."""
-    return jax.tree.map(lambda x: jnp.asarray(self._distribute(x)), tree)
+    return jax.tree.map(lambda x: jnp.asarray(self._distribute_over_devices(x)), tree)
 
   def _shard_batch(self, batch: Batch) -> Batch:
-    """Converts a batch to arrays [devices, ...], by replication or by division of its rows.
+    """Converts a batch to arrays [devices, ...] by replicating it or by dividing its rows.
 
     A divided batch is padded with rows of weight 0.
     """
@@ -112,13 +116,13 @@ class StreamingEnsemble(Ensemble):
     return jax.tree.map(lambda x: x.reshape(shards, -1, *x.shape[1:]), batch)
 
 
-def _train_on_batch(training: Training, batch: Batch, state):
+def _train_member_on_batch(training: Training, batch: Batch, state):
   """Trains one ensemble member on a batch, and returns its new state and the training loss."""
   state, loss = training.train_step(state, batch)
   return training.add_to_parameter_average(state), loss
 
 
-def _evaluate_on_batch(training: Training, batch: Batch, state, is_test):
+def _evaluate_member_on_batch(training: Training, batch: Batch, state, is_test):
   """The metric and the loss of a batch, each as a pair (weighted sum, total weight)."""
   parameters = jax.lax.cond(
     is_test, training.parameters_for_test, lambda state: state.parameters, state)
@@ -188,13 +192,13 @@ def train_from_stream(
   """
   deadline = time.monotonic() + timeout
   states, members, done, losses = _restore_or_initialise(ensemble, checkpoints)
-  active = _running_mask(members)
+  active = _mask_of_running_members(members)
   indices = range(done, recipe.steps if active.any() else 0)
   batches = prefetch(task, 'train', indices, recipe.batch_size)
   with interruption.deferred_signals(), contextlib.closing(batches):
     for batch in batches:
-      states, loss = ensemble.step(states, batch, active)
-      losses = losses + ensemble.gather_members(loss)  # this waits for the end of the step
+      states, loss = ensemble.train_step_on_batch(states, batch, active)
+      losses = losses + ensemble.gather_from_devices(loss)  # this waits for the end of the step
       done += 1
       validates = done % recipe.validation_interval == 0 or done == recipe.steps
       if validates:
@@ -202,16 +206,17 @@ def train_from_stream(
         losses = np.zeros_like(losses)
       late = time.monotonic() > deadline
       if checkpoints and (validates or late or interruption.stop_requested()):
-        checkpoints.save(done, ensemble.gather_members(states), _results_as_json(members, losses))
+        checkpoints.save(
+          done, ensemble.gather_from_devices(states), _results_as_json(members, losses))
       interruption.raise_if_stopped(f'stopped after step {done}')
       if late:
-        # The checkpoint is written first, since a resumed run would not validate at this step.
+        # Validation follows the checkpoint, because a resumed run would not validate at this step.
         if not validates:
           _validate_running_members(ensemble, states, members, task, recipe, done, losses)
         mark_timed_out(members)
       if validates or late:
         progress(done / recipe.steps, summarize_validation(task, members))
-        active = _running_mask(members)
+        active = _mask_of_running_members(members)
         if not active.any():
           break
   run_final_tests(ensemble, states, members, extrapolation, on_finish)
@@ -219,7 +224,7 @@ def train_from_stream(
 
 
 def _results_as_json(members: list[Member], losses: np.ndarray) -> dict:
-  """The results of all members as JSON values, which a checkpoint stores as its notes."""
+  """The results of all ensemble members as JSON values for the notes of a checkpoint."""
   return {'members': [dataclasses.asdict(m) for m in members], 'losses': losses.tolist()}
 
 
@@ -231,23 +236,24 @@ def _restore_or_initialise(ensemble: StreamingEnsemble, checkpoints: Checkpoints
   """
   states = ensemble.initialise()
   members = [Member(seed, rate) for seed, rate in ensemble.members]
-  saved = checkpoints.restore(ensemble.gather_members(states)) if checkpoints else None
+  saved = checkpoints.restore(ensemble.gather_from_devices(states)) if checkpoints else None
   if saved is None:
     return states, members, 0, np.zeros(len(members))
   members = [Member(**values) for values in saved.notes['members']]
-  return ensemble.scatter_members(saved.state), members, saved.step, np.array(saved.notes['losses'])
+  states, losses = ensemble.scatter_to_devices(saved.state), np.array(saved.notes['losses'])
+  return states, members, saved.step, losses
 
 
-def _running_mask(members: list[Member]) -> np.ndarray:
+def _mask_of_running_members(members: list[Member]) -> np.ndarray:
   return np.array([member.status == 'running' for member in members])
 
 
 def _validate_running_members(
   ensemble, states, members: list[Member], task, recipe, steps_done: int, losses
 ) -> None:
-  """Validates the members whose training has not ended, and records the results."""
-  active = _running_mask(members)
-  evaluation = ensemble.gather_members(ensemble.evaluate(states, 'validation', active))
+  """Validates the ensemble members that still train, and records the results."""
+  active = _mask_of_running_members(members)
+  evaluation = ensemble.gather_from_devices(ensemble.evaluate(states, 'validation', active))
   for i in np.flatnonzero(active):
     train_loss = float(losses[i]) / (steps_done - members[i].steps)
     metric, loss = (float(values[i]) for values in evaluation)

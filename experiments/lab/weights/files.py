@@ -66,7 +66,7 @@ def load_parameters(
 
 
 def leaves_by_name(tree: Any) -> dict[str, Any]:
-  """Maps the path of each leaf of a tree, such as params.embedding.embedding, to the leaf."""
+  """Maps tensor names, such as params.embedding.embedding, to the leaves of a parameter tree."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   named = {jax.tree_util.keystr(path, simple=True, separator='.'): leaf for path, leaf in leaves}
   if len(named) < len(leaves):

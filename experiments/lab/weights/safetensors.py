@@ -134,7 +134,7 @@ class Archive:
     return tensor
 
   def _read_tensor_checksums(self) -> dict[str, str]:
-    """Verifies the checksum of the metadata and returns the checksums of the tensors."""
+    """Verifies the checksum of the metadata, and returns a map from tensor names to checksums."""
     text = self.metadata.pop(CHECKSUMS, None)
     if text is None:
       raise BadInput(f'{self.path} has no checksums: it was not written by this repository')

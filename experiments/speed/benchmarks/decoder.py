@@ -50,7 +50,7 @@ class TrainingProblem(NamedTuple):
 
   @property
   def timed_batches(self) -> list[tuple[jax.Array, jax.Array]]:
-    """Source and target tokens [B, T] per timed step, with -100 for targets without loss."""
+    """Source and target token ids [B, T] per timed step, with target -100 for ignored tokens."""
     return [
       (batch.source, jnp.where(batch.weight > 0, batch.target, IGNORED_TARGET))
       for batch in self.batches
@@ -58,7 +58,7 @@ class TrainingProblem(NamedTuple):
 
   @property
   def verification_batches(self) -> list[tuple[jax.Array, jax.Array]]:
-    """The timed batches, or copies of a single batch, so that several steps are compared."""
+    """Batches of the steps whose results are compared, with a single timed batch repeated."""
     copies = 1 if len(self.batches) > 1 else VERIFICATION_STEPS
     return self.timed_batches * copies
 
@@ -154,7 +154,7 @@ def leading_axis_sharding(devices) -> NamedSharding:
 
 
 def _training_results(losses, parameters) -> dict:
-  """Returns the mean training loss and the trained parameters as a tree that can be compared."""
+  """Returns a dict of the mean training loss and the trained parameters."""
   return {'loss': jnp.mean(jnp.stack(losses)), 'parameters': parameters}
 
 
@@ -201,7 +201,7 @@ def to_flax_decoder_parameters(parameters: dict, depth: int) -> dict:
 
 
 def compile_flax_decoder(problem: TrainingProblem) -> Implementation:
-  """Compiles a training step of `FlaxDecoder`, which a Python loop calls once per batch."""
+  """Compiles the training step of `FlaxDecoder` for a Python loop over the batches."""
   run = problem.training.recipe
   vocabulary, width = problem.parameters['embedding']['embedding'].shape
   model = FlaxDecoder(vocabulary, width, run.depth, problem.heads)
@@ -275,7 +275,7 @@ def to_torch_decoder_weights(parameters: dict, depth: int) -> dict:
 
 
 def prepare_eager_torch_decoder(problem: TrainingProblem) -> Implementation:
-  """Prepares an eager PyTorch training step, which a Python loop calls once per batch."""
+  """Prepares a Python loop that trains the PyTorch decoder in eager mode on all batches."""
   depth = problem.training.recipe.depth
   start, back = jax.vjp(
     jax.jit(functools.partial(to_torch_decoder_weights, depth=depth)), problem.parameters)

@@ -1,4 +1,4 @@
-"""Benchmark of the gated delta rule, comparing its chunked with its step-by-step algorithm."""
+"""Benchmark of the chunked against the step-by-step algorithm of the gated delta rule."""
 
 
 import jax
@@ -29,10 +29,10 @@ def gated_delta_rule_benchmark(
   query, key, value, beta, gate = draw_normal_arrays(seed, *[shape] * 3, *[shape[:3]] * 2)
   key /= jnp.linalg.norm(key, axis=-1, keepdims=True)
 
-  def gated_delta_rule_function(form):
+  def gated_delta_rule_function(implementation_form):
     def delta_scan_from_zero_state(query, *arrays):
       state = jnp.zeros((len(query), heads, head_width, head_width))
-      return delta_scan(query, *arrays, state, form=form)[0]
+      return delta_scan(query, *arrays, state, form=implementation_form)[0]
 
     return delta_scan_from_zero_state
 

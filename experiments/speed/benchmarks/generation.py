@@ -1,4 +1,4 @@
-"""Benchmark of greedy decoding with a cached state against recomputing the prefix per token.
+"""Benchmark of greedy decoding with a cached state against recomputation of the prefix.
 
 Both forms are compiled loops that append the most likely token of one small decoder, and both must
 generate the same tokens. The prompt is processed within the timed call. It fills nearly the
@@ -118,7 +118,7 @@ def _compile_generation(generate_tokens, arguments: tuple) -> Implementation:
   call = functools.partial(program, *arguments)
 
   def one_hot_generated_tokens():
-    # With one-hot vectors, the error of a wrong token does not depend on the token id.
+    # With a one-hot encoding, all wrong tokens have the same error, regardless of their ids.
     return {'output': jax.nn.one_hot(call(), VOCABULARY)}
 
   return Implementation({'forward': call}, one_hot_generated_tokens, memory.program_memory(program))

@@ -7,11 +7,11 @@ GATE_BIAS = 4.0  # added to gate logits so that memory lasts for about fifty ste
 
 def draw_normal_arrays(seed: int, *shapes: tuple[int, ...]) -> tuple[jax.Array, ...]:
   """Draws an array with standard normal entries for each of the given shapes."""
-  def draw_from_key(key):
+  def draw_all_arrays(key):
     keys = jax.random.split(key, len(shapes))
     return tuple(jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True))
 
-  return jax.jit(draw_from_key)(jax.random.key(seed))
+  return jax.jit(draw_all_arrays)(jax.random.key(seed))
 
 
 def layer_function_and_arguments(layer, seed: int, shape: tuple[int, ...]):

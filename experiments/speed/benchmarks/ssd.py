@@ -1,4 +1,7 @@
-"""Benchmark of SSD (linear attention with scalar decay), chunked against step by step."""
+"""Benchmark of the chunked against the step-by-step algorithm of SSD.
+
+SSD is linear attention with scalar decay.
+"""
 
 
 import jax
@@ -26,10 +29,10 @@ def ssd_benchmark(seed: int, batch: int, length: int, heads: int, head_width: in
   shape = (batch, length, heads, head_width)
   query, key, value, gate = draw_normal_arrays(seed, *[shape] * 3, shape[:3])
 
-  def decayed_attention_function(form):
+  def decayed_attention_function(implementation_form):
     def attention_scan_from_zero_state(query, *arrays):
       state = jnp.zeros((len(query), heads, head_width, head_width))
-      return outer_product_scan(query, *arrays, state, form=form)[0]
+      return outer_product_scan(query, *arrays, state, form=implementation_form)[0]
 
     return attention_scan_from_zero_state
 

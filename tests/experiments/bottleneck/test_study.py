@@ -55,7 +55,7 @@ def test_exact_match_of_greedy_decoding_equals_that_of_teacher_forcing(
   layer, settings
 ):
   record = trained_record(layer, **dict(settings))
-  result, members = record['result'], scores.members_at_best_learning_rate(record)
+  result, members = record['result'], scores.results_at_best_learning_rate(record)
   at_trained_lengths, *at_test_lengths = result['written']
   assert [part['distance'] for part in at_test_lengths] == [2, 3, 5]
   for part in (at_trained_lengths, at_test_lengths[0]):

@@ -201,7 +201,7 @@ def test_an_exact_control_fails_with_a_single_value(supporting_records):
   verdicts = {f.verdict for f in evaluate_claims(mixed) if f.claim.study == 'retention'}
   assert verdicts == {'void'}
   control = next(c for c in rule.evaluate_controls(mixed) if c.claim.name == 'oracle-retention')
-  (note,) = verdict_table.control_notes([control], 'runs')
+  (note,) = verdict_table.unsupported_control_notes([control], 'runs')
   assert 'is 0.5 ' in note.text and '> 0.999 is required' in note.text
 
 
@@ -365,7 +365,7 @@ def requested_program_records(name):
     for distance in (FIELD, FIELD - 1)]
   requested += [
     study_records.compilation_record(layer, contradicted=False) for layer in ('lstm', 'gru')]
-  counting_cells = evaluate_on_preset('complexity', complexity.counting_cells)
+  counting_cells = evaluate_on_preset('complexity', complexity.operation_counting_cells)
   return requested + [study_records.count_record(cell.run['layer']) for cell in counting_cells]
 
 

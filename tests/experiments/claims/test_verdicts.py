@@ -90,7 +90,7 @@ def test_a_control_with_one_seed_is_undecided_and_voids_no_claim(supporting_reco
   assert all('control undecided: blind-pronouns' in finding.reason for finding in findings)
   table = verdict_table.make_verdict_table('Claims', [control, *findings])
   assert all('inconclusive: only one seed; use --seeds=3' in row[1] for row in table.rows)
-  (note,) = verdict_table.control_notes([control], 'runs')
+  (note,) = verdict_table.unsupported_control_notes([control], 'runs')
   assert note.command == 'python -m experiments.pronouns --seeds=3 --runs=runs'
 
 
@@ -104,7 +104,7 @@ def test_three_more_seeds_decide_a_control(supporting_records):
 def test_the_note_on_a_failed_control_has_its_effect_and_a_command(supporting_records, folder):
   broken = broken_controls.break_control(
     copy_records_of(supporting_records, 'parallelism'), 'repeat')
-  (note,) = verdict_table.control_notes(rule.evaluate_controls(broken), folder)
+  (note,) = verdict_table.unsupported_control_notes(rule.evaluate_controls(broken), folder)
   statement = next(control.statement for control in CONTROLS if control.name == 'repeat')
   assert 'Control repeat failed' in note.text and statement in note.text
   assert '2 ± 0' in note.text and '< 1.25 is required' in note.text
@@ -115,7 +115,8 @@ def test_the_note_on_a_failed_control_has_its_effect_and_a_command(supporting_re
 def test_the_note_on_undecided_times_repeats_the_measurement(supporting_records):
   timing = copy_records_of(supporting_records, 'parallelism')
   noisy = broken_controls.break_control(timing[:1], 'repeat')
-  (note,) = verdict_table.control_notes(rule.evaluate_controls([*noisy, *timing[1:]]), 'runs')
+  findings = rule.evaluate_controls([*noisy, *timing[1:]])
+  (note,) = verdict_table.unsupported_control_notes(findings, 'runs')
   assert 'Control repeat is undecided' in note.text and ' --retry ' in note.command
 
 
@@ -123,7 +124,7 @@ def test_every_failed_control_has_a_note_with_a_command(supporting_records):
   for control in CONTROLS:
     records_of_study = copy_records_of(supporting_records, control.study)
     broken = broken_controls.break_control(records_of_study, control.name)
-    control_notes = verdict_table.control_notes(rule.evaluate_controls(broken), 'runs')
+    control_notes = verdict_table.unsupported_control_notes(rule.evaluate_controls(broken), 'runs')
     note = next(note for note in control_notes if f' {control.name} failed' in note.text)
     assert f'experiments.{control.study} ' in note.command
 

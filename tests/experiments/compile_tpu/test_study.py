@@ -163,7 +163,7 @@ def layer_records(tmp_path_factory):
            | {'topology': 'v5e:2x2', 'parallel': 'jit'}, run['layer'])
       for run in ({'layer': 'elman'}, {'layer': 'attention(num_heads=1)', 'task': KERNEL_TASK})
     ]
-    stored = run_cells(selected, aot.compile_cell, store)
+    stored = run_cells(selected, aot.compile_grid_cell, store)
   return {record['run']['layer'].partition('(')[0]: record for record in stored}
 
 

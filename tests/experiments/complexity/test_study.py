@@ -75,7 +75,7 @@ def requested_cells(*arguments):
 
   def collect():
     preset = flags.requested_preset(complexity.PRESETS)
-    for make_cells in (complexity_cells.counting_cells, complexity_cells.timing_cells):
+    for make_cells in (complexity_cells.operation_counting_cells, complexity_cells.timing_cells):
       cells.extend(make_cells('complexity', preset))
 
   return command.run_command(complexity, *arguments, main=collect), cells

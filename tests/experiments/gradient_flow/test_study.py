@@ -204,17 +204,17 @@ def test_zero_and_tiny_norms_are_not_fitted_and_are_reported_as_such():
   assert decay.analyse_decay(NormCurves(K, np.where(K < 2, norms, 0), 2)).fits is None
   within_field = NormCurves(K[:5], norms[:, :5], 16)
   assert decay.analyse_decay(within_field).verdict == 'steady'
-  assert cut.log10_norm_at(127) == Interval.without_bounds(-math.inf, 3)
-  assert cut.log10_norm_at(5) is None
-  assert NormCurves(K, norms).log10_norm_at(127) == 'below -30'
-  assert cut.log10_norm_at(8).estimate == pytest.approx(math.log10(0.5))
+  assert cut.mean_log10_norm_at(127) == Interval.without_bounds(-math.inf, 3)
+  assert cut.mean_log10_norm_at(5) is None
+  assert NormCurves(K, norms).mean_log10_norm_at(127) == 'below -30'
+  assert cut.mean_log10_norm_at(8).estimate == pytest.approx(math.log10(0.5))
   assert [k for k, _ in cut.geometric_mean_norms(1e-6)] == [1, 2, 3, 4, 6, 8, 12]
-  assert decay.largest_norms_beyond_field(cut) == [0, 0, 0]
-  assert decay.largest_norms_beyond_field(NormCurves(K, norms)) == []
-  assert decay.largest_norms_beyond_field(NormCurves(K, norms, 8)) == [0.5] * 3
+  assert decay.largest_norms_beyond_receptive_field(cut) == [0, 0, 0]
+  assert decay.largest_norms_beyond_receptive_field(NormCurves(K, norms)) == []
+  assert decay.largest_norms_beyond_receptive_field(NormCurves(K, norms, 8)) == [0.5] * 3
   steep = NormCurves(K, np.exp(-np.outer((1.0, 1.1, 1.2), K)))
   assert steep.curves_within_fit_range.distances[-1] == 48
-  assert steep.log10_norm_at(127) == 'below -30'
+  assert steep.mean_log10_norm_at(127) == 'below -30'
   assert decay.analyse_decay(steep).verdict == 'vanishing'
   expected = [24 + math.log10(norm) for norm in steep.norms[:, 1]]
   cut_off = NormCurves(K, np.maximum(steep.norms, 1e-24))
@@ -274,7 +274,7 @@ def test_second_run_of_the_study_prints_the_stored_results(tmp_path):
   assert len(stored) == 4 and {record['status'] for record in stored} == {'finished'}
   (control,) = [r for r in stored if r['run']['layer'] == gradient_flow.CONTROL]
   field = control['result']['receptive_field']
-  assert decay.largest_norms_beyond_field(decay.initial_norm_curves(control)) == [0, 0]
+  assert decay.largest_norms_beyond_receptive_field(decay.initial_norm_curves(control)) == [0, 0]
   assert np.all(decay.initial_norm_curves(control).norms[:, :field] > 0)
   (trained,) = [r for r in stored if 'at' not in r['run']]
   by_step = decay.training_norm_curves(trained)

@@ -17,7 +17,7 @@ from experiments.lab.launch.grid import run_cells
 from experiments.lab.measure import memory
 from experiments.lab.results import times
 from experiments.lab.results.store import Store
-from experiments.parallelism.cells import check_batch_sizes
+from experiments.parallelism.cells import check_timing_sizes
 from experiments.parallelism.study import STUDY as parallelism
 from experiments.parallelism.tables import METRICS
 from tests.support import records
@@ -212,7 +212,7 @@ def test_a_report_of_no_records_is_empty():
 ])
 def test_sizes_that_form_no_batch_are_refused(changes, message):
   with pytest.raises(BadInput, match=message) as error:
-    check_batch_sizes(RUN | changes)
+    check_timing_sizes(RUN | changes)
   assert '\n' not in str(error.value)
 
 

@@ -99,7 +99,8 @@ def initial_training(run):
 ])
 def test_energy_in_training_is_that_of_the_model_with_respect_to_embedded_tokens(layer, field):
   training, states = initial_training(dataclasses.replace(RUN, layer=layer))
-  model, measurement = training.model, field_measurement.fields_in_training(training, states)
+  model = training.model
+  measurement = field_measurement.receptive_fields_in_training(training, states)
   source = field_measurement.lengthened_test_sequences(training)
   assert len(measurement['effective']) == len(RUN.seeds)
   assert measurement['measured'] == [field or source.shape[1]] * 2

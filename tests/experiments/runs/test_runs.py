@@ -97,7 +97,7 @@ def test_diff_prints_missing_cells_and_differing_values_and_code(folder, tmp_pat
   ])
   out = command.run_command(runs, 'diff', str(folder), str(other)).out
   *rows, last = out.splitlines()
-  assert last == 'equal in numbers and in code: 1 cells; times are not compared'
+  assert last == 'equal in numbers and in code: 1 cells; durations are not compared'
   differences = dict(line.split(': ', 1) for line in rows)
   copying = differences['retention/lstm/copy-memory-at-20']
   assert 'values differ, test metric 0.6 ± 0.6, then 0.6 ± 1.1' in copying

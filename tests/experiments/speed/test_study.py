@@ -216,8 +216,8 @@ def test_ratios_use_medians_and_shares_use_the_fastest_product():
   assert percent.estimate == pytest.approx(100 * 90 / 3 / 100)
   assert ratios.percent_of_peak_rate(repetitions, 'forward') is None
   assert ratios.median_time_ratio(repetitions, 'unknown', 'forward') is None
-  assert ratios.temporary_bytes(repetitions, ratios.OURS) == 2**20
-  assert ratios.flops_per_second(ratios.fastest_matrix_product(repetitions[0])) == 100
+  assert ratios.temporary_memory_bytes(repetitions, ratios.OURS) == 2**20
+  assert ratios.operations_per_second(ratios.fastest_matrix_product(repetitions[0])) == 100
 
 
 @pytest.mark.parametrize(
@@ -266,6 +266,6 @@ def test_a_failed_cell_is_a_row_of_dashes_with_its_reason():
 
 def test_matrix_products_have_the_stated_sizes_and_operations():
   assert peak.matrix_product_flops(2) == 16
-  products = peak.matrix_product_calls((4, 8))
+  products = peak.compile_matrix_products((4, 8))
   left, right = jax.random.normal(jax.random.key(4), (2, 4, 4))
   assert list(products) == [4, 8] and jnp.allclose(products[4](), left @ right, atol=1e-5)

@@ -152,7 +152,7 @@ def test_a_member_with_broken_translations_has_no_score():
 
   training = types.SimpleNamespace(recipe=Recipe(batch_size=4, test_batches=1))
   ensemble = types.SimpleNamespace(
-    training=training, decode=fake_decode, gather_members=lambda x: x)
+    training=training, decode=fake_decode, gather_from_devices=lambda x: x)
   artifacts.collect_translations(ensemble, tasks, trained, None, np.ones(3, bool))
   assert [m.status for m in trained] == ['finished', 'diverged', 'finished']
   np.testing.assert_array_equal([m.test for m in trained], [1, np.nan, 1])

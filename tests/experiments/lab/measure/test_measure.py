@@ -127,9 +127,9 @@ def test_a_program_that_needs_too_much_memory_is_refused():
   plan = memory.program_memory(program)
   assert plan.temporary > memory.available_bytes() > 2**20
   with pytest.raises(MemoryError, match='MiB'):
-    memory.require_memory(plan)
-  memory.require_memory(memory.program_memory(attention_gradient(1, 8)))
-  memory.require_memory(None)
+    memory.require_available_memory(plan)
+  memory.require_available_memory(memory.program_memory(attention_gradient(1, 8)))
+  memory.require_available_memory(None)
 
   errors = []
   times = time_interleaved(

@@ -209,8 +209,8 @@ def test_distinct_rows_have_distinct_hashes():
   rows = np.unique(rows, axis=0)
   multipliers, hashes = pairs.collision_free_hashes(rows)
   exact = [sum(map(int.__mul__, row, multipliers.tolist())) % 2**32 for row in rows.tolist()]
-  assert hashes.tolist() == exact == jax.device_get(pairs.hash_rows(jax.numpy.asarray(rows),
-                                                                 multipliers)).tolist()
+  hashes_in_jax = jax.device_get(pairs.hash_token_rows(jax.numpy.asarray(rows), multipliers))
+  assert hashes.tolist() == exact == hashes_in_jax.tolist()
   with pytest.raises(ValueError, match='2 sources have 1 distinct token rows'):
     pairs.collision_free_hashes(rows[[0, 0]])
 
@@ -255,7 +255,7 @@ def test_sampled_numbers_are_distinct_and_of_valid_length(digits, nonzero, fewes
   assert len(set(numbers)) == len(numbers) <= count
   assert all(task.fewest <= length <= task.distance for length in lengths)
   assert max((len(str(number)) for number in numbers), default=1) <= digits
-  populations = map(task.count_numbers, range(task.fewest, task.distance + 1))
+  populations = map(task.num_integers_of_length, range(task.fewest, task.distance + 1))
   assert len(numbers) == min(count, sum(populations))
 
 
@@ -263,7 +263,7 @@ def test_sampled_numbers_are_distinct_and_of_valid_length(digits, nonzero, fewes
 def test_ranks_and_numbers_are_in_bijection(nonzero):
   task = NumberWords(digits=3, nonzero=nonzero)
   numbers = {task.number_at_rank(length, rank) for length in range(1, task.distance + 1)
-             for rank in range(task.count_numbers(length))}
+             for rank in range(task.num_integers_of_length(length))}
   assert numbers == {number for number in range(1, 1000)
                      if not nonzero or 3 - f'{number:03}'.count('0') <= nonzero}
 

@@ -213,7 +213,7 @@ def streaming_ensemble(members=MEMBERS, parallel='jit', devices=2, dropout=0.2):
 def train_to_end(ensemble, checkpoints=None, timeout=math.inf, progress=lambda *_: None):
   """The members' results as JSON, in which NaN equals NaN, and their last states."""
   last_states = []
-  on_finish = lambda _, states: last_states.append(ensemble.gather_members(states))  # noqa: E731
+  on_finish = lambda _, states: last_states.append(ensemble.gather_from_devices(states))  # noqa: E731
   training = ensemble.training
   members = train_from_stream(
     ensemble, training.task, training.recipe, timeout, progress, [ensemble], on_finish, checkpoints)

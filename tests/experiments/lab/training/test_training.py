@@ -80,7 +80,7 @@ def train_and_test(ensemble, calls=3):
   steps, states = ensemble.training.recipe.validation_interval, ensemble.initialise()
   for call in range(calls):
     states, losses[call], _ = ensemble.advance(states, active, steps)
-  return *ensemble.gather_members((states, ensemble.evaluate(states, 'test', active))), losses
+  return *ensemble.gather_from_devices((states, ensemble.evaluate(states, 'test', active))), losses
 
 
 def advance_one_call(training, state):
@@ -243,7 +243,7 @@ def test_nothing_is_compiled_after_the_first_call(parallel, caplog):
     caplog.clear()
     with jax.log_compiles():
       states, *_ = ensemble.advance(states, np.arange(len(MEMBERS)) != call, 2 + call)
-      ensemble.gather_members(ensemble.evaluate(states, 'validation', all_active))
+      ensemble.gather_from_devices(ensemble.evaluate(states, 'validation', all_active))
     compilations.append(sum('ompil' in record.getMessage() for record in caplog.records))
   assert compilations[0] > 0 and compilations[1:] == [0, 0]
 
@@ -251,10 +251,10 @@ def test_nothing_is_compiled_after_the_first_call(parallel, caplog):
 def test_inactive_members_do_not_change_and_old_states_are_donated():
   ensemble, active = ensemble_of(), np.array([True, False, True, False, False])
   states = ensemble.initialise()
-  before = ensemble.gather_members(states)
+  before = ensemble.gather_from_devices(states)
   new, losses, _ = ensemble.advance(states, active, 2)
   assert all(leaf.is_deleted() for leaf in jax.tree.leaves(states))
-  after = ensemble.gather_members(new)
+  after = ensemble.gather_from_devices(new)
   for b, a in zip(*map(jax.tree.leaves, (before.parameters, after.parameters)), strict=True):
     np.testing.assert_array_equal((a != b).reshape(len(a), -1).any(1), active)
   np.testing.assert_array_equal(losses != 0, active)
