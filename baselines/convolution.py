@@ -49,7 +49,7 @@ def _channels_last_backward(dilation, residuals, gradient):
   padding = (len(kernel) - 1) * dilation
   x_gradient = _xla_convolution(gradient, mirrored, dilation, padding=padding)
   # The kernel gradient is a convolution of the input [D, S, B] with the output gradient [T, B, F].
-  # In this convolution the model channels D are the batch, and the examples B are the channels.
+  # For the kernel gradient, the channels D serve as the batch and the examples B as channels.
   kernel_gradient = _xla_convolution(
     x.transpose(2, 1, 0), gradient.swapaxes(0, 1), stride=dilation
   )

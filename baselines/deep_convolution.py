@@ -34,7 +34,7 @@ class ByteNet(ConvolutionStack):
       raise ValueError(f'ByteNet needs a power of 2 as max_dilation, not {self.max_dilation}')
 
   @property
-  def width_multiple(self):
+  def width_divisor(self):
     return 2
 
   def inner_width(self, width):

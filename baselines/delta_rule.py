@@ -78,7 +78,7 @@ class DeltaNet(SequenceLayer):
     check_form_and_chunk_size('auto', self.chunk_size)
 
   @property
-  def width_multiple(self):
+  def width_divisor(self):
     return self.num_heads
 
   def _short_convolution(self):

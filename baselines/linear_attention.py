@@ -80,7 +80,7 @@ class MatrixStateLayer(SequenceLayer):
     check_form_and_chunk_size('auto', self.chunk_size)
 
   @property
-  def width_multiple(self):
+  def width_divisor(self):
     units = (self.key_expand, self.key_multiple), (self.value_expand, 1)
     shares = (fractions.Fraction(expand) / (self.num_heads * unit) for expand, unit in units)
     return math.lcm(*(share.limit_denominator(MAX_DENOMINATOR).denominator for share in shares))
@@ -163,7 +163,7 @@ class RetNet(MatrixStateLayer):
   value_expand: float = 2.0
   frequencies: str = 'rope'
 
-  key_multiple: ClassVar[int] = Rotary.head_width_multiple
+  key_multiple: ClassVar[int] = Rotary.head_width_divisor
   padding_counts_as_steps: ClassVar[bool] = True
 
   def __post_init__(self):

@@ -220,7 +220,7 @@ class LRU(SequenceLayer):
   def _nu_initializer(self, key, shape):
     """Initializes nu so that the eigenvalues are uniform over the area of a ring (Lemma 3.2)."""
     area = jax.random.uniform(key, shape, minval=1e-6)
-    # A sum of non-negative terms gives 1 - r^2 without rounding to 0 for a radius r near 1.
+    # Computed as a sum of non-negative terms, 1 - r^2 is not rounded to 0 for a radius r near 1.
     complement = 1 - self.r_max**2 + (1 - area) * (self.r_max**2 - self.r_min**2)
     return jnp.log(-0.5 * jnp.log1p(-complement))
 
@@ -288,7 +288,7 @@ class RGLRU(SequenceLayer):
     require_options_at_least(self, 1, 'num_heads', 'kernel_size')
 
   @property
-  def width_multiple(self):
+  def width_divisor(self):
     return self.num_heads
 
   def _short_convolution(self, **options):

@@ -62,7 +62,7 @@ class Mamba2(SequenceLayer):
     check_form_and_chunk_size('auto', self.chunk_size)
 
   @property
-  def width_multiple(self):
+  def width_divisor(self):
     return self.num_heads // math.gcd(self.num_heads, self.expand)
 
   def head_width(self, width: int) -> int:

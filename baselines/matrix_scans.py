@@ -133,16 +133,16 @@ def outer_product_scan(
     channels = sign if sign.ndim == 4 else sign[..., None]
     query, key = query * channels, key * channels
   if form == 'recurrent' or (form == 'auto' and length == 1):
-    y, state = _recurrent_form(query, key, value, log_decay, initial)
+    y, state = _scan_outer_products_by_token(query, key, value, log_decay, initial)
   else:
     chunk_size = chunk_size or (32 if platform.current_platform() == 'cpu' else 64)
     # Chunks longer than the smallest power of two that covers the sequence would only add padding.
     chunk_size = min(chunk_size, 1 << (length - 1).bit_length())
-    y, state = _chunked_form(query, key, value, log_decay, initial, chunk_size)
+    y, state = _scan_outer_products_by_chunk(query, key, value, log_decay, initial, chunk_size)
   return y, (state if negative is None else state * channels[:, -1, :, :, None])
 
 
-def _recurrent_form(query, key, value, log_decay, state):
+def _scan_outer_products_by_token(query, key, value, log_decay, state):
   decay = jnp.exp(log_decay if log_decay.ndim == 4 else log_decay[..., None])
 
   def process_token(state, inputs):
@@ -155,7 +155,7 @@ def _recurrent_form(query, key, value, log_decay, state):
   return y.swapaxes(0, 1), state
 
 
-def _chunked_form(query, key, value, log_decay, state, chunk_size):
+def _scan_outer_products_by_chunk(query, key, value, log_decay, state, chunk_size):
   length = value.shape[1]
   if log_decay.ndim == 3:
     decayed_scores = _scores_with_head_decay
@@ -202,7 +202,7 @@ def _scores_with_channel_decay(query, key, log_decay):
   chunks.
   """
   size = log_decay.shape[-2]
-  decaying_tokens, separated_pairs = _decay_and_pair_masks(size)
+  decaying_tokens, separated_pairs = _summed_decay_and_token_pair_masks(size)
   decay = jnp.exp(jnp.matmul(decaying_tokens, log_decay[..., None, :, :], precision='highest'))
   levels = len(separated_pairs)
   to_split, since_start, until_end = jnp.split(decay, (levels, levels + 1), -3)
@@ -212,8 +212,8 @@ def _scores_with_channel_decay(query, key, log_decay):
   return score, since_start[..., 0, :, :], until_end[..., 0, :, :]
 
 
-def _decay_and_pair_masks(size):
-  """Returns masks of the tokens whose decays apply and of the token pairs that a split separates.
+def _summed_decay_and_token_pair_masks(size):
+  """Returns masks of the decays to be summed and of the token pairs in different halves of a block.
 
   The splits of a level halve blocks of 2, 4, ... C tokens. A token before a split decays by the
   tokens after it up to the split. A token behind a split decays by the tokens since the split, with
@@ -222,7 +222,7 @@ def _decay_and_pair_masks(size):
   """
   row, column = jnp.arange(size)[None, :, None], jnp.arange(size)[None, None]
   level = jnp.arange(size.bit_length() - 1)[:, None, None]
-  # These are the indices, within the chunk, of half blocks of 1, 2, 4, ... or C / 2 tokens.
+  # These are the indices of the half blocks of 2^level tokens that contain each row and column.
   row_half, column_half = row >> level, column >> level
   behind, since, until = row_half & 1 == 1, column <= row, column > row
   to_split = (row_half == column_half) & jnp.where(behind, since, until)

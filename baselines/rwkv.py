@@ -72,7 +72,7 @@ class RWKV7(SequenceLayer):
       )
 
   @property
-  def width_multiple(self):
+  def width_divisor(self):
     return self.num_heads
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):

@@ -64,7 +64,7 @@ def linear_scan(
     (1, 1)
 
   """
-  form = _resolve_form(form, len(drive))
+  form = _select_scan_form(form, len(drive))
   if mask is not None:
     mask = mask.reshape(mask.shape + (1,) * (drive.ndim - 2))
     decay, drive = jnp.where(mask, decay, 1), jnp.where(mask, drive, 0)
@@ -112,7 +112,7 @@ def scan_without_storing_states(
     [3.0, 6.0, 9.0, 12.0, 15.0]
 
   """
-  form = _resolve_form(form, len(jax.tree.leaves(inputs)[0]))
+  form = _select_scan_form(form, len(jax.tree.leaves(inputs)[0]))
 
   def process_token(h, token_inputs):
     decay, drive = decay_and_drive(token_inputs)
@@ -148,8 +148,8 @@ def _scan_chunks(step, inputs, state, chunk_size):
   return jnp.concatenate(outputs), state
 
 
-def _resolve_form(form, length):
-  """Checks the form and replaces 'auto' by the fastest form for the platform and the length."""
+def _select_scan_form(form, length):
+  """Returns the form, or the fastest form for the platform and length if the form is 'auto'."""
   if form not in FORMS:
     raise ValueError(f'unknown form {form!r} of a linear scan; the forms are {", ".join(FORMS)}')
   if not length:  # The associative form needs a first token.

@@ -117,7 +117,7 @@ class FixedVector(Translator):
 
 @dataclasses.dataclass(frozen=True)
 class Multiplicative(FixedVector):
-  """A translator whose decoder starts from the encoder's last state and ends with attention."""
+  """A translator whose decoder starts with the last encoder state and ends with Luong attention."""
 
   score: str = 'general'  # or 'dot'
 
@@ -181,7 +181,7 @@ class ByteNetTranslator(Translator):
 
 def state_shapes(layer: SequenceLayer, capacity: int):
   """Computes the shapes of a layer's state arrays for a given capacity, without allocating them."""
-  width = layer.width_multiple
+  width = layer.width_divisor
   state = jax.eval_shape(lambda: layer.initial_state(1, capacity, width))
   return jax.tree.map(lambda leaf: leaf.shape, state)
 

@@ -47,7 +47,7 @@ MAX_HIPPO_SIZE = 4096  # the cost of decomposing HiPPO-N grows with the cube of 
 INPUT_VARIANCES = ('1/D', '1/N')  # of the entries of B in S5
 
 
-def _check_step_bounds(dt_min, dt_max):
+def _check_step_length_bounds(dt_min, dt_max):
   if not 0 < dt_min < dt_max < math.inf:
     raise ValueError(f'a state space needs 0 < dt_min < dt_max, not {dt_min} and {dt_max}')
 
@@ -59,7 +59,7 @@ def _check_state_size(state_size, blocks=1):
     )
 
 
-def _check_hippo_size(size):
+def _check_hippo_matrix_size(size):
   if size > MAX_HIPPO_SIZE:
     raise ValueError(
       f'a HiPPO matrix of {size} x {size} complex numbers takes {8 * size**2 / 2**30:,.1f} GiB; '
@@ -84,10 +84,10 @@ class S4D(SequenceLayer):
   def __post_init__(self):
     super().__post_init__()
     _check_state_size(self.state_size)
-    _check_step_bounds(self.dt_min, self.dt_max)
+    _check_step_length_bounds(self.dt_min, self.dt_max)
     require_one_of(self, 'initialisation', INITIALISATIONS)
     if self.initialisation == 'legs':
-      _check_hippo_size(self.state_size)
+      _check_hippo_matrix_size(self.state_size)
     require_one_of(self, 'readout', READOUTS)
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
@@ -156,8 +156,8 @@ class S5(SequenceLayer):
     require_options_at_least(self, 1, 'blocks')
     require_one_of(self, 'input_variance', INPUT_VARIANCES)
     _check_state_size(self.state_size, self.blocks)
-    _check_hippo_size(self.state_size // self.blocks)
-    _check_step_bounds(self.dt_min, self.dt_max)
+    _check_hippo_matrix_size(self.state_size // self.blocks)
+    _check_step_length_bounds(self.dt_min, self.dt_max)
     require_one_of(self, 'readout', READOUTS)
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
@@ -246,7 +246,7 @@ class Mamba(SequenceLayer):
     require_options_at_least(self, 1, 'expand', 'state_size', 'kernel_size')
     require_options_at_least(self, 0, 'dt_rank')
     require_one_of(self, 'eigenvalues', EIGENVALUES)
-    _check_step_bounds(self.dt_min, self.dt_max)
+    _check_step_length_bounds(self.dt_min, self.dt_max)
 
   def _short_convolution(self, **options):
     return ShortConvolution(self.kernel_size, **options)

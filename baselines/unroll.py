@@ -78,13 +78,13 @@ class RecurrentCell:
     return preactivation_gradient
 
 
-def gate_activations(z: jax.Array, scale: tuple[float, ...]) -> jax.Array:
-  """Applies sigmoid (where the scale is 1/2) or tanh (where it is 1) to each gate of z [..., G, H].
+def gate_activations(z: jax.Array, tanh_scale: tuple[float, ...]) -> jax.Array:
+  """Applies sigmoid (if tanh_scale is 1/2) or tanh (if 1) to each of the G gates in z [..., G, H].
 
   Since sigmoid(z) = 1/2 + 1/2 tanh(z / 2), a single tanh computes all gates. It vectorizes inside a
   loop, whereas an exponential and functions of slices do not.
   """
-  scale = jnp.array(scale).reshape((1,) * (z.ndim - 2) + (-1, 1))
+  scale = jnp.array(tanh_scale).reshape((1,) * (z.ndim - 2) + (-1, 1))
   return 1 - scale + scale * jnp.tanh(scale * z)
 
 
@@ -98,7 +98,7 @@ def dot_with_float32_accumulation(x: jax.Array, kernel: jax.Array) -> jax.Array:
   return jnp.dot(x.astype(kernel.dtype), kernel, preferred_element_type=jnp.float32)
 
 
-def _select_valid(valid, new, old):
+def _select_new_where_valid(valid, new, old):
   """Returns the new arrays at valid tokens and the old arrays at padding, for a mask [B, 1]."""
   if valid is None:
     return new
@@ -145,7 +145,7 @@ def _unroll_forward(cell, kernel, input_projection, state, valid, bias):
     product = product if bias is None else product + bias[None]
     product = product.reshape(input_projection.shape)
     after, residuals = cell.step(input_projection, product, state)
-    after = _select_valid(valid, after, state)
+    after = _select_new_where_valid(valid, after, state)
     return after, (after, residuals)
 
   last, (states, residuals) = jax.lax.scan(forward_step, state, (input_projection, valid))
@@ -166,7 +166,7 @@ def _unroll_backward(cell, saved_arrays, gradients):
     preactivations, (hidden, *others) = cell.step_vjp(derivatives, gradient)
     if valid is not None:
       preactivations = jnp.where(valid[..., None], preactivations, 0)
-      hidden, *others = _select_valid(valid, (hidden, *others), gradient)
+      hidden, *others = _select_new_where_valid(valid, (hidden, *others), gradient)
     product = cell.recurrent_projection_vjp(derivatives, preactivations)
     product = product.reshape(hidden_gradient.shape[0], kernel.shape[1])
     hidden = hidden + dot_with_float32_accumulation(product, transposed)

@@ -132,14 +132,14 @@ class SLSTM(SequenceLayer):
     return self.kernel_size > 1
 
   @property
-  def width_multiple(self):
+  def width_divisor(self):
     return self.num_heads
 
   def _short_convolution(self, **options):
     return ShortConvolution(self.kernel_size, **options) if self.kernel_size else None
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
-    """Returns the state of the convolution, if present, and initial h, c, n and m, each [B, D]."""
+    """Returns the short convolution's state, if present, and the cell state h, c, n, m [B, D]."""
     check_width(self, width)
     convolution, zeros = self._short_convolution(parent=None), jnp.zeros((batch_size, width))
     past = () if convolution is None else convolution.initial_state(
@@ -189,8 +189,8 @@ def stabilize_gates(log_i, log_f, initial_stabilizer):
     through m.
 
   """
-  # The stabilizer m_t minus log f_1 + ... + log f_t is a running maximum over the tokens.
-  # Rounding errors of the cumulative sums change the stabilizers, but no output depends on them.
+  # The stabilizer m_t minus the sum log f_1 + ... + log f_t is a running maximum over the tokens.
+  # Rounding errors of the cumulative sums change the stabilizers, which cancel in the outputs.
   total = jnp.cumsum(log_f, 1)
   m = total + jnp.maximum(jax.lax.cummax(log_i - total, 1), initial_stabilizer[:, None])
   m = jax.lax.stop_gradient(m)
@@ -261,7 +261,7 @@ class MLSTM(SequenceLayer):
     check_form_and_chunk_size('auto', self.chunk_size)
 
   @property
-  def width_multiple(self):
+  def width_divisor(self):
     """The divisor of the model width that lets heads and blocks divide the inner width evenly."""
     shares = math.lcm(self.num_heads, self.block_size)
     return shares // math.gcd(shares, self.expansion)

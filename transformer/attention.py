@@ -210,8 +210,8 @@ class Attention(SequenceLayer):
     require_options_at_least(self, 0, 'num_key_value_heads', 'window', 'soft_cap', 'key_width',
                              'value_width', 'query_key_epsilon')
     require_one_of(self, 'form', FORMS)
-    if self.key_width % self.positions.head_width_multiple:
-      multiple = self.positions.head_width_multiple
+    if self.key_width % self.positions.head_width_divisor:
+      multiple = self.positions.head_width_divisor
       raise ValueError(f'the positions {type(self.positions).__name__} require a key_width among '
                        f'the multiples of {multiple}, not {self.key_width}')
     if self.positions.has_relative_tables and self.key_width != self.value_width:
@@ -243,9 +243,9 @@ class Attention(SequenceLayer):
     return self.window or None
 
   @property
-  def width_multiple(self):
+  def width_divisor(self):
     """A multiple of the number of heads by which the model width must be divisible."""
-    return self.num_heads * self.positions.head_width_multiple
+    return self.num_heads * self.positions.head_width_divisor
 
   @property
   def num_key_heads(self) -> int:

@@ -38,8 +38,8 @@ class LayerWrapper(SequenceLayer):
     return self.layer.input_layer
 
   @property
-  def width_multiple(self):
-    return self.layer.width_multiple
+  def width_divisor(self):
+    return self.layer.width_divisor
 
   @property
   def bidirectional_form(self):

@@ -66,8 +66,8 @@ class Block(SequenceLayer):
     return self.clone(layer=make_bidirectional(self.layer))
 
   @property
-  def width_multiple(self):
-    return self.layer.width_multiple
+  def width_divisor(self):
+    return self.layer.width_divisor
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
     return self.layer.initial_state(batch_size, capacity, width, dtype)

@@ -80,7 +80,7 @@ class CrossAttention(SequenceLayer):
     require_one_of(self, 'form', FORMS)
 
   @property
-  def width_multiple(self):
+  def width_divisor(self):
     """The number of heads, which must divide the model width."""
     return self.num_heads
 

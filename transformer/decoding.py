@@ -48,7 +48,7 @@ from transformer.decode_loop import (
 )
 from transformer.layer import State
 
-# Outside these bounds, 1 / temperature is not a finite, non-zero number in float32.
+# For temperatures outside these bounds, 1 / temperature is infinite or zero in float32.
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-37, 1e37
 
 
@@ -185,7 +185,7 @@ def sample(
 def filter_top_k_top_p(
   logits: jax.Array, top_k: int = 0, top_p: float = 1.0
 ) -> tuple[jax.Array, jax.Array]:
-  """Sorts logits in decreasing order and excludes the tokens that top-k or top-p excludes.
+  """Sorts logits in decreasing order and excludes tokens by top-k and top-p filtering.
 
   Args:
     logits: [B, V].
@@ -330,7 +330,7 @@ def prefill(
 def _generate_sequences(
   step, state, start_tokens, max_length, end_tokens, pad_token, limits, choose_tokens
 ):
-  """Generates sequences with a function choose_tokens(logits [B, V], number of earlier tokens)."""
+  """Generates sequences whose tokens are chosen by choose_tokens(logits [B, V], num_generated)."""
   limits = length_limits(start_tokens, max_length, limits)
 
   def append_next_tokens(logits, num_generated, results):

@@ -113,11 +113,11 @@ def slice_tables(
     Tables [T + S, ...] for the distances offset + T - 1 down to offset - S.
 
   """
-  def select_distances(table):
+  def select_table_rows(table):
     start = table.shape[0] - 2 * num_queries - num_keys - offset
     return jax.lax.dynamic_slice_in_dim(table, start, num_queries + num_keys)
 
-  return jax.tree.map(select_distances, padded_tables)
+  return jax.tree.map(select_table_rows, padded_tables)
 
 
 def einsum_in_float32(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:

@@ -87,7 +87,7 @@ class SequenceLayer(nn.Module):
     return None
 
   @property
-  def width_multiple(self) -> int:
+  def width_divisor(self) -> int:
     """The number that must divide the model width D."""
     return 1
 

@@ -44,7 +44,7 @@ class _LayerTestCase:
 
   def __init__(self, layer: SequenceLayer):
     self.layer = layer
-    self.width = 8 * layer.width_multiple if layer.width_multiple < 8 else 2 * layer.width_multiple
+    self.width = 8 * layer.width_divisor if layer.width_divisor < 8 else 2 * layer.width_divisor
     self.length = max(10, (layer.receptive_field or 1) + 3)
     keys = jax.random.split(jax.random.key(0), 4)
     self.x = jax.random.normal(keys[0], (BATCH, self.length, self.width))
@@ -66,12 +66,12 @@ class _LayerTestCase:
 
   def _outputs_state_and_gradients(self, parameters, x, mask):
     """Returns outputs, the final state, and gradients with respect to parameters and inputs."""
-    def loss_and_results(parameters, x):
+    def loss_outputs_and_state(parameters, x):
       y, state = self.layer.apply(parameters, x, mask=mask)
       real = (leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating))
       return scalar_loss(y, mask) + sum(scalar_loss(leaf, None) for leaf in real), (y, state)
 
-    gradients, (y, state) = jax.grad(loss_and_results, (0, 1), has_aux=True)(parameters, x)
+    gradients, (y, state) = jax.grad(loss_outputs_and_state, (0, 1), has_aux=True)(parameters, x)
     return {'outputs': jnp.where(mask[..., None], y, 0), 'state': state, 'gradients': gradients}
 
   def initial_state(self, capacity=None, dtype=jnp.float32):
@@ -138,7 +138,7 @@ def check_streaming(case: _LayerTestCase) -> None:
 
 
 def check_causality(case: _LayerTestCase) -> None:
-  """Checks that each token influences its own or a later output, and no earlier output."""
+  """Checks that each token affects an output at its position or later, and no earlier output."""
   y = np.asarray(case.parallel_outputs())
   for t in range(case.length):
     changed = np.asarray(case.parallel_outputs(case.x.at[:, t].set(case.noise[:, t])))
@@ -265,7 +265,7 @@ def check_training(case: _LayerTestCase) -> None:
 
 
 def check_receptive_field(case: _LayerTestCase) -> None:
-  """Checks that outputs depend on the number of tokens declared as the receptive field."""
+  """Checks that `receptive_field` is the number of input tokens that an output depends on."""
   gradient = jax.jit(lambda t: jax.grad(
     lambda x: jnp.sum(case.noise[:, t] * case.parallel_outputs(x)[:, t]))(case.x))
   advice = '`receptive_field`: 1 + sum of (kernel_size - 1) dilation over layers; None if unbounded'
@@ -375,7 +375,7 @@ def verify_layer(layer: SequenceLayer, laws: Iterable[str] = tuple(LAWS)) -> tup
 
   Args:
     layer: an instance of SequenceLayer with the options to verify; it is initialised here, at a
-      width of 8 or a small multiple of `layer.width_multiple`.
+      width of 8 or a small multiple of `layer.width_divisor`.
     laws: names of the laws to check, from `LAWS`; all of them by default.
 
   Returns:

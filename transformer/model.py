@@ -135,7 +135,7 @@ class EncoderDecoder(nn.Module):
       None if level.source_projection is None else level.source_projection.copy()
       for level in self.decoder.levels
     )
-    # A final norm of the encoder is useless if no decoder layer uses the encoder outputs.
+    # The encoder needs a final norm only if a decoder layer uses the encoder outputs.
     uses_encoder_outputs = any(bridge is not None for bridge in self.bridges)
     self.norms = tuple(
       self.normalization.copy(dtype=self.dtype) if self.normalization is not None and used else None

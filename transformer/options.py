@@ -70,10 +70,10 @@ def require_one_of(component: Any, name: str, choices: Iterable[str]) -> None:
 
 
 def check_width(layer: SequenceLayer, width: int) -> None:
-  """Raises a ValueError unless the width is a multiple of the layer's `width_multiple`."""
-  if width % layer.width_multiple:
+  """Raises a ValueError unless the width is a multiple of `layer.width_divisor`."""
+  if width % layer.width_divisor:
     heads = f' with {layer.num_heads} heads' if hasattr(layer, 'num_heads') else ''
     raise ValueError(
       f'a width of {width} is invalid for {type(layer).__name__}{heads}, which requires '
-      f'multiples of {layer.width_multiple}'
+      f'multiples of {layer.width_divisor}'
     )

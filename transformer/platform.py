@@ -24,7 +24,7 @@ def current_platform() -> str:
 
 @contextlib.contextmanager
 def override_platform(name: str):
-  """Context manager in which programs are traced for another platform.
+  """Context manager that selects the platform for which programs are traced.
 
   All cached traces are cleared on entry and on exit. Names other than
   'cpu', 'gpu' and 'tpu' raise a ValueError.

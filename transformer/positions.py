@@ -46,11 +46,11 @@ class Positions(nn.Module):
 
   @property
   def has_relative_tables(self) -> bool:
-    """Whether the encoding adds terms for each distance, which require causal attention."""
+    """Whether attention adds a term for each distance, which requires a causal mask."""
     return False
 
   @property
-  def head_width_multiple(self) -> int:
+  def head_width_divisor(self) -> int:
     """The number that must divide the width K of each head."""
     return 1
 
@@ -183,7 +183,7 @@ class Rotary(Positions):
 
   base: float = 10000.0
   stretch: float = 1.0  # the factor by which all frequencies are divided (Chen et al. 2023)
-  head_width_multiple: ClassVar[int] = 2
+  head_width_divisor: ClassVar[int] = 2
 
   def __post_init__(self):
     super().__post_init__()
@@ -312,11 +312,11 @@ class Shaw(Positions):
     """Returns the trained vectors of each distance for keys and values, shared by all heads."""
     distance = jnp.minimum(jnp.arange(num_distances), self.max_distance)
 
-    def vectors_by_distance(name):
+    def trained_vectors(name):
       shape = (self.max_distance + 1, head_width)
       return self.param(name, nn.initializers.normal(head_width**-0.5), shape)[distance]
 
-    return RelativeTables(key=vectors_by_distance('key'), value=vectors_by_distance('value'))
+    return RelativeTables(key=trained_vectors('key'), value=trained_vectors('value'))
 
 
 POSITIONS = {

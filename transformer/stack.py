@@ -48,9 +48,9 @@ class Stack(SequenceLayer):
     return self.layers * self.depth
 
   @property
-  def width_multiple(self):
+  def width_divisor(self):
     """The smallest number whose multiples are valid model widths for all layers."""
-    return math.lcm(*(layer.width_multiple for layer in self.layers))
+    return math.lcm(*(layer.width_divisor for layer in self.layers))
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
     """Returns a tuple of the initial states of all layers, from input to output."""

@@ -24,7 +24,7 @@ from transformer.positions import Rotary
 
 
 class StretchedRotary(Rotary):
-  """Rotary positions whose frequencies are weighted means of w_i and w_i / stretch.
+  """Rotary positions that interpolate between original and stretched frequencies.
 
   The base class of Llama3Rotary and YarnRotary. The original frequencies are w_i = base^(-2i/K).
   """
@@ -46,7 +46,7 @@ class StretchedRotary(Rotary):
     raise TypeError(f'{type(self).__name__} does not implement unstretched_fraction')
 
   def pair_frequencies(self, num_pairs):
-    """Returns the weighted mean of w_i and w_i / stretch for each pair i of channels."""
+    """Returns the frequency of each channel pair i, a weighted mean of w_i and w_i / stretch."""
     shares = (self.unstretched_fraction(pair, num_pairs) for pair in range(num_pairs))
     return [(share + (1 - share) / self.stretch) * self.base ** (-pair / num_pairs)
             for pair, share in enumerate(shares)]
@@ -83,7 +83,7 @@ class YarnRotary(StretchedRotary):
   The unstretched fraction of a frequency is linear in the index of its pair of channels.
   """
 
-  # The paper calls these two numbers of rotations alpha and beta, its code beta_slow and beta_fast.
+  # These bounds are alpha and beta in the YaRN paper, and beta_slow and beta_fast in its code.
   min_rotations: float = 1.0  # pairs with fewer rotations are stretched by the full factor
   max_rotations: float = 32.0  # pairs with more rotations are not stretched
   round_boundaries: bool = True  # rounds to outer pairs, as the authors' code does
@@ -153,11 +153,11 @@ class DynamicRotary(Rotary):
       raise ValueError(f'trained_length must be at least 1, not {self.trained_length}')
 
   def pair_frequencies(self, num_pairs):
-    """Returns the rotation frequencies at positions within the trained length."""
+    """Returns the frequencies base^(-2i/K), which apply to positions within the trained length."""
     return [self.base ** (-pair / num_pairs) for pair in range(num_pairs)]
 
   def rotation_angles(self, token_positions, num_pairs):
-    """Returns rotation angles, which grow more slowly with positions beyond the trained length.
+    """Returns the rotation angles, with lower frequencies at positions beyond the trained length.
 
     Divides the angles of pair i by the growth to the power i / (K/2 - 1). The exponent is that of
     the grown base, K / (K - 2) 2i / K.

@@ -1,1 +1,1 @@
-"""Command that lists layers, translators, position encodings, tasks and studies with options."""
+"""Command that lists the available layers, translators, position encodings, tasks and studies."""

@@ -33,7 +33,7 @@ def catalogue_text(kind: str) -> str:
   for entry, definition in source.catalogue_entries(catalogue).items():
     component = listing.format_component(entry, source.component_options(*definition))
     lines.append(f'{component}: {source.docstring_summary(*definition)}')
-  return listing.titled_list(listing.TITLES[catalogue], lines)
+  return listing.format_titled_list(listing.TITLES[catalogue], lines)
 
 
 def studies_text() -> str:
@@ -43,12 +43,12 @@ def studies_text() -> str:
     study = load_study(name)
     lines = [listing.format_preset(*preset) for preset in study.presets.items()]
     question = study.question.partition('\n')[0][:-1]
-    paragraphs.append(listing.titled_list(f'{name}. {question}', lines))
+    paragraphs.append(listing.format_titled_list(f'{name}. {question}', lines))
   return '\n\n'.join(paragraphs)
 
 
 def main() -> None:
-  """Prints the list that --of selects, or all lists if the flag is not set."""
+  """Prints the list that the flag --of selects, or all lists by default."""
   lists: dict[str, Callable[[], str]] = {
     **{kind: lambda kind=kind: catalogue_text(kind) for kind in KINDS}, 'studies': studies_text}
   requested = flags.FLAGS.of

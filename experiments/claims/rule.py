@@ -58,14 +58,14 @@ def evaluate_claim(claim: Claim, records: Records) -> Finding:
   if not samples:
     return Finding(claim, 'not run')
   finding = Finding(claim, 'inconclusive', tuple(samples), smallest_seed_count(records))
-  verdict = verdict_from_every_value if claim.exact else verdict_from_interval
+  verdict = verdict_of_exact_claim if claim.exact else verdict_from_confidence_interval
   return dataclasses.replace(finding, verdict=verdict(finding))
 
 
-def verdict_from_interval(finding: Finding) -> str:
-  """Returns the verdict, which is inconclusive if the threshold is in the confidence interval."""
+def verdict_from_confidence_interval(finding: Finding) -> str:
+  """Compares the confidence interval of an effect with the threshold, and returns the verdict."""
   claim, interval = finding.claim, finding.interval
-  # The tolerance covers rounding errors of a mean of values that all equal the threshold.
+  # The tolerance absorbs rounding errors in the mean of values that all equal the threshold.
   tolerance = ROUNDING * abs(claim.threshold)
   below = interval.high < claim.threshold - tolerance
   above = interval.low > claim.threshold + tolerance
@@ -75,8 +75,8 @@ def verdict_from_interval(finding: Finding) -> str:
   return 'supported' if holds else 'contradicted'
 
 
-def verdict_from_every_value(finding: Finding) -> str:
-  """Returns the verdict on an exact claim, supported only if every value satisfies the relation."""
+def verdict_of_exact_claim(finding: Finding) -> str:
+  """Compares every value of an effect with the threshold, and returns the verdict."""
   claim, samples = finding.claim, finding.samples
   if all(RELATIONS[claim.relation](value, claim.threshold) for value in samples):
     return 'supported'
@@ -85,7 +85,10 @@ def verdict_from_every_value(finding: Finding) -> str:
 
 
 def smallest_seed_count(records: Records) -> int:
-  """Returns the smallest number of seeds in a record, or the total if each record has one seed."""
+  """Returns the smallest number of seeds with which a grid cell was run.
+
+  If each record has a single seed, this is the number of distinct seeds of all records.
+  """
   counts = [len(r['run']['seeds']) for r in records if 'seeds' in r['run']]
   return min(counts, default=len({r['run'].get('seed') for r in records} - {None}))
 
@@ -106,11 +109,14 @@ def evaluate_claims(records: Records, claims=CLAIMS, controls=CONTROLS) -> list[
     One finding for each claim.
   """
   findings = evaluate_controls(records, controls)
-  return [void_after_failed_controls(evaluate_claim(claim, records), findings) for claim in claims]
+  return [
+    void_verdict_if_controls_failed(evaluate_claim(claim, records), findings) for claim in claims]
 
 
-def void_after_failed_controls(finding: Finding, control_findings: Sequence[Finding]) -> Finding:
-  """Adds the failed controls of the study to a finding, and voids the verdict if there are any."""
+def void_verdict_if_controls_failed(
+  finding: Finding, control_findings: Sequence[Finding]
+) -> Finding:
+  """Adds the failed controls of the study to a finding, with a void verdict if any failed."""
   if finding.verdict in ('not run', 'error'):
     return finding
 

@@ -31,10 +31,10 @@ TRANSLATION = {
 def jobs(study: Study, preset: CompilationPreset) -> list[Job]:
   """Returns the job that compiles the models and topologies requested by the flags."""
   workers = environment.device_or_process_count(flags.FLAGS.workers)
-  return [Job(compilation_cells(study.name, preset), programs.compile_grid_cell, workers)]
+  return [Job(create_compilation_cells(study.name, preset), programs.compile_grid_cell, workers)]
 
 
-def compilation_cells(study: str, preset: CompilationPreset) -> list[Cell]:
+def create_compilation_cells(study: str, preset: CompilationPreset) -> list[Cell]:
   """Creates a grid cell for every requested model and topology.
 
   Raises a BadInput if a flag was set that has no effect in this study.

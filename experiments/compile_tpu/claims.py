@@ -5,11 +5,11 @@ from experiments.lab.evidence.effects import Records
 
 
 def compilation_success_per_model(records: Records) -> list[float] | None:
-  """Returns 1 for each model and topology if all its programs compile and fit, or else 0."""
+  """Returns, for each model and topology, 1 if all programs compile and fit, or else 0."""
   return [float(record['status'] == 'finished') for record in records] or None
 
 
-def ensemble_collective_counts(records: Records) -> list[float] | None:
+def collective_operations_per_ensemble_program(records: Records) -> list[float] | None:
   """Counts the collective operations of each program that trains one model per chip."""
   return [
     float(sum(count for count, _ in program['collectives'].values()))
@@ -23,8 +23,8 @@ CONTROLS = (
     'independent-members',
     'A program that is compiled for several TPU chips and trains one independent model on each '
     'contains no collective operation',
-    'control', 'compile_tpu', ensemble_collective_counts, 'number of collective operations',
-    '<', 0.5, exact=True,
+    'control', 'compile_tpu', collective_operations_per_ensemble_program,
+    'number of collective operations', '<', 0.5, exact=True,
   ),
 )
 CLAIMS = (

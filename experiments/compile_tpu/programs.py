@@ -74,12 +74,12 @@ class Table3Experiment(Experiment):
 
   @property
   def matched_sizes(self) -> dict:
-    """Width of the published model, without matching to a parameter budget."""
+    """Width of the published model, which is not adjusted to a parameter budget."""
     return {'width': self.layer.width}
 
 
 def experiment_of_run(run: Run) -> Experiment:
-  """Creates the experiment of a run, for a layer or for a row of Table 3 such as base or big."""
+  """Creates an experiment with a layer, or with a model of Table 3 such as base or big."""
   if run.layer in TABLE_3:
     return Table3Experiment(run, spec.parse_spec(run.task, 'task'), TABLE_3[run.layer])
   return experiment.create_experiment(run)
@@ -102,7 +102,7 @@ def compile_grid_cell(cell: Cell, report) -> Outcome:
   values = dict(cell.run)
   topology, parallel = values.pop('topology'), values.pop('parallel')
   resolved_experiment = experiment_of_run(run_from_json(values))
-  memory_limit = topologies.chip_memory(topology)
+  memory_limit = topologies.chip_memory_in_bytes(topology)
   chips = devices.topology_devices(topology)
   result = {
     'chips': len(chips), 'memory': memory_limit,
@@ -116,9 +116,9 @@ def compile_grid_cell(cell: Cell, report) -> Outcome:
     # Parallel compilation was also not faster.
     for program, lowered in lowered_programs:
       report(len(programs) / len(lowered_programs), f'{program.part}: {program.name}')
-      programs.append(compile_program(program, lowered, memory_limit))
+      programs.append(compile_lowered_program(program, lowered, memory_limit))
   result['programs'] = [dataclasses.asdict(program) for program in programs]
-  return Outcome(result, *_first_compilation_failure(programs))
+  return Outcome(result, *_status_and_reason_of_first_compilation_failure(programs))
 
 
 def training_setup_and_width(resolved_experiment: Experiment) -> tuple[Training, int]:
@@ -167,7 +167,7 @@ def lower_programs(
       yield program.with_compilation_error(error), None
 
 
-def compile_program(
+def compile_lowered_program(
   program: ProgramResult, lowered: jax.stages.Lowered | None, memory_limit: int
 ) -> ProgramResult:
   """Compiles a lowered program and checks that its planned memory fits on a chip.
@@ -299,7 +299,9 @@ def count_operations(resolved_experiment: Experiment) -> dict[str, int]:
     return {name: work.flops(*call) for name, call in calls.items()}
 
 
-def _first_compilation_failure(programs: list[ProgramResult]) -> tuple[str, str]:
+def _status_and_reason_of_first_compilation_failure(
+  programs: list[ProgramResult]
+) -> tuple[str, str]:
   """Returns the status and reason of the first program that does not compile or fit.
 
   If all programs compile and fit, the status is 'finished' without a reason.

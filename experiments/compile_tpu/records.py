@@ -22,8 +22,8 @@ PROGRAM = Fields({
 })
 
 
-def memory_fields_are_consistent(run: dict, result: dict) -> bool:
-  """Returns whether each program has both its argument and temporary memory, or neither."""
+def memory_sizes_are_both_stated_or_both_missing(run: dict, result: dict) -> bool:
+  """Returns False if any program states only argument memory or only temporary memory."""
   return all((program['arguments'] is None) == (program['temporary'] is None)
              for program in result['programs'])
 
@@ -40,7 +40,7 @@ AOT_PROGRAMS = RecordKind(
   }),
   (Constraint(
     'a program states both its argument and its temporary memory, or neither',
-    memory_fields_are_consistent,
+    memory_sizes_are_both_stated_or_both_missing,
   ),),
   modules=('experiments.compile_tpu.programs',),
 )

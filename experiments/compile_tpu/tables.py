@@ -23,7 +23,7 @@ def report(records: list[dict]) -> tuple[list, list]:
 
 def setting_title(run: dict) -> str:
   """Returns a title with the settings that all models of a table share."""
-  gibibytes = topologies.chip_memory(run['topology']) // GIBI
+  gibibytes = topologies.chip_memory_in_bytes(run['topology']) // GIBI
   sizes = '' if run['layer'] in PAPERS else f'width {run["width"]}, depth {run["depth"]}, '
   return (
     f'{run["topology"]} with {gibibytes} GiB per chip, {sizes}batch of {run["batch_size"]}, '
@@ -34,7 +34,8 @@ def training_table(title: str, records: list[dict]):
   """Makes the table of memory and collective operations in training, one row per model."""
   rows = []
   for record in records:
-    shared, ensemble = (program_result(record, part, *STEPS) for part in ('shared', 'ensemble'))
+    shared, ensemble = (
+      compilation_result_of_program(record, part, *STEPS) for part in ('shared', 'ensemble'))
     rows.append((
       record['run']['layer'],
       argument_and_temporary_mebibytes(shared), describe_collectives(shared),
@@ -60,7 +61,8 @@ def generation_table(title: str, records: list[dict]):
   """Makes the table of memory and collective operations in generation, one row per model."""
   rows = []
   for record in records:
-    prompt, token = (program_result(record, 'generate', name) for name in ('prompt', 'token'))
+    prompt, token = (
+      compilation_result_of_program(record, 'generate', name) for name in ('prompt', 'token'))
     rows.append((
       record['run']['layer'],
       argument_and_temporary_mebibytes(prompt), argument_and_temporary_mebibytes(token),
@@ -80,12 +82,14 @@ def generation_table(title: str, records: list[dict]):
   )
 
 
-def program_result(record: dict, group: str, *program_names: str) -> dict:
-  """Returns the compilation result of a program in a record, or an empty dict if missing.
+def compilation_result_of_program(
+  record: dict, program_group: str, *program_names: str
+) -> dict:
+  """Returns the recorded compilation result of a program, or an empty dict if there is none.
 
   Args:
     record: Record of a model and a topology.
-    group: Group of the program, 'ensemble', 'shared' or 'generate'.
+    program_group: Group of the program, 'ensemble', 'shared' or 'generate'.
     *program_names: Accepted names of the program, such as 'advance' or 'token'.
 
   Returns:
@@ -96,7 +100,7 @@ def program_result(record: dict, group: str, *program_names: str) -> dict:
   return next(
     (
       program for program in programs
-      if program['part'] == group and program['name'] in program_names
+      if program['part'] == program_group and program['name'] in program_names
     ),
     {},
   )
@@ -119,7 +123,7 @@ def describe_collectives(program: dict) -> str | None:
 
 
 def program_operations_in_billions(record: dict, program_name: str) -> float | None:
-  """Returns the billions of operations of a program for a batch, or None without a result."""
+  """Returns the operations of a program on one batch in billions, or None if not counted."""
   return record['result']['operations'][program_name] / GIGA if record['result'] else None
 
 
@@ -133,7 +137,8 @@ def compile_time_panels(records: list[dict]) -> list:
   series = {
     record['run']['layer']: [(mebibytes, Interval.without_bounds(record['seconds']))]
     for record in records
-    if (mebibytes := argument_and_temporary_mebibytes(program_result(record, 'shared', *STEPS)))
+    if (mebibytes := argument_and_temporary_mebibytes(
+      compilation_result_of_program(record, 'shared', *STEPS)))
   }
   if not series:
     return []

@@ -33,7 +33,7 @@ GENERATIONS = {
   'v5p': Generation(95, SIZES_3D),
   'v6e': Generation(32, SIZES_2D),
 }
-# These variables prevent libtpu from querying the network and from locking local TPU chips.
+# These environment variables prevent libtpu from network queries and from locking local chips.
 # TPU_ACCELERATOR_TYPE is only a placeholder, because each compilation states its own topology.
 # Values that the user has set in the environment are not overwritten.
 ENVIRONMENT = {
@@ -58,7 +58,7 @@ def tpu_generation(topology: str) -> Generation:
   return GENERATIONS[kind]
 
 
-def chip_memory(topology: str) -> int:
+def chip_memory_in_bytes(topology: str) -> int:
   """Returns the memory of one chip in bytes."""
   return tpu_generation(topology).chip_gibibytes * GIBI
 

@@ -28,9 +28,10 @@ def jobs(study: Study, preset: ComplexityPreset) -> list[Job]:
 
 
 def requested_layers(preset: ComplexityPreset) -> list[str]:
-  """Layer specs from the flag --layers, else from the preset, else the specs of all layers.
+  """Returns the layer specs of the flag --layers, or those of the preset if it is not set.
 
-  All layers are those of Table 1 of the paper, followed by the others in the order of LAYERS.
+  A preset without layer specs selects all layers, which are those of Table 1 of the paper,
+  followed by the others in the order of LAYERS.
   """
   if flags.flag_was_set('layers'):
     return spec.canonical_specs(flags.FLAGS.layers, 'layer')
@@ -43,9 +44,9 @@ def operation_counting_cells(study: str, preset: ComplexityPreset) -> list[Cell]
   for layer in requested_layers(preset):
     (counted,) = spec.canonical_specs((COUNTED.get(layer, layer),), 'layer')
     for platform, description in IMPLEMENTATIONS.items():
-      # Growth laws of the CPU implementation depend only on the length, so that one width suffices.
+      # Only growth with the length is fitted for the CPU implementation, so one width suffices.
       widths = preset.widths if platform == next(iter(IMPLEMENTATIONS)) else preset.widths[:1]
-      run = layer_counts.counting_cell_settings(
+      run = layer_counts.settings_of_counting_cell(
         counted, platform, preset.counted_lengths, widths, preset.path_lengths)
       layer_counts.check_widths(run)
       cells.append(Cell(study, run, f'counting {layer} {description}'))
@@ -64,5 +65,5 @@ def timing_cells(study: str, preset: ComplexityPreset) -> list[Cell]:
     run, requested_layers(preset), lengths, ('train', 'generate'), rounds=run.steps, **sizes
   )
   for layer in settings['layers']:
-    checks.check_experiment(timing.timed_experiment(settings, layer, lengths[0]))
+    checks.check_experiment(timing.cached_timing_experiment(settings, layer, lengths[0]))
   return [timing.timing_cell(study, settings, seed, f'repetition {seed}') for seed in run.seeds]

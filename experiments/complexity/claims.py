@@ -14,7 +14,7 @@ EXPONENT = 'exponent of the sequence length'
 
 
 def find_operation_counts(records: Records, layer: str) -> dict | None:
-  """The finished record of a layer's operation counts, traced for a GPU, or None."""
+  """Returns the record of a layer's operation counts for a GPU, or None if it is not finished."""
   return next((
     record for record in records
     if record['status'] == 'finished' and record['run'].get('platform') == 'gpu'
@@ -22,7 +22,7 @@ def find_operation_counts(records: Records, layer: str) -> dict | None:
 
 
 def growth_exponents(layers: Iterable[str], counted_quantity: str) -> Effect:
-  """An effect whose values are the exponents p of operation counts that grow as length^p.
+  """Returns a function that computes the exponents p of operation counts that grow as length^p.
 
   There is one exponent for each layer and each pair of adjacent sequence lengths.
   """

@@ -166,7 +166,7 @@ def _matrix_product_table(records: Mapping[str, dict], symbols) -> Table:
 def _sequential_operation_table(
   records_by_layer: Mapping[str, Mapping[str, dict]], implementations
 ) -> Table:
-  """Growth laws of the number of sequential operations, where a sum counts as 1 or as log2 m."""
+  """Growth laws of the number of sequential operations, where a sum of m terms is 1 or log2(m)."""
   columns, rows = ['layer'], [[layer] for layer in records_by_layer]
   for platform, description in implementations.items():
     for phase in ('forward', 'train'):
@@ -250,17 +250,17 @@ def operation_panels(
   in_first_implementation = {
     layer: by_platform[first] for layer, by_platform in grouped.items() if first in by_platform}
 
-  def operation_panel(title, points_by_layer):
+  def log_log_panel(title, points_by_layer):
     series = {layer: [(n, Interval.without_bounds(count)) for n, count in points]
               for layer, points in points_by_layer.items()}
     return Panel(title, 'sequence length', 'operations', series, log_x=True, log_y=True)
 
   panels = [
-    operation_panel(title, {layer: _counts_by_length(record, 'forward', counted_quantity).items()
+    log_log_panel(title, {layer: _counts_by_length(record, 'forward', counted_quantity).items()
                   for layer, record in in_first_implementation.items()})
     for title, counted_quantity in FIGURE_QUANTITIES.items()
   ]
-  return [*panels, operation_panel('maximum path length', {
+  return [*panels, log_log_panel('maximum path length', {
     layer: [(path['length'], path['operations']) for path in record['result']['paths']
             if path['operations'] is not None]
     for layer, record in in_first_implementation.items()})]

@@ -58,7 +58,7 @@ class Crossover:
 
   @property
   def is_reliable(self) -> bool:
-    """Whether the crossover occurs in at least a fraction CONFIDENCE of the resamples."""
+    """Whether costs differ significantly and enough resamples (CONFIDENCE) have the crossover."""
     return bool(self.significant_lengths) and self.missing_share <= 1 - CONFIDENCE
 
   @property
@@ -186,7 +186,8 @@ def crossover_table(records: Sequence[dict], is_only_grid: bool = True) -> Table
     f'{times.describe_timing_setup(run, workload)}.'
     f'{times.describe_out_of_memory(records, "train", "generate")}'
   )
-  title = times.append_tokens_and_device('Crossover lengths between layers', records, is_only_grid)
+  title = times.title_with_tokens_and_device(
+    'Crossover lengths between layers', records, is_only_grid)
   return Table(title, ('layers', 'cheaper layer by sequence length'), rows, caption)
 
 
@@ -249,7 +250,7 @@ def crossover_heat_maps(records: Sequence[dict], is_only_grid: bool = True) -> l
       weights[cheaper] = color_intensity(since, lengths)
       if last.length:
         texts[cheaper] = f'{since:.0f}' + ('' if last.is_reliable else '?')
-    title = times.append_tokens_and_device(f'Cheaper layer, {label}', records, is_only_grid)
+    title = times.title_with_tokens_and_device(f'Cheaper layer, {label}', records, is_only_grid)
     labelled = _lengths_labelled_on_color_scale(lengths)
     scale = {color_intensity(length, lengths): str(length) for length in labelled}
     heat_maps.append(HeatMap(
@@ -261,7 +262,10 @@ def crossover_heat_maps(records: Sequence[dict], is_only_grid: bool = True) -> l
 
 
 def color_intensity(crossover_length: float, measured_lengths: Sequence[int]) -> float:
-  """Heat-map intensity of a crossover, from 1 at the shortest length to WEIGHT_LONGEST."""
+  """Returns the heat-map intensity of a crossover, which decreases with the crossover length.
+
+  The intensity is 1 at the shortest measured length and WEIGHT_LONGEST at the longest.
+  """
   first, last = min(measured_lengths), max(measured_lengths)
   fraction = math.log(crossover_length / first) / math.log(last / first) if last > first else 0.0
   return 1 - (1 - WEIGHT_LONGEST) * fraction

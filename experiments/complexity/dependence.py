@@ -70,7 +70,7 @@ class PartialConstant(NamedTuple):
 
 
 def propagate_through_equation(equation, operands: Sequence[Array]) -> list[DependentArray]:
-  """The outputs of a jaxpr equation with at least one operand that depends on the input."""
+  """Computes the outputs of a jaxpr equation and their path lengths from the input positions."""
   kind, name = primitive_kind(equation), equation.primitive.name
   if kind == 'movement':
     return _propagate_through_data_movement(equation, operands)
@@ -199,7 +199,7 @@ def _matrix_product_path_lengths(equation, x: Array, y: Array) -> np.ndarray:
   for (factor, *factor_axes), (other, *other_axes) in (sides, sides[::-1]):
     if isinstance(factor, DependentArray):
       partial = PartialConstant(_array_values(other), _constant_mask(other))
-      lengths = _shortest_over_nonzero_products(
+      lengths = _path_lengths_through_one_factor(
         _reshape_to_matrices(factor.path_lengths, *factor_axes, num_leading_axes=1),
         _reshape_to_matrices(partial.is_constant_zero, *other_axes))
       candidates.append(lengths if factor is x else lengths.swapaxes(2, 3))
@@ -223,19 +223,20 @@ def _reshape_to_matrices(
   return transposed.reshape(*x.shape[:num_leading_axes], *sizes)
 
 
-def _shortest_over_nonzero_products(
-  path_lengths: np.ndarray, is_constant_zero: np.ndarray
+def _path_lengths_through_one_factor(
+  path_lengths: np.ndarray, is_zero_in_other_factor: np.ndarray
 ) -> np.ndarray:
-  """Path lengths [P, b, m, n] of a matrix product, where factors multiplied by 0 are ignored.
+  """Path lengths [P, b, m, n] of a matrix product, from the path lengths of one factor.
 
-  The argument `path_lengths` [P, b, m, K] belongs to one matrix, and the mask `is_constant_zero`
-  [b, n, K] to the other.
+  The argument `path_lengths` [P, b, m, K] belongs to this factor. Its elements that are multiplied
+  by a constant 0 of the other factor, given by the mask `is_zero_in_other_factor` [b, n, K], do not
+  contribute.
   """
-  if not is_constant_zero.any():
+  if not is_zero_in_other_factor.any():
     shortest = path_lengths.min(3, initial=NO_PATH)[..., None]
-    return np.broadcast_to(shortest, (*shortest.shape[:3], is_constant_zero.shape[1]))
-  shortest = np.full((*path_lengths.shape[:3], is_constant_zero.shape[1]), NO_PATH)
-  penalty = np.where(is_constant_zero, NO_PATH, np.float32(0))  # [b, n, K]
+    return np.broadcast_to(shortest, (*shortest.shape[:3], is_zero_in_other_factor.shape[1]))
+  shortest = np.full((*path_lengths.shape[:3], is_zero_in_other_factor.shape[1]), NO_PATH)
+  penalty = np.where(is_zero_in_other_factor, NO_PATH, np.float32(0))  # [b, n, K]
   for k in range(path_lengths.shape[3]):
     np.minimum(shortest, path_lengths[..., k, None] + penalty[:, None, :, k], out=shortest)
   return shortest
@@ -335,12 +336,12 @@ def _propagate_through_data_movement(equation, operands: Sequence[Array]) -> lis
 
 
 def unwrap_constant_array(x: Array) -> Array:
-  """Converts a dependent array to a NumPy array if all its elements are constant."""
+  """Converts an array with path lengths to a NumPy array if all its elements are constant."""
   return x.value if isinstance(x, DependentArray) and x.is_constant.all() else x
 
 
 def stack_arrays(arrays: Sequence[Array]) -> Array:
-  """Stacks constant or dependent arrays along a new first axis."""
+  """Stacks NumPy arrays or arrays with path lengths along a new first axis."""
   values = np.stack(list(map(_array_values, arrays)))
   positions = next((len(x.path_lengths) for x in arrays if isinstance(x, DependentArray)), None)
   if positions is None:

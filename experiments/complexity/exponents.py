@@ -68,7 +68,7 @@ def exponent_table(
     f'state at its capacity.'
     f'{times.describe_out_of_memory(records, "train", "generate")}'
   )
-  title = times.append_tokens_and_device(
+  title = times.title_with_tokens_and_device(
     'Measured exponents of growth with length', records, is_only_grid)
   return Table(title, columns, rows, caption)
 

@@ -1,4 +1,4 @@
-"""Growth laws that equal operation counts exactly, as functions of the sizes of a program.
+"""Exact growth laws of operation counts, as functions of sizes such as the sequence length.
 
 The number of operations of a program is an integer. As a function of the program's sizes, it is
 usually a polynomial, or a sum of multiples of 1, log2 n and n. Each count gives one linear equation
@@ -169,7 +169,7 @@ def format_sum(terms: Sequence[tuple[Fraction, str]]) -> str:
 
 
 def _format_absolute_coefficient(coefficient: Fraction, monomial: str) -> str:
-  """Formats the absolute value of a coefficient, or returns '' if a 1 can be omitted.
+  """Formats the absolute value of a coefficient, or returns '' for a 1 before a monomial.
 
   A space separates a fraction from its monomial, and any coefficient from a logarithm or ceiling.
   """

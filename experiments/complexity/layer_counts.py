@@ -36,7 +36,7 @@ MAX_ALL_PAIRS = 64
 PATH_WIDTH = 8  # path lengths do not depend on the width
 
 
-def counting_cell_settings(
+def settings_of_counting_cell(
   layer: str, platform: str, lengths, widths, path_lengths
 ) -> dict:
   """Settings of a grid cell that counts the operations of a layer on one platform.
@@ -62,9 +62,9 @@ def check_widths(run: dict) -> None:
   """Raises BadInput if the layer to be counted does not support one of the widths."""
   layer = spec.parse_spec(run['layer'], 'layer')
   for width in run['widths']:
-    if width % layer.width_multiple:
+    if width % layer.width_divisor:
       raise BadInput(f'{run["layer"]} cannot be counted at width {width}, which is not a multiple '
-                     f'of {layer.width_multiple}')
+                     f'of {layer.width_divisor}')
 
 
 def run_counting_cell(cell: Cell, report) -> Outcome:
@@ -80,7 +80,7 @@ def run_counting_cell(cell: Cell, report) -> Outcome:
 
 def _count_layer_at_all_sizes(run: dict, report) -> Outcome:
   layer = spec.parse_spec(run['layer'], 'layer')
-  # The growth law in the kernel or window size is fitted only for several widths.
+  # A growth law in the kernel or window size is fitted only if there are several widths.
   variants = kernel_or_window_variants(layer) if len(run['widths']) > 1 else (layer,)
   with platform.override_platform(run['platform']):
     counts = []
@@ -119,7 +119,7 @@ def receptive_field_option(layer: SequenceLayer) -> str | None:
 
 
 def kernel_or_window_variants(layer: SequenceLayer) -> tuple[SequenceLayer, ...]:
-  """A list of the layer and, if it has a kernel size or window, a variant with twice this size."""
+  """Returns the layer and, if it has a kernel size or window, a variant with twice this size."""
   option = receptive_field_option(layer)
   if option is None:
     return (layer,)
@@ -140,22 +140,22 @@ def count_layer_operations(layer: SequenceLayer, phase: str, length: int, width:
     conventions, and the bytes of the decoding state.
 
   """
-  arguments = phase_argument_shapes(layer, phase, length, width)
-  program = jax.make_jaxpr(phase_function(layer, phase))(*arguments).jaxpr
+  arguments = argument_shapes_for_phase(layer, phase, length, width)
+  program = jax.make_jaxpr(layer_function_for_phase(layer, phase))(*arguments).jaxpr
   option = receptive_field_option(layer)
   state = jax.eval_shape(functools.partial(layer.initial_state, 1, length, width))
   return {
     'phase': phase, 'length': length, 'width': width,
     'option': option and getattr(layer, option),
-    **work.jaxpr_work(program)._asdict(),
+    **work.count_jaxpr_work(program)._asdict(),
     'depth': depth.longest_chain_length_of_jaxpr(program),
     'logarithmic_depth': depth.longest_chain_length_of_jaxpr(program, logarithmic_reductions=True),
     'state_bytes': sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)),
   }
 
 
-def phase_function(layer: SequenceLayer, phase: str):
-  """The gradient of the layer for the phase 'train', else the layer as a function."""
+def layer_function_for_phase(layer: SequenceLayer, phase: str):
+  """Returns the gradient function of the layer for the phase 'train', else its forward function."""
   def apply_layer(parameters, x, state=None):
     return layer.apply(parameters, x, state)
 
@@ -165,8 +165,8 @@ def phase_function(layer: SequenceLayer, phase: str):
   return jax.grad(weighted_output_sum, (0, 1)) if phase == 'train' else apply_layer
 
 
-def phase_argument_shapes(layer: SequenceLayer, phase: str, length: int, width: int) -> list:
-  """The shapes of the arguments of `phase_function`.
+def argument_shapes_for_phase(layer: SequenceLayer, phase: str, length: int, width: int) -> list:
+  """The shapes of the arguments for which the layer is traced in one phase.
 
   Args:
     layer: the layer.
@@ -210,18 +210,19 @@ def maximum_path_length(layer: SequenceLayer, length: int) -> dict:
     The sequence length, the number of layers and the number of operations on the path.
 
   """
-  width = math.lcm(layer.width_multiple, PATH_WIDTH)
-  stack, count = stack_that_covers_length(layer, length)
+  width = math.lcm(layer.width_divisor, PATH_WIDTH)
+  stack, count = smallest_stack_covering_length(layer, length)
   x = jax.ShapeDtypeStruct((1, length, width), jnp.float32)
   parameters = random_nonzero_parameters(stack, width)
   sources = None if length <= MAX_ALL_PAIRS else [0]
   paths = path_length.shortest_path_lengths(lambda x: stack.apply(parameters, x)[0], x, sources)
   forward = paths[np.triu_indices(len(paths), m=length)]
-  return {'length': length, 'layers': count, 'operations': _finite_or_none(forward.max())}
+  operations = _count_or_none_if_infinite(forward.max())
+  return {'length': length, 'layers': count, 'operations': operations}
 
 
-def stack_that_covers_length(layer: SequenceLayer, length: int) -> tuple[SequenceLayer, int]:
-  """The smallest stack of layers whose receptive field covers a sequence, and the stack size.
+def smallest_stack_covering_length(layer: SequenceLayer, length: int) -> tuple[SequenceLayer, int]:
+  """Returns the smallest stack of layers whose receptive field covers a sequence, and its size.
 
   The size is the number of layers, or the number of levels of a dilated convolution.
   """
@@ -246,6 +247,6 @@ def random_nonzero_parameters(layer: SequenceLayer, width: int):
   return jax.tree.map(random_normal_array, parameter_shapes(layer, width))
 
 
-def _finite_or_none(count: np.floating) -> int | None:
+def _count_or_none_if_infinite(count: np.floating) -> int | None:
   """Converts a finite count to an integer and infinity to None, which JSON can represent."""
   return int(count) if np.isfinite(count) else None

@@ -27,7 +27,7 @@ ABSORBING = 1e30
 
 
 def evaluate_equation(equation, values: Sequence[np.ndarray]) -> list[np.ndarray]:
-  """The outputs of a jaxpr equation as NumPy arrays, with underflows to 0 replaced."""
+  """Evaluates a jaxpr equation, and replaces results that underflow to 0 by tiny numbers."""
   outputs = _compute_outputs(equation, values)
   first = outputs[0]
   name = equation.primitive.name

@@ -53,7 +53,7 @@ def shortest_path_lengths(
   """
   length, other_axes = x.shape[1], (1,) * (len(x.shape) - 2)
   input_positions = range(length) if input_positions is None else input_positions
-  # An additional row of path lengths covers all other inputs, which must not count as constants.
+  # An additional row of path lengths covers all other input positions, which are not constant.
   masks = np.array([*(np.arange(length) == i for i in input_positions),
                     ~np.isin(np.arange(length), input_positions)])
   start = np.where(masks, np.float32(0), NO_PATH).reshape(-1, 1, length, *other_axes)
@@ -66,7 +66,7 @@ def shortest_path_lengths(
 
 
 def propagate_through_jaxpr(program: core.ClosedJaxpr, arguments: Sequence[Array]) -> list[Array]:
-  """The outputs of a jaxpr, with path lengths, for constant and dependent arguments."""
+  """Computes the outputs of a jaxpr, with path lengths where they depend on the input."""
   jaxpr = program.jaxpr
   arrays = dict(zip(jaxpr.constvars, map(np.asarray, program.consts), strict=True))
   arrays |= zip(jaxpr.invars, arguments, strict=True)
@@ -92,7 +92,7 @@ def _propagate_through_call(equation, operands: Sequence[Array]) -> list[Array]:
 
 
 def _propagate_through_scan(equation, operands: Sequence[Array]) -> list[Array]:
-  """The outputs of a scan with their path lengths, from one evaluation per iteration."""
+  """Computes the outputs of a scan and their path lengths by evaluating each iteration."""
   params = equation.params
   (body,), length = inner_jaxprs(equation), params['length']
   consts, carried, _ = count_scan_operands(equation)

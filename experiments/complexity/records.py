@@ -33,8 +33,8 @@ def has_counts_at_two_lengths(run: dict, result: dict) -> bool:
   return all(len(counted) > 1 for counted in lengths.values())
 
 
-def count_options_agree_with_layer(run: dict, result: dict) -> bool:
-  """Whether the counts state a kernel or window size exactly if the layer has this option."""
+def counts_state_kernel_size_iff_layer_has_one(run: dict, result: dict) -> bool:
+  """Whether all counts state a kernel or window size if the layer has one, and none otherwise."""
   return all((count['option'] is None) == (result['option'] is None) for count in result['counts'])
 
 
@@ -56,7 +56,7 @@ COUNTING = RecordKind(
   (
     Constraint('each phase is counted at two lengths or more', has_counts_at_two_lengths),
     Constraint('the option of each count is null if and only if that of the layer is null',
-               count_options_agree_with_layer),
+               counts_state_kernel_size_iff_layer_has_one),
     Constraint('path lengths are computed at two lengths or more', has_path_lengths_at_two_lengths),
   ),
   modules=('experiments.complexity.layer_counts',),

@@ -29,7 +29,10 @@ from experiments.lab.results.timing_schema import GENERATING
 
 @dataclasses.dataclass(frozen=True)
 class ComplexityPreset:
-  """Sizes of counted and timed programs, and the layer specs, where () selects all layers."""
+  """The layers, and the sequence lengths and widths at which their programs are counted and timed.
+
+  Empty `layers` select all layers.
+  """
 
   counted_lengths: tuple[int, ...]
   widths: tuple[int, ...]

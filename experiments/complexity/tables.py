@@ -10,7 +10,7 @@ from experiments.lab.results import times
 def report(records: Sequence[dict]):
   """Returns tables and figures of all operation counts and of each grid of measured durations."""
   counted = [r for r in records if 'platform' in r['run'] and r['status'] == 'finished']
-  timed = times.group_repetitions(filter(times.is_timing_record, records))
+  timed = times.group_records_differing_in_seed(filter(times.is_timing_record, records))
   tables, panels, is_only_grid = [], [], len(timed) == 1
   if counted:
     names = {counted_form: name for name, counted_form in COUNTED.items()}

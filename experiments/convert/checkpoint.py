@@ -40,15 +40,15 @@ MAX_INTEGER = 2**31 - 1  # sizes are counted in int32
 MAX_FLOAT = 1e18  # float32 can represent the square of this number
 # Config fields that do not affect the logits in transformers, grouped by purpose.
 IGNORED_FIELDS = frozenset((
-  # These fields state the origin of the checkpoint, or custom code that is off by default.
+  # Ignored fields that state the origin of the checkpoint, or custom code that is off by default.
   '_from_model_config', '_name_or_path', 'architectures', 'auto_map', 'dtype', 'finetuned',
   'finetuning_task', 'is_llama_config', 'tokenizer_class', 'torch_dtype',
   'transformers.js_config', 'transformers_version', 'unsloth_fixed', 'unsloth_version',
-  # These fields are settings of training, such as the length of the training texts.
+  # Ignored fields with settings of training, such as the length of the training texts.
   'attention_dropout', 'attn_pdrop', 'classifier_dropout', 'embd_pdrop', 'gradient_checkpointing',
   'hidden_dropout', 'initializer_range', 'max_sequence_length', 'model_max_length', 'n_ctx',
   'neftune_noise_alpha', 'pretraining_tp', 'resid_pdrop', 'seq_length',
-  # These fields define special tokens and the settings of text generation.
+  # Ignored fields that define special tokens and the settings of text generation.
   'bad_words_ids', 'begin_suppress_tokens', 'bos_token_id', 'decoder_start_token_id',
   'diversity_penalty', 'do_sample', 'early_stopping', 'encoder_no_repeat_ngram_size',
   'eos_token_id', 'exponential_decay_length_penalty', 'forced_bos_token_id',
@@ -56,14 +56,14 @@ IGNORED_FIELDS = frozenset((
   'no_repeat_ngram_size', 'num_beam_groups', 'num_beams', 'num_return_sequences', 'pad_token_id',
   'prefix', 'repetition_penalty', 'sep_token_id', 'suppress_tokens', 'task_specific_params',
   'temperature', 'top_k', 'top_p', 'typical_p',
-  # These fields determine which values a forward pass returns.
+  # Ignored fields that determine which values a forward pass returns.
   'keys_to_ignore_at_inference', 'output_attentions', 'output_hidden_states', 'output_past',
   'output_scores', 'return_dict', 'return_dict_in_generate', 'use_cache',
-  # These fields choose between implementations that compute the same result.
+  # Ignored fields that choose between implementations that compute the same result.
   '_attn_implementation', '_attn_implementation_autoset', '_attn_implementation_internal',
   '_flash_attn_2_enabled', 'chunk_size_feed_forward', 'reorder_and_upcast_attn',
   'remove_invalid_values', 'tf_legacy_loss', 'torchscript', 'use_bfloat16',
-  # These fields configure classification heads and encoder-decoder models.
+  # Ignored fields that configure classification heads and encoder-decoder models.
   '_num_labels', 'id2label', 'is_decoder', 'label2id', 'n_special', 'num_labels',
   'predict_special_tokens', 'problem_type', 'summary_activation', 'summary_first_dropout',
   'summary_last_dropout', 'summary_proj_to_labels', 'summary_type', 'summary_use_proj',
@@ -72,7 +72,7 @@ IGNORED_FIELDS = frozenset((
 
 
 class Config:
-  """Fields of a config.json, each removed when it is used, so that unused fields are detected."""
+  """Fields of a config.json that no part of the conversion has used yet."""
 
   def __init__(self, fields: dict[str, Any], location: str):
     self.location = location
@@ -83,9 +83,9 @@ class Config:
     self._fields = {**defaults, **self._fields}
 
   def take_field(self, name: str, default: Any = None) -> Any:
-    """Removes a field and returns its value, or the default if it is null or omitted.
+    """Marks a config field as used, and returns its value.
 
-    Without a default, such a field is a BadInput.
+    A field that is null or omitted has the default. Without a default, it is a BadInput.
     """
     value = self._fields.pop(name, None)
     if value is None and default is None:
@@ -93,15 +93,15 @@ class Config:
     return default if value is None else value
 
   def take_positive_integer(self, name: str, default: int | None = None) -> int:
-    """Removes a field and returns its value, a positive integer."""
+    """Marks a config field as used, and returns its value if it is a positive integer."""
     return self._take_positive_number(name, int, default, MAX_INTEGER)
 
   def take_positive_float(self, name: str, default: float | None = None) -> float:
-    """Removes a field and returns its value, a positive number that float32 can represent."""
+    """Marks a config field as used, and returns its value if it is a positive float32 number."""
     return float(self._take_positive_number(name, int | float, default, MAX_FLOAT))
 
-  def take_choice(self, name: str, choices: Iterable[Any], default: Any = None) -> Any:
-    """Removes a field and returns its value, which must be among the choices.
+  def take_field_with_choices(self, name: str, choices: Iterable[Any], default: Any = None) -> Any:
+    """Marks a config field as used, and returns its value if the value is supported.
 
     Args:
       name: Name of the field.
@@ -122,12 +122,12 @@ class Config:
     return value
 
   def require_field_values(self, required_values: Mapping[str, Any]) -> None:
-    """Removes fields, and raises a BadInput if a field differs from the required value."""
+    """Marks config fields as used, and raises a BadInput if a value is not the required one."""
     for name, value in required_values.items():
-      self.take_choice(name, (value,), value)
+      self.take_field_with_choices(name, (value,), value)
 
   def take_first_nonempty_object(self, names: Sequence[str]) -> 'Config':
-    """Removes the named fields, and returns the first nonempty JSON object among their values."""
+    """Marks config fields as used, and returns the first value that is a nonempty object."""
     values = {name: self.take_field(name, {}) for name in names}
     for name, value in values.items():
       if not isinstance(value, dict):
@@ -171,7 +171,7 @@ class Config:
 
 
 class Tensors:
-  """Tensors of a checkpoint, each removed when it is used, so that unused tensors are detected."""
+  """Tensors of a checkpoint that no part of the conversion has used yet."""
 
   def __init__(self, folder: pathlib.Path, prefix: str):
     self.folder = folder
@@ -186,7 +186,7 @@ class Tensors:
     return name in self._archives
 
   def take_tensor(self, name: str, *shape: int) -> np.ndarray:
-    """Removes a tensor of the given shape from the unused tensors, and returns it as float32."""
+    """Marks a tensor of the given shape as used, and returns it as float32."""
     if name not in self._archives:
       raise BadInput(f'{self.folder} lacks the tensor {name!r}')
     archive, stored_name = self._archives.pop(name)
@@ -232,10 +232,10 @@ def build_decoder(
   )
 
 
-def take_head_parameters(
+def convert_head_parameters(
   tensors: Tensors, model: DecoderOnly, embedding: np.ndarray
 ) -> dict[str, Any]:
-  """Removes the output projection from the unused tensors, and returns its parameters.
+  """Converts the output projection of a checkpoint, or checks that it equals the embedding.
 
   Args:
     tensors: Tensors of the checkpoint.
@@ -263,7 +263,7 @@ def load_checkpoint(
   folder: str | os.PathLike, build_model: Callable[[Config], DecoderOnly],
   convert_parameters: Callable[[Tensors, DecoderOnly], dict], prefix: str, ignored_pattern: str,
 ) -> tuple[DecoderOnly, dict]:
-  """Loads a model and its parameters, and rejects unused config fields and tensors.
+  """Loads a model and its parameters, or raises a BadInput for unused fields or tensors.
 
   Args:
     folder: Folder of config.json and the tensors.

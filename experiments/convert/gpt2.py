@@ -37,13 +37,13 @@ def load_gpt2(folder: str | os.PathLike) -> tuple[DecoderOnly, dict]:
 
 def build_gpt2(config: checkpoint.Config) -> DecoderOnly:
   """Builds the model that the config of a GPT-2 checkpoint describes."""
-  config.take_choice('model_type', ('gpt2',))
+  config.take_field_with_choices('model_type', ('gpt2',))
   config.require_field_values({
     'scale_attn_weights': True, 'scale_attn_by_inverse_layer_idx': False,
     'add_cross_attention': False, 'is_encoder_decoder': False, 'is_causal': True,
   })
   width = config.take_positive_integer('n_embd')
-  activation = config.take_choice('activation_function', ACTIVATIONS, 'gelu_new')
+  activation = config.take_field_with_choices('activation_function', ACTIVATIONS, 'gelu_new')
   return checkpoint.build_decoder(
     vocabulary=config.take_positive_integer('vocab_size'),
     width=width,
@@ -57,7 +57,7 @@ def build_gpt2(config: checkpoint.Config) -> DecoderOnly:
       ACTIVATIONS[activation], config.take_positive_integer('n_inner', 4 * width) / width
     ),
     normalization=LayerNorm(config.take_positive_float('layer_norm_epsilon', 1e-5)),
-    tied=config.take_choice('tie_word_embeddings', (True, False), True),
+    tied=config.take_field_with_choices('tie_word_embeddings', (True, False), True),
   )
 
 
@@ -98,5 +98,5 @@ def convert_gpt2_parameters(tensors: checkpoint.Tensors, model: DecoderOnly) -> 
     'prelude': {'positions': positions},
     'stack': stack,
     'last_norm': convert_norm('ln_f'),
-    **checkpoint.take_head_parameters(tensors, model, embedding),
+    **checkpoint.convert_head_parameters(tensors, model, embedding),
   }

@@ -65,9 +65,9 @@ def load_llama(folder: str | os.PathLike) -> tuple[DecoderOnly, dict]:
 
 def build_llama(config: checkpoint.Config) -> DecoderOnly:
   """Builds the model that a Llama, Mistral or Qwen config describes."""
-  family = FAMILIES[config.take_choice('model_type', FAMILIES)]
+  family = FAMILIES[config.take_field_with_choices('model_type', FAMILIES)]
   config.set_defaults(family.defaults)
-  config.take_choice('hidden_act', ('silu', 'swish'), 'silu')  # two names of one function
+  config.take_field_with_choices('hidden_act', ('silu', 'swish'), 'silu')  # the same function
   config.require_field_values({
     'mlp_bias': False, 'rope_interleaved': False, 'is_encoder_decoder': False, 'is_causal': True})
   width = config.take_positive_integer('hidden_size')
@@ -88,13 +88,13 @@ def build_llama(config: checkpoint.Config) -> DecoderOnly:
       query_key_epsilon=epsilon if family.query_key_norm else Attention.query_key_epsilon,
       key_width=head_width,
       value_width=head_width,
-      use_bias=config.take_choice('attention_bias', biases, False),
+      use_bias=config.take_field_with_choices('attention_bias', biases, False),
       input_bias=family.input_bias,
     ),
     feedforward=FeedForward(
       'swiglu', config.take_positive_integer('intermediate_size') / width),
     normalization=RMSNorm(epsilon),
-    tied=config.take_choice('tie_word_embeddings', (True, False), False),
+    tied=config.take_field_with_choices('tie_word_embeddings', (True, False), False),
   )
 
 
@@ -119,8 +119,8 @@ def rotary_positions(config: checkpoint.Config) -> Rotary:
   config.require_field_values({'partial_rotary_factor': 1.0})
   fields = config.take_first_nonempty_object(('rope_scaling', 'rope_parameters'))
   fields.require_field_values({'partial_rotary_factor': 1.0})
-  kind = fields.take_choice(
-    'rope_type', ROTARY_KINDS, fields.take_choice('type', ROTARY_KINDS, 'default'))
+  kind = fields.take_field_with_choices(
+    'rope_type', ROTARY_KINDS, fields.take_field_with_choices('type', ROTARY_KINDS, 'default'))
   trained_length = fields.take_positive_integer('original_max_position_embeddings', max_positions)
   base = fields.take_positive_float('rope_theta', base)
   positions = ROTARY_KINDS[kind](fields, base, max_positions, trained_length)
@@ -128,16 +128,20 @@ def rotary_positions(config: checkpoint.Config) -> Rotary:
   return positions
 
 
-def _plain_rotary(fields, base: float, max_positions: int, trained_length: int) -> Rotary:
+def _plain_rotary_positions(fields, base: float, max_positions: int, trained_length: int) -> Rotary:
   return Rotary(base)
 
 
-def _linear_rotary(fields, base: float, max_positions: int, trained_length: int) -> Rotary:
+def _linear_rotary_positions(
+  fields, base: float, max_positions: int, trained_length: int
+) -> Rotary:
   """Builds rotary positions with all frequencies divided by the same factor."""
   return Rotary(base, fields.take_positive_float('factor'))
 
 
-def _llama3_rotary(fields, base: float, max_positions: int, trained_length: int) -> Llama3Rotary:
+def _llama3_rotary_positions(
+  fields, base: float, max_positions: int, trained_length: int
+) -> Llama3Rotary:
   """Builds the rotary positions of Llama 3.1."""
   return Llama3Rotary(
     base=base,
@@ -148,8 +152,10 @@ def _llama3_rotary(fields, base: float, max_positions: int, trained_length: int)
   )
 
 
-def _yarn_rotary(fields, base: float, max_positions: int, trained_length: int) -> YarnRotary:
-  """Builds YaRN rotary positions, whose attention factor comes from attention_factor or mscale."""
+def _yarn_rotary_positions(
+  fields, base: float, max_positions: int, trained_length: int
+) -> YarnRotary:
+  """Builds YaRN rotary positions with the attention factor that the config states or implies."""
   stretch = fields.take_positive_float('factor', max_positions / trained_length)
   slopes = [fields.take_positive_float(name, 0.0) for name in ('mscale', 'mscale_all_dim')]
   attention_factor = yarn_query_key_factor(stretch)
@@ -162,20 +168,25 @@ def _yarn_rotary(fields, base: float, max_positions: int, trained_length: int) -
     trained_length=trained_length,
     min_rotations=fields.take_positive_float('beta_slow', 1.0),
     max_rotations=fields.take_positive_float('beta_fast', 32.0),
-    round_boundaries=fields.take_choice('truncate', (True, False), True),
+    round_boundaries=fields.take_field_with_choices('truncate', (True, False), True),
     attention_factor=fields.take_positive_float('attention_factor', attention_factor),
   )
 
 
-def _dynamic_rotary(fields, base: float, max_positions: int, trained_length: int) -> DynamicRotary:
+def _dynamic_rotary_positions(
+  fields, base: float, max_positions: int, trained_length: int
+) -> DynamicRotary:
   """Builds rotary positions with lower frequencies beyond max_position_embeddings tokens."""
   return DynamicRotary(
     base=base, stretch=fields.take_positive_float('factor'), trained_length=max_positions)
 
 
 ROTARY_KINDS = {
-  'default': _plain_rotary, 'linear': _linear_rotary, 'llama3': _llama3_rotary,
-  'yarn': _yarn_rotary, 'dynamic': _dynamic_rotary,
+  'default': _plain_rotary_positions,
+  'linear': _linear_rotary_positions,
+  'llama3': _llama3_rotary_positions,
+  'yarn': _yarn_rotary_positions,
+  'dynamic': _dynamic_rotary_positions,
 }
 
 
@@ -234,5 +245,5 @@ def convert_llama_parameters(tensors: checkpoint.Tensors, model: DecoderOnly) ->
     'embedding': {'embedding': embedding},
     'stack': stack,
     'last_norm': convert_norm('norm'),
-    **checkpoint.take_head_parameters(tensors, model, embedding),
+    **checkpoint.convert_head_parameters(tensors, model, embedding),
   }

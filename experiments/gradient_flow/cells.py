@@ -15,16 +15,16 @@ from experiments.lab.launch.study import Study
 
 
 def jobs(study: Study, preset: GradientPreset) -> list[Job]:
-  """Returns two jobs, which measure gradient norms in training and of untrained models."""
+  """Returns a job that measures gradient norms in training, and a job for untrained models."""
   cells, experiments = initial_gradient_cells(study.name, preset), training_experiments(preset)
   return [
     training_grid.training_job(study, experiments, gradient_norms.gradient_norms_in_training),
-    Job(cells, gradient_norms.measure_cell),
+    Job(cells, gradient_norms.measure_gradient_norms_of_grid_cell),
   ]
 
 
 def _layers_with_varied_settings(grids: Iterable[LayerGrid]):
-  """Yields pairs of a layer and a combination of varied settings.
+  """Yields every pair of a layer and a combination of the varied settings of its grid.
 
   The flag --layers replaces the layers of the grids.
   """

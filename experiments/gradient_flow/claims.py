@@ -12,7 +12,7 @@ DECREASE = 'decrease of log10 of the gradient norm from distance 1 to the longes
 
 
 class GradientSetting(NamedTuple):
-  """Selects a record of gradient norms by layer, by settings and by trained or untrained model."""
+  """Layer, settings and training state of the model whose gradient norms are selected."""
 
   layer: str
   settings: Mapping
@@ -20,11 +20,11 @@ class GradientSetting(NamedTuple):
 
 
 def untrained_layer_setting(layer: str, **settings) -> GradientSetting:
-  """The setting of one untrained layer without a residual block, updated by keyword arguments."""
+  """Selects one untrained layer, without a residual block unless `settings` contains `block`."""
   return GradientSetting(layer, {'block': 'plain', 'depth': 1} | settings)
 
 
-def gradient_decreases_by_seed(records: Records, setting: GradientSetting) -> list[float]:
+def gradient_decrease_of_each_seed(records: Records, setting: GradientSetting) -> list[float]:
   """The log10 gradient norm at distance 1 minus that at the longest distance, for each seed.
 
   If several records have the setting, the one with the longest sequences counts, or with the most
@@ -47,19 +47,25 @@ def gradient_decreases_by_seed(records: Records, setting: GradientSetting) -> li
 def gradient_decrease(
   setting: GradientSetting, reference: GradientSetting | None = None
 ) -> Effect:
-  """The decrease of log10 gradient norm with distance, minus that of a reference model."""
+  """Returns a function that computes the decrease of log10 gradient norm with distance.
+
+  The function returns a decrease for each seed, minus that of the reference model if there is one.
+  """
   def decrease_minus_reference(records: Records) -> list[float] | None:
-    decreases = gradient_decreases_by_seed(records, setting)
+    decreases = gradient_decrease_of_each_seed(records, setting)
     subtracted = [0.0] * len(decreases)
     if reference:
-      subtracted = gradient_decreases_by_seed(records, reference)
+      subtracted = gradient_decrease_of_each_seed(records, reference)
     return [a - b for a, b in zip(decreases, subtracted, strict=False)] or None
 
   return decrease_minus_reference
 
 
-def largest_gradient_beyond_receptive_field(layer: str) -> Effect:
-  """The largest gradient norm of an untrained layer outside its receptive field, for each seed."""
+def largest_gradient_norm_beyond_receptive_field(layer: str) -> Effect:
+  """Returns a function that computes the largest gradient norm outside the receptive field.
+
+  The function returns a norm of the untrained layer for each seed.
+  """
   def largest_norm_of_each_seed(records: Records) -> list[float] | None:
     norms = [
       norm for record in records
@@ -78,7 +84,7 @@ CONTROLS = (
     'blind-gradient',
     'At initialisation the gradient of the last output of a convolution with respect to inputs '
     'beyond its receptive field is 0',
-    'control', 'gradient_flow', largest_gradient_beyond_receptive_field('convolution'), 
+    'control', 'gradient_flow', largest_gradient_norm_beyond_receptive_field('convolution'), 
     'largest norm of the gradient beyond the receptive field', '<', 1e-30, exact=True,
   ),
 )

@@ -39,12 +39,12 @@ np = optional.lazy_module('numpy')
 SMALLEST_NORM = 1e-30  # far above float32's smallest normal number, 1e-38
 FEWEST_DISTANCES = 3  # for a fit
 LOG_2 = math.log(2)
-# A decay law fits log norm = a + b f(k) to the gradient norm at distance k, with these f.
+# Each decay law is log norm = a + b f(k) at distance k. The values of this dict are f.
 DECAY_LAWS = {'exponential': lambda k: k, 'power': lambda k: np.log(k)}
 
 
 class NormCurves(NamedTuple):
-  """Gradient norms of a model for each seed and distance, and the receptive field of the model."""
+  """Gradient norms of a model for each seed and distance, with its receptive field."""
 
   distances: 'np.ndarray'  # [N]
   norms: 'np.ndarray'  # [seeds, N]
@@ -67,7 +67,7 @@ class NormCurves(NamedTuple):
     return mean_interval(np.log10(values))
 
   def geometric_mean_norms(self, lowest_norm: float) -> list[tuple[int, Interval]]:
-    """Pairs of a distance and the geometric mean over seeds, for means above `lowest_norm`."""
+    """Distances with a geometric mean norm over seeds above `lowest_norm`, and these means."""
     with np.errstate(divide='ignore'):
       logs = [mean_interval(column) for column in np.log10(self.norms[:, 1:]).T]
     return [
@@ -98,7 +98,7 @@ class Fit(NamedTuple):
 
 
 class Decay(NamedTuple):
-  """Fits to gradient norms and a classification of their decay, such as `vanishing`."""
+  """Fits to gradient norms, and a verdict on the decay of the norms, such as `vanishing`."""
 
   verdict: str
   better: str | None = None  # a key of DECAY_LAWS
@@ -112,7 +112,7 @@ def initial_norm_curves(record: dict) -> NormCurves:
 
 
 def training_norm_curves(record: dict) -> dict[int, NormCurves]:
-  """Maps each training step with an evaluation to the gradient norms at the best learning rate."""
+  """Returns the gradient norms at the best learning rate, by the training step of evaluation."""
   members, result = record['result']['members'], record['result']
   rows = [members.index(member) for member in results_at_best_learning_rate(record)]
   return {evaluation['step']: _norm_curves_of_ensemble_members(evaluation, result, rows)
@@ -120,7 +120,7 @@ def training_norm_curves(record: dict) -> dict[int, NormCurves]:
 
 
 def _norm_curves_of_ensemble_members(measurement: dict, result: dict, member_indices) -> NormCurves:
-  """The gradient norms by distance of the ensemble members with the given indices."""
+  """The gradient norms of the ensemble members with the given indices, at each distance."""
   norms = np.array(measurement['norms'], float)[member_indices]
   return NormCurves(np.array(measurement['distances']), norms, result['receptive_field'])
 
@@ -179,8 +179,9 @@ def half_life_from_slope(slope: Interval, longest_distance: int) -> Interval | s
 
 
 def log10_norm_decrease(curves: NormCurves, first_distance: int = 1) -> list[float]:
-  """The log10 gradient norm at `first_distance` minus that at the longest distance, by seed.
+  """The log10 gradient norm at `first_distance` minus that at the longest distance.
 
+  The list has an entry for each seed, or none if `first_distance` was not measured.
   Norms below `SMALLEST_NORM` count as `SMALLEST_NORM`, so that the result is a lower bound.
   """
   if first_distance not in curves.distances:
@@ -191,7 +192,7 @@ def log10_norm_decrease(curves: NormCurves, first_distance: int = 1) -> list[flo
 
 
 def largest_norms_beyond_receptive_field(curves: NormCurves) -> list[float]:
-  """The largest gradient norm outside the receptive field by seed, or [] without measurements."""
+  """The largest norm of each seed outside the receptive field, or [] if none was measured."""
   if not curves.extends_beyond_receptive_field:
     return []
   return curves.norms[:, curves.distances >= curves.receptive_field].max(1).tolist()

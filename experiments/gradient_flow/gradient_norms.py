@@ -104,7 +104,9 @@ def initial_gradient_cell(
   return Cell(study, measurement, label, create_experiment(run, layer, _parse_task(run.task)))
 
 
-def measure_cell(cell: Cell, report: Callable[[float, str], None]) -> Outcome:
+def measure_gradient_norms_of_grid_cell(
+  cell: Cell, report: Callable[[float, str], None]
+) -> Outcome:
   """Measures the gradient norms of a model at initialisation, for every seed and distance."""
   del report
   run, stack = cell.experiment.run, cell.experiment.model_at_width().stack

@@ -34,7 +34,7 @@ BLOCKS = ('plain', 'no_norm', 'pre_norm', 'post_norm')
 
 @dataclasses.dataclass(frozen=True)
 class LayerGrid:
-  """Grid of layers and varied settings. An empty list of layers stands for all layers."""
+  """Grid of layers and varied settings. An empty tuple of layers selects all layers."""
 
   layers: tuple[str, ...] = ()
   varied: Mapping[str, Sequence] = dataclasses.field(default_factory=dict)

@@ -51,7 +51,7 @@ def _records_of_compared_layers(records: Sequence[dict]) -> list[dict]:
 
 
 def _initial_norms_table(title: str, records: Sequence[dict]):
-  """Table of gradient norms of untrained models by distance, with half-lives and verdicts."""
+  """Table of gradient norms at initialisation by distance, with half-lives and classifications."""
   rows = []
   for record in records:
     run, curves = record['run'], decay.initial_norm_curves(record)
@@ -128,7 +128,7 @@ def _trained_norms_table(records: Sequence[dict]):
   )
 
 
-def _norms_panel(title: str, series: Mapping[str, Any]):
+def _gradient_norms_panel(title: str, series: Mapping[str, Any]):
   """A panel of gradient norms against distance, without norms below `LOWEST_PLOTTED`."""
   drawn = {name: curves.geometric_mean_norms(LOWEST_PLOTTED) for name, curves in series.items()}
   most = max((norm.estimate for points in drawn.values() for _, norm in points), default=1.0)
@@ -137,21 +137,21 @@ def _norms_panel(title: str, series: Mapping[str, Any]):
 
 
 def _initial_norms_panels(records: Sequence[dict]):
-  """Panels of initial gradient norms that compare layers, initial weights or residual blocks."""
+  """Panels of gradient norms at initialisation, by layer, initial weights or residual block."""
   simplest = _records_of_simplest_models(records)
   by_layer = {record['run']['layer']: decay.initial_norm_curves(record) for record in simplest}
   main_layers = {name: by_layer[name] for name in PLOTTED_LAYERS if name in by_layer}
-  panels = [_norms_panel('at initialisation', main_layers)]
+  panels = [_gradient_norms_panel('at initialisation', main_layers)]
   for family in ('elman', 'lstm'):
     variants = {
       name: curves for name, curves in by_layer.items() if name.partition('(')[0] == family}
     if len(variants) > 1:
-      panels.append(_norms_panel(f'{family} by initial weights', variants))
+      panels.append(_gradient_norms_panel(f'{family} by initial weights', variants))
   compared = _records_of_compared_layers(records)
   for layer in dict.fromkeys(record['run']['layer'] for record in compared):
     same_layer = [record for record in compared if record['run']['layer'] == layer]
     depth = max(record['run']['depth'] for record in same_layer)
-    panels.append(_norms_panel(f'{layer} by residual block, depth {depth}', {
+    panels.append(_gradient_norms_panel(f'{layer} by residual block, depth {depth}', {
       record['run']['block']: decay.initial_norm_curves(record)
       for record in same_layer if record['run']['depth'] == depth
     }))
@@ -171,7 +171,7 @@ def _trained_norms_panels(records: Sequence[dict]):
         evaluations = list(decay.training_norm_curves(record).values())
         by_layer.setdefault(record['run']['layer'], evaluations)
     for time, index in (('before', 0), ('after', -1)):
-      panels.append(_norms_panel(f'{time} training on {title}', {
+      panels.append(_gradient_norms_panel(f'{time} training on {title}', {
         layer: evaluations[index] for layer, evaluations in by_layer.items()
       }))
   return [panel for panel in panels if any(panel.series.values())]

@@ -1,4 +1,4 @@
-"""Atomic file writes, which leave a file with either its old or its new content but no mixture.
+"""Atomic file writes, after which a file contains either all of its old or all of its new content.
 
 The bytes are written to a temporary file in the same folder and flushed to the disk. Only then is
 the temporary file renamed to the final name, which the file system does in one step. A process that
@@ -20,7 +20,7 @@ def write(path: str | os.PathLike, data: bytes) -> None:
   path = pathlib.Path(path)
   partial = temporary_path(path, uuid.uuid4().hex)
   try:
-    # The module `tempfile` creates files that only their owner can read, but results are shared.
+    # Files from the module `tempfile` are readable only by their owner, but results are shared.
     with open(partial, 'xb') as file:
       file.write(data)
       file.flush()
@@ -64,7 +64,7 @@ def remove_abandoned_files(folder: str | os.PathLike) -> None:
 
 def _sync_folder(folder: pathlib.Path) -> None:
   """Flushes a folder's entries to the disk, so that a new name survives a power failure."""
-  # Some network file systems cannot sync a folder, but they store the file itself safely.
+  # Some network file systems cannot flush a folder, but the file is stored safely without it.
   with contextlib.suppress(OSError):
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -1,4 +1,4 @@
-"""Errors in the user's input, each reported in one line that also states the valid input."""
+"""Errors in user input, reported in one line that also states valid input."""
 
 import difflib
 import errno
@@ -15,7 +15,7 @@ class BadInput(ValueError):
 
 
 def shorten_to_line(message: str) -> str:
-  """Joins the lines of a message, and removes its middle if it exceeds MAX_CHARACTERS.
+  """Joins the lines of a message, and omits its middle if it exceeds MAX_CHARACTERS.
 
   The beginning, which states the fault, and the end, which states the valid input, are kept.
   """

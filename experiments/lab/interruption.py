@@ -1,4 +1,4 @@
-"""Interruption by signals (Ctrl-C, SIGTERM), which set a flag that long computations check.
+"""Interruption of long computations, which check a flag that Ctrl-C and SIGTERM set.
 
 Python's default handler raises KeyboardInterrupt at whatever instruction is executing. If that
 instruction is in a callback of a library (JAX has one for garbage collection), the exception is
@@ -37,7 +37,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class _Listener:
-  """Signal handlers, which store the number of the first signal that the process receives."""
+  """Signal handlers that store the number of the first received signal."""
 
   def __init__(self):
     self.first_signal: int | None = None
@@ -46,7 +46,7 @@ class _Listener:
     self._thread = threading.Thread(target=self._announce_signals, name='signals', daemon=True)
 
   def install_handlers(self) -> None:
-    # Signals that the process already ignores, such as Ctrl-C in a background job, stay ignored.
+    # A background job ignores Ctrl-C, and signals that are already ignored must remain ignored.
     handled = [n for n in SIGNALS if signal.getsignal(n) not in (signal.SIG_IGN, None)]
     self._previous_handlers = {n: signal.signal(n, self._record_signal) for n in handled}
     self._previous_descriptor = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)

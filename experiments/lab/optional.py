@@ -1,4 +1,4 @@
-"""Optional dependencies, which are imported on first use and reported if they are missing.
+"""Import of optional dependencies on first use, with an error message if they are missing.
 
 Most libraries are not needed to load records, parse flags or print --help. Libraries that take long
 to import are therefore declared with `lazy_module` instead of an import statement.
@@ -30,7 +30,7 @@ def import_optional(module: str, purpose: str, extra: str) -> types.ModuleType:
   try:
     return importlib.import_module(module)
   except ModuleNotFoundError as error:
-    # If a dependency of the library is missing, the original error names this dependency.
+    # The original error is kept if it reports a missing dependency of the library.
     if (error.name or '').partition('.')[0] != module.partition('.')[0]:
       raise
     message = f'{purpose} need an optional library: {install_command(extra)}'
@@ -47,7 +47,7 @@ class LazyModule(types.ModuleType):
 
 
 def lazy_module(module: str) -> LazyModule:
-  """Returns a module object for a required library that is imported only on first use.
+  """Returns a module object that imports a required library on first use.
 
   Annotations that refer to the library must be strings.
   """

@@ -2,7 +2,7 @@
 
 The manifest is written last, so that a folder whose writer was killed has no manifest. A file that
 is lost, added or altered by a single bit no longer agrees with the manifest. Code that loads such a
-folder first calls `find_damage`.
+folder first calls `describe_damage`.
 """
 
 import hashlib
@@ -20,15 +20,16 @@ class DataError(OSError):
 
 
 def write_manifest(folder: pathlib.Path) -> None:
-  """Writes a manifest with the checksums of all files in a folder to this folder."""
-  atomic.write(folder / NAME, json.dumps(_checksums(folder), indent=1, sort_keys=True).encode())
+  """Creates the manifest of a folder, which contains the checksums of all its files."""
+  text = json.dumps(_file_checksums(folder), indent=1, sort_keys=True)
+  atomic.write(folder / NAME, text.encode())
 
 
-def find_damage(folder: pathlib.Path) -> str:
-  """Describes how a folder first differs from its manifest, or returns '' if they agree."""
+def describe_damage(folder: pathlib.Path) -> str:
+  """Describes the first difference between a folder and its manifest, or returns ''."""
   try:
     sealed = json.loads((folder / NAME).read_bytes())
-    current = _checksums(folder)
+    current = _file_checksums(folder)
   except FileNotFoundError:
     return 'was not finished'
   except (OSError, ValueError) as error:
@@ -44,7 +45,7 @@ def folder_digest(folder: pathlib.Path) -> str:
   return hashlib.sha256((folder / NAME).read_bytes()).hexdigest()[:12]
 
 
-def _checksums(folder: pathlib.Path) -> dict[str, str]:
+def _file_checksums(folder: pathlib.Path) -> dict[str, str]:
   """Maps each file in a folder tree to its SHA-256 checksum, and each symbolic link to 'link'."""
   checksums = {}
   for parent, folders, names in os.walk(folder):

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 
 ROOT = pathlib.Path(__file__).parents[2]
 PACKAGES = ('transformer', 'baselines', 'experiments')
-# In experiments/lab, only modules of these packages can affect the results of a grid cell.
+# Packages of experiments/lab whose modules can affect the results of a grid cell.
 # Outside experiments/lab, every module that a grid cell imports or names can affect its results.
 RELEVANT_PACKAGES = tuple(f'experiments.lab.{package}' for package in (
   'cells', 'tasks', 'corpora', 'training', 'measure'))
@@ -31,7 +31,7 @@ CATALOGUES = {
   'LAYERS': 'baselines', 'TRANSLATORS': 'baselines', 'POSITIONS': 'transformer.positions',
   'TASKS': 'experiments.lab.tasks', 'BENCHMARKS': 'experiments.speed.benchmarks',
 }
-# Maps each run setting that contains specs to the catalogues that define names in these specs.
+# The catalogues that define the names in each run setting that contains specs.
 SPEC_SETTINGS = {
   **dict.fromkeys(('layer', 'layers'), ('LAYERS', 'TRANSLATORS', 'POSITIONS')),
   'task': ('TASKS',), 'benchmark': ('BENCHMARKS',),
@@ -52,12 +52,12 @@ def source_path(module: str) -> pathlib.Path | None:
 
 @functools.cache
 def source_bytes(module: str) -> bytes:
-  """The content of a module's source file, which is read once per process."""
+  """The cached content of a module's source file."""
   return source_path(module).read_bytes()
 
 
 def cache_all_sources() -> None:
-  """Caches all source files, so that fingerprints match the code that a command loads afterwards.
+  """Caches all source files, so that later edits do not change the code fingerprints.
 
   Files that are edited while the command computes its cells do not change these fingerprints.
   """
@@ -74,7 +74,7 @@ def syntax_tree(module: str) -> ast.Module:
 
 
 def imported_names(nodes: Iterable[ast.AST]) -> dict[str, tuple[str, str]]:
-  """Maps each name bound by import statements to the imported module and the original name.
+  """Maps each imported name to its module of origin and its name in that module.
 
   The second name is '' if the imported object is itself a module.
   """
@@ -92,14 +92,14 @@ def imported_names(nodes: Iterable[ast.AST]) -> dict[str, tuple[str, str]]:
 
 @functools.cache
 def top_level_imports(module: str) -> dict[str, tuple[str, str]]:
-  """Maps each name that a module imports at its top level to the original module and name."""
+  """Maps each top-level import of a module to the module of origin and the original name."""
   return imported_names(syntax_tree(module).body)
 
 
 @functools.cache
 def imported_modules(module: str) -> frozenset[str]:
   """The modules of this repository that a module imports, including imports inside functions."""
-  # Statements are analysed separately, because two of them may bind the same name.
+  # Two import statements may bind the same name, so that each statement is analysed separately.
   statements = ([node] for node in ast.walk(syntax_tree(module)))
   return frozenset(
     name for statement in statements
@@ -108,7 +108,7 @@ def imported_modules(module: str) -> frozenset[str]:
 
 @functools.cache
 def catalogue_entries(catalogue: str) -> dict[str, tuple[str, str]]:
-  """Maps each entry of a catalogue to the module and the name of its definition."""
+  """Maps each entry of a catalogue to the module and the class that define it."""
   module = CATALOGUES[catalogue]
   entries = module_constants(module)[catalogue]
   return {
@@ -125,7 +125,7 @@ def class_definition(module: str, name: str) -> ast.ClassDef | None:
 
 
 def component_options(module: str, class_name: str) -> dict[str, str]:
-  """Maps each option of a component to its default, formatted as in a spec."""
+  """Maps each option of a component to its default as text in spec notation."""
   fields = dataclass_fields(module, class_name).items()
   return {option: text for option, text in fields if text and option not in FLAX_FIELDS}
 
@@ -162,7 +162,7 @@ def module_constants(module: str) -> dict[str, ast.expr]:
 
 
 def format_default(module: str, value: ast.expr) -> str:
-  """Formats the default of an option as in a spec, with components under their catalogue names."""
+  """Formats the default value of an option in spec notation, such as attention(num_heads=4)."""
   if isinstance(value, ast.Tuple):
     return ', '.join(format_default(module, element) for element in value.elts)
   if isinstance(value, ast.Name):  # a constant of the module
@@ -196,7 +196,7 @@ def modules_named_in_run(run: dict) -> set[str]:
   return modules
 
 
-def affects_numbers(module: str) -> bool:
+def can_affect_results(module: str) -> bool:
   """Whether the results of a grid cell may depend on an imported module of this repository."""
   if source_path(module).name == '__init__.py' or module in IRRELEVANT_MODULES:
     return False
@@ -206,13 +206,13 @@ def affects_numbers(module: str) -> bool:
 
 @functools.cache
 def relevant_imports(module: str) -> frozenset[str]:
-  """Returns a module and its direct and indirect imports that may affect a grid cell's results."""
+  """Returns a module with all its direct and indirect imports that may affect results."""
   visited, pending = set(), [module]
   while pending:
     current = pending.pop()
     if current not in visited:
       visited.add(current)
-      pending += filter(affects_numbers, imported_modules(current))
+      pending += filter(can_affect_results, imported_modules(current))
   return frozenset(visited)
 
 

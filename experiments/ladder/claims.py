@@ -1,4 +1,4 @@
-"""Claims on task scores of recurrent layers, and control experiments that test the scores."""
+"""Claims on task scores of recurrent layers, and control experiments."""
 
 from experiments.lab.evidence.claim import Claim, oracle_and_baseline_controls
 from experiments.lab.evidence.effects import (

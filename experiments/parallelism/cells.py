@@ -1,4 +1,4 @@
-"""Grid cells of the parallelism study, each with one repetition of all measurements."""
+"""Grid cells of the parallelism study, one for each repetition of all measurements."""
 
 from experiments.lab.cells import checks, spec, timing
 from experiments.lab.cells.cell import Cell
@@ -12,10 +12,10 @@ from experiments.parallelism.study import SIZES, ParallelismPreset
 def jobs(study: Study, preset: ParallelismPreset) -> list[Job]:
   """Returns the job that measures the times of all requested layers and sequence lengths."""
   return [
-    Job(repetition_cells(study.name, preset), timing.timing_executor(flags.FLAGS.timeout))]
+    Job(create_repetition_cells(study.name, preset), timing.timing_executor(flags.FLAGS.timeout))]
 
 
-def repetition_cells(study: str, preset: ParallelismPreset) -> list[Cell]:
+def create_repetition_cells(study: str, preset: ParallelismPreset) -> list[Cell]:
   """Creates one grid cell per seed. Each grid cell measures all layers at all sequence lengths.
 
   Raises a BadInput for invalid sizes, or if a flag was set that has no effect in this study.
@@ -37,7 +37,7 @@ def repetition_cells(study: str, preset: ParallelismPreset) -> list[Cell]:
 
 
 def check_timing_sizes(settings: dict) -> None:
-  """Raises BadInput unless all sizes are positive and every length divides the number of tokens."""
+  """Raises a BadInput unless sizes are positive and all lengths divide the number of tokens."""
   for name in SIZES:
     if settings[name] < 1:
       raise BadInput(f'--{name} must be at least 1, not {settings[name]}')
@@ -47,6 +47,7 @@ def check_timing_sizes(settings: dict) -> None:
         f'--tokens={settings["tokens"]} is not a multiple of length {length}, so these tokens '
         'cannot be split into sequences of this length'
       )
-    spec.parse_spec(timing.timed_run(settings, settings['layers'][0], length).task, 'task')
+    spec.parse_spec(timing.create_timing_run(settings, settings['layers'][0], length).task, 'task')
   for layer in settings['layers']:
-    checks.check_experiment(timing.timed_experiment(settings, layer, settings['lengths'][0]))
+    checks.check_experiment(
+      timing.cached_timing_experiment(settings, layer, settings['lengths'][0]))

@@ -1,4 +1,4 @@
-"""Claims on the growth of computation time with sequence length, and a control experiment."""
+"""Claims about the growth of time with sequence length, and about repeated measurements."""
 
 from experiments.lab.evidence.claim import MEASURE_AGAIN, VASWANI, Claim
 from experiments.lab.evidence.effects import ratios_of_repeated_step_times, time_growth_with_length

@@ -12,7 +12,7 @@ MEBI = 2**20
 
 
 class Metric(NamedTuple):
-  """Metric that is reported in one table and one panel, such as the time of a training step."""
+  """Measured quantity that has its own table and panel, such as the time of a training step."""
 
   quantity: str
   title: str
@@ -30,7 +30,7 @@ METRICS = (
 
 def report(records: Iterable[dict]) -> tuple[list, list]:
   """Returns separate tables and figure panels for each device and combination of settings."""
-  grids = times.group_repetitions(records)
+  grids = times.group_records_differing_in_seed(records)
   reported = [
     metric_table_and_panel(metric, repetitions, single_grid=len(grids) == 1)
     for repetitions in grids for metric in METRICS
@@ -63,8 +63,8 @@ def metric_table_and_panel(
   if len(lengths) > 1:
     columns.append(f'{lengths[-1]} / {lengths[0]}')
     for row in rows:
-      row.append(growth_ratio(metric, records, row[0], lengths[0], lengths[-1]))
-  title = times.append_tokens_and_device(metric.title, records, single_grid)
+      row.append(metric_growth_ratio(metric, records, row[0], lengths[0], lengths[-1]))
+  title = times.title_with_tokens_and_device(metric.title, records, single_grid)
   best = dict.fromkeys(map(str, lengths), 'lower')
   table = Table(f'{title}, {metric.unit}', columns, rows, metric_caption(metric, records), best)
   series = {
@@ -100,10 +100,10 @@ def metric_at_length(
   return times.median_microseconds_per_token(records, layer, metric.quantity, length)
 
 
-def growth_ratio(
+def metric_growth_ratio(
   metric: Metric, records: Sequence[dict], layer: str, first_length: int, last_length: int
 ) -> Interval | None:
-  """Returns the ratio of time or memory at the longest length to that at the shortest length.
+  """Returns the time or memory at the longest length relative to the shortest length.
 
   Args:
     metric: Metric to show.
@@ -119,7 +119,7 @@ def growth_ratio(
   if metric.unit == 'MiB':
     low, high = (
       metric_at_length(metric, records, layer, length) for length in (first_length, last_length))
-    # The memory ratio is undefined if the program at the first length has no temporary memory.
+    # Without temporary memory at the shortest length, the ratio would be a division by zero.
     is_defined = low and high and low.estimate
     return (
       Interval.without_bounds(high.estimate / low.estimate, low.count) if is_defined else None)
@@ -134,7 +134,7 @@ def growth_ratio(
 
 
 def metric_caption(metric: Metric, records: Sequence[dict]) -> str:
-  """Describes device, workload, statistic and the measurements that ran out of memory."""
+  """Describes the device, workload and statistic, and lists out-of-memory measurements."""
   run = records[0]['run']
   statistic = f'median and 95 % interval (rounds: {run["rounds"]}, repetitions: {len(records)})'
   if metric.unit == 'MiB':

@@ -6,7 +6,7 @@ from experiments.lab.results.table import Table
 
 
 def largest_attention_weight_on_antecedent(record: dict):
-  """The largest attention weight on the antecedent over all layers and heads, or None.
+  """The largest attention weight on the antecedent, with its layer and head.
 
   Returns (weight, layer, head), or None for a model without attention.
   """

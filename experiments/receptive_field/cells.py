@@ -16,12 +16,12 @@ DEPTH = 2  # of trained layers for which the preset has no depths
 
 
 def jobs(study: Study, preset: FieldPreset) -> list[Job]:
-  """Returns two jobs, which measure receptive fields in training and of untrained stacks."""
+  """Returns a job that measures receptive fields in training, and a job for untrained stacks."""
   cells = untrained_stack_cells(study.name, preset)
   experiments = experiments_around_field_edges(preset)
   return [
     training_grid.training_job(study, experiments, field_measurement.receptive_fields_in_training),
-    Job(cells, field_measurement.measure_cell),
+    Job(cells, field_measurement.measure_receptive_field_of_grid_cell),
   ]
 
 
@@ -59,7 +59,7 @@ def distances_around_field_edge(receptive_field: int) -> tuple[int, ...]:
 
 
 def experiments_around_field_edges(preset: FieldPreset) -> list[Experiment]:
-  """The experiments that train models at task distances around the edge of the receptive field.
+  """Experiments on tasks with distances just within and beyond the receptive field of a model.
 
   The flag --lengths replaces these distances. Without it a model with an unbounded field is trained
   at the first distances outside the fields of the other models.
@@ -73,7 +73,7 @@ def experiments_around_field_edges(preset: FieldPreset) -> list[Experiment]:
     fields = {}
     for model in models:
       experiment = _training_experiment(preset, task_grid, *model, task)
-      fields[model] = field_measurement.model_stack(experiment).receptive_field
+      fields[model] = field_measurement.residual_stack_of_model(experiment).receptive_field
     outside = sorted(set(filter(None, fields.values())))
     if not outside and not flags.flag_was_set('lengths'):
       raise BadInput('none of these layers has a bounded receptive field, so --lengths is needed')

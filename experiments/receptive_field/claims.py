@@ -11,17 +11,17 @@ FRACTION = 'effective receptive field divided by the declared one'
 SPREAD = 'standard deviation of the lag, weighted by the squared gradient of the last output'
 
 
-def declared_field_agreement(records: Records) -> list[float] | None:
+def agreement_of_declared_and_measured_fields(records: Records) -> list[float] | None:
   """For each stack, 1 if the measured receptive field equals the declared one, and 0 otherwise."""
   stacks, _ = tables.split_untrained_and_trained(records)
   return [float(tables.measured_equals_declared(stack)) for stack in stacks] or None
 
 
-def effective_field_fraction(decrease_with_depth: bool) -> Effect:
-  """The ratio of effective to declared receptive field in the deepest stack of each layer.
+def ratio_of_effective_to_declared_field(decrease_with_depth: bool) -> Effect:
+  """Returns a function that computes the ratio of effective to declared receptive field.
 
-  With `decrease_with_depth` the effect is this ratio in the shallowest stack of each layer minus
-  the ratio in its deepest stack.
+  The function returns the ratio in the deepest stack for each layer and seed. With
+  `decrease_with_depth` it returns the ratio in the shallowest stack minus that in the deepest.
   """
   def fraction_of_each_stack_and_seed(records: Records) -> list[float] | None:
     untrained, _ = tables.split_untrained_and_trained(records)
@@ -35,10 +35,11 @@ def effective_field_fraction(decrease_with_depth: bool) -> Effect:
   return fraction_of_each_stack_and_seed
 
 
-def lag_spread_growth_exponent(block: str) -> Effect:
-  """Power-law exponent of the standard deviation of the gradient's lag as a function of depth.
+def depth_exponent_of_lag_deviation(block: str) -> Effect:
+  """Returns a function that fits how the spread of gradient energy over lags grows with depth.
 
-  There is an exponent for each layer and seed.
+  The spread is the standard deviation of the lag, weighted by gradient energy. The function returns
+  the exponent of a power law in depth for each layer and seed.
   """
   def exponent_of_each_stack_and_seed(records: Records) -> list[float] | None:
     untrained, _ = tables.split_untrained_and_trained(records)
@@ -52,7 +53,11 @@ def lag_spread_growth_exponent(block: str) -> Effect:
 
 
 def scores_outside_or_inside_receptive_field(outside: bool) -> Effect:
-  """Test scores of models at distances outside the receptive field, or at distances inside it."""
+  """Returns a function that selects test scores by task distance.
+
+  The function returns the scores for each model and seed, at distances outside the receptive field
+  if `outside` is true and at distances inside it otherwise.
+  """
   def score_of_each_model_and_seed(records: Records) -> list[float] | None:
     return [
       score for record in tables.split_untrained_and_trained(records)[1]
@@ -64,11 +69,12 @@ def scores_outside_or_inside_receptive_field(outside: bool) -> Effect:
   return score_of_each_model_and_seed
 
 
-def lag_spread_ratio(records: Records) -> list[float] | None:
-  """The standard deviation of the gradient's lag after training, divided by that before training.
+def ratio_of_trained_to_initial_lag_deviation(records: Records) -> list[float] | None:
+  """The spread of gradient energy over lags after training, divided by that before training.
 
-  There is a ratio for each seed and each model with a bounded receptive field, at the longest
-  trained distance within that field.
+  The spread is the standard deviation of the lag, weighted by gradient energy. There is a
+  ratio for each seed and each model with a bounded receptive field, at the longest trained distance
+  within that field.
   """
   _, trained = tables.split_untrained_and_trained(records)
   ratios = []
@@ -84,7 +90,7 @@ CONTROLS = (
     'declared-field',
     'At initialisation the receptive field that a stack of layers declares equals the support of '
     'the Jacobian of its last output',
-    'control', 'receptive_field', declared_field_agreement,
+    'control', 'receptive_field', agreement_of_declared_and_measured_fields,
     'fraction of the stacks with equal fields', '>', 0.999, exact=True,
   ),
   Claim(
@@ -107,26 +113,28 @@ CLAIMS = (
     'effective-field',
     'At initialisation the effective receptive field of the deepest measured stacks is smaller '
     'than their declared receptive field',
-    LUO, 'receptive_field', effective_field_fraction(decrease_with_depth=False), FRACTION, '<', 0.9,
+    LUO, 'receptive_field', ratio_of_effective_to_declared_field(decrease_with_depth=False),
+    FRACTION, '<', 0.9,
   ),
   Claim(
     'effective-shrinks',
     'At initialisation the effective receptive field is a smaller fraction of the declared one in '
     'the deepest than in the shallowest measured stack of a layer',
-    LUO, 'receptive_field', effective_field_fraction(decrease_with_depth=True),
+    LUO, 'receptive_field', ratio_of_effective_to_declared_field(decrease_with_depth=True),
     f'{FRACTION}, in the shallowest stack minus in the deepest', '>', 0.0,
   ),
   Claim(
     'effective-root',
     f'At initialisation, in stacks of convolutions without residual connections, the {SPREAD}, '
     'grows with about the square root of the depth',
-    LUO, 'receptive_field', lag_spread_growth_exponent('plain'), 'exponent of the depth', '<', 0.6,
+    LUO, 'receptive_field', depth_exponent_of_lag_deviation('plain'),
+    'exponent of the depth', '<', 0.6,
   ),
   Claim(
     'training-widens',
     'Training a model on copy memory at the longest distance within its receptive field increases '
     f'the {SPREAD}',
-    LUO, 'receptive_field', lag_spread_ratio,
+    LUO, 'receptive_field', ratio_of_trained_to_initial_lag_deviation,
     'standard deviation of the lag after training divided by that before training', '>', 1.0,
   ),
 )

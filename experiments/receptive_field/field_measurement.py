@@ -43,9 +43,9 @@ def untrained_stack_cell(study: str, experiment: Experiment, length: int, sequen
   return Cell(study, settings | sizes, f'{run.depth} x {run.layer}', experiment)
 
 
-def measure_cell(cell: Cell, report) -> Outcome:
+def measure_receptive_field_of_grid_cell(cell: Cell, report) -> Outcome:
   """Measures the receptive field of a stack at initialisation, for every seed."""
-  stack = model_stack(cell.experiment)
+  stack = residual_stack_of_model(cell.experiment)
   declared = stack.receptive_field
   length = cell.run['length'] if declared is None else declared + EXTRA_TOKENS
   shape = cell.run['sequences'], length, cell.run['width']
@@ -53,7 +53,7 @@ def measure_cell(cell: Cell, report) -> Outcome:
   return Outcome({'declared': declared, 'length': length, **_statistics_for_record(statistics)})
 
 
-def model_stack(experiment: Experiment) -> SequenceLayer:
+def residual_stack_of_model(experiment: Experiment) -> SequenceLayer:
   """The residual blocks of an experiment's model, without the embedding and the output head."""
   return experiment.model_at_width().stack
 
@@ -104,7 +104,7 @@ def _statistics_of_ensemble_members(training: Training, states):
 
 
 def lengthened_test_sequences(training: Training) -> jax.Array:
-  """Test sequences [B, T], extended by other test sequences beyond the receptive field."""
+  """Test sequences [B, T], concatenated until T is larger than the receptive field."""
   task, size = training.task, min(TEST_SEQUENCES, training.recipe.batch_size)
   sources = task.batch('test', 0, size).source
   count = (training.model.receptive_field or 0) // sources.shape[1]
@@ -113,7 +113,7 @@ def lengthened_test_sequences(training: Training) -> jax.Array:
 
 
 def _statistics_for_record(statistics: dict[str, jax.Array]) -> dict[str, list]:
-  """Receptive-field statistics as lists for a record, with gradient energies of three digits."""
+  """Receptive-field statistics as lists for a record, with energies rounded to three digits."""
   lists = {name: value.tolist() for name, value in jax.device_get(statistics).items()}
   energy = [[float(f'{value:.3g}') for value in by_lag] for by_lag in lists['energy']]
   return lists | {'energy': energy}

@@ -35,7 +35,7 @@ def measured_receptive_field(jacobian: jax.Array) -> jax.Array:
 
 
 def gradient_energy_by_lag(jacobian: jax.Array) -> jax.Array:
-  """The mean squared gradient [T] of the last output by lag, from its Jacobian [B, T, V, D]."""
+  """Mean squared gradient of the last output at each lag [T], from its Jacobian [B, T, V, D]."""
   return jnp.mean(jnp.square(jacobians.frobenius_norm(jacobian)), 0)[::-1]
 
 

@@ -13,7 +13,7 @@ EVALUATION = Fields({'step': Integer(), **FIELD_STATISTICS})
 
 
 def has_all_statistics(measurement: dict, num_members: int) -> bool:
-  """Whether each ensemble member has all receptive-field statistics, for equally many lags."""
+  """Whether each ensemble member has all statistics, with the same number of energies by lag."""
   return has_matrix_shape(measurement['energy'], num_members) and all(
     len(measurement[name]) == num_members for name in ('measured', 'effective', 'spread'))
 

@@ -20,33 +20,33 @@ from experiments.lab.results.table import Table
 
 def report(records: list[dict]):
   """The tables and figure panels of the receptive fields of untrained and trained models."""
-  untrained, trained = split_untrained_and_trained(records)
+  untrained, trained_records = split_untrained_and_trained(records)
   tables = []
   if untrained:
     tables.append(receptive_field_table(untrained))
   if groups := group_stacks_by_layer(untrained):
     tables.append(_depth_growth_table(groups))
-  for task, group in _group_by_task_and_settings(trained).items():
-    tables += [_scores_around_field_edge_table(task, group), _effective_field_table(task, group)]
-  return tables, _receptive_field_panels(untrained, trained)
+  for task, group in _group_by_task_and_settings(trained_records).items():
+    tables += [_table_of_scores_around_field_edge(task, group), _effective_field_table(task, group)]
+  return tables, _receptive_field_panels(untrained, trained_records)
 
 
 def split_untrained_and_trained(records: Sequence[dict]) -> tuple[list[dict], list[dict]]:
   """Returns the sorted records of untrained stacks and of trained models, without failed runs."""
   with_result = [record for record in records if record['result']]
   untrained = [record for record in with_result if 'task' not in record['run']]
-  trained = [record for record in with_result if 'task' in record['run']]
+  trained_records = [record for record in with_result if 'task' in record['run']]
   return (
     sorted(untrained, key=lambda r: (_layer_name(r), r['run']['depth'])),
-    sorted(trained, key=lambda r: (
+    sorted(trained_records, key=lambda r: (
       r['result']['receptive_field'] or math.inf, _stack_name(r), r['result']['distance'])),
   )
 
 
-def _group_by_task_and_settings(trained: Sequence[dict]) -> dict[str, list[dict]]:
+def _group_by_task_and_settings(trained_records: Sequence[dict]) -> dict[str, list[dict]]:
   """Groups records of trained models by task, and by training settings where these differ."""
   groups: dict[str, dict] = {}
-  for record in trained:
+  for record in trained_records:
     setting = {k: str(v) for k, v in record['run'].items() if k not in ('layer', 'depth', 'task')}
     same = groups.setdefault(record['result']['title'], {})
     same.setdefault(tuple(setting.items()), (setting, []))[1].append(record)
@@ -83,7 +83,7 @@ def effective_field_fractions(record: dict) -> list[float]:
 
 
 def group_stacks_by_layer(stacks: Sequence[dict]) -> dict[str, list[dict]]:
-  """Groups records by layer, for layers with bounded receptive fields and at least three depths."""
+  """Records of each layer with a bounded receptive field and with at least three depths."""
   groups: dict[tuple, list[dict]] = {}
   for record in stacks:
     if record['result']['declared']:
@@ -126,10 +126,10 @@ def is_distance_within_field(record: dict) -> bool:
   return field is None or record['result']['distance'] < field
 
 
-def records_at_field_edge(trained: Sequence[dict]) -> list[dict]:
+def records_at_field_edge(trained_records: Sequence[dict]) -> list[dict]:
   """The record of each trained model at the longest distance within its receptive field."""
   longest: dict[str, dict] = {}
-  for record in sorted(trained, key=lambda r: r['result']['distance']):
+  for record in sorted(trained_records, key=lambda r: r['result']['distance']):
     result = record['result']
     if result['receptive_field'] and is_distance_within_field(record) and result.get('watched'):
       longest[_stack_name(record)] = record
@@ -179,14 +179,14 @@ def _depth_growth_table(stacks_by_layer: dict[str, list[dict]]) -> Table:
   )
 
 
-def _scores_around_field_edge_table(task: str, trained: Sequence[dict]) -> Table:
+def _table_of_scores_around_field_edge(task: str, trained_records: Sequence[dict]) -> Table:
   """Table of test scores of each model by distance, within and beyond its receptive field."""
-  distances = sorted({record['result']['distance'] for record in trained})
+  distances = sorted({record['result']['distance'] for record in trained_records})
   rows: dict[str, dict] = {}
-  for record in trained:
+  for record in trained_records:
     row = rows.setdefault(_stack_name(record), {'field': record['result']['receptive_field']})
     row[record['result']['distance']] = test_metric_or_status(record)
-  first = trained[0]['result']
+  first = trained_records[0]['result']
   return Table(
     f'Scores around the edge of the receptive field: {task}',
     ('model', 'receptive field', *map(str, distances)),
@@ -201,7 +201,7 @@ def _scores_around_field_edge_table(task: str, trained: Sequence[dict]) -> Table
   )
 
 
-def _effective_field_table(task: str, trained: Sequence[dict]) -> Table:
+def _effective_field_table(task: str, trained_records: Sequence[dict]) -> Table:
   """Table of effective receptive fields of trained models, before and after training."""
   rows = [
     (
@@ -211,7 +211,7 @@ def _effective_field_table(task: str, trained: Sequence[dict]) -> Table:
         for statistic in ('effective', 'spread') for evaluation in (0, -1)
       ),
     )
-    for record in trained if record['result'].get('watched')
+    for record in trained_records if record['result'].get('watched')
   ]
   return Table(
     f'Effective receptive fields before and after training: {task}',
@@ -225,25 +225,25 @@ def _effective_field_table(task: str, trained: Sequence[dict]) -> Table:
   )
 
 
-def _receptive_field_panels(stacks: Sequence[dict], trained: Sequence[dict]) -> list[Panel]:
+def _receptive_field_panels(stacks: Sequence[dict], trained_records: Sequence[dict]) -> list[Panel]:
   """All figure panels of receptive fields, before, during and after training."""
   drawn = [_effective_field_by_depth_panel(group_stacks_by_layer(stacks))]
-  for task, group in _group_by_task_and_settings(trained).items():
+  for task, group in _group_by_task_and_settings(trained_records).items():
     at_edge = records_at_field_edge(group)
-    drawn += _scores_around_field_edge_panel(task, group), _lag_spread_panel(at_edge)
+    drawn += _scores_around_field_edge_panel(task, group), _lag_deviation_panel(at_edge)
     drawn += map(_energy_by_lag_panel, at_edge)
   return [panel for panel in drawn if panel.series]
 
 
-def _scores_around_field_edge_panel(task: str, trained: Sequence[dict]) -> Panel:
+def _scores_around_field_edge_panel(task: str, trained_records: Sequence[dict]) -> Panel:
   """Panel of test scores against the ratio of task distance to receptive field."""
   series: dict[str, list] = {}
-  for record in trained:
+  for record in trained_records:
     field = record['result']['receptive_field']
     if field and record['status'] == 'finished':
       point = record['result']['distance'] / field, scores.test_metric_interval(record)
       series.setdefault(_stack_name(record), []).append(point)
-  first = trained[0]['result']
+  first = trained_records[0]['result']
   return Panel(
     task, 'distance / receptive field', first['metric'], series,
     lines={'chance': first['chance']},
@@ -267,8 +267,8 @@ def _effective_field_by_depth_panel(stacks_by_layer: dict[str, list[dict]]) -> P
   return Panel('effective receptive field', 'depth', 'tokens', series, log_x=True)
 
 
-def _lag_spread_panel(records: Sequence[dict]) -> Panel:
-  """Panel of the standard deviation of the gradient's lag against the training step."""
+def _lag_deviation_panel(records: Sequence[dict]) -> Panel:
+  """Panel of the spread of gradient energy over lags, against the training step."""
   series = {
     _stack_name(record): [
       (evaluation['step'], mean_interval(statistic_at_evaluation(record, 'spread', index)))

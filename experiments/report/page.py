@@ -108,7 +108,7 @@ def render_page(
   return environment.get_template('page.html').render(
     title=title,
     subtitle=subtitle,
-    provenance={name: _provenance_text(value) for name, value in provenance.items()},
+    provenance={name: _format_provenance_value(value) for name, value in provenance.items()},
     sections=list(zip(_section_anchors(sections), sections, strict=True)),
     verdicts=verdicts,
     counts=Counter(row.verdict for row in verdicts),
@@ -134,7 +134,7 @@ def _section_anchors(sections: Sequence[Section]) -> list[str]:
     f'{number}-{escape.to_slug(section.heading)}' for number, section in enumerate(sections, 1)]
 
 
-def _provenance_text(value: object) -> str:
+def _format_provenance_value(value: object) -> str:
   """Formats a provenance value as text, and joins the items of a mapping or list by commas."""
   if isinstance(value, Mapping):
     return ', '.join(f'{name} {item}' for name, item in value.items())

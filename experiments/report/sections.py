@@ -26,7 +26,7 @@ def study_section(study_name: str, records):
 
 
 def sorted_layers(records) -> list[str]:
-  """Returns the sorted layers of the records. The order determines the style of each curve."""
+  """Returns the distinct layers of the records in the sorted order that determines curve styles."""
   layers = {record['run'].get('layer') for record in records} - {None}
   return sorted(layers.union(*(record['run'].get('layers', ()) for record in records)))
 

@@ -1,1 +1,1 @@
-"""Scores of every layer against the distance over which it must retain tokens."""
+"""Scores of every layer against the distance in tokens over which it must retain information."""

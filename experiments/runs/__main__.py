@@ -109,14 +109,14 @@ def show_differences(*folders: str) -> None:
   if len(folders) != 2:
     raise BadInput(f'diff takes two folders, not {len(folders)}')
   stores = [open_store(folder) for folder in folders]
-  # Current records are sorted last, because only the last record of each grid cell is compared.
+  # Sorting moves current records to the end, and only the last record of a grid cell is compared.
   records = [sorted(store.all_records(), key=store.is_current) for store in stores]
-  for line in differences.difference_lines(*records):
+  for line in differences.record_difference_lines(*records):
     print(line)
 
 
 def merge_folders(*folders: str) -> None:
-  """Copies records of other folders to the folder --runs, but replaces no record in --runs."""
+  """Copies records from other folders to the folder --runs without replacing any record."""
   if not folders:
     raise BadInput('merge takes the folders whose records are to be copied into --runs')
   sources = [open_store(folder) for folder in folders]

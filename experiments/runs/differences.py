@@ -13,8 +13,8 @@ from experiments.runs import names
 TIME_FIELDS = ('seconds', 'peak')
 
 
-def difference_lines(first: Sequence[dict], second: Sequence[dict]) -> Iterator[str]:
-  """Yields a line for each grid cell whose numbers or code differ or that one folder lacks.
+def record_difference_lines(first: Sequence[dict], second: Sequence[dict]) -> Iterator[str]:
+  """Yields a line for each grid cell whose records in two folders differ in numbers or code.
 
   If several versions of the code computed a cell, its last record is compared. Times are not
   compared.
@@ -22,7 +22,7 @@ def difference_lines(first: Sequence[dict], second: Sequence[dict]) -> Iterator[
   folders, num_equal = (latest_record_by_cell(first), latest_record_by_cell(second)), 0
   for cell in sorted(folders[0].keys() | folders[1].keys()):
     first_record, second_record = (records.get(cell) for records in folders)
-    if text := describe_difference(first_record, second_record):
+    if text := describe_record_difference(first_record, second_record):
       name = names.record_name(first_record or second_record)
       yield f'{name.rpartition("/")[0]}: {text}'
     else:
@@ -31,15 +31,15 @@ def difference_lines(first: Sequence[dict], second: Sequence[dict]) -> Iterator[
 
 
 def latest_record_by_cell(records: Sequence[dict]) -> dict[str, dict]:
-  """Maps the study and the run of each grid cell, as JSON text, to the cell's last record."""
+  """Returns the last record of each grid cell, keyed by the study and the run as JSON text."""
   return {canonical_json([record['study'], record['run']]): record for record in records}
 
 
-def describe_difference(first: dict | None, second: dict | None) -> str:
+def describe_record_difference(first: dict | None, second: dict | None) -> str:
   """Describes how two records of a grid cell differ, or returns '' if they are equal."""
   if first is None or second is None:
     return f'only in the {"first" if second is None else "second"}'
-  values = [path for path, a, b in paired_leaves(first['result'], second['result'])
+  values = [path for path, a, b in pair_json_leaves(first['result'], second['result'])
             if not equal_or_both_nan(a, b)]
   modules = sorted(name for name in first['code'].keys() | second['code'].keys()
                    if first['code'].get(name) != second['code'].get(name))
@@ -67,8 +67,8 @@ def describe_metric_change(first: dict, second: dict) -> str:
   return f', test metric {first_text}, then {second_text}'
 
 
-def paired_leaves(first: Any, second: Any, path: str = '') -> Iterator[tuple[str, Any, Any]]:
-  """Yields the path of every leaf in two nested JSON values, with both values of the leaf.
+def pair_json_leaves(first: Any, second: Any, path: str = '') -> Iterator[tuple[str, Any, Any]]:
+  """Yields the path and the two values of every leaf in a pair of nested JSON values.
 
   Args:
     first: a JSON value.
@@ -83,10 +83,10 @@ def paired_leaves(first: Any, second: Any, path: str = '') -> Iterator[tuple[str
     return
   if isinstance(first, dict) and isinstance(second, dict):
     for name in {**first, **second}:
-      yield from paired_leaves(first.get(name), second.get(name), f'{path}.{name}')
+      yield from pair_json_leaves(first.get(name), second.get(name), f'{path}.{name}')
   elif isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
     for i, (a, b) in enumerate(zip(first, second, strict=True)):
-      yield from paired_leaves(a, b, f'{path}[{i}]')
+      yield from pair_json_leaves(a, b, f'{path}[{i}]')
   else:
     yield path, first, second
 

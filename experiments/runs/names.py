@@ -18,14 +18,14 @@ MAX_SUGGESTIONS = 20  # names that an error message lists
 
 
 def record_name(record: dict) -> str:
-  """Returns the name of a record, which consists of parts separated by slashes."""
+  """Returns the name of a record in the format study/layer/task/key."""
   key = cell_key(record['study'], record['run'], record['code'])
   parts = (format_layers_or_benchmark(record['run']), format_distinguishing_settings(record['run']))
   return '/'.join((record['study'], *(to_slug(part) for part in parts if part), key[:KEY_DIGITS]))
 
 
 def format_layers_or_benchmark(run: dict) -> str:
-  """Formats the layers or the benchmark of a run for the name of its record."""
+  """Formats the layers or the benchmark of a run as a part of a record name."""
   layers = run.get('layers', ())  # the schema of all records requires a list of strings here
   several = '-'.join(layers) if len(layers) <= MAX_LISTED_LAYERS else f'{len(layers)} layers'
   return str(run.get('layer') or run.get('benchmark') or several)
@@ -43,7 +43,7 @@ def format_distinguishing_settings(run: dict) -> str:
 
 
 def matching_records(records: Iterable[dict], prefixes: Sequence[str]) -> list[dict]:
-  """Returns the records whose names begin with a prefix, or all records if prefixes are empty.
+  """Returns the records whose names begin with any of the prefixes, or all without prefixes.
 
   Raises:
     BadInput: if no name begins with one of the prefixes.

@@ -57,7 +57,7 @@ class Benchmark(NamedTuple):
   # Maps implementation names to functions that compile them, with this repository's entry first.
   implementations: Mapping[str, Callable[[], Implementation]]
   # Maps 'forward' or 'gradient' to the number of operations in this repository's matrix products.
-  # This mapping is empty if operations other than matrix products dominate the cost.
+  # The dict of FLOPs is empty if operations other than matrix products dominate the cost.
   matmul_flops: Mapping[str, float]
 
 
@@ -123,7 +123,7 @@ def make_benchmark(
 def _prepare_alternative(
   alternative: Alternative, arguments: tuple, cotangent: jax.Array, steps: int
 ) -> Implementation:
-  """Prepares an alternative implementation, and converts the layouts of inputs and results."""
+  """Prepares an implementation whose results are converted to this repository's layout."""
   converted, gradient_back = jax.vjp(jax.jit(alternative.convert_arguments), *arguments)
   converted_cotangent, output_back = jax.vjp(jax.jit(alternative.convert_output), cotangent)
   prepare = alternative.prepare or functools.partial(
@@ -229,11 +229,11 @@ class ImplementationOutcome:
   seconds: dict[str, list[float]] = dataclasses.field(default_factory=dict)
 
   def set_status(self, status: str, reason: object) -> None:
-    """Stores a status and the first line of the reason for it."""
+    """Stores the status of the implementation, and only the first line of the reason."""
     self.status, self.reason = status, str(reason).partition('\n')[0]
 
   def set_status_from_error(self, error: Exception) -> bool:
-    """Sets the status for `Unavailable` and out-of-memory errors, and returns whether it did."""
+    """Stores the status for an `Unavailable` or out-of-memory error, or else returns False."""
     if isinstance(error, Unavailable):
       self.set_status('left out', error)
     elif isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
@@ -244,14 +244,14 @@ class ImplementationOutcome:
 
 
 def benchmark_runner(benchmarks: Mapping[str, Callable[..., Benchmark]], timeout: float):
-  """Returns a function that runs the benchmark of a given grid cell."""
+  """Returns a function that runs the benchmark of the grid cell that is its argument."""
   return functools.partial(_run_benchmark_of_grid_cell, benchmarks, timeout)
 
 
 def _run_benchmark_of_grid_cell(benchmarks, timeout: float, cell: Cell, report) -> Outcome:
   end, run = time.monotonic() + timeout, cell.run
   benchmark = benchmarks[run['benchmark']](seed=run['seed'], **run['sizes'])
-  outcomes, calls = _prepare_implementations(benchmark, run['timed'], report)
+  outcomes, calls = _compile_and_verify_implementations(benchmark, run['timed'], report)
   if run['timed']:
     matrix_products = peak.compile_matrix_products(run['peak'])
     calls |= {('peak', size): call for size, call in matrix_products.items()}
@@ -279,10 +279,12 @@ def _run_benchmark_of_grid_cell(benchmarks, timeout: float, cell: Cell, report) 
       for (name, size), seconds in times.items() if name == 'peak' and seconds
     ],
   }
-  return Outcome(result, *_first_failure_status(outcomes))
+  return Outcome(result, *_status_and_reason_of_first_failure(outcomes))
 
 
-def _first_failure_status(outcomes: Mapping[str, ImplementationOutcome]) -> tuple[str, str]:
+def _status_and_reason_of_first_failure(
+  outcomes: Mapping[str, ImplementationOutcome]
+) -> tuple[str, str]:
   """Returns the status and reason of the first implementation that failed or timed out.
 
   If all implementations were timed or left out, the status is 'finished' without a reason.
@@ -293,7 +295,7 @@ def _first_failure_status(outcomes: Mapping[str, ImplementationOutcome]) -> tupl
   return 'finished', ''
 
 
-def _prepare_implementations(
+def _compile_and_verify_implementations(
   benchmark: Benchmark, timed: bool, report
 ) -> tuple[dict[str, ImplementationOutcome], dict]:
   """Compiles and verifies all implementations of a benchmark before they are timed.
@@ -342,7 +344,7 @@ def describe_result_mismatch(
 
 
 def _relative_error(actual: np.ndarray, expected: np.ndarray) -> float:
-  """Relative error in the L2 norm, or the absolute error if the expected array is zero."""
+  """Returns the relative L2 error, or the absolute error if the expected array is zero."""
   norm = float(np.linalg.norm(expected))
   difference = float(np.linalg.norm(actual - expected))
   return difference / norm if norm else difference

@@ -22,10 +22,10 @@ from experiments.speed.tables import LARGE_PAGES
 def jobs(study: Study, preset: SpeedPreset) -> list[Job]:
   """Returns the job that runs the comparisons requested by the command-line flags."""
   run_cell = benchmark.benchmark_runner(BENCHMARKS, flags.FLAGS.timeout)
-  return [Job(comparison_cells(study.name, preset), run_cell)]
+  return [Job(create_comparison_cells(study.name, preset), run_cell)]
 
 
-def comparison_cells(study: str, preset: SpeedPreset) -> list[Cell]:
+def create_comparison_cells(study: str, preset: SpeedPreset) -> list[Cell]:
   """Creates a grid cell for every requested comparison and seed.
 
   Raises a BadInput if a flag was set that has no effect in this study.
@@ -42,7 +42,7 @@ def comparison_cells(study: str, preset: SpeedPreset) -> list[Cell]:
   shared = {
     'peak': list(preset.peak),
     'rounds': run.steps,
-    'torch': pytorch.installed_version(),
+    'torch': pytorch.installed_torch_version(),
     'devices': jax.device_count(),
     'large_pages': LARGE_PAGES in os.environ.get('GLIBC_TUNABLES', ''),
     'device': environment.device_name(),

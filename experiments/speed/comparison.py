@@ -1,4 +1,4 @@
-"""Definition of a comparison by a benchmark, its sizes, and upper bounds on the time ratios."""
+"""Definition of comparisons of computation times, with upper bounds on the time ratios."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ LETTERS = {
 
 
 class Target(NamedTuple):
-  """Required and desired upper bound on our time divided by the time of an alternative."""
+  """Required and desired upper bounds on the ratio of our time to an alternative's time."""
 
   required: float
   desired: float
@@ -30,7 +30,7 @@ class Target(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-  """Benchmark at given sizes, with upper bounds on the time ratio to each alternative."""
+  """Name and sizes of a benchmark, with upper bounds on its time ratios by alternative."""
 
   benchmark: str
   sizes: Mapping[str, int]

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 
 def compile_matrix_products(sizes: Iterable[int]) -> dict[int, Callable[[], Any]]:
-  """Compiles a product of two random square matrices of each size, and returns calls by size."""
+  """Returns, for each size, a compiled function that multiplies two random square matrices."""
   return {size: _compiled_matrix_product(size) for size in sizes}
 
 

@@ -21,7 +21,7 @@ from experiments.speed.benchmark import STEP_SIZE, Implementation, Unavailable
 INSTALL = optional.install_command('bench')
 
 
-def installed_version() -> str:
+def installed_torch_version() -> str:
   """Returns the version of PyTorch, or an empty string if PyTorch is not installed."""
   try:
     return importlib.metadata.version('torch')
@@ -68,12 +68,12 @@ def synchronized_call(call: Callable[[], Any]) -> Callable[[], Any]:
     return call
   torch = load_torch()
 
-  def call_and_wait():
+  def call_and_synchronize():
     result = call()
     torch.cuda.synchronize()
     return result
 
-  return call_and_wait
+  return call_and_synchronize
 
 
 def prepare_torch_implementation(
@@ -115,23 +115,23 @@ def prepare_torch_implementation(
   def to_argument_tree(tensors: Sequence) -> Any:
     return jax.tree.unflatten(tree, [to_array(tensor) for tensor in tensors])
 
-  def parameters_after_descent():
+  def parameters_after_gradient_descent():
     run_gradient_descent()
     return {'gradient': to_argument_tree(leaves)}
 
-  def output_and_gradient_arrays():
+  def output_and_gradient_in_our_layout():
     output, gradients = output_and_gradient()
     return {'output': to_array(output), 'gradient': to_argument_tree(gradients)}
 
   if steps:
     return Implementation(
-      {'gradient': synchronized_call(run_gradient_descent)}, parameters_after_descent)
+      {'gradient': synchronized_call(run_gradient_descent)}, parameters_after_gradient_descent)
   return Implementation(
     {
       'forward': synchronized_call(forward_without_gradient),
       'gradient': synchronized_call(output_and_gradient),
     },
-    output_and_gradient_arrays,
+    output_and_gradient_in_our_layout,
   )
 
 
@@ -212,7 +212,7 @@ def prepare_eager_decoder_training(
   torch = load_torch()
 
   def training_call_and_model(batches):
-    """Returns a function that trains a decoder for one step per batch, and the decoder."""
+    """Returns a function that trains a new decoder on all batches, and this decoder."""
     vocabulary, width = initial_weights['embedding.weight'].shape
     model = build_torch_decoder(vocabulary, width, depth, heads).to(torch_device())
     model.load_state_dict(

@@ -12,7 +12,7 @@ from experiments.speed import OURS
 
 
 def implementation_measurements(record: dict, implementation: str) -> dict:
-  """Returns the durations and memory of an implementation in a record, or an empty entry."""
+  """Returns the durations and memory of an implementation, or an entry without values."""
   entries = record['result'].get('implementations', ())
   missing = {'seconds': {}, 'bytes': None}
   return next((entry for entry in entries if entry['name'] == implementation), missing)
@@ -29,7 +29,7 @@ def alternative_names(records: Sequence[dict]) -> list[str]:
 def median_time_ratio(
   records: Sequence[dict], alternative: str, computation: str
 ) -> Interval | None:
-  """Estimates the median time of this repository divided by that of an alternative.
+  """Estimates the ratio of this repository's median time to an alternative's median time.
 
   Args:
     records: Repetitions of one benchmark.

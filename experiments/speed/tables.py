@@ -32,7 +32,7 @@ LEGEND = (
 def time_ratio_target(
   comparisons: Sequence[Comparison], benchmark: str, sizes: Mapping[str, int], alternative: str
 ) -> Target | None:
-  """Returns the upper bounds that the presets state for the time ratio to an alternative.
+  """Returns the upper bounds on the time ratio of this repository to an alternative.
 
   Args:
     comparisons: Comparisons of the presets.
@@ -76,35 +76,38 @@ def report(comparisons: Sequence[Comparison], records: Iterable[dict]) -> tuple[
 
 
 def comparison_sort_key(records: Sequence[dict]) -> tuple:
-  """Returns the benchmark's position in TITLES and the sizes, by which comparisons are sorted."""
+  """Returns a key that sorts comparisons by the order of benchmarks in TITLES, then by size."""
   run, titles = records[0]['run'], list(TITLES)
   rank = titles.index(run['benchmark']) if run['benchmark'] in titles else len(titles)
   return rank, [run['sizes'].get(name, 0) for name in ROW_ORDER]
 
 
 def speed_table(
-  comparisons: Sequence[Comparison], groups: Sequence[Sequence[dict]], single_grid: bool
+  comparisons: Sequence[Comparison],
+  repetition_groups: Sequence[Sequence[dict]],
+  single_grid: bool,
 ) -> Table:
   """Makes the table of time ratios on one device, one row per benchmark and alternative.
 
   Args:
     comparisons: Comparisons that provide the targets.
-    groups: Records of each comparison, its repetitions together.
+    repetition_groups: Records of each comparison, its repetitions together.
     single_grid: Whether the report has only this grid, so that the title omits its settings.
 
   Returns:
     The table.
 
   """
-  run = groups[0][0]['run']
+  run = repetition_groups[0][0]['run']
   settings = '' if single_grid else (
     f', {run["rounds"]} rounds on {run["device"]} as {run["devices"]} JAX devices, '
     + (f'PyTorch {run["torch"]}' if run['torch'] else 'without PyTorch')
     + ('' if run['large_pages'] else ', without large pages')
   )
-  rows = [row for records in groups for row in comparison_table_rows(comparisons, records)]
+  rows = [
+    row for records in repetition_groups for row in comparison_table_rows(comparisons, records)]
   title = f'Speed: time of this repository / time of the alternative{settings}'
-  return Table(title, COLUMNS, rows, speed_table_caption(groups))
+  return Table(title, COLUMNS, rows, speed_table_caption(repetition_groups))
 
 
 def comparison_table_rows(
@@ -135,7 +138,7 @@ def comparison_table_rows(
 
 
 def time_ratio_target_status(ratio, target: Target | None) -> str | None:
-  """Returns 'desired' or 'required' for the lowest bound that a time ratio meets, or 'missed'."""
+  """Returns the name of the lowest upper bound that a time ratio meets, or else 'missed'."""
   if ratio is None or target is None:
     return None
   if ratio.estimate <= target.desired:
@@ -143,9 +146,9 @@ def time_ratio_target_status(ratio, target: Target | None) -> str | None:
   return 'required' if ratio.estimate <= target.required else 'missed'
 
 
-def speed_table_caption(groups: Sequence[Sequence[dict]]) -> str:
-  """Describes the device, the columns and the peak rate, and explains missing values."""
-  records = [record for group in groups for record in group]
+def speed_table_caption(repetition_groups: Sequence[Sequence[dict]]) -> str:
+  """Describes the device, the table columns and the peak rate, and explains missing values."""
+  records = [record for group in repetition_groups for record in group]
   run, repetitions = records[0]['run'], len({record['run']['seed'] for record in records})
   peaks = sorted(
     ratios.operations_per_second(product)
@@ -174,11 +177,11 @@ def speed_table_caption(groups: Sequence[Sequence[dict]]) -> str:
   return ' '.join(dict.fromkeys(notes))
 
 
-def time_ratio_panels(groups: Sequence[Sequence[dict]]) -> list:
+def time_ratio_panels(repetition_groups: Sequence[Sequence[dict]]) -> list:
   """Makes a figure panel per benchmark, with time ratios against sequence length or batch size."""
   panels = []
   for benchmark, title in TITLES.items():
-    same = [records for records in groups if records[0]['run']['benchmark'] == benchmark]
+    same = [records for records in repetition_groups if records[0]['run']['benchmark'] == benchmark]
     for size, axis in AXES.items():
       series: dict[str, list] = {}
       for records in same:

@@ -70,7 +70,10 @@ def load_translator(path: str):
 
 
 def read_stored_run_settings(path: str):
-  """Reads the run settings in a file of weights. Raises BadInput if they are missing or invalid."""
+  """Reads the run settings in a file of weights.
+
+  Raises BadInput if the settings are missing or invalid.
+  """
   metadata = safetensors.Archive(path).metadata
   if 'run' not in metadata:
     raise BadInput(f'{path} has no settings of a run, because it was not stored by a study')
@@ -84,7 +87,7 @@ def read_stored_run_settings(path: str):
 
 
 def _beam_search_translations(model, parameters, task, source: list[int]):
-  """Yields the scores and texts of beam-search hypotheses, in descending order of score.
+  """Yields pairs of a score and a text of beam-search hypotheses, in descending order of score.
 
   Args:
     model: the encoder-decoder.

@@ -44,14 +44,14 @@ def table_row_settings(row, width: int, depth: int, steps: int) -> dict:
   }
 
 
-def base_model_sizes(runs: list[dict]) -> tuple[int, int, int]:
-  """The width, depth and training steps that most runs share, taken as those of the base model."""
+def infer_base_model_sizes(runs: list[dict]) -> tuple[int, int, int]:
+  """The most frequent width, depth and number of training steps, assumed for the base model."""
   sizes = collections.Counter((run['width'], run['depth'], run['steps']) for run in runs)
   return sizes.most_common(1)[0][0]
 
 
 def table_row_name(run: dict, base_sizes: tuple[int, int, int]) -> str:
-  """The row of Table 3 with the settings of a run, or the run's layer if no row matches."""
+  """The name of the row of Table 3 with a run's settings, or the run's layer without a match."""
   for name, row in TABLE_3.items():
     try:
       settings = table_row_settings(row, *base_sizes)
@@ -70,7 +70,7 @@ def variations_table(records: list[dict]):
   }
   rows, runs = [], [record['run'] for record in records]
   for record in records:
-    name = table_row_name(record['run'], base_model_sizes(runs))
+    name = table_row_name(record['run'], infer_base_model_sizes(runs))
     if record['status'] != 'finished':
       rows.append((name, record['run']['task'], record['status'], *[None] * 7))
       continue
@@ -112,7 +112,7 @@ def perplexity_panels(records: list[dict]):
   series, runs = {}, [record['run'] for record in records]
   for record in records:
     if record['status'] == 'finished':
-      name = table_row_name(record['run'], base_model_sizes(runs)).partition(':')[0]
+      name = table_row_name(record['run'], infer_base_model_sizes(runs)).partition(':')[0]
       point = record['result']['parameters'], perplexity_interval(record)
       series.setdefault(name, []).append(point)
   title = 'rows of Table 3 at reduced size'

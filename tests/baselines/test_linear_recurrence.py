@@ -189,7 +189,7 @@ REFERENCES = {
 @pytest.mark.parametrize('name', REFERENCES)
 def test_a_layer_equals_the_equations_of_its_paper(name):
   layer, reference = REFERENCES[name]
-  width = 2 * layer.width_multiple if layer.width_multiple > 1 else WIDTH
+  width = 2 * layer.width_divisor if layer.width_divisor > 1 else WIDTH
   parameters, x, state = draw_normal_inputs(layer, length=10, width=width)
   y, after = jax.jit(layer.apply)(parameters, x, state)
   weights, x, state = to_float64(parameters['params'], x, state)

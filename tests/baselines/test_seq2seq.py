@@ -159,7 +159,7 @@ def build_model(translator, depth=1):
 
   encoder, decoder = build_stack(translator.encoder(depth)), build_stack(translator.decoder(depth))
   return EncoderDecoder(
-    nn.Embed(VOCABULARY, max(decoder.width_multiple, WIDTH)), encoder, decoder, normalization=None,
+    nn.Embed(VOCABULARY, max(decoder.width_divisor, WIDTH)), encoder, decoder, normalization=None,
     carry_state=translator.carry_state, reverse_source=translator.reverses_source,
   )
 

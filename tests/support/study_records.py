@@ -238,7 +238,7 @@ def count_record(layer, platform='gpu', products=1, depth=0, operations=0, layer
   Returns:
     The record.
   """
-  settings = layer_counts.counting_cell_settings(
+  settings = layer_counts.settings_of_counting_cell(
     table_1.COUNTED.get(layer, layer), platform, LENGTHS, (8, 16, 32), LENGTHS)
   counts = [
     {'phase': phase, 'length': n, 'width': d, 'option': None,

@@ -302,7 +302,7 @@ def test_invalid_widths_raise_an_error_that_names_valid_multiples(
   positions, width, multiple
 ):
   layer = Attention(3, POSITIONS[positions]())
-  assert layer.width_multiple == multiple
+  assert layer.width_divisor == multiple
   with pytest.raises(ValueError, match=f'width of {width} .*3 heads.*multiples of {multiple}$'):
     layer.initial_state(1, 4, width)
   with pytest.raises(ValueError, match=f'multiples of {multiple}'):

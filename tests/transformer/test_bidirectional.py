@@ -30,7 +30,7 @@ def mark_slow(names):
 
 
 def valid_width(layer):
-  return layer.width_multiple * -(-8 // layer.width_multiple)
+  return layer.width_divisor * -(-8 // layer.width_divisor)
 
 
 def layer_gradient_function(layer, length):
@@ -90,7 +90,7 @@ def test_make_bidirectional_selects_the_form_of_each_layer():
   assert [level.layer for level in stack.levels] == forms * 2
   for name, layer in CATALOGUE.items():
     form = make_bidirectional(layer)
-    assert form.width_multiple == layer.width_multiple, name
+    assert form.width_divisor == layer.width_divisor, name
     assert form.input_layer == layer.input_layer, name
     assert make_bidirectional(form) == form or name == 'interleave', name
 

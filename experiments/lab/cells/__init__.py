@@ -1,1 +1,1 @@
-"""Grid cells of experiments, from the settings of a run to its numerical results."""
+"""Creation and execution of grid cells, each of which computes the results of one run."""

@@ -1,4 +1,4 @@
-"""Artifacts in a record in addition to scores, such as translations and attention weights.
+"""Translations, attention weights and other artifacts that a record contains besides scores.
 
 The record of a translation task contains the source and reference sentences as they are in the
 data, and the translations of every member at the selected learning rate as text, so that each score
@@ -32,7 +32,7 @@ ALIGNED_SENTENCES = 2  # sentences whose attention weights are stored
 
 
 def collect_artifacts(ensemble: Ensemble, tasks: Sequence[Task], trained, states, active) -> dict:
-  """Collects the translations or attention weights of the ensemble members that a mask selects.
+  """Collects translations or attention weights of the ensemble members selected by a mask.
 
   Args:
     ensemble: all members.
@@ -54,7 +54,7 @@ def collect_artifacts(ensemble: Ensemble, tasks: Sequence[Task], trained, states
       'alignments': source_alignments(task, training.model, parameters),
       'step_flops': training_step_flops(training, first_state),
     }
-  if task.annotated_positions(task.batch('test', 0, 1).source):
+  if task.relevant_positions(task.batch('test', 0, 1).source):
     return {'antecedent_attention': [
       _antecedent_attention(training, tested_task, parameters) for tested_task in tasks]}
   return {}
@@ -62,7 +62,7 @@ def collect_artifacts(ensemble: Ensemble, tasks: Sequence[Task], trained, states
 
 def save_member_weights(
     path: pathlib.Path, ensemble: Ensemble, task: Task, run: dict, trained, states, active) -> None:
-  """Saves one safetensors file with the parameters of each ensemble member that a mask selects.
+  """Saves the parameters of each ensemble member selected by a mask in a safetensors file.
 
   Args:
     path: path of the files, to which -seed<n>.safetensors is appended.
@@ -86,7 +86,7 @@ def save_member_weights(
 
 def collect_translations(
     ensemble: Ensemble, tasks: Sequence[Task], trained, states, active) -> dict:
-  """Translates and scores every task's test split with the ensemble members that a mask selects.
+  """Translates and scores the test split of every task with the selected ensemble members.
 
   Args:
     ensemble: all members.
@@ -142,7 +142,7 @@ def _padded_test_batches(
 
 def translations_as_text(
     task: Task, batch_size: int, seeds: dict[str, int], batches, decoded) -> dict:
-  """Returns translations as text, together with their source and reference sentences.
+  """Detokenizes translations, and returns them with their source and reference sentences.
 
   Rows of the batches without any weight are padding and are left out.
 
@@ -174,7 +174,7 @@ def translations_as_text(
       seed: [task.detokenize(row) for row in tokens[i]] for seed, i in seeds.items()
     },
     'cut_off': {seed: int((tokens[i] != END).all(1).sum()) for seed, i in seeds.items()},
-    'left_out': task.untested_pair_counts(len(batches), batch_size),
+    'left_out': task.count_excluded_test_pairs(len(batches), batch_size),
   }
 
 
@@ -189,7 +189,7 @@ def _concatenate_padded(arrays: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def source_alignments(task: Task, model, parameters) -> list[dict]:
-  """Computes the decoder's attention weights on the source tokens of the first test sentences.
+  """Computes the decoder's attention weights on the source tokens of a few test sentences.
 
   Args:
     task: a translation task.
@@ -235,7 +235,7 @@ def _antecedent_attention(training: Training, task: Task, parameters) -> dict:
     batch = task.batch('test', batch_index, recipe.batch_size)
     arguments, named = task.model_arguments(batch)
     weights = attention.attention_weights(training.model, parameters, *arguments, **named)
-    row, positions = jnp.arange(len(batch.source)), task.annotated_positions(batch.source)
+    row, positions = jnp.arange(len(batch.source)), task.relevant_positions(batch.source)
     return {
       name: weight[row, :, positions['prediction'], positions['antecedent']].mean(0)
       for name, weight in weights.items()

@@ -1,4 +1,4 @@
-"""Grid cells, which are the points of an experiment grid, and outcomes of their execution."""
+"""The types of a grid cell (one point of an experiment grid) and of its outcome."""
 
 import dataclasses
 import re
@@ -12,7 +12,7 @@ OUT_OF_MEMORY = re.compile(r'RESOURCE_EXHAUSTED|out of memory', re.IGNORECASE)
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """The outcome of the execution of a grid cell.
+  """The result and the status of an executed grid cell.
 
   Attributes:
     result: numbers and text, as JSON values by name.
@@ -53,10 +53,10 @@ class Cell:
 
   @property
   def record_key(self) -> str:
-    """The key of the grid cell's record, which is a hash of the study, the run and the code."""
+    """The hash of the study, the run and the code, which identifies the grid cell's record."""
     return cell_key(self.study, self.run, self.code)
 
   def accepts_record(self, record: dict | None) -> bool:
-    """Whether the record is not None and its result has the values that this grid cell expects."""
+    """Whether a record exists and its result has the values that this grid cell expects."""
     return record is not None and (not record['result'] or all(
       record['result'].get(name) == value for name, value in self.expected.items()))

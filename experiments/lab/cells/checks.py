@@ -1,4 +1,4 @@
-"""Checks of a run's settings for invalid widths, lengths and sizes, and for unused settings."""
+"""Detection of invalid widths, lengths and sizes and of unused settings in a run."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from experiments.lab.tasks.task import Task
 
 
 def settings_without_effect(run: Run, task: Task) -> dict[str, str]:
-  """Maps the name of each setting that does not affect the results of a run to the reason."""
+  """Returns the settings that do not affect the results of a run, with the reason for each."""
   reasons = {}
   if run.optimizer != 'adamw':
     reasons['weight_decay'] = f'{run.optimizer} applies no weight decay, use --optimizer=adamw'
@@ -30,7 +30,7 @@ def settings_without_effect(run: Run, task: Task) -> dict[str, str]:
 
 
 def reset_unused_settings(run: Run, task: Task) -> Run:
-  """Resets settings without effect to their defaults, so that equivalent runs share a grid cell."""
+  """Resets unused settings to their defaults, so that equivalent runs share one grid cell."""
   defaults = {field.name: field.default for field in dataclasses.fields(Run)}
   unused = settings_without_effect(run, task)
   return dataclasses.replace(run, **{name: defaults[name] for name in unused})
@@ -55,7 +55,7 @@ def check_experiment(experiment: Experiment) -> None:
 
 
 def _check_width(run: Run, layer, task: Task, width: int) -> None:
-  """Raises BadInput if the model width is not divisible by a number such as that of the heads."""
+  """Raises BadInput if the model width is not divisible, for example, by the number of heads."""
   divisor = models.required_width_divisor(run, layer, task)
   if width % divisor:
     raise BadInput(

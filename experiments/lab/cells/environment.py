@@ -1,4 +1,4 @@
-"""Devices, compilation cache, package versions and Git commit of the execution of a run."""
+"""Configuration of JAX, and the devices, package versions and Git commit of an execution."""
 
 import importlib.metadata
 import os

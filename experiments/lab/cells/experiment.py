@@ -1,4 +1,4 @@
-"""Experiments, each of which combines a run with its layer, its tasks and a model.
+"""The `Experiment` type, which combines a run with its layer, its tasks and its model.
 
 With `match=params` every layer gets the width at which its model has as many parameters as the
 model of the REFERENCE layer at the run's width.
@@ -44,7 +44,7 @@ class Experiment:
 
   @property
   def budget_reference(self) -> nn.Module:
-    """The reference layer or translator, whose model's parameter count is the parameter budget."""
+    """The reference layer or translator that defines the parameter budget."""
     return reference_component(self.task.model_kind)
 
   def model_at_width(self, layer: nn.Module | None = None, width: int | None = None) -> nn.Module:
@@ -54,12 +54,12 @@ class Experiment:
 
   @property
   def model(self) -> nn.Module:
-    """The run's model, which has the width at which its parameter count matches the budget."""
+    """The model of the run at the width whose parameter count is nearest to the budget."""
     return self._matched_model_and_sizes[0]
 
   @property
   def matched_sizes(self) -> dict:
-    """The model's `width`, its number of `parameters` and the parameter `budget`, by name."""
+    """A dictionary of the model's `width`, number of `parameters` and parameter `budget`."""
     return self._matched_model_and_sizes[1]
 
   @functools.cached_property
@@ -74,7 +74,7 @@ class Experiment:
 
   @functools.cached_property
   def _matched_model_and_sizes(self) -> tuple[nn.Module, dict]:
-    """Builds the model whose parameter count matches the budget, and returns it with its sizes."""
+    """Returns the model whose parameter count is nearest to the budget, and its sizes."""
     run = self.run
     try:
       def num_parameters_at_width(layer, width):
@@ -93,13 +93,13 @@ class Experiment:
 
 @functools.cache
 def reference_component(kind: str) -> nn.Module:
-  """Creates the reference layer or translator, whose model defines the parameter budget."""
+  """Creates the reference layer or translator that defines the parameter budget."""
   return spec.parse_spec(REFERENCE[kind], kind)
 
 
 def create_experiment(
     run: Run, layer: nn.Module | None = None, task: Task | None = None) -> Experiment:
-  """Creates a run's experiment from a given layer and task, or from the run's specs if None.
+  """Creates the experiment of a run, and parses the specs of a layer or task that is None.
 
   Args:
     run: the settings.
@@ -153,12 +153,12 @@ def nearest_width(
 
   """
   count_parameters = functools.cache(count_parameters)
-  # Both bounds are multiples of the divisor, and the parameter count at `low` is below the budget.
+  # `low` and `high` count multiples of the divisor. The model at `low` is smaller than the budget.
   low, high = 0, max(1, initial_width // width_divisor)
   while count_parameters(high * width_divisor) < budget:
     low, high = high, 2 * high
   while high - low > 1:
-    # The width scales with the square root of the parameter count, which is about quadratic in it.
+    # The estimate assumes that the parameter count is quadratic in the width.
     scale = (budget / count_parameters(high * width_divisor)) ** 0.5
     estimate = round((high * width_divisor) * scale / width_divisor)
     middle = min(max(estimate, low + 1), high - 1)

@@ -1,4 +1,4 @@
-"""Upper bounds of counts and sizes that users set in run settings and component options.
+"""Upper bounds of the counts and sizes in run settings and component options.
 
 The bounds are far above every published model but small enough for JAX to trace the program. Each
 repetition of a block adds equations to the program, and an array axis has a 32-bit index. Within
@@ -45,19 +45,19 @@ def check_limit(name: str, value: float, *owners: str) -> None:
     names = (*(f'{owner}.{name}' for owner in owners), name)
     default = MAX_AXIS if isinstance(value, int) else float('inf')
     bound = next((MAX_AXES[key] for key in names if key in MAX_AXES), default)
-    note = f': {array_bytes_note(value)}'
+    note = f': {describe_array_memory(value)}'
   if abs(value) > bound:
     owner = f' of {owners[0]}' if owners else ''
     raise ValueError(f'{name}{owner} is at most {bound}, not {format_number(value)}{note}')
 
 
 def format_number(value: float) -> str:
-  """Formats a number, but replaces an integer of more than 30 digits by its number of digits."""
+  """Formats a number, or only its number of digits if it is an integer of more than 30 digits."""
   digits = int(value.bit_length() * 0.30103) + 1 if isinstance(value, int) else 0
   return f'a number of {digits} digits' if digits > 30 else f'{value}'
 
 
-def array_bytes_note(length: float) -> str:
+def describe_array_memory(length: float) -> str:
   """Describes the minimum memory of a float32 array with an axis of the given length."""
   return f'an axis of this length takes {format_bytes(FLOAT_BYTES * abs(length))}'
 

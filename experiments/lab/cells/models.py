@@ -90,7 +90,7 @@ def _build_encoder_decoder(run: Run, translator, task: Task, width: int) -> Enco
     build_stack(run, blocks(run.depth)) for blocks in (translator.encoder, translator.decoder)
   )
   if run.feedforward != 'none' and not any(level.source_projection for level in decoder.levels):
-    # Without source attention, the decoder does not use the encoder's last feed-forward network.
+    # A decoder without source attention makes no use of the encoder's last feed-forward network.
     encoder = Stack(encoder.layers[:-1])
   return EncoderDecoder(
     embedding=tied_embedding(task.input_space.size, width),
@@ -136,9 +136,9 @@ def required_width_divisor(run: Run, layer, task: Task) -> int:
 
   """
   if task.model_kind == 'layer':
-    return layer.width_multiple
+    return layer.width_divisor
   blocks = *layer.encoder(run.depth), *layer.decoder(run.depth)
-  return build_stack(run, blocks).width_multiple
+  return build_stack(run, blocks).width_divisor
 
 
 def batch_shapes(task: Task) -> Batch:

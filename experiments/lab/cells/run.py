@@ -1,4 +1,4 @@
-"""The `Run` type, whose settings (strings and numbers) determine the results of a grid cell.
+"""The `Run` type, which contains all settings that determine the results of a grid cell.
 
 The canonical JSON of a run identifies its record, so that a cell whose record is stored is not
 executed again. How a run is executed (devices, pmap or jit, time limits) is not a part of it.
@@ -20,7 +20,7 @@ FEEDFORWARDS = ('none', 'relu', 'gelu', 'gelu_exact', 'swiglu')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run(Recipe):
-  """A training recipe for a layer on a task, with all seeds and learning rates."""
+  """The settings for training a layer on a task with all seeds and learning rates."""
 
   layer: str = setting_field('attention', 'Layer, as a spec.')
   task: str = setting_field('recall', 'Task, as a spec.')
@@ -94,7 +94,7 @@ class Run(Recipe):
         raise ValueError(f'a learning rate must be positive and finite, not {rate}')
 
   def to_json_values(self) -> dict:
-    """Returns the settings by name as JSON values, in which tuples are converted to lists."""
+    """Returns the settings by name as JSON values, with tuples converted to lists."""
     return {
       name: list(value) if isinstance(value, tuple) else value
       for name, value in dataclasses.asdict(self).items()

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments.lab.cells.limits import FLOAT_BYTES, MAX_AXIS, array_bytes_note, format_bytes
+from experiments.lab.cells.limits import FLOAT_BYTES, MAX_AXIS, describe_array_memory, format_bytes
 from experiments.lab.cells.run import Run
 from experiments.lab.errors import BadInput
 from experiments.lab.measure import memory
@@ -37,12 +37,12 @@ class Sizes(NamedTuple):
 
 @functools.cache
 def _layer_sizes(layer: SequenceLayer, width: int) -> Sizes:
-  """Counts the parameters and state values of a layer whose receptive field is within MAX_AXIS."""
+  """Counts a layer's parameters and state values, or rejects a receptive field above MAX_AXIS."""
   field = layer.receptive_field or 0
   if field > MAX_AXIS:
     raise BadInput(
       f'{type(layer).__name__} has a receptive field of {field} tokens, '
-      f'but the limit is {MAX_AXIS}: {array_bytes_note(field)}')
+      f'but the limit is {MAX_AXIS}: {describe_array_memory(field)}')
   trees = (
     jax.eval_shape(lambda: layer.init(jax.random.key(0), jnp.zeros((1, 1, width)))),
     jax.eval_shape(lambda: layer.initial_state(1, 1, width)),
@@ -51,7 +51,7 @@ def _layer_sizes(layer: SequenceLayer, width: int) -> Sizes:
 
 
 def model_sizes(run: Run, layer: SequenceLayer, task: Task, width: int) -> Sizes:
-  """Counts the parameters and state values of a run's model, without the encoder if it has one.
+  """Counts the parameters and state values of a run's model, excluding any encoder.
 
   Args:
     run: the settings, of which depth and feed-forward network are used.
@@ -78,7 +78,7 @@ def model_sizes(run: Run, layer: SequenceLayer, task: Task, width: int) -> Sizes
 
 
 def training_bytes(run: Run, task: Task, batch: Batch, parameters: int, width: int) -> int:
-  """Computes a lower bound of the training memory if ensemble members are trained in sequence.
+  """Computes a lower bound of the memory for training the ensemble members sequentially.
 
   Args:
     run: the settings.
@@ -92,14 +92,14 @@ def training_bytes(run: Run, task: Task, batch: Batch, parameters: int, width: i
 
   """
   members = len(run.seeds) * len(run.learning_rates)
-  # The bound omits activations of batches from a corpus, because these batches have many shapes.
+  # Activations of a corpus task are omitted, because its batches have many shapes.
   tokens = 0 if task.streams else run.batch_size * batch.target.shape[1]
   activations = tokens * (run.depth * width + task.output_space.size)
   return FLOAT_BYTES * parameters * (3 * members + 1) + jnp.dtype(run.dtype).itemsize * activations
 
 
 def _decoding_bytes(run: Run, task: Task, batch: Batch) -> int:
-  """Returns the bytes of beam-search logits and test batches, or 0 if the task is not decoded."""
+  """Returns the bytes of beam-search logits and test batches, or 0 for a task without decoding."""
   if task.model_kind == 'layer':
     return 0
   tokens = batch.source.shape[1] + batch.target.shape[1]
@@ -109,7 +109,7 @@ def _decoding_bytes(run: Run, task: Task, batch: Batch) -> int:
 
 def check_memory_limit(
     run: Run, layer: SequenceLayer, task: Task, batch: Batch, width: int) -> None:
-  """Raises BadInput if a run needs more than MAX_RUN_BYTES, which exceeds any machine's memory.
+  """Raises BadInput if a run needs more than MAX_RUN_BYTES of memory.
 
   Args:
     run: the settings.

@@ -1,4 +1,4 @@
-"""Specs such as attention(num_heads=4), which are parsed into components without evaluation.
+"""Parser of component specs such as attention(num_heads=4), which are never executed as code.
 
   attention    attention(num_heads=8)    attention(positions=alibi, num_heads=2)
   interleave(attention, mamba(state_size=8))    fixed_vector(lstm, reverse=True)
@@ -42,7 +42,7 @@ def split_specs(text: str) -> list[str]:
 
 def parse_spec(text: str, kind: str) -> Any:
   """Creates the component (layer, translator, task or position encoding) that a spec describes."""
-  invalid = _syntax_error(text, kind)
+  invalid = _spec_syntax_error(text, kind)
   try:
     node = ast.parse(text.strip(), mode='eval').body
   except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -95,12 +95,12 @@ def format_spec(component: Any, kind: str) -> str:
 
 
 def settable_fields(component_class: type) -> dict[str, dataclasses.Field]:
-  """Maps the names of the dataclass fields that a spec may set to these fields."""
+  """Returns, by name, the fields of a component that a spec may set."""
   fields = (field for field in dataclasses.fields(component_class) if field.init)
   return {field.name: field for field in fields if field.name not in ('parent', 'name')}
 
 
-def _syntax_error(text: str, kind: str) -> BadInput:
+def _spec_syntax_error(text: str, kind: str) -> BadInput:
   return BadInput(f'cannot parse the {kind} {text!r}; write name or name(option=value)')
 
 
@@ -108,7 +108,7 @@ def _build_component(node: ast.expr, kind: str, text: str) -> Any:
   """Creates a component from a syntax tree, which must consist of a name or a call."""
   function = node.func if isinstance(node, ast.Call) else node
   if not isinstance(function, ast.Name):
-    raise _syntax_error(text, kind)
+    raise _spec_syntax_error(text, kind)
   name, catalogue = function.id, CATALOGUES[kind]
   if name not in catalogue:
     raise unknown_name_error(kind, name, catalogue, _suggest_spec(kind, name))
@@ -117,7 +117,7 @@ def _build_component(node: ast.expr, kind: str, text: str) -> Any:
   if unnamed := node.args if isinstance(node, ast.Call) else ():
     option = next((field for field in fields if field in UNNAMED_OPTIONS), None)
     if option is None or (option not in PLURAL_OPTIONS and len(unnamed) > 1):
-      raise _syntax_error(text, kind)
+      raise _spec_syntax_error(text, kind)
     part_kind = PLURAL_OPTIONS.get(option, option)
     parts = tuple(_build_component(part, part_kind, text) for part in unnamed)
     options[option] = parts if option in PLURAL_OPTIONS else parts[0]
@@ -138,7 +138,7 @@ def _build_component(node: ast.expr, kind: str, text: str) -> Any:
 
 
 def _suggest_spec(kind: str, name: str) -> str:
-  """Suggests a spec for a name of another kind, such as a layer in place of a translator.
+  """Suggests a valid spec if, for example, a layer is named where a translator is required.
 
   For a layer in place of a translator, the suggestion is the translator whose default layer it is,
   or else a Transformer with this layer. For a translator in place of a layer, the suggestion is the

@@ -31,12 +31,12 @@ from experiments.lab.measure import memory
 from experiments.lab.measure.time import time_interleaved
 from experiments.lab.training.step import Training
 
-# Settings that do not affect durations. The number of tokens per step sets the batch size.
+# Run settings that do not affect durations, or that the number of tokens per step replaces.
 UNUSED_SETTINGS = (
   'batch_size', 'validations', 'validation_batches', 'test_batches', 'stop_when_solved',
   'test_lengths', 'beam', 'length_penalty', 'average',
 )
-# Settings that vary within a timing grid cell and are therefore stored under other names.
+# Run settings that vary within a timing grid cell, which stores their values under other names.
 VARIED_SETTINGS = ('layer', 'task', 'steps', 'seeds', 'learning_rates')
 QUANTITIES = ('train', 'forward', 'generate')
 PREPARATION_SHARE = 0.5  # share of a cell's progress that is attributed to compilation
@@ -71,7 +71,7 @@ class Point:
   seconds: list[float] = dataclasses.field(default_factory=list)
 
   def record_if_out_of_memory(self, error: Exception) -> bool:
-    """Returns whether an error reports a lack of memory, and if so stores it as the status."""
+    """Returns whether an error reports a lack of memory, and stores such an error in the status."""
     exhausted = isinstance(error, jax.errors.JaxRuntimeError) and OUT_OF_MEMORY.search(str(error))
     if exhausted or isinstance(error, MemoryError):
       self.status, self.reason = 'out of memory', str(error).partition('\n')[0]
@@ -82,7 +82,7 @@ class Point:
 def timing_cell_settings(
   run: Run, layers: Iterable[str], lengths: Iterable[int], quantities: Iterable[str], **sizes
 ) -> dict:
-  """Returns the settings that identify a timing grid cell together with a seed.
+  """Returns the settings that, together with a seed, identify a grid cell of time measurements.
 
   Args:
     run: settings of the timed layers.
@@ -108,8 +108,8 @@ def timing_cell_settings(
   }
 
 
-def timed_run(values: dict, layer: str, length: int) -> Run:
-  """Creates the run that defines how a layer is timed at one sequence length.
+def create_timing_run(values: dict, layer: str, length: int) -> Run:
+  """Creates the run settings used to measure a layer at one sequence length.
 
   All repetitions share this run and hence its compiled programs. The seed of a repetition
   determines only the parameters and the data.
@@ -133,8 +133,8 @@ def timed_run(values: dict, layer: str, length: int) -> Run:
   )
 
 
-def timed_experiment(values: dict, layer: str, length: int) -> Experiment:
-  """Returns the cached experiment in which a layer is timed at one sequence length.
+def cached_timing_experiment(values: dict, layer: str, length: int) -> Experiment:
+  """Creates or reuses the experiment that measures a layer at one sequence length.
 
   Args:
     values: settings from `timing_cell_settings`.
@@ -142,10 +142,10 @@ def timed_experiment(values: dict, layer: str, length: int) -> Experiment:
     length: tokens of a sequence.
 
   Returns:
-    The experiment, which is cached.
+    The cached experiment.
 
   """
-  return _create_cached_experiment(timed_run(values, layer, length))
+  return _create_cached_experiment(create_timing_run(values, layer, length))
 
 
 def timing_cell(study: str, values: dict, seed: int, label: str) -> Cell:
@@ -161,13 +161,13 @@ def timing_cell(study: str, values: dict, seed: int, label: str) -> Cell:
     The cell, which expects a stored result to have the same budget of parameters.
 
   """
-  shortest = timed_experiment(values, values['layers'][0], min(values['lengths']))
+  shortest = cached_timing_experiment(values, values['layers'][0], min(values['lengths']))
   expected = {'budget': shortest.parameter_budget}
   return Cell(study, values | {'seed': seed}, label, expected=expected)
 
 
 def timing_executor(timeout: float):
-  """Returns a function that executes a timing grid cell and stops it after `timeout` seconds."""
+  """Returns a function that measures all durations of a grid cell within `timeout` seconds."""
   return functools.partial(_execute_timing_cell, timeout)
 
 
@@ -213,7 +213,7 @@ def _execute_timing_cell(timeout: float, cell: Cell, report_progress) -> Outcome
 
 
 class TimedCalls:
-  """The timed function calls of one repetition, with the parameters and data that they share."""
+  """Compiled calls whose durations are measured, with their shared parameters and data."""
 
   def __init__(self, values: dict):
     self.values = values
@@ -230,7 +230,7 @@ class TimedCalls:
     return self.values['tokens']
 
   def prepare_call(self, point: Point):
-    """Returns a compiled call for a point's measurement, and stores its memory in the point."""
+    """Returns the compiled call to measure for a point, and stores its memory use in the point."""
     state, training = self.states[point.layer], self._training_at_length(point.layer, point.length)
     if point.quantity == 'generate':
       prompt_state, token = self._process_prompt(point, training, state.parameters)
@@ -250,7 +250,7 @@ class TimedCalls:
     return functools.partial(program, state.parameters, batch.source)
 
   def _experiment_at_length(self, layer: str, length: int | None = None) -> Experiment:
-    return timed_experiment(self.values, layer, length or min(self.values['lengths']))
+    return cached_timing_experiment(self.values, layer, length or min(self.values['lengths']))
 
   def _training_at_length(self, layer: str, length: int | None = None) -> Training:
     at_length = self._experiment_at_length(layer, length)

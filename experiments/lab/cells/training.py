@@ -93,7 +93,7 @@ def _execute_training_cell(
       collected.setdefault('watched', []).append({'step': step, **values})
 
     train_function = functools.partial(train, on_validation=store_state_measurements)
-  # The module `artifacts` decodes and scores the translations of longer source sentences.
+  # Translations of longer source sentences are scored by the module `artifacts`.
   scored_tasks = () if task.model_kind == 'translator' else longer_tasks
   ensemble, *longer_ensembles = (
     ensemble_class(Training(model, scored_task, run), members, parallel)
@@ -163,7 +163,7 @@ def state_bytes(model: nn.Module, task: Task, width: int) -> int:
 
 @functools.cache
 def score_oracle_and_baseline(task: Task, batch_size: int, num_batches: int) -> dict[str, float]:
-  """Scores a task's oracle and its input-independent baseline from 0 (chance) to 1 (perfect).
+  """Scores a task's oracle and baseline predictors on a scale of 0 (chance) to 1 (perfect).
 
   Args:
     task: the task, which defines the oracle and the baseline.
@@ -202,14 +202,14 @@ def best_learning_rate(task: Task, members: Sequence[Member]) -> float:
     # An ensemble member with NaN logits may have a finite metric, because the argmax of NaN is 0.
     if any(m.status == 'diverged' or not math.isfinite(m.validation) for m in at_rate):
       return -math.inf, 0.0
-    # Learning rates with equal metrics, such as an accuracy of 0, are ranked by their losses.
+    # Validation losses rank the learning rates whose metrics are equal, such as an accuracy of 0.
     return sum(sign * m.validation for m in at_rate), -sum(m.validation_loss for m in at_rate)
 
   return max(sorted({m.learning_rate for m in members}), key=validation_rank_of_rate)
 
 
 def _status_and_reason(trained_members: Sequence[Member]) -> tuple[str, str]:
-  """Returns the status of a grid cell, and the reason if any ensemble member did not finish."""
+  """Returns the status of a grid cell, and the reason if its training did not finish."""
   statuses = [member.status for member in trained_members]
   if 'timeout' in statuses:
     return 'timeout', f'{statuses.count("timeout")} of {len(statuses)} members were still training'

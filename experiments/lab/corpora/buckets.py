@@ -83,7 +83,7 @@ def batch_shapes(
 
 
 class Buckets:
-  """The division of N examples into batches of similar length, shuffled in every epoch.
+  """Divides N examples into batches of similar length, and shuffles them in every epoch.
 
   Args:
     lengths: [N] number of tokens of each example, none greater than the longest shape.
@@ -104,7 +104,7 @@ class Buckets:
     self.count = len(self._plan(0).cuts)
 
   def batch(self, index: int) -> tuple[BatchShape, np.ndarray]:
-    """The shape of the batch with number `index`, and the indices of its examples."""
+    """The shape of the batch at position `index`, and the indices of its examples."""
     epoch, position = divmod(int(index), self.count)
     order, cuts = self._plan(epoch)
     bucket, start, stop = cuts[position]

@@ -37,8 +37,8 @@ class CorpusError(sealed_folder.DataError):
   """
 
 
-def split_for_pair(pair: tuple[str, str]) -> str:
-  """The split to which the hash of a sentence pair assigns the pair.
+def split_of_sentence_pair(pair: tuple[str, str]) -> str:
+  """Assigns a sentence pair to a split by its hash.
 
   It is used if a data set lacks a validation or test split.
   """
@@ -63,7 +63,7 @@ class SentencePairs:
       indices = range(first, min(first + CHUNK * step, len(self.examples)), step)
       for example in self.examples.__getitems__(list(indices)):
         pair = tuple(_decode_utf8(example[language]) for language in self.languages)
-        if self.splits is None or split_for_pair(pair) in self.splits:
+        if self.splits is None or split_of_sentence_pair(pair) in self.splits:
           yield pair
 
 
@@ -95,7 +95,7 @@ def find_dataset_builder(data_folder: pathlib.Path, name: str, languages: tuple[
 
 
 def read_splits(builder, languages: tuple[str, str]) -> dict[str, SentencePairs]:
-  """The train, validation and test splits of a data set, which is downloaded if necessary.
+  """Reads the train, validation and test splits of a data set, and downloads it if necessary.
 
   Raises:
     CorpusError: if the download fails, or if the data set has no training split.

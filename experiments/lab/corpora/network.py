@@ -35,7 +35,7 @@ def hosts_if_all_unreachable(urls: Iterable[str]) -> list[str]:
   ]
   for attempt in attempts:
     attempt.start()
-  # A DNS lookup has no timeout. Daemon threads are used because they may outlive the function.
+  # A DNS lookup has no timeout, so that a daemon thread may outlive this function.
   for attempt in attempts:
     attempt.join(TIMEOUT)
     if reachable.is_set():

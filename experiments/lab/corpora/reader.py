@@ -126,7 +126,7 @@ def _open_or_prepare_corpus(
       raise
     except OSError as error:  # no space, or no permission to write
       raise CorpusError(f'{name} cannot be prepared in {data_folder}: {error}') from None
-  problem = sealed_folder.find_damage(folder)
+  problem = sealed_folder.describe_damage(folder)
   if not problem and not (folder / SENTENCES).exists():
     problem = 'was prepared by an earlier version of this program'
   if problem:

@@ -30,7 +30,7 @@ from experiments.lab.corpora.reserved import END, PAD, RESERVED, START
 UNKNOWN = RESERVED  # the token of all characters that are not in the training text
 ERRORS_ONLY = 2  # logging level of SentencePiece
 # SentencePiece represents a space by '▁', and drops training lines that contain '▅' or '\0'.
-# Unicode noncharacters, which do not occur in text, therefore replace '▁', '▅' and '\0'.
+# The characters '▁', '▅' and '\0' are therefore replaced by Unicode noncharacters.
 STAND_INS = {'▁': '\ufdd0', '▅': '\ufdd1', '\0': '\ufdd2'}
 MARKERS = '<pad>', '<s>', '</s>', '<unk>'  # SentencePiece removes these from training text
 LONGEST = 4192  # bytes; SentencePiece drops longer training lines
@@ -105,7 +105,7 @@ class Vocabulary:
     return hashlib.sha256(self.model).hexdigest()[:12]
 
   def encode(self, lines: Sequence[str]) -> list[list[int]]:
-    """The tokens of each line, followed by END."""
+    """Encodes each line of text as tokens, followed by END."""
     return self.processor.encode([_escape_special_characters(line) for line in lines], add_eos=True)
 
   def decode(self, tokens: Sequence[int]) -> str:
@@ -116,8 +116,8 @@ class Vocabulary:
       text = text.replace(stand_in, character)
     return text
 
-  def pieces(self, line: str) -> list[str]:
-    """The subword pieces of a line as text, in which `▁` represents a space."""
+  def split_into_pieces(self, line: str) -> list[str]:
+    """Splits a line into subword pieces, in which `▁` represents a space."""
     return self.processor.encode(_escape_special_characters(line), out_type=str)
 
   def save(self, path: str | os.PathLike) -> None:

@@ -1,1 +1,1 @@
-"""Claims about experiments, validity checks of experiments, and effects that claims evaluate."""
+"""Claims about experiments, validity checks of experiments, and functions that compute effects."""

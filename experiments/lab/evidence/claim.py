@@ -48,7 +48,7 @@ class Claim:
 
 
 def oracle_and_baseline_controls(study: str) -> tuple[Claim, Claim]:
-  """Returns two validity checks, that the oracle of a study scores 1 and the baseline scores 0."""
+  """Returns the validity checks that require an oracle score of 1 and a baseline score of 0."""
   title = study.replace('_', ' ')
   return (
     Claim(

@@ -1,7 +1,7 @@
-"""Effects, which are functions that compute one number per seed or repetition from records.
+"""Functions that compute measured effects from records, with one number per seed or repetition.
 
-An effect returns None if a required record is missing. The functions below return effects for given
-layers and tasks, so that most claims need no further code.
+Such a function, called an effect, returns None if a required record is missing. The functions below
+return effects for given layers and tasks, so that most claims need no further code.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -10,7 +10,7 @@ from statistics import median
 from experiments.lab.results import times
 from experiments.lab.results.scores import (
   extrapolation_scores,
-  scores_at_longest_extrapolation,
+  scores_at_longest_extrapolation_distance,
   scores_by_seed,
 )
 
@@ -44,7 +44,10 @@ def largest_comparable_group_by_layer(records: Records, task_family: str) -> dic
 
 
 def score_drop_with_distance(task_family: str, layers: Iterable[str]) -> Effect:
-  """Returns an effect for the score drop from the shortest to the longest distance."""
+  """Returns a function that computes, for each seed, the score drop with distance.
+
+  The drop is the score at the shortest distance minus the score at the longest distance.
+  """
   def compute_score_drops_over_distances(records: Records) -> list[float] | None:
     comparison, drops = largest_comparable_group_by_layer(records, task_family), []
     for layer in layers:
@@ -60,9 +63,10 @@ def score_drop_with_distance(task_family: str, layers: Iterable[str]) -> Effect:
 def advantage_at_longest_distance(
   task_family: str, layer: str, alternatives: Sequence[str]
 ) -> Effect:
-  """Returns an effect that compares a layer with each alternative at the longest distance.
+  """Returns a function that computes, for each seed, the advantage over each alternative.
 
-  A value is the score of the layer minus the score of the alternative.
+  The advantage is the score of the layer minus the score of the alternative, at the longest
+  distance.
 
   Args:
     task_family: The name of the task, such as 'recall', for all its options.
@@ -89,9 +93,10 @@ def advantage_at_longest_distance(
 def advantage_over_best_alternative(
   task_family: str, layer: str, alternatives: Sequence[str]
 ) -> Effect:
-  """Returns an effect that subtracts the score of the best alternative from the score of a layer.
+  """Returns a function that computes, for each seed, the advantage over the best alternative.
 
-  Scores are compared at the longest distance.
+  The advantage is the score of the layer minus the score of the best alternative, at the longest
+  distance.
 
   Args:
     task_family: The name of the task, such as 'recall', for all its options.
@@ -113,7 +118,7 @@ def advantage_over_best_alternative(
 
 
 def score_at_longest_distance(task_family: str, layer: str) -> Effect:
-  """Returns an effect that computes the score of each seed at the longest distance."""
+  """Returns a function that computes, for each seed, the score at the longest distance."""
   def compute_scores_at_longest_distance(records: Records) -> list[float] | None:
     by_distance = largest_comparable_group_by_layer(records, task_family).get(layer)
     return list(scores_by_seed(by_distance[-1]).values()) if by_distance else None
@@ -122,7 +127,9 @@ def score_at_longest_distance(task_family: str, layer: str) -> Effect:
 
 
 def scores_outside_or_inside_receptive_field(task_family: str, layer: str, outside: bool) -> Effect:
-  """Returns an effect that collects scores at distances outside or inside the receptive field.
+  """Returns a function that computes, for each seed, scores outside or inside a receptive field.
+
+  A score is outside if the distance that the task requires is at least the receptive field.
 
   Args:
     task_family: The name of the task, such as 'recall', for all its options.
@@ -145,18 +152,23 @@ def scores_outside_or_inside_receptive_field(task_family: str, layer: str, outsi
 
 
 def score_beyond_trained_distance(task_family: str, layers: Iterable[str]) -> Effect:
-  """Returns an effect that collects scores at the longest distance beyond the training data."""
-  def compute_scores_beyond_training(records: Records) -> list[float] | None:
+  """Returns a function that computes, for each seed, the score at the longest test distance.
+
+  This distance is longer than all distances of the training data.
+  """
+  def compute_scores_beyond_trained_distance(records: Records) -> list[float] | None:
     comparison, scores = largest_comparable_group_by_layer(records, task_family), []
     for layer in layers:
       longest = [
-        scores_at_longest_extrapolation(record) for record in comparison.get(layer, ())[-1:]]
+        scores_at_longest_extrapolation_distance(record)
+        for record in comparison.get(layer, ())[-1:]
+      ]
       if not any(longest):
         return None
       scores += longest[0].values()
     return scores
 
-  return compute_scores_beyond_training
+  return compute_scores_beyond_trained_distance
 
 
 def scores_at_shortest_and_longest_trained_length(
@@ -173,7 +185,10 @@ def scores_at_shortest_and_longest_trained_length(
 
 
 def score_drop_with_source_length(task_family: str, layers: Iterable[str]) -> Effect:
-  """Returns an effect for the score drop from the shortest to the longest trained source length."""
+  """Returns a function that computes, for each seed, the score drop with the source length.
+
+  The drop is the score at the shortest minus the score at the longest trained source length.
+  """
   def compute_score_drops_over_source_lengths(records: Records) -> list[float] | None:
     comparison, drops = largest_comparable_group_by_layer(records, task_family), []
     for layer in layers:
@@ -193,7 +208,9 @@ def score_drop_with_source_length(task_family: str, layers: Iterable[str]) -> Ef
 def score_at_longest_trained_length(
   task_family: str, layer: str, alternatives: Sequence[str] = ()
 ) -> Effect:
-  """Returns an effect for the score or advantage of a layer at the longest trained source length.
+  """Returns a function that computes, for each seed, a score at the longest trained source length.
+
+  With alternatives, the function computes the score differences to them instead.
 
   Args:
     task_family: The name of the task, such as 'recall', for all its options.
@@ -203,7 +220,7 @@ def score_at_longest_trained_length(
   Returns:
     The effect, with a value for each seed and alternative.
   """
-  def compute_score_or_advantage(records: Records) -> list[float] | None:
+  def compute_score_or_advantage_at_longest_length(records: Records) -> list[float] | None:
     comparison = largest_comparable_group_by_layer(records, task_family)
     pairs = [
       scores_at_shortest_and_longest_trained_length(record)
@@ -217,11 +234,11 @@ def score_at_longest_trained_length(
     return [
       scores[seed] - score for other in others for seed, score in other.items() if seed in scores]
 
-  return compute_score_or_advantage
+  return compute_score_or_advantage_at_longest_length
 
 
 def oracle_or_baseline_score(predictor: str) -> Effect:
-  """Returns an effect that collects the score of the oracle or the baseline in each grid cell."""
+  """Returns a function that collects the oracle score or the baseline score of each grid cell."""
   def compute_predictor_scores(records: Records) -> list[float] | None:
     controls = (record['result'].get('controls', {}) for record in records)
     return [scores[predictor] for scores in controls if predictor in scores] or None
@@ -232,7 +249,7 @@ def oracle_or_baseline_score(predictor: str) -> Effect:
 def median_time_ratio(
   numerator: TokenTimes, denominator: TokenTimes, layers: Iterable[str]
 ) -> Effect:
-  """Returns an effect for the ratio of two median durations per token, computed for each layer.
+  """Returns a function that computes, for each layer and repetition, a ratio of median durations.
 
   The rounds of a repetition share its parameters, its data and the load of the machine, so that
   each repetition has a single ratio.
@@ -261,8 +278,8 @@ def median_time_ratio(
   return compute_median_time_ratios
 
 
-def token_times_at_extreme_length(quantity: str, min_or_max: Callable) -> TokenTimes:
-  """Returns a function that selects the durations per token at the shortest or longest length.
+def token_times_at_shortest_or_longest_length(quantity: str, min_or_max: Callable) -> TokenTimes:
+  """Returns a function that selects the times per token at the shortest or the longest length.
 
   Args:
     quantity: 'train', 'forward' or 'generate'.
@@ -271,28 +288,32 @@ def token_times_at_extreme_length(quantity: str, min_or_max: Callable) -> TokenT
   Returns:
     A function of a record and a layer, with an empty list for fewer than two lengths.
   """
-  def times_per_token_at_extreme_length(record: dict, layer: str) -> list[float]:
+  def times_per_token_at_shortest_or_longest_length(record: dict, layer: str) -> list[float]:
     by_length = times.seconds_per_token(record, layer, quantity)
     return by_length[min_or_max(by_length)] if len(by_length) > 1 else []
 
-  return times_per_token_at_extreme_length
+  return times_per_token_at_shortest_or_longest_length
 
 
 def time_growth_with_length(quantity: str, layers: Iterable[str]) -> Effect:
-  """Returns an effect for the ratio of the times per token at the longest and shortest lengths."""
-  longest, shortest = (token_times_at_extreme_length(quantity, select) for select in (max, min))
+  """Returns a function that computes, for each repetition, the growth of the time per token.
+
+  The growth is the time per token at the longest length divided by that at the shortest length.
+  """
+  longest, shortest = (
+    token_times_at_shortest_or_longest_length(quantity, select) for select in (max, min))
   return median_time_ratio(longest, shortest, layers)
 
 
 def ratios_of_repeated_step_times(records: Records) -> list[float] | None:
-  """Returns for each layer the ratio (at least 1) of two measured durations of a training step."""
+  """Returns the ratios (at least 1) of two measured durations of the same step, for each layer."""
   def durations_of_repeated_step(record: dict, layer: str) -> list[float]:
     return next(iter(times.seconds_per_token(record, layer, 'repeat').values()), [])
 
-  # Separate evaluation retains the other layers if one layer has no measured durations.
+  # Layers are evaluated separately, because a layer without measurements yields None.
   timed = list(filter(times.is_timing_record, records))
   layers = dict.fromkeys(layer for record in timed for layer in record['run']['layers'])
-  first_times = token_times_at_extreme_length('train', min)
+  first_times = token_times_at_shortest_or_longest_length('train', min)
   by_layer = (
     median_time_ratio(durations_of_repeated_step, first_times, (layer,))(timed) for layer in layers)
   return [max(ratio, 1 / ratio) for ratios in by_layer for ratio in ratios or ()] or None

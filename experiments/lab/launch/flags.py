@@ -1,4 +1,4 @@
-"""Command-line flags, which are defined from the fields of dataclasses and from presets.
+"""Definition and parsing of the command-line flags of studies and other commands.
 
 The flag and the help text of a setting come from its dataclass field. The value of a flag in the
 command overrides the preset, and the preset overrides the default of the field. An invalid command
@@ -42,7 +42,7 @@ SEPARATE_DEFINITIONS = {'seeds': flags.DEFINE_integer, 'learning_rates': flags.D
 
 
 class PathParser(flags.ArgumentParser):
-  """Parser of paths, which expands `~` to the home folder and may accept '' as no path."""
+  """Parser of path flags, which replaces `~` by the home folder."""
 
   syntactic_help = 'a path'
 
@@ -151,7 +151,7 @@ def _define_execution_flags() -> None:
 
 
 def _format_defaults(field: dataclasses.Field, presets: Mapping[str, Any]) -> str:
-  """Formats a setting's default for --help, followed by the preset values that differ from it."""
+  """Formats for --help the default of a setting and the presets with a different value."""
   def format_value(value) -> str:
     if field.name == 'seeds':
       return str(len(value))
@@ -166,7 +166,7 @@ def _format_defaults(field: dataclasses.Field, presets: Mapping[str, Any]) -> st
 
 
 def format_preset_values(presets: Mapping[str, Any], attribute: str) -> str:
-  """Formats an attribute's values in all presets for --help, or returns '' if all are empty."""
+  """Formats for --help the value of an attribute in each preset, or '' if all are empty."""
   values = {name: getattr(preset, attribute, ()) for name, preset in presets.items()}
   texts = [f'{name} {", ".join(map(str, value)) if isinstance(value, tuple) else value}'
            for name, value in values.items() if value]
@@ -203,7 +203,7 @@ def flag_was_set(name: str) -> bool:
 
 
 def requested_settings() -> dict[str, Any]:
-  """Maps the name of each `Run` setting that the command line sets to its value."""
+  """Returns the `Run` settings that the command line sets, by name."""
   names = (field.name for field in dataclasses.fields(Run) if 'help' in field.metadata)
   settings = {name: getattr(FLAGS, name) for name in names if name in FLAGS and flag_was_set(name)}
   if 'test_lengths' in settings:

@@ -28,7 +28,7 @@ Execute = Callable[[Cell, Callable[[float, str], None]], Outcome]
 
 
 class Job(NamedTuple):
-  """Grid cells, the function that executes each grid cell, and the number of worker processes."""
+  """A set of grid cells with their executing function and number of worker processes."""
 
   cells: Sequence[Cell]
   execute: Execute
@@ -50,7 +50,7 @@ def study_records(study: Study, preset: Any) -> list[dict]:
 
 
 def rerun_filter(text: str | None, cells: Sequence[Cell]) -> Callable[[Cell], bool]:
-  """Returns a predicate of the grid cells whose layer, task or benchmark --rerun names.
+  """Returns a function that decides whether the flag --rerun selects a grid cell.
 
   Raises:
     BadInput: if a name in the value of --rerun belongs to none of the cells.
@@ -58,16 +58,16 @@ def rerun_filter(text: str | None, cells: Sequence[Cell]) -> Callable[[Cell], bo
   """
   if text is None:
     return lambda cell: False
-  known = {name for cell in cells for name in cell_names(cell)}
+  known = {name for cell in cells for name in rerun_names_of_cell(cell)}
   requested = spec.split_specs(text)
   for name in requested:
     if name not in known:
       raise unknown_name_error('layer, task or benchmark of this study named', name, sorted(known))
-  return lambda cell: bool(cell_names(cell) & set(requested))
+  return lambda cell: bool(rerun_names_of_cell(cell) & set(requested))
 
 
-def cell_names(cell: Cell) -> set[str]:
-  """Returns the names that select a grid cell in --rerun, its specs with and without options."""
+def rerun_names_of_cell(cell: Cell) -> set[str]:
+  """Returns the specs of a grid cell, with and without options, which --rerun accepts as names."""
   specs = set()
   for setting in source.SPEC_SETTINGS:
     value = cell.run.get(setting, ())
@@ -115,7 +115,7 @@ def run_cells(
   if not missing:  # the store is left untouched, as its folder may not be writable
     return records
   store.prepare(check_history=any(records[i] is not None for i in missing))
-  if note := stale_cells_note(store, [cells[i] for i in missing]):
+  if note := describe_stale_cells(store, [cells[i] for i in missing]):
     print(note, file=sys.stderr, flush=True)
   previous = {i: records[i] for i in missing}
   with Progress(len(cells), len(missing)) as progress:
@@ -136,8 +136,8 @@ def run_cells(
   return records
 
 
-def stale_cells_note(store: Store, cells: Sequence[Cell]) -> str:
-  """Reports grid cells whose records older code computed and the changed modules, or returns ''."""
+def describe_stale_cells(store: Store, cells: Sequence[Cell]) -> str:
+  """Reports how many records different code computed and which modules changed, or returns ''."""
   current_code = {canonical_json(cell.run): cell.code for cell in cells if cell.code}
   stale = [
     record for study in {cell.study for cell in cells} for record in store.all_records(study)
@@ -179,7 +179,7 @@ def _run_cell(
   with lease.hold_lease(_lease_path(cell, store)) as acquired:
     if not acquired:
       return None
-    # Workers import the code later than the main process, so that it may have been edited since.
+    # The code may have been edited between its import by the main process and by a worker.
     if store.cell_code_fingerprints(cell.study, cell.run) != cell.code:
       raise BadInput('the code was edited while this command ran; stored results are kept, and '
                      'the same command resumes with the edited code')
@@ -194,7 +194,7 @@ def _lease_path(cell: Cell, store: Store) -> pathlib.Path:
 
 
 def _ignore_progress(fraction: float, text: str) -> None:
-  """Progress callback of worker processes, which show no progress bar."""
+  """Replaces the progress bar in worker processes, and has no effect."""
 
 
 def _execute_cell(cell: Cell, execute, report_progress) -> dict[str, Any]:

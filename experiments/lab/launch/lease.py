@@ -30,18 +30,18 @@ SUFFIX = '.lease'
 
 @contextlib.contextmanager
 def hold_lease(path: pathlib.Path) -> Iterator[bool]:
-  """Tries to acquire a lease for a `with` block, and yields whether it was acquired."""
+  """Tries to acquire a lease for a `with` block, and yields whether the attempt succeeded."""
   process = os.getpid()
   content = json.dumps({
     'lease': uuid.uuid4().hex, 'machine': _machine_identity(), 'process': process,
     'start': _process_start_time(process),
   }).encode()
-  if not (_create_file(path, content) or _replace_expired_lease(path, content)):
+  if not (_create_new_file(path, content) or _replace_expired_lease(path, content)):
     yield False
     return
   done = threading.Event()
   updater = threading.Thread(
-    target=_touch_until_done, args=(path, done), name='lease', daemon=True)
+    target=_touch_until_released, args=(path, done), name='lease', daemon=True)
   updater.start()
   try:
     yield True
@@ -58,7 +58,7 @@ def is_free(path: pathlib.Path) -> bool:
   return content is None or _lease_has_expired(path, content)
 
 
-def _create_file(path: pathlib.Path, content: bytes) -> bool:
+def _create_new_file(path: pathlib.Path, content: bytes) -> bool:
   """Creates a file, and returns False if it already exists."""
   try:
     with open(path, 'xb') as file:
@@ -69,7 +69,7 @@ def _create_file(path: pathlib.Path, content: bytes) -> bool:
 
 
 def _replace_expired_lease(path: pathlib.Path, content: bytes) -> bool:
-  """Replaces a lease file if it has expired, and returns whether this process replaced it.
+  """Replaces a lease file that has expired, and returns whether this process replaced it.
 
   Several processes may detect the expiry. Only the process that creates a claim, a file named after
   the expired lease, replaces it. A process that creates the claim later finds that the lease at the
@@ -79,7 +79,7 @@ def _replace_expired_lease(path: pathlib.Path, content: bytes) -> bool:
   if expired is None or not _lease_has_expired(path, expired):
     return False
   claim = atomic.temporary_path(path, f'{_parse_lease(expired).get("lease", "")}.claim')
-  if not _create_file(claim, b''):
+  if not _create_new_file(claim, b''):
     if _seconds_since_touch(claim) > EXPIRY_SECONDS:  # the process that created it was killed
       claim.unlink(missing_ok=True)
     return False
@@ -93,7 +93,7 @@ def _replace_expired_lease(path: pathlib.Path, content: bytes) -> bool:
 
 
 def _lease_has_expired(path: pathlib.Path, content: bytes) -> bool:
-  """Whether the process that holds a lease has ended or has not updated it for EXPIRY_SECONDS."""
+  """Whether the holder of a lease has ended or has not updated the lease for EXPIRY_SECONDS."""
   holder = _parse_lease(content)
   process = holder.get('process')
   on_this_machine = holder.get('machine') == _machine_identity()
@@ -125,8 +125,8 @@ def _read_lease(path: pathlib.Path) -> bytes | None:
     return None
 
 
-def _touch_until_done(path: pathlib.Path, done: threading.Event) -> None:
-  """Updates the modification time of a lease at regular intervals until it is released."""
+def _touch_until_released(path: pathlib.Path, done: threading.Event) -> None:
+  """Updates the modification time of a lease file until the lease is released."""
   while not done.wait(TOUCH_SECONDS):
     with contextlib.suppress(OSError):
       os.utime(path)
@@ -134,7 +134,7 @@ def _touch_until_done(path: pathlib.Path, done: threading.Event) -> None:
 
 @functools.cache
 def _machine_identity() -> list[str]:
-  """Returns host name, boot identifier and process namespace, which identify a running machine.
+  """Returns the host name, boot identifier and process namespace of this machine.
 
   A container has its own process numbers and therefore counts as a separate machine.
   """
@@ -146,7 +146,7 @@ def _machine_identity() -> list[str]:
 
 
 def _process_start_time(process: int) -> str | None:
-  """The start time of a process in clock ticks since boot, or None if it ended, or '' if unknown.
+  """The start time of a process in clock ticks, None if the process ended, or '' if unknown.
 
   It distinguishes a process from a later one with the same number.
   """

@@ -1,4 +1,4 @@
-"""Lists of the presets, layers, translators, position encodings and tasks of commands.
+"""Formatted lists of presets, layers, translators, position encodings and tasks.
 
 The lists are read from the source code (`lab/source.py`), so that --help needs no import of JAX.
 """
@@ -20,20 +20,20 @@ TITLES = {
 
 
 def study_listing(study: Study) -> str:
-  """Lists the presets of a study and the entries of all catalogues."""
+  """Lists the presets of a study, followed by all layers, translators, encodings and tasks."""
   presets = [format_preset(name, preset) for name, preset in study.presets.items()]
-  return '\n\n'.join((titled_list('Presets', presets), *map(catalogue_listing, TITLES)))
+  return '\n\n'.join((format_titled_list('Presets', presets), *map(catalogue_listing, TITLES)))
 
 
 def catalogue_listing(catalogue: str) -> str:
   """Lists the entries of a catalogue with their options and defaults."""
-  return titled_list(TITLES[catalogue], [
+  return format_titled_list(TITLES[catalogue], [
     format_component(entry, source.component_options(*definition))
     for entry, definition in source.catalogue_entries(catalogue).items()
   ])
 
 
-def titled_list(title: str, entries: list[str]) -> str:
+def format_titled_list(title: str, entries: list[str]) -> str:
   """Formats a title, followed by indented and wrapped entries."""
   wrapped = (textwrap.fill(
     entry, WIDTH, initial_indent=' ' * 2, subsequent_indent=' ' * 6, break_long_words=False,
@@ -42,7 +42,7 @@ def titled_list(title: str, entries: list[str]) -> str:
 
 
 def format_component(name: str, options: Mapping[str, str]) -> str:
-  """Formats a component of a catalogue as a spec that contains all options with their defaults."""
+  """Formats a component as a spec that contains every option with its default."""
   texts = [
     default if option in UNNAMED_OPTIONS else f'{option}={default}'
     for option, default in options.items()]

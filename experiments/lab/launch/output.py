@@ -1,4 +1,4 @@
-"""Standard output and error streams whose write errors never end a command.
+"""Output streams whose write errors do not terminate a command.
 
 A terminal may lack a character, the reader of a pipe may have ended (`claims | head`), or a disk
 may be full. A character that the encoding lacks is replaced by a question mark. After its first
@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 
 class TolerantStream:
-  """A text stream whose writes never fail, with the error of the first failed write in `error`."""
+  """A text stream that raises no write error, and stores the first such error in `error`."""
 
   def __init__(self, stream: TextIO):
     self.error: OSError | None = None
@@ -27,7 +27,7 @@ class TolerantStream:
     return getattr(self._stream, name)
 
   def write(self, text: str) -> int:
-    """Writes a text, or discards it after an error, and returns the number of its characters."""
+    """Writes a text, which is lost if the write fails, and returns its number of characters."""
     try:
       self._stream.write(text)
     except OSError as error:
@@ -35,7 +35,7 @@ class TolerantStream:
     return len(text)
 
   def flush(self) -> None:
-    """Flushes the stream, or discards its buffer after an error."""
+    """Flushes the stream, whose buffer is lost if the flush fails."""
     try:
       self._stream.flush()
     except OSError as error:
@@ -56,7 +56,7 @@ class TolerantStream:
 
 @contextlib.contextmanager
 def tolerant_streams() -> Iterator[TolerantStream]:
-  """Makes both standard streams tolerate write errors in a `with` block, and yields the output."""
+  """Makes stdout and stderr tolerate write errors in a `with` block, and yields stdout."""
   streams = sys.stdout, sys.stderr
   # A standard stream is None if it was closed when the process started.
   out, err = (

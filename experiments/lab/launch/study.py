@@ -26,7 +26,7 @@ SMOKE = {
 
 @dataclasses.dataclass(frozen=True)
 class TaskGrid:
-  """A task, its distances in tokens for training and testing, and the settings of its runs.
+  """A task with its distances in tokens and the settings of its runs.
 
   Attributes:
     task: spec of the task.

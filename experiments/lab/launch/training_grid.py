@@ -1,4 +1,4 @@
-"""Grid of a study that trains every layer on every task at every distance in tokens."""
+"""Creation of a grid of runs that train every layer on every task at every distance in tokens."""
 
 import contextlib
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ def jobs(study: Study, preset: Preset) -> list[Job]:
 
 
 def requested_experiments(preset: Preset) -> list[Experiment]:
-  """Creates the experiments of a preset, where flags override its layers, tasks and settings."""
+  """Creates the experiments of a preset, some of whose values the flags may override."""
   tasks = requested_tasks(preset)
   layers = requested_layers(preset, {task.model_kind for _, task in tasks})
   settings = flags.requested_settings()
@@ -34,7 +34,7 @@ def requested_experiments(preset: Preset) -> list[Experiment]:
 
 
 def requested_layers(preset: Preset, kinds: set[str]) -> list[Any]:
-  """Returns the layers or translators of --layers, or the preset's if the flag is not set.
+  """Returns the layers or translators that the flag --layers or else the preset names.
 
   If all tasks require models of one kind, the specs of --layers are parsed as this kind, and
   otherwise as the kind of the preset.
@@ -71,7 +71,7 @@ def experiment_from_settings(settings: dict[str, Any], layer: Any, task: Task) -
 
 
 def distinct_experiments(experiments: Iterable[Experiment]) -> list[Experiment]:
-  """Removes duplicate experiments, which arise if the flags name a task twice.
+  """Removes duplicates from the experiments, for example if the flags name a task twice.
 
   Raises:
     BadInput: if the command sets a flag that has no effect in any experiment.
@@ -93,7 +93,7 @@ def requested_tasks(preset) -> list[tuple[TaskGrid, Task]]:
 
 
 def requested_task_grids(preset) -> list[tuple[TaskGrid, Task]]:
-  """Returns each task grid and its task for --tasks, or for the preset if the flag is not set."""
+  """Returns the task grids, with their tasks, that the flag --tasks or else the preset names."""
   if not flags.flag_was_set('tasks'):
     return [(task_grid, spec.parse_spec(task_grid.task, 'task'))
             for task_grid in preset.task_grids]
@@ -102,7 +102,7 @@ def requested_task_grids(preset) -> list[tuple[TaskGrid, Task]]:
 
 
 def _task_grids_for_spec(text: str, task_grids: Sequence[TaskGrid]) -> list[tuple[TaskGrid, Task]]:
-  """Returns the preset's task grids of a named task, or a new task grid for any other task spec."""
+  """Returns the preset's task grids for a task name, or a new task grid for any other spec."""
   families = [(task_grid.task.partition('(')[0], task_grid) for task_grid in task_grids]
   matching = [task_grid for family, task_grid in families if family == text]
   if matching:
@@ -114,7 +114,7 @@ def _task_grids_for_spec(text: str, task_grids: Sequence[TaskGrid]) -> list[tupl
 
 
 def task_at_distance(task: Task, distance: int) -> Task:
-  """Returns the task at a distance in tokens, or raises BadInput that states valid distances."""
+  """Returns a variant of the task with the given distance in tokens."""
   try:
     return task.with_distance(distance)
   except ValueError as error:
@@ -128,7 +128,7 @@ def task_at_distance(task: Task, distance: int) -> Task:
 
 
 def _nearest_valid_distance(task: Task, distance: int, step: int) -> int | None:
-  """Nearest valid distance in tokens above (step 1) or below (step -1) an invalid distance."""
+  """The nearest valid distance in tokens above (step 1) or below (step -1) an invalid distance."""
   for value in range(max(1, distance + step), max(0, distance + SEARCHED_DISTANCES * step), step):
     with contextlib.suppress(ValueError):
       return task.with_distance(value).distance
@@ -156,7 +156,7 @@ def training_job(study: Study, experiments: Iterable[Experiment], measure_states
   for checked in experiments:
     checks.check_experiment(checked)
   if any(checked.task.model_kind == 'translator' for checked in experiments):
-    # Translations are scored after training, but a missing library is reported before training.
+    # A missing library must be reported before training, although only the scoring needs it.
     translation_scores.require_scoring_libraries()
   values = flags.FLAGS
   execute = training.training_executor(

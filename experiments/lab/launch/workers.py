@@ -1,4 +1,4 @@
-"""Worker processes that execute function calls in parallel on CPU cores without an accelerator.
+"""Parallel execution of function calls in worker processes that use only CPU cores.
 
 Compilation for absent chips and the analysis of programs mostly occupy one core, and the libraries
 for them are no faster with threads. A worker process inherits the environment of its parent process
@@ -59,10 +59,10 @@ def map_in_processes(function: Callable, arguments: Iterable, workers: int) -> I
   if errors:
     # A signal to all processes may end a worker before the main process receives the signal.
     interruption.sleep_until_stopped(interruption.POLL_SECONDS)
-    raise _explain_error(errors[0], workers)
+    raise _explain_worker_error(errors[0], workers)
 
 
-def _explain_error(error: BaseException, workers: int) -> BaseException:
+def _explain_worker_error(error: BaseException, workers: int) -> BaseException:
   """Converts the error of a terminated worker process to a BadInput with advice for the user."""
   if not isinstance(error, BrokenProcessPool):
     return error
@@ -73,6 +73,6 @@ def _explain_error(error: BaseException, workers: int) -> BaseException:
 
 
 def _initialize_worker() -> None:
-  """Restricts a worker to the CPU before it imports JAX, and leaves Ctrl-C to the main process."""
+  """Makes a worker process use only the CPU and ignore Ctrl-C, which the main process handles."""
   os.environ['JAX_PLATFORMS'] = 'cpu'
   signal.signal(signal.SIGINT, signal.SIG_IGN)

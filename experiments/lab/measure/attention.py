@@ -4,7 +4,7 @@ import jax
 
 
 def attention_weights(model, parameters, *arguments, **named) -> dict[str, jax.Array]:
-  """The attention weights [B, H, T, S] of each attention layer, by its path in the model.
+  """Maps the path of each attention layer in the model to its weights [B, H, T, S].
 
   Args:
     model: a Flax module.

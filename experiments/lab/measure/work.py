@@ -28,7 +28,7 @@ from experiments.lab.measure.primitives import (
 
 
 class Work(NamedTuple):
-  """Operations in matrix products, elementwise operations, and memory traffic of a program."""
+  """Counts of a program's matrix product operations, elementwise operations and bytes moved."""
 
   products: int = 0
   elementwise: int = 0
@@ -42,29 +42,29 @@ class Work(NamedTuple):
     return Work(*(num_executions * number for number in self))
 
 
-def function_work(function: Callable, *arguments) -> Work:
+def count_function_work(function: Callable, *arguments) -> Work:
   """Counts the operations and the memory traffic of a function, given arrays or shapes.
 
   A while loop with an unknown number of iterations raises a ValueError, and an unknown primitive
   raises UnknownPrimitive.
   """
-  return jaxpr_work(jax.make_jaxpr(function)(*arguments).jaxpr)
+  return count_jaxpr_work(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
 def flops(function: Callable, *arguments) -> int:
   """The number of operations in the matrix products and convolutions of a function."""
-  return function_work(function, *arguments).products
+  return count_function_work(function, *arguments).products
 
 
-def jaxpr_work(jaxpr: core.Jaxpr) -> Work:
+def count_jaxpr_work(jaxpr: core.Jaxpr) -> Work:
   """Counts the operations and the memory traffic of a jaxpr, including its inner jaxprs."""
-  return sum(map(_equation_work, jaxpr.eqns), Work())
+  return sum(map(_count_equation_work, jaxpr.eqns), Work())
 
 
-def _equation_work(equation) -> Work:
+def _count_equation_work(equation) -> Work:
   kind = primitive_kind(equation)
   if kind == 'control':
-    return _control_flow_work(equation)
+    return _count_control_flow_work(equation)
   traffic = sum(_num_bytes(v) for v in (*equation.invars, *equation.outvars))
   inputs, outputs = (sum(v.aval.size for v in variables)
                      for variables in (equation.invars, equation.outvars))
@@ -87,13 +87,16 @@ def _equation_work(equation) -> Work:
   return Work(bytes=traffic)
 
 
-def _control_flow_work(equation) -> Work:
-  """Counts the work of a loop, branch or call, with the body of a scan once per iteration."""
+def _count_control_flow_work(equation) -> Work:
+  """Counts the operations and the memory traffic of a loop, branch or call.
+
+  The body of a scan counts once per iteration.
+  """
   name = equation.primitive.name
   if name == 'while':
     raise ValueError(
       'the work of a while loop cannot be counted, because its iterations depend on data')
-  inner = [jaxpr_work(body.jaxpr) for body in inner_jaxprs(equation)]
+  inner = [count_jaxpr_work(body.jaxpr) for body in inner_jaxprs(equation)]
   if name == 'cond':
     return max(inner)
   total = sum(inner, Work())

@@ -156,7 +156,7 @@ def draw_figure(
     grid = figure.add_gridspec(len(rows), columns, height_ratios=heights)
     for index, row in enumerate(rows):
       for column, panel in enumerate(row):
-        cell = grid[index, :] if _fills_a_row(panel) else grid[index, column]
+        cell = grid[index, :] if _requires_separate_row(panel) else grid[index, column]
         _draw_panel(panel, figure.add_subplot(cell), styles)
     handles = [_legend_handle(matplotlib, styles[name]) for name in legend]
     if legend:
@@ -196,13 +196,14 @@ def _arrange_in_rows(
   """Arranges panels in rows, with a separate row for each panel of a non-default size."""
   rows = [[]]
   for panel in panels:
-    if _fills_a_row(panel) or len(rows[-1]) == panels_per_row or any(map(_fills_a_row, rows[-1])):
+    is_complete = len(rows[-1]) == panels_per_row or any(map(_requires_separate_row, rows[-1]))
+    if is_complete or _requires_separate_row(panel):
       rows.append([])
     rows[-1].append(panel)
   return [row for row in rows if row]
 
 
-def _fills_a_row(panel: Panel | HeatMap) -> bool:
+def _requires_separate_row(panel: Panel | HeatMap) -> bool:
   return _size_in_inches(panel) != _PANEL
 
 

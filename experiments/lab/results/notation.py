@@ -55,7 +55,7 @@ def format_interval(value: Interval) -> str:
   power = max(-300, _displayed_exponent(max(abs(value.estimate), half)))
   scale = 10.0**power
   estimate, low, high = (part / scale for part in value[:3])
-  decimals = _decimals_for_half_width(half / scale)
+  decimals = _decimal_places_to_display(half / scale)
   middle, below, above = (_format_fixed_point(part, decimals) for part in (estimate, low, high))
   # Subtraction before scaling keeps the two half widths of a symmetric interval equal.
   sides = (value.estimate - value.low, value.high - value.estimate)
@@ -74,8 +74,11 @@ def _displayed_exponent(value: float) -> int:
   return 0 if plain else _decimal_exponent(value)
 
 
-def _decimals_for_half_width(half_width: float) -> int:
-  """Returns the decimal places for one significant digit, or for two if the leading digit is 1."""
+def _decimal_places_to_display(half_width: float) -> int:
+  """Returns the number of decimal places with which a half width of an interval is displayed.
+
+  The half width has one significant digit, or two if the leading digit is 1.
+  """
   exponent = _decimal_exponent(half_width)
   leading = half_width / 10.0**exponent
   return -exponent + (1 if leading < 1.95 else 0)

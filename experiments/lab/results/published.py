@@ -92,7 +92,7 @@ def published_numbers_table(
   rows = [
     (
       *(entry.layer, entry.task, _describe_settings_and_note(entry, shared), entry.metric),
-      _published_value(entry),
+      _published_value_or_bound(entry),
       *(_measurement_and_difference(entry, measured.get(entry)) if measured is not None else ()),
       *(entry.reliability, entry.source),
     )
@@ -114,7 +114,7 @@ def _format_settings(settings: Iterable[tuple[str, Any]]) -> str:
   return ', '.join(f'{name}={value}' for name, value in sorted(settings))
 
 
-def _published_value(entry: Entry) -> float | str:
+def _published_value_or_bound(entry: Entry) -> float | str:
   return entry.value if entry.relation == '=' else f'{entry.relation} {entry.value:g}'
 
 
@@ -122,16 +122,16 @@ def _measurement_and_difference(
   entry: Entry, measured: Interval | None
 ) -> tuple[Interval | None, Interval | None]:
   exact = measured is not None and entry.relation == '='
-  return measured, measured.shift(-entry.value) if exact else None
+  return measured, measured.add_offset(-entry.value) if exact else None
 
 
 @functools.cache
 def _load_entries() -> tuple[Entry, ...]:
   text = pathlib.Path(__file__).with_name('published.json').read_text(encoding='utf-8')
-  return tuple(entry for group in json.loads(text) for entry in _entries_of_json_group(group))
+  return tuple(entry for group in json.loads(text) for entry in _parse_json_group(group))
 
 
-def _entries_of_json_group(group: dict) -> Iterable[Entry]:
+def _parse_json_group(group: dict) -> Iterable[Entry]:
   """Yields the entries of a group in published.json, and treats unknown JSON keys as settings."""
   fields = {field.name for field in dataclasses.fields(Entry)}
   shared = {name: value for name, value in group.items() if name not in ('settings', 'entries')}

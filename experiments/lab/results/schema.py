@@ -35,7 +35,7 @@ class Schema(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Number:
-  """Schema of a number from `low` to `high`, or also NaN or infinity if `finite` is false."""
+  """Schema of a number from `low` to `high`, with NaN and infinity allowed if `finite` is false."""
 
   low: float = -LARGEST_NUMBER
   high: float = LARGEST_NUMBER

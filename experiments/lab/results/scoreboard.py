@@ -105,7 +105,7 @@ def extrapolation_table(title: str, columns, layers) -> Table:
     for record in group:
       result, layer = record['result'], record['run']['layer']
       cells[layer, name], chances[name] = scores.test_metric_interval(record), result['chance']
-      intervals = scores.extrapolation_intervals(record).values()
+      intervals = scores.extrapolation_metric_intervals(record).values()
       for tested, value in zip(result['extrapolation'], intervals, strict=True):
         column = f'{name} at {tested["distance"]}'
         cells[layer, column], chances[column] = value, tested['chance']
@@ -192,7 +192,7 @@ def test_metric_panels(records) -> list[Panel]:
     if record['status'] == 'finished':
       tasks.setdefault(record['result']['title'], []).append(record)
   panels = []
-  # Tasks with fewer records come last, because results at a single distance form no curve.
+  # Sorting by record count puts tasks without a curve, with a single distance, at the end.
   for title, group in sorted(tasks.items(), key=lambda item: -len(item[1])):
     series: dict[str, list] = {}
     for record in group:
@@ -214,7 +214,7 @@ def extrapolation_panels(records) -> list[Panel]:
     series = {
       record['run']['layer']: [
         (result['distance'], scores.test_metric_interval(record)),
-        *scores.extrapolation_intervals(record).items(),
+        *scores.extrapolation_metric_intervals(record).items(),
       ]
       for record in group
     }

@@ -32,7 +32,7 @@ def test_metric_interval(record: dict) -> Interval:
   return mean_interval(test_metrics(record))
 
 
-def extrapolation_intervals(record: dict) -> dict[int, Interval]:
+def extrapolation_metric_intervals(record: dict) -> dict[int, Interval]:
   """Maps each additional test distance to the mean test metric over seeds."""
   members = results_at_best_learning_rate(record)
   return {
@@ -49,7 +49,7 @@ def scores_by_seed(record: dict) -> dict[int, float]:
   return _normalized_scores(metrics, record['result']['perfect'], record['result']['chance'])
 
 
-def scores_at_longest_extrapolation(record: dict) -> dict[int, float]:
+def scores_at_longest_extrapolation_distance(record: dict) -> dict[int, float]:
   """Maps each seed to its normalized score at the longest additional test distance, if any."""
   if not record['result']['extrapolation']:
     return {}

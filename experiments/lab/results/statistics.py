@@ -41,8 +41,8 @@ class Interval(NamedTuple):
   def has_bounds(self) -> bool:
     return not (math.isnan(self.low) or math.isnan(self.high))
 
-  def shift(self, offset: float) -> 'Interval':
-    """Returns a copy with the offset added to the estimate and to both bounds."""
+  def add_offset(self, offset: float) -> 'Interval':
+    """Returns an interval with the offset added to the estimate and to both bounds."""
     return Interval(self.estimate + offset, self.low + offset, self.high + offset, self.count)
 
 

@@ -143,7 +143,7 @@ class Store:
       return {}
 
   def read(self, study: str, run: dict) -> dict | None:
-    """Returns the record that the current code produced for a grid cell, or None if absent."""
+    """Returns the record that the current code produced for a grid cell, or None without one."""
     code = self.cell_code_fingerprints(study, run)
     return self._read_record_file(self._record_file_path(study, run, code))
 
@@ -152,7 +152,7 @@ class Store:
     return [record for record in self.all_records(study) if self.is_current(record)]
 
   def all_records(self, study: str | None = None) -> list[dict]:
-    """Returns the sorted records of one or all studies, whichever code produced them."""
+    """Returns the sorted records of one or all studies, including records of earlier code."""
     names = [name for name in self._record_file_names() if study in (None, name.rpartition('-')[0])]
     files = (self._read_record_file(self.cells / name) for name in names)
     records = [record for record in files if record is not None]
@@ -160,7 +160,7 @@ class Store:
       record['study'], canonical_json(record['run']), canonical_json(record['code'])))
 
   def is_current(self, record: dict) -> bool:
-    """Whether the current code produced the record, or the study of the record is unknown."""
+    """Returns whether the current code produced the record, and True if its study is unknown."""
     if record['study'] not in self._kinds:
       return True
     return record['code'] == self.cell_code_fingerprints(record['study'], record['run'])
@@ -251,7 +251,7 @@ class Store:
       self._warn(f'{path}: {fault}; renamed to {target.name}, so that its cell counts as not run')
 
   def add_to_history(self, file_name: str, data: bytes) -> None:
-    """Copies a replaced record file to the history folder, unless the folder has an equal file."""
+    """Copies a replaced record file to the history folder, unless the folder contains a copy."""
     try:
       self.history.mkdir(exist_ok=True)
       if not any(file.read_bytes() == data for file in self.history.glob(f'{file_name}*')):

@@ -63,12 +63,12 @@ class Table:
 
   @property
   def numeric_columns(self) -> tuple[bool, ...]:
-    """A flag for each column, true if the column contains only numbers and missing values."""
+    """Flags that mark the columns with only numbers and missing values."""
     return tuple(
       not any(isinstance(value, str) for value in column) for column in self._values_by_column())
 
   def formatted_rows(self) -> list[list[FormattedCell]]:
-    """Formats all cells by row, and marks each cell whose text equals that of the best value."""
+    """Formats the cells of each row, and marks all cells that display the best value."""
     ranked = len(self.rows) - self.reference_rows
     best = [
       _texts_of_best_cells(values[:ranked], self.best[name]) if name in self.best else ()

@@ -44,7 +44,7 @@ def is_timing_record(record: dict) -> bool:
 
 
 def is_finished_and_repeatable(record: dict) -> bool:
-  """Whether the grid cell has finished and its two measurements of each training step agree."""
+  """Whether the run has finished, with repeated timings (if any) that agree."""
   if record['status'] != 'finished' or not is_timing_record(record):
     return record['status'] == 'finished'
   return all(
@@ -58,7 +58,7 @@ def step_time_drift(record: dict, layer: str) -> float:
   return max((max(ratio, 1 / ratio) for ratio in ratios), default=1.0)
 
 
-def group_repetitions(records: Iterable[dict]) -> list[list[dict]]:
+def group_records_differing_in_seed(records: Iterable[dict]) -> list[list[dict]]:
   """Groups timing records that differ only in the seed, as repetitions of a measurement."""
   groups = {}
   for record in records:
@@ -67,7 +67,7 @@ def group_repetitions(records: Iterable[dict]) -> list[list[dict]]:
   return list(groups.values())
 
 
-def append_tokens_and_device(title: str, records: Sequence[dict], is_only_grid: bool) -> str:
+def title_with_tokens_and_device(title: str, records: Sequence[dict], is_only_grid: bool) -> str:
   """Appends the tokens per step and the device to a title, if there are several experiment grids.
 
   Args:
@@ -117,7 +117,7 @@ def layer_measurements(record: dict, layer: str, quantity: str) -> list[dict]:
 
 
 def describe_out_of_memory(records: Iterable[dict], *quantities: str) -> str:
-  """Returns a sentence with the layers and lengths that ran out of memory, or an empty text."""
+  """Returns a sentence about layers and lengths that exceeded the memory, or an empty text."""
   points = [p for record in records for p in record['result'].get('points', ())]
   failures = dict.fromkeys(
     f'{p["layer"]} at {p["length"]}' for p in points
@@ -186,7 +186,7 @@ def stack_measurements(records: Sequence[dict], quantity: MeasuredQuantity) -> '
       if point['quantity'] == quantity.quantity and point['length'] in lengths:
         indices = layers.index(point['layer']), lengths.index(point['length'])
         values = (
-          _bytes_of_measurement(point) if quantity.exact
+          _nonzero_memory_bytes(point) if quantity.exact
           else np.divide(point['seconds'], point['tokens']))
         sample[: len(values), *indices] = values
     pooled.append(sample)
@@ -208,5 +208,5 @@ def median_over_rounds(values: 'np.ndarray') -> 'np.ndarray':
   return sum(np.take_along_axis(ordered, indices, 0) for indices in middle)[0] / 2
 
 
-def _bytes_of_measurement(point: dict) -> list[int]:
+def _nonzero_memory_bytes(point: dict) -> list[int]:
   return [] if point['bytes'] is None else [max(1, point['bytes'])]

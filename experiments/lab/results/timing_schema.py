@@ -39,7 +39,7 @@ def measurements_are_requested_and_distinct(run: dict, result: dict) -> bool:
 
 
 def measurements_have_equal_round_counts(run: dict, result: dict) -> bool:
-  """Whether all successful measurements have the same number of rounds, at most the requested."""
+  """Whether successful measurements have equal round counts, not above the requested count."""
   counts = {len(point['seconds']) for point in result['points']} - {0}
   return len(counts) <= 1 and all(count <= run['rounds'] for count in counts)
 

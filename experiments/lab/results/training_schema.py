@@ -74,8 +74,8 @@ def every_seed_trained_at_every_learning_rate(run: dict, result: dict) -> bool:
   return sorted(members) == sorted(requested) and result['learning_rate'] in run['learning_rates']
 
 
-def tested_at_all_distances_or_none(run: dict, result: dict) -> bool:
-  """Whether each trained model was tested at all additional test distances or at none."""
+def additional_test_results_are_complete_or_absent(run: dict, result: dict) -> bool:
+  """Whether each trained model has results for all additional test distances or for none."""
   counts = {len(member.get(name, ())) for member in result['members']
             for name in ('extrapolation', 'extrapolation_loss')}
   return counts <= {0, len(result['extrapolation'])}
@@ -127,7 +127,7 @@ TRAINING = RecordKind(
       every_seed_trained_at_every_learning_rate),
     Constraint(
       'a member has a metric for all additional test distances or for none',
-      tested_at_all_distances_or_none),
+      additional_test_results_are_complete_or_absent),
     Constraint('every seed has a translation of every source', every_source_translated),
     Constraint('an alignment has a weight for each pair of tokens', attention_maps_match_tokens),
     Constraint('a record with translations has FLOPs and losses', lambda run, result: (

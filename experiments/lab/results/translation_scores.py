@@ -224,7 +224,7 @@ def source_length_at_half_exact_match(record: dict) -> Interval | str | None:
   if not seeds or not lengths.size:
     return None
   midpoints = [
-    length_at_logistic_midpoint(
+    fit_source_length_at_half_accuracy(
       lengths, np.concatenate([exact_matches_by_seed(part)[seed] for part in outputs]))
     for seed in seeds
   ]
@@ -236,8 +236,8 @@ def source_length_at_half_exact_match(record: dict) -> Interval | str | None:
   return mean_interval([float(np.clip(n, shortest, longest)) for n in midpoints])
 
 
-def length_at_logistic_midpoint(lengths: 'np.ndarray', is_correct: 'np.ndarray') -> float:
-  """Fits the probability of a correct translation by source length, and returns its 50 % length."""
+def fit_source_length_at_half_accuracy(lengths: 'np.ndarray', is_correct: 'np.ndarray') -> float:
+  """Returns the source length at which the fitted probability of a correct translation is 50 %."""
   if is_correct.all():
     return math.inf
   if not is_correct.any():
@@ -257,12 +257,12 @@ def length_at_logistic_midpoint(lengths: 'np.ndarray', is_correct: 'np.ndarray')
 
 
 def retained_source_bits(record: dict) -> tuple[Interval, int] | None:
-  """Returns a lower bound on the bits of source information in the decoder, and the source length.
+  """Estimates the information about the source sentence, in bits, that the decoder can access.
 
-  The bound is in bits per sequence, at the source length in tokens with the largest bound. The
-  bound is the cross-entropy of the target sentence under the frequency of each token at each
-  position, minus the cross-entropy under the model. The bound holds if the tokens of a target
-  sentence are independent, as in copying (Barber and Agakov 2003).
+  The result is a lower bound in bits per sequence and the source length in tokens for which this
+  bound is largest. The bound is the cross-entropy of the target sentence under the frequency of
+  each token at each position, minus the cross-entropy under the model. The bound holds if the
+  tokens of a target sentence are independent, as in copying (Barber and Agakov 2003).
   """
   result, members = record['result'], scores.results_at_best_learning_rate(record)
   bounds = []

@@ -88,14 +88,14 @@ def source_length_tables(title: str, columns: Columns, layers: Sequence[str]) ->
       'bootstrap interval over sentences. The length at 50 % exact match is the midpoint of a '
       'logistic curve fitted for each seed; a midpoint outside the tested lengths is given '
       'as a bound.'
-      + describe_omissions_and_truncations({task: group}),
+      + describe_omitted_and_truncated_sentences({task: group}),
       dict.fromkeys(names, 'higher') if len(rows) > 1 else {},
     ))
   return tables
 
 
-def describe_omissions_and_truncations(columns: Columns) -> str:
-  """Returns caption sentences with the numbers of omitted sources and truncated translations."""
+def describe_omitted_and_truncated_sentences(columns: Columns) -> str:
+  """Returns caption sentences that count the omitted sources and the truncated translations."""
   sentences = []
   for task, group in columns_with_translations(columns).items():
     part = group[0]['result']['written'][0]
@@ -236,6 +236,6 @@ def translation_quality_table(title: str, columns: Columns, layers: Sequence[str
     'Scores on the test split with greedy decoding. BLEU is sacreBLEU. BLEU, 2017 uses Moses '
     'tokens with compounds split, as the 2017 paper. Intervals of BLEU and chrF are bootstrap '
     'intervals over sentences, those of exact match are over seeds. Training FLOPs count the '
-    'matrix products of all steps of one seed.' + describe_omissions_and_truncations(columns),
+    'matrix products of all steps of one seed.' + describe_omitted_and_truncated_sentences(columns),
     best if len(rows) > 1 else {},
   )

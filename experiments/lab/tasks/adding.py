@@ -80,7 +80,7 @@ class Adding(Task):
 
   @property
   def distance(self) -> int:
-    """The sequence length, which bounds the distance from a marker to the last step."""
+    """The sequence length, which is the maximum distance from a marked value to the last step."""
     return self.length
 
   @property
@@ -92,7 +92,7 @@ class Adding(Task):
     return dataclasses.replace(self, length=distance)
 
   def batch(self, split: str, index, batch_size: int) -> Batch:
-    """Random sequences with two marked values each, whose sum is the target at the last step."""
+    """Random sequences with two marked values each. The target at the last step is their sum."""
     value_key, marker_key = jax.random.split(self.batch_key(split, index))
     value = jax.random.uniform(value_key, (batch_size, self.length))
     marked = self._sample_marked_steps(marker_key, batch_size)
@@ -108,11 +108,11 @@ class Adding(Task):
     return jax.random.randint(key, (batch_size, 2), 0, half) + jnp.array([[0, half]])
 
   def oracle(self, source: jax.Array) -> jax.Array:
-    """The cumulative sum of the marked values, which equals the target at the last step."""
+    """Predicts the cumulative sum of the marked values, which is the target at the last step."""
     return jnp.cumsum(source[..., :1] * source[..., 1:], 1)
 
   def baseline(self, source: jax.Array) -> jax.Array:
-    """The constant 1, which is the mean of the target."""
+    """Predicts the constant 1, which is the mean of the target."""
     return jnp.ones((*source.shape[:2], 1))
 
   def metric_sums(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:

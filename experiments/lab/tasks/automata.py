@@ -32,15 +32,15 @@ ANSWERS = ('all', 'last')  # scored outputs of a sequence
 
 
 class TransitionMonoid(NamedTuple):
-  """The M distinct state transition functions that input sequences of an automaton induce."""
+  """The M distinct functions from states to states that arise from words of input tokens."""
 
   functions: np.ndarray  # [M, states] the next state of each state
   letters: np.ndarray  # [letters] index into `functions` of each letter
   product: np.ndarray  # [M, M] index of the function that applies the first factor, then the second
 
 
-def transition_monoid(transition: np.ndarray) -> TransitionMonoid:
-  """The transition monoid of the automaton with the given transition table [states, letters]."""
+def compute_transition_monoid(transition: np.ndarray) -> TransitionMonoid:
+  """Computes the transition monoid of an automaton from its transition table [states, letters]."""
   indices, functions, queue = {}, [], collections.deque(transition.T)
   while queue:
     word = queue.popleft()
@@ -74,13 +74,13 @@ class MooreMachine:
     return int(self.output.max()) + 1
 
   @functools.cached_property
-  def monoid(self) -> TransitionMonoid:
-    return transition_monoid(self.transition)
+  def transition_monoid(self) -> TransitionMonoid:
+    return compute_transition_monoid(self.transition)
 
   @functools.partial(jax.jit, static_argnums=0)
   def compute_outputs(self, tokens: jax.Array) -> jax.Array:
     """The outputs [B, T] of the automaton after each token of the input sequences [B, T]."""
-    functions, letters, product = map(jnp.asarray, self.monoid)
+    functions, letters, product = map(jnp.asarray, self.transition_monoid)
     words = jax.lax.associative_scan(
       lambda first, second: product[first, second], letters[tokens], axis=1
     )
@@ -139,7 +139,11 @@ class AutomatonTask(Task):
 
   @property
   def scored_positions(self) -> range:
-    """The positions whose outputs are scored, or can be drawn for scoring if answers='last'."""
+    """The positions at which outputs can be scored.
+
+    With answers='all', all of them are scored. With answers='last', a batch draws one position
+    for each sequence.
+    """
     period = len(self.token_ranges)
     return range(-(-(self.shortest - 1) // period) * period, self.length, period)
 
@@ -158,7 +162,7 @@ class AutomatonTask(Task):
 
   @property
   def distance(self) -> int:
-    """The sequence length, because the last output depends on the first token."""
+    """The sequence length, because the last output can depend on the first token."""
     return self.length
 
   @property
@@ -191,7 +195,7 @@ class AutomatonTask(Task):
     return one_hot_logits(self.machine.compute_outputs(source), self.output_space.size)
 
   def baseline(self, source: jax.Array) -> jax.Array:
-    """The marginal log-probabilities of the outputs at each position."""
+    """Logits that are the log-probabilities of outputs at each position for random input."""
     logits = np.maximum(np.log(np.maximum(output_distributions(self), 1e-300)), -LOGIT_GAP)
     logits = jnp.asarray(logits, jnp.float32)
     return jnp.broadcast_to(logits, (*source.shape, self.output_space.size))
@@ -199,7 +203,7 @@ class AutomatonTask(Task):
 
 @functools.cache
 def output_distributions(task: AutomatonTask) -> np.ndarray:
-  """Output probabilities [T, outputs] at each position, for random input sequences."""
+  """The probability of each output at each position [T, outputs], for random input sequences."""
   machine, ranges = task.machine, task.token_ranges
   one_hot = np.eye(len(machine.transition))
   transition_matrices = [

@@ -86,7 +86,7 @@ class CopyMemory(Task):
 
   @property
   def output_space(self) -> Space:
-    """The input tokens, except that the Arjovsky variant omits the delimiter."""
+    """The same tokens as in the input, but without the delimiter in the Arjovsky variant."""
     return Space('tokens', NUM_CLASSES[self.variant])
 
   @property

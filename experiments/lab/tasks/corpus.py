@@ -39,7 +39,7 @@ class Corpus(Transduction):
 
   Generated text is scored against the original sentences of the data set, not against detokenised
   targets. Pairs with an empty sentence or with another length are in no batch.
-  `untested_pair_counts` counts such pairs of the test split.
+  `count_excluded_test_pairs` counts such pairs of the test split.
   """
 
   dataset: str = 'wmt14_translate/de-en'
@@ -71,7 +71,7 @@ class Corpus(Transduction):
 
   @property
   def prepared_corpus(self) -> PreparedCorpus:
-    """The tokenised data set, which is prepared on first use and then cached."""
+    """The tokenised data set, which is prepared and cached at the first access."""
     return reader.load_corpus(self.dataset, self.source, self.target, self.vocabulary_size)
 
   @property
@@ -104,11 +104,11 @@ class Corpus(Transduction):
     return dataclasses.replace(self, min_length=self.max_length, max_length=distance)
 
   def num_batches(self, split: str, batch_size: int) -> int:
-    """The number of batches per epoch, where an epoch contains each eligible pair once."""
+    """The number of batches per epoch, which contains each pair within the length limits once."""
     return _buckets_of_split(self, split, batch_size).count
 
   def batch_shape(self, split: str, index: int, batch_size: int) -> BatchShape:
-    """The shape of a batch, without its content.
+    """The shape of a batch, determined without loading its sentence pairs.
 
     Args:
       split: 'train', 'validation' or 'test'.
@@ -122,7 +122,7 @@ class Corpus(Transduction):
     return _buckets_of_split(self, split, batch_size).batch(index)[0]
 
   def batch(self, split: str, index, batch_size: int) -> Batch:
-    """A batch as NumPy arrays. `batch_size` is used only if `batch_tokens` is 0."""
+    """A batch as NumPy arrays, with `batch_size` rows only if the option `batch_tokens` is 0."""
     num_rows, length = self.batch_shape(split, index, batch_size)
     examples = self._pair_indices(split, index, batch_size)
     source, target = self.prepared_corpus.splits[split].padded_batch(examples, num_rows, length)
@@ -133,8 +133,8 @@ class Corpus(Transduction):
     sentences = self.prepared_corpus.test_sentences
     return [sentences[i] for i in self._pair_indices('test', index, batch_size)]
 
-  def untested_pair_counts(self, num_batches: int, batch_size: int) -> dict[str, int]:
-    """Counts of test pairs that are not evaluated, by reason, such as an empty sentence."""
+  def count_excluded_test_pairs(self, num_batches: int, batch_size: int) -> dict[str, int]:
+    """The number of test pairs excluded from the evaluation for each reason, such as length."""
     lengths = self.prepared_corpus.splits['test'].lengths
     empty, longer = lengths.min(1) <= EMPTY, lengths.max(1)
     tested = [self._pair_indices('test', i, batch_size)
@@ -148,7 +148,7 @@ class Corpus(Transduction):
     return {reason: int(count) for reason, count in counts.items() if count}
 
   def _pair_indices(self, split: str, index: int, batch_size: int) -> np.ndarray:
-    """The indices of the sentence pairs of a batch within their split."""
+    """The indices, within a split, of the sentence pairs of a batch."""
     _, rows = _buckets_of_split(self, split, batch_size).batch(index)
     return _eligible_pairs(self, split)[0][rows]
 
@@ -164,7 +164,7 @@ class Corpus(Transduction):
                     f' translation')
 
   def baseline(self, source: jax.Array) -> jax.Array:
-    """Logits that predict an empty sentence for every source. No target sentence is empty."""
+    """Logits that predict an empty target for every source, which is never an exact match."""
     return one_hot_logits(jnp.full(source.shape, END), self.vocabulary_size)
 
 
@@ -181,8 +181,8 @@ def _eligible_pairs(task: Corpus, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def _batch_shapes(task: Corpus, batch_size: int) -> tuple[BatchShape, ...]:
-  """The batch shapes that all splits of a task share, to limit the number of compilations."""
-  # Every run ends with a test, so that this error must precede training.
+  """The batch shapes of a task. All splits share them to limit the number of compilations."""
+  # Raised before training starts, because every training run ends with a test.
   _require_eligible_pairs(task, 'test')
   lengths = np.concatenate([_eligible_pairs(task, split)[1] for split in SPLITS])
   return batch_shapes(lengths, task.batch_tokens, batch_size)
@@ -190,7 +190,7 @@ def _batch_shapes(task: Corpus, batch_size: int) -> tuple[BatchShape, ...]:
 
 @functools.cache
 def _buckets_of_split(task: Corpus, split: str, batch_size: int) -> Buckets:
-  """The division of a split into batches of sentence pairs of similar length."""
+  """Divides the sentence pairs of a split into batches of similar sentence length."""
   _require_eligible_pairs(task, split)
   if split == 'train':  # training needs validation batches too
     _require_eligible_pairs(task, 'validation')

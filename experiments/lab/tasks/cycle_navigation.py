@@ -46,5 +46,5 @@ class CycleNavigation(AutomatonTask):
 
   @property
   def machine(self) -> MooreMachine:
-    """The automaton whose state and output are the position on the cycle."""
+    """The automaton whose state is the position on the cycle and whose output is its state."""
     return MACHINE

@@ -98,12 +98,12 @@ class Dates(PairTask):
 
   @property
   def distance(self) -> int:
-    """The number of years from 1900 to the last year, both included."""
+    """The number of years from 1900 on. Extrapolation tests dates in the years after them."""
     return self.years
 
   @property
-  def vocabulary_task(self) -> 'Dates':
-    """The task on dates from 1900 to 1999, used only to train the vocabulary.
+  def vocabulary_training_task(self) -> 'Dates':
+    """The task on dates from 1900 to 1999, on which the vocabulary is trained.
 
     Its two formats are in sorted order, so that the vocabulary does not depend on the direction of
     translation.
@@ -117,7 +117,7 @@ class Dates(PairTask):
     )
 
   def with_distance(self, distance: int) -> 'Dates':
-    """The task on dates up to the end of the year 1899 + `distance`."""
+    """The task whose latest date is in the year 1899 + `distance`."""
     return dataclasses.replace(self, years=distance, skipped=min(self.skipped, distance - 1))
 
   def extrapolation_task(self, distance: int) -> 'Dates':
@@ -134,7 +134,7 @@ class Dates(PairTask):
       yield SentencePair(date.isoformat(), *self.format_source_and_target(date))
 
   def format_source_and_target(self, date: datetime.date) -> tuple[str, str]:
-    """A date as text in the source format and in the target format."""
+    """Formats a date as source text and as target text."""
     return (
       format_date(date, self.source, self.source_format),
       format_date(date, self.target, self.target_format),

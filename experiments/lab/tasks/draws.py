@@ -18,20 +18,20 @@ import jax.numpy as jnp
 
 @jax.jit
 def decode_lehmer_codes(codes: jax.Array) -> jax.Array:
-  """The sequences [B, k] of distinct numbers that the Lehmer codes [B, k] encode."""
+  """Decodes Lehmer codes [B, k] into sequences [B, k] of distinct numbers."""
   count = codes.shape[1]
 
-  def increment_later_ranks(step, ranks):
+  def decode_position(step, ranks):
     position = count - 2 - step
     rank = jax.lax.dynamic_slice_in_dim(ranks, position, 1, axis=1)  # [B, 1]
     is_later = (jnp.arange(count) > position)[None, :]
     return ranks + (is_later & (ranks >= rank))  # later ranks did not count this item yet
 
-  return jax.lax.fori_loop(0, count - 1, increment_later_ranks, codes)
+  return jax.lax.fori_loop(0, count - 1, decode_position, codes)
 
 
 def sample_distinct(key: jax.Array, batch_size: int, count: int, population: int) -> jax.Array:
-  """Uniform random samples of `count` distinct numbers below `population`, in random order.
+  """Samples `count` distinct numbers below `population` uniformly, in random order.
 
   Args:
     key: random key.
@@ -48,7 +48,7 @@ def sample_distinct(key: jax.Array, batch_size: int, count: int, population: int
 
 
 def sample_distinct_weighted(key: jax.Array, batch_size: int, count: int, log_weights) -> jax.Array:
-  """Weighted random samples of `count` distinct indices, drawn without replacement.
+  """Samples `count` distinct indices with given weights, without replacement.
 
   Each draw has probabilities proportional to the weights of the remaining indices.
 

@@ -21,7 +21,7 @@ MACHINE = MooreMachine(
 
 @dataclasses.dataclass(frozen=True)
 class EvenPairs(AutomatonTask):
-  """The target is 0 if the number of adjacent token pairs 01 and 10 is even, and 1 if it is odd.
+  """The target is the parity of the number of adjacent tokens that differ (0 even, 1 odd).
 
   A single token has no pairs, so that the first output is always 0 and chance exceeds one half. Two
   examples (`.` has no weight):
@@ -48,5 +48,5 @@ class EvenPairs(AutomatonTask):
 
   @property
   def machine(self) -> MooreMachine:
-    """The automaton whose state encodes the first token and the most recent token."""
+    """The automaton whose state encodes the first and the most recent input token."""
     return MACHINE

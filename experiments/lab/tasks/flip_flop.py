@@ -26,7 +26,7 @@ WRITE, READ, IGNORE = 2, 3, 4  # bits are 0 and 1
 
 
 def last_written_bits(source: jax.Array) -> jax.Array:
-  """The most recently written bit at each instruction, [B, T/2] for sources [B, T].
+  """The bit [B, T/2] that was last written before or at each instruction of sources [B, T].
 
   At a write instruction, this is the bit that the instruction writes.
   """
@@ -81,7 +81,7 @@ class FlipFlop(Task):
 
   @property
   def distance(self) -> int:
-    """The sequence length, which bounds the distance from a read to the last write."""
+    """The sequence length, which limits the distance between a read and the preceding write."""
     return self.length
 
   @property
@@ -101,21 +101,21 @@ class FlipFlop(Task):
     instructions = jnp.where(draw < self.ignore, IGNORE, instructions)
     instructions = instructions.at[:, 0].set(WRITE).at[:, -1].set(READ)
     bits = jax.random.randint(bit_key, shape, 0, 2)
-    answers = last_written_bits(self._interleave(instructions, bits))  # [B, T/2]
+    answers = last_written_bits(self._interleave_arrays(instructions, bits))  # [B, T/2]
     reads = instructions == READ
-    source = self._interleave(instructions, jnp.where(reads, answers, bits))
-    target = self._interleave(jnp.where(reads, answers, 0), jnp.zeros_like(bits))
-    weight = self._interleave(reads, jnp.zeros_like(reads)).astype(jnp.float32)
+    source = self._interleave_arrays(instructions, jnp.where(reads, answers, bits))
+    target = self._interleave_arrays(jnp.where(reads, answers, 0), jnp.zeros_like(bits))
+    weight = self._interleave_arrays(reads, jnp.zeros_like(reads)).astype(jnp.float32)
     return Batch(source, target, weight)
 
-  def _interleave(self, instructions: jax.Array, bits: jax.Array) -> jax.Array:
-    """The sequences [B, T] that alternate between instructions [B, T/2] and bits [B, T/2]."""
+  def _interleave_arrays(self, instructions: jax.Array, bits: jax.Array) -> jax.Array:
+    """Interleaves instructions [B, T/2] and bits [B, T/2] into sequences [B, T]."""
     return jnp.stack([instructions, bits], -1).reshape(-1, self.length)
 
   def oracle(self, source: jax.Array) -> jax.Array:
     """Logits that predict the last written bit at every position."""
     answers = last_written_bits(source)
-    return one_hot_logits(self._interleave(answers, answers), self.output_space.size)
+    return one_hot_logits(self._interleave_arrays(answers, answers), self.output_space.size)
 
   def baseline(self, source: jax.Array) -> jax.Array:
     """Logits of the uniform distribution over the two bits."""

@@ -66,7 +66,7 @@ class InductionHeads(Task):
 
   @property
   def distance(self) -> int:
-    """The sequence length, which bounds the distance between the two triggers."""
+    """The sequence length, which limits the distance between the two trigger tokens."""
     return self.length
 
   @property

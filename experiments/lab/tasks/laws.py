@@ -27,7 +27,7 @@ ROUNDING = 1e-6
 
 @functools.cache
 def sample_batches(task: Task, split: str) -> Batch:
-  """NUM_BATCHES consecutive batches of a split, stacked along a new first axis."""
+  """Samples NUM_BATCHES batches of a split, stacked along a new first axis."""
   batches = [task.batch(split, index, BATCH_SIZE) for index in range(NUM_BATCHES)]
   return jax.tree.map(lambda *leaves: np.stack(leaves), *batches)
 
@@ -101,7 +101,7 @@ def arrays_match_declared_spaces(task: Task) -> None:
 
 
 def batches_are_reproducible(task: Task) -> None:
-  """The split and the index determine a batch, whether or not the call is compiled.
+  """Calls with equal split and index give equal batches, with and without compilation.
 
   The index may be an int or a traced integer scalar.
   """
@@ -133,7 +133,7 @@ def sequences_vary(task: Task) -> None:
 
 
 def splits_are_disjoint(task: Task) -> None:
-  """Two splits share no more sequences than independent samples share by coincidence."""
+  """Two splits have no more sequences in common than expected of independent samples."""
   sequences = {split: distinct_source_sequences(sample_batches(task, split)) for split in SPLITS}
   halves = [
     distinct_source_sequences(
@@ -198,7 +198,7 @@ def positions_without_weight_are_not_scored(task: Task) -> None:
 
 
 def oracle_is_perfect(task: Task) -> None:
-  """The metric of the oracle is perfect on every sequence of every split."""
+  """The oracle attains the perfect metric on every sequence of every split."""
   for split in SPLITS:
     values = metric_per_sequence(task, task.oracle, split)
     worst = values[np.abs(values - task.metric.perfect).argmax()]
@@ -236,7 +236,7 @@ def baseline_ignores_the_source(task: Task) -> None:
 
 
 def scores_are_normalized(task: Task) -> None:
-  """The score is 0 for the metric of the baseline and 1 for the metric of a perfect model.
+  """The normalised score is 0 for the baseline and 1 for a perfect model.
 
   The metric `solved` has a score of more than 0.9 and at most 1.
   """

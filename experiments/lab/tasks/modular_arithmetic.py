@@ -26,7 +26,7 @@ OPERATORS = '+-*'  # tokens MODULUS, MODULUS + 1 and MODULUS + 2
 
 
 def modular_arithmetic_automaton() -> MooreMachine:
-  """The automaton that uses a sum register s and a product register p to evaluate expressions.
+  """The automaton that evaluates expressions modulo 5, with a sum s and a product p as its state.
 
   State MODULUS * s + p - 1 encodes the registers, with s from 0 to 4 and p from 1 to 5.
   """

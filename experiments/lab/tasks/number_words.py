@@ -28,14 +28,14 @@ VOCABULARY_PAIRS = 3000  # numbers that the vocabulary is trained on
 
 
 @functools.cache
-def number_speller(language: str) -> Callable[[int], str]:
-  """A function that spells out numbers of up to MOST_DIGITS digits in a given language."""
+def make_number_speller(language: str) -> Callable[[int], str]:
+  """Returns a function that spells out integers below 10^MOST_DIGITS in a given language."""
   known = optional.import_optional('num2words', 'number words', 'translation').CONVERTER_CLASSES
   if language not in known:
     raise ValueError(f'num2words has no {language!r}; its languages are {", ".join(sorted(known))}')
   converter = copy.copy(known[language])
-  # To spell a number, num2words tries all number words in descending order of their values.
-  # Without the words for values of 10^MOST_DIGITS or more, spelling is three times as fast.
+  # For each number, num2words tests all number words in descending order of their values.
+  # Removing the words for values of 10^MOST_DIGITS or more makes spelling three times as fast.
   if words := getattr(converter, 'cards', None):
     converter.cards = {value: word for value, word in words.items() if value < 10**MOST_DIGITS}
 
@@ -89,7 +89,7 @@ class NumberWords(PairTask):
     if not 1 <= self.fewest <= self.distance:
       raise ValueError(f'fewest={self.fewest}: the minimum length must be 1 to {self.distance}')
     for language in (self.source, self.target):
-      number_speller(language)
+      make_number_speller(language)
 
   @property
   def title(self) -> str:
@@ -97,12 +97,12 @@ class NumberWords(PairTask):
 
   @property
   def distance(self) -> int:
-    """The maximum number of digits, or of nonzero digits if `nonzero` is positive."""
+    """The maximum number of digits, or of nonzero digits if the option `nonzero` is set."""
     return self.nonzero or self.digits
 
   @property
-  def vocabulary_task(self) -> 'NumberWords':
-    """The task on numbers of all lengths, used only to train the vocabulary.
+  def vocabulary_training_task(self) -> 'NumberWords':
+    """The task on numbers of all lengths, on which the vocabulary is trained.
 
     Its two languages are in sorted order, so that the vocabulary does not depend on the direction
     of translation.
@@ -126,18 +126,18 @@ class NumberWords(PairTask):
     return dataclasses.replace(self.with_distance(distance), fewest=self.distance + 1)
 
   def sentence_pairs(self) -> Iterator[SentencePair]:
-    """Random distinct numbers, spelled out in both languages."""
-    source, target = number_speller(self.source), number_speller(self.target)
-    for number in self.sampled_numbers():
+    """Yields random distinct numbers, spelled out in both languages."""
+    source, target = make_number_speller(self.source), make_number_speller(self.target)
+    for number in self.sample_numbers():
       yield SentencePair(str(number), source(number), target(number))
 
-  def sampled_numbers(self) -> Iterator[int]:
-    """At most `pairs` distinct random numbers, in ascending order of length."""
+  def sample_numbers(self) -> Iterator[int]:
+    """Yields at most `pairs` distinct random numbers, in ascending order of length."""
     generator, remaining = random.Random(0), self.pairs
     for length in range(self.fewest, self.distance + 1):
       count = min(self.num_integers_of_length(length), remaining // (self.distance + 1 - length))
       for rank in generator.sample(range(self.num_integers_of_length(length)), count):
-        yield self.number_at_rank(length, rank)
+        yield self.nth_integer_of_length(length, rank)
       remaining -= count
 
   def num_integers_of_length(self, length: int) -> int:
@@ -146,8 +146,8 @@ class NumberWords(PairTask):
       return math.comb(self.digits, length) * 9**length
     return 9 * 10 ** (length - 1)
 
-  def number_at_rank(self, length: int, rank: int) -> int:
-    """The integer with index `rank` in an enumeration of all integers of the given length."""
+  def nth_integer_of_length(self, length: int, rank: int) -> int:
+    """The integer at index `rank` in a list of all integers with the given number of digits."""
     if not self.nonzero:
       return 10 ** (length - 1) + rank
     subset, rank = divmod(rank, 9**length)

@@ -27,7 +27,7 @@ import numpy as np
 from experiments.lab.corpora.reserved import PAD
 from experiments.lab.corpora.vocabulary import UNKNOWN, Vocabulary
 from experiments.lab.tasks.task import SPLITS, Batch, one_hot_logits
-from experiments.lab.tasks.text import split_for_name
+from experiments.lab.tasks.text import split_of_file
 from experiments.lab.tasks.transduction import Transduction
 
 
@@ -55,7 +55,8 @@ class PairTable(NamedTuple):
 class PairTask(Transduction):
   """The base class of translation tasks on a table of at most `pairs` generated sentence pairs.
 
-  The vocabulary is trained on both languages of the training split of `vocabulary_task`.
+  The vocabulary is trained on both languages of the training split of
+  `vocabulary_training_task`.
   """
 
   source: str = ''
@@ -77,54 +78,54 @@ class PairTask(Transduction):
 
   @property
   @abc.abstractmethod
-  def vocabulary_task(self) -> 'PairTask':
-    """The task whose training sentences are used to train the vocabulary.
+  def vocabulary_training_task(self) -> 'PairTask':
+    """The task on whose training sentences the vocabulary is trained.
 
     It is the same at all distances and in both directions of translation.
     """
 
   @abc.abstractmethod
   def sentence_pairs(self) -> Iterable[SentencePair]:
-    """The sentence pairs of the table, each with a unique name."""
+    """Generates the sentence pairs of the task, each with a unique name."""
 
   @property
   def vocabulary(self) -> Vocabulary:
-    """The subword vocabulary of both languages, which is cached in memory."""
-    return learn_vocabulary(self.vocabulary_task)
+    """The subword vocabulary that both languages share, which is cached in memory."""
+    return learn_vocabulary(self.vocabulary_training_task)
 
   @property
-  def table(self) -> PairTable:
-    """The tokenised sentence pairs, which are cached in memory."""
+  def pair_table(self) -> PairTable:
+    """The tokenised sentence pairs of the task, which are cached in memory."""
     return build_pair_table(self)
 
   @property
   def digest(self) -> str:
-    """A hash of the pairs and the vocabulary. Only scores with equal digests are comparable."""
-    return f'{self.table.digest}-{self.vocabulary.digest}'
+    """A hash of the pairs and the vocabulary. Scores with different hashes are not comparable."""
+    return f'{self.pair_table.digest}-{self.vocabulary.digest}'
 
   @property
   def source_length(self) -> int:
-    return self.table.source.shape[1]
+    return self.pair_table.source.shape[1]
 
   @property
   def target_length(self) -> int:
-    return self.table.target.shape[1]
+    return self.pair_table.target.shape[1]
 
   @property
   def chance(self) -> float:
     """The fraction of test targets that exactly match the prediction of the baseline."""
-    target = self.table.target[self.table.rows['test']]
+    target = self.pair_table.target[self.pair_table.rows['test']]
     correct = (target == np.argmax(token_frequencies(self), -1)[None, :]) & (target != UNKNOWN)
     return float(np.mean(np.all(correct | (target == PAD), 1)))
 
   def batch(self, split: str, index, batch_size: int) -> Batch:
-    """Pairs of the split, sampled uniformly with replacement."""
-    table, rows = self.table, self.sample_row_indices(split, index, batch_size)
-    # The table becomes a constant of the compiled step, at little cost in compilation time.
+    """Sentence pairs of a split, sampled uniformly with replacement."""
+    table, rows = self.pair_table, self.sample_row_indices(split, index, batch_size)
+    # Embedding the table as a constant of the compiled step adds little compilation time.
     return self.make_batch(jnp.asarray(table.source)[rows], jnp.asarray(table.target)[rows])
 
   def sample_row_indices(self, split: str, index, batch_size: int) -> jax.Array:
-    """The indices of the table rows that a batch samples at random.
+    """Samples the indices of the sentence pairs of a batch uniformly with replacement.
 
     Args:
       split: 'train', 'validation' or 'test'.
@@ -135,17 +136,17 @@ class PairTask(Transduction):
       Indices [B] into the arrays of the table.
 
     """
-    key, rows = self.batch_key(split, index), jnp.asarray(self.table.rows[split])
+    key, rows = self.batch_key(split, index), jnp.asarray(self.pair_table.rows[split])
     return rows[jax.random.randint(key, (batch_size,), 0, rows.size)]
 
   def test_sentence_pairs(self, index: int, batch_size: int) -> list[tuple[str, str]]:
     """The original texts of the sentence pairs in a test batch."""
     rows = np.asarray(self.sample_row_indices('test', index, batch_size))
-    return [(pair.source, pair.target) for pair in (self.table.pairs[row] for row in rows)]
+    return [(pair.source, pair.target) for pair in (self.pair_table.pairs[row] for row in rows)]
 
   def oracle(self, source: jax.Array) -> jax.Array:
-    """Logits that predict the target of the table row whose source has the same hash."""
-    table = self.table
+    """Logits that predict the stored translation of each source, which is looked up by hash."""
+    table = self.pair_table
     row = jnp.searchsorted(jnp.asarray(table.hashes), hash_token_rows(source, table.multipliers))
     return one_hot_logits(jnp.asarray(table.target)[row], self.vocabulary_size)
 
@@ -165,7 +166,7 @@ class PairTask(Transduction):
 def learn_vocabulary(task: PairTask) -> Vocabulary:
   """Trains a vocabulary, with one token per digit, on the training sentences of a task."""
   names_and_texts = task.sentence_pairs()
-  lines = (line for name, *texts in names_and_texts if split_for_name(name) == 'train'
+  lines = (line for name, *texts in names_and_texts if split_of_file(name) == 'train'
            for line in texts)
   return Vocabulary.train(lines, task.vocabulary_size, split_digits=True)
 
@@ -188,7 +189,7 @@ def build_pair_table(task: PairTask) -> PairTable:
                     for side in (1, 2))
   multipliers, hashes = collision_free_hashes(source)
   order = np.argsort(hashes)
-  splits = np.array([split_for_name(pairs[row].name) for row in order])
+  splits = np.array([split_of_file(pairs[row].name) for row in order])
   rows = {split: np.flatnonzero(splits == split) for split in SPLITS}
   for split, split_rows in rows.items():
     if not split_rows.size:
@@ -207,7 +208,7 @@ def token_frequencies(task: PairTask) -> np.ndarray:
 
   Add-one smoothing keeps all frequencies positive.
   """
-  target = task.table.target[task.table.rows['train']]
+  target = task.pair_table.target[task.pair_table.rows['train']]
   position = np.broadcast_to(np.arange(target.shape[1]), target.shape)
   counts = np.ones((target.shape[1], task.vocabulary_size))
   np.add.at(counts, (position[target != PAD], target[target != PAD]), 1)
@@ -223,7 +224,7 @@ def pad_token_rows(rows: Sequence[Sequence[int]]) -> np.ndarray:
 
 
 def hash_token_rows(tokens, multipliers: np.ndarray):
-  """The hash of each row of tokens, which is its sum weighted by the multipliers, modulo 2^32.
+  """Hashes each row of tokens by the sum of tokens times multipliers, modulo 2^32.
 
   Tokens are [N, S], multipliers are [S] and hashes are [N]. NumPy and JAX arrays have the same
   hashes.

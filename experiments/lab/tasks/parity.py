@@ -43,5 +43,5 @@ class Parity(AutomatonTask):
 
   @property
   def machine(self) -> MooreMachine:
-    """The automaton whose state and output are the parity."""
+    """The automaton whose state is the parity of the tokens and whose output is its state."""
     return MACHINE

@@ -101,7 +101,7 @@ class Pronouns(Task):
 
   @property
   def chance(self) -> float:
-    """The accuracy of a uniform random prediction of a noun."""
+    """The accuracy of a uniform random choice among all nouns."""
     return 1 / (2 * KINDS)
 
   def with_distance(self, distance: int) -> 'Pronouns':
@@ -143,7 +143,7 @@ class Pronouns(Task):
     scored = source == TOKENS['.']
     return Batch(source, jnp.where(scored, answer[:, None], 0), scored.astype(jnp.float32))
 
-  def annotated_positions(self, source: jax.Array) -> dict[str, jax.Array]:
+  def relevant_positions(self, source: jax.Array) -> dict[str, jax.Array]:
     """The positions [B] of the pronoun, its antecedent and the full stop in the source [B, T]."""
     verb = jnp.argmax((source >= VERB) & (source < ADJECTIVE), 1)
     adjective = jnp.max(jnp.where(source >= ADJECTIVE, source, 0), 1)
@@ -156,8 +156,8 @@ class Pronouns(Task):
     }
 
   def oracle(self, source: jax.Array) -> jax.Array:
-    """Logits that predict the noun in the first clause to which the adjective can apply."""
-    answer = select_tokens(source, self.annotated_positions(source)['antecedent'])
+    """Logits that predict the noun of the first clause that the adjective can describe."""
+    answer = select_tokens(source, self.relevant_positions(source)['antecedent'])
     return one_hot_logits(jnp.broadcast_to(answer[:, None], source.shape), self.output_space.size)
 
   def baseline(self, source: jax.Array) -> jax.Array:
@@ -172,7 +172,7 @@ class Pronouns(Task):
 
 
 def fill_template(template: str, *fillers: jax.Array) -> jax.Array:
-  """Replaces each placeholder `{}` of a template by tokens, and tokenises the other words.
+  """Tokenises the words of a template, and replaces its placeholders `{}` by given tokens.
 
   The replacement tokens are [...], and the result is [..., words].
   """
@@ -184,7 +184,7 @@ def fill_template(template: str, *fillers: jax.Array) -> jax.Array:
 def draw_distractor_phrases(
   key: jax.Array, excluded_nouns: jax.Array, count: int
 ) -> tuple[jax.Array, jax.Array]:
-  """Random prepositions and nouns for distractor phrases, excluding the nouns of the clauses.
+  """Samples prepositions and nouns for distractor phrases, except the nouns of the clauses.
 
   Args:
     key: random key.

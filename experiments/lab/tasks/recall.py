@@ -78,7 +78,7 @@ class Recall(Task):
 
   @property
   def distance(self) -> int:
-    """The sequence length, which bounds the distance from a pair to its query."""
+    """The sequence length, which limits the distance between a key-value pair and its query."""
     return self.length
 
   @property
@@ -97,7 +97,7 @@ class Recall(Task):
     return dataclasses.replace(self, length=distance, num_pairs=num_pairs)
 
   def batch(self, split: str, index, batch_size: int) -> Batch:
-    """Random key-value pairs, followed by one query per pair at a random position."""
+    """Random key-value pairs, followed by one query for each key at a random position."""
     key_key, value_key, gap_key, fill_key = jax.random.split(self.batch_key(split, index), 4)
     count, values = self.num_pairs, self.vocabulary_size - self.first_value_token
     keys = 1 + draws.sample_distinct(key_key, batch_size, count, self.first_value_token - 1)
@@ -105,7 +105,7 @@ class Recall(Task):
     pairs = jnp.stack([keys, values], -1).reshape(batch_size, 2 * count)
 
     # As in the paper, the i-th sampled gap is assigned to the i-th sampled key.
-    # Small gaps tend to be sampled first, so that the first keys tend to have small gaps.
+    # The first keys tend to have small gaps, because small gaps tend to be sampled first.
     gaps = 1 + jnp.arange((self.length - 2 * count) // 2)
     log_weights = (self.power - 1) * jnp.log(gaps)
     gap = draws.sample_distinct_weighted(gap_key, batch_size, count, log_weights)

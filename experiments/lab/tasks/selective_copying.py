@@ -23,7 +23,7 @@ BLANK = 0  # the symbols are 1, ..., V - 2 and the marker is V - 1
 
 @dataclasses.dataclass(frozen=True)
 class SelectiveCopying(Task):
-  """Prediction of the symbols of a context, in order, at the markers that follow the context.
+  """Copying of the symbols of a context, in order, to the markers that follow the context.
 
   A context of `length` tokens has `num_tokens` symbols. Token 0 is the blank, tokens 1 to V - 2 are
   symbols and token V - 1 is the marker, for a vocabulary of size V. Two examples (`.` has no
@@ -68,7 +68,7 @@ class SelectiveCopying(Task):
 
   @property
   def distance(self) -> int:
-    """The length of the context, which bounds the distance from a symbol to its marker."""
+    """The length of the context, which limits the distance between a symbol and its marker."""
     return self.length
 
   @property

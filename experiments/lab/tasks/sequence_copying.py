@@ -58,7 +58,7 @@ class SequenceCopying(Transduction):
 
   @abc.abstractmethod
   def sort_key(self, source: jax.Array) -> jax.Array:
-    """A sort key for each source symbol [B, S]. Targets have the symbols in ascending key order."""
+    """The sort keys [B, S] of source symbols. Targets have the symbols in ascending key order."""
 
   @property
   def vocabulary_size(self) -> int:
@@ -81,7 +81,7 @@ class SequenceCopying(Transduction):
 
   @property
   def most_likely_target_symbols(self) -> list[int]:
-    """The symbols of a target sequence that has the maximum probability.
+    """The symbols of a target sequence with the highest probability over random sources.
 
     This target has the smallest length and contains the symbols of the alphabet equally often, as
     far as possible.
@@ -89,7 +89,7 @@ class SequenceCopying(Transduction):
     return sorted(number % self.alphabet_size for number in range(self.min_length))
 
   @property
-  def num_sources_of_most_likely_target(self) -> int:
+  def num_sources_with_most_likely_target(self) -> int:
     """The number of distinct source sequences whose target is the most likely target."""
     return 1
 
@@ -97,7 +97,7 @@ class SequenceCopying(Transduction):
   def chance(self) -> float:
     """The probability of the most likely target, which the baseline predicts."""
     num_lengths = self.max_length - self.min_length + 1
-    num_sources = self.num_sources_of_most_likely_target
+    num_sources = self.num_sources_with_most_likely_target
     return num_sources / self.alphabet_size**self.min_length / num_lengths
 
   def with_distance(self, distance: int) -> 'SequenceCopying':
@@ -137,7 +137,7 @@ class SequenceCopying(Transduction):
     return one_hot_logits(jnp.broadcast_to(row, source.shape), self.vocabulary_size)
 
   def tokenize(self, text: str) -> list[int]:
-    """The tokens of a text such as '3 0 1', in which a number from 0 represents each symbol."""
+    """The tokens of a text such as '3 0 1', in which each number represents a symbol."""
     words = text.split()
     if not all(word.isdecimal() and int(word) < self.alphabet_size for word in words):
       last = self.alphabet_size - 1
@@ -145,7 +145,7 @@ class SequenceCopying(Transduction):
     return [*(RESERVED + int(word) for word in words), END]
 
   def test_sentence_pairs(self, index: int, batch_size: int) -> list[tuple[str, str]]:
-    """The source and target texts of a test batch, obtained by lossless detokenisation."""
+    """The texts of the sources and targets of a test batch, detokenised without loss."""
     batch = self.batch('test', index, batch_size)
     sides = (map(self.detokenize, np.asarray(side)) for side in (batch.source, batch.target))
     return list(zip(*sides, strict=True))
@@ -225,11 +225,11 @@ class Sort(SequenceCopying):
   family: ClassVar[str] = 'sort'
 
   @property
-  def num_sources_of_most_likely_target(self) -> int:
-    """The number of distinct permutations of the most likely target."""
+  def num_sources_with_most_likely_target(self) -> int:
+    """The number of sources, which are the distinct permutations of the most likely target."""
     repeated = collections.Counter(self.most_likely_target_symbols).values()
     return math.factorial(self.min_length) // math.prod(map(math.factorial, repeated))
 
   def sort_key(self, source: jax.Array) -> jax.Array:
-    """The symbols themselves, so that sorting by this key gives ascending symbols."""
+    """The symbols as their own sort keys, so that the target is in ascending order."""
     return source

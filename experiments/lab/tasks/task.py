@@ -157,7 +157,7 @@ class Task(abc.ABC):
 
   @abc.abstractmethod
   def batch(self, split: str, index, batch_size: int) -> Batch:
-    """The batch with a given index, which depends only on the arguments and the task settings.
+    """The batch with a given index, determined by the arguments and the task settings alone.
 
     Sequences of different splits or indices are drawn independently. `batch_key` gives the key.
 
@@ -202,8 +202,8 @@ class Task(abc.ABC):
 
     """
 
-  def annotated_positions(self, source: jax.Array) -> dict[str, jax.Array]:
-    """The named positions of a source, such as its pronoun, for reports of attention weights.
+  def relevant_positions(self, source: jax.Array) -> dict[str, jax.Array]:
+    """Positions in a source at which attention weights are reported, such as its pronoun.
 
     Args:
       source: [B, T] tokens.
@@ -252,7 +252,7 @@ class Task(abc.ABC):
     return (1 - label_smoothing) * loss - label_smoothing * jnp.mean(log_probability, -1)
 
   def metric_sums(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """The numerator and the denominator of the metric, to be summed over batches.
+    """The numerator and the denominator of the metric on one batch, to be summed over batches.
 
     Args:
       outputs: logits [B, T, tokens], or predictions [B, T, channels] where targets are reals.

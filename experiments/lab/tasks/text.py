@@ -39,8 +39,8 @@ class ByteCorpus(NamedTuple):
   digest: str  # hash of all bytes
 
 
-def split_for_name(name: str) -> str:
-  """The split to which the hash of a name assigns a file or a sentence pair.
+def split_of_file(name: str) -> str:
+  """Assigns a file or a sentence pair to a split by the hash of its name.
 
   About 80 % of all names are in the training split.
   """
@@ -54,7 +54,7 @@ def read_standard_library(folder: str) -> ByteCorpus:
   # `stdlib_module_names` excludes files that an installation adds, such as its build configuration.
   paths = [path for path in sorted(Path(folder).glob('*.py'))
            if path.stem in sys.stdlib_module_names]
-  files = {split: tuple(path.name for path in paths if split_for_name(path.name) == split)
+  files = {split: tuple(path.name for path in paths if split_of_file(path.name) == split)
            for split in SPLITS}
   text = {split: b''.join(Path(folder, name).read_bytes() for name in names)
           for split, names in files.items()}
@@ -110,7 +110,7 @@ class Text(Task):
 
   @property
   def distance(self) -> int:
-    """The length of the context in bytes."""
+    """The sequence length in bytes, which limits the context of a prediction."""
     return self.length
 
   @property
@@ -120,7 +120,7 @@ class Text(Task):
 
   @property
   def digest(self) -> str:
-    """A hash of the corpus. Only scores with equal digests are comparable."""
+    """A hash of the corpus. Scores are comparable only between equal corpora."""
     return self.corpus.digest
 
   @property
@@ -135,7 +135,7 @@ class Text(Task):
   def batch(self, split: str, index, batch_size: int) -> Batch:
     """Byte sequences cropped at uniform random offsets in the data of a split."""
     key = self.batch_key(split, index)
-    # Embedding the corpus as a constant adds 50 ms to compilation and no run time.
+    # Embedding the corpus as a constant adds 50 ms of compilation time, but no run time.
     data = jnp.asarray(self.corpus.data[split])
     starts = jax.random.randint(key, (batch_size, 1), 0, data.size - self.length)
     crop = data[starts + jnp.arange(self.length + 1)[None, :]].astype(jnp.int32)

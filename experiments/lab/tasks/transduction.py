@@ -23,7 +23,7 @@ from experiments.lab.tasks.task import Batch, Metric, Space, Task
 
 
 def shift_right(target: jax.Array) -> jax.Array:
-  """Prepends START to targets [B, T] and drops their last token, to form the decoder inputs."""
+  """The decoder inputs, which are START followed by targets [B, T] without their last token."""
   return jnp.pad(target[:, :-1], ((0, 0), (1, 0)), constant_values=START)
 
 
@@ -72,14 +72,14 @@ class Transduction(Task):
 
   @abc.abstractmethod
   def test_sentence_pairs(self, index: int, batch_size: int) -> list[tuple[str, str]]:
-    """The original source and target texts of a test batch, without rows of padding.
+    """The original source and target texts of a test batch, excluding padding rows.
 
     Generated text is scored against these texts. Detokenised targets would not serve as references,
     because a vocabulary may lose characters.
     """
 
-  def untested_pair_counts(self, num_batches: int, batch_size: int) -> dict[str, int]:
-    """Counts of test pairs that are missing from the first `num_batches` batches, by reason.
+  def count_excluded_test_pairs(self, num_batches: int, batch_size: int) -> dict[str, int]:
+    """The number of test pairs that the first `num_batches` batches exclude, for each reason.
 
     The result is empty if test batches are sampled from all pairs.
     """

@@ -21,7 +21,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from experiments.lab.tasks.automata import AutomatonTask, MooreMachine, transition_monoid
+from experiments.lab.tasks.automata import AutomatonTask, MooreMachine, compute_transition_monoid
 
 GENERATORS = {  # a permutation is the tuple of the images of 0, 1, ...
   's5': ((1, 0, 2, 3, 4), (1, 2, 3, 4, 0)),
@@ -39,7 +39,7 @@ def group_product_automaton(group: str, alphabet: str) -> MooreMachine:
 
   Elements are indexed in lexicographic order, so that element 0 is the identity.
   """
-  elements, generators, product = transition_monoid(np.array(GENERATORS[group]).T)
+  elements, generators, product = compute_transition_monoid(np.array(GENERATORS[group]).T)
   order = np.lexsort(elements.T[::-1])
   tokens = generators if alphabet == 'generators' else order
   transition = np.argsort(order)[product[order][:, tokens]]

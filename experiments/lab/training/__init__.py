@@ -1,1 +1,1 @@
-"""Training of ensembles that differ in seed and learning rate and share a compiled program."""
+"""Training of ensembles, whose members differ in seed and learning rate and share a program."""

@@ -53,7 +53,7 @@ class Checkpoints:
   """Saves and restores the newest checkpoints of one run in a folder."""
 
   def __init__(self, folder: str | pathlib.Path, identity: Mapping[str, Any], keep: int = 5):
-    """Defines a store of checkpoints in a folder, without access to the file system.
+    """Sets the folder of the checkpoints, without any access to the file system.
 
     Args:
       folder: the folder that holds one folder per checkpoint; the first save creates it.
@@ -86,7 +86,7 @@ class Checkpoints:
 
     """
     folder = self.folder / str(step)
-    if not _describe_damage(folder):
+    if not _describe_checkpoint_damage(folder):
       return
     try:
       _remove_folder_or_link(folder)
@@ -98,7 +98,7 @@ class Checkpoints:
       orbax.save(folder.absolute() / ARRAYS, args=ocp.args.PyTreeSave(_leaves_by_path(state)))
     (folder / NOTES).write_text(json.dumps({'identity': self.identity, 'notes': notes}))
     sealed_folder.write_manifest(folder)
-    # The run would have resumed from an intact later checkpoint, so that later ones are damaged.
+    # Later checkpoints must be damaged, because the run would have resumed from an intact one.
     not_later = [other for other in self._step_folders() if int(other.name) <= step]
     for old in not_later[self.keep:]:
       _remove_folder_or_link(old)
@@ -136,7 +136,7 @@ class Checkpoints:
   def _intact_checkpoints(self, template: Any) -> Iterator[Checkpoint]:
     """Yields the checkpoints whose checksums match, from the newest to the oldest."""
     for folder in self._step_folders():
-      if damage := _describe_damage(folder):
+      if damage := _describe_checkpoint_damage(folder):
         logging.warning('checkpoint %s is skipped, because it %s', folder, damage)
         continue
       stored = json.loads((folder / NOTES).read_text())
@@ -156,9 +156,9 @@ class Checkpoints:
         )
 
 
-def _describe_damage(folder: pathlib.Path) -> str:
+def _describe_checkpoint_damage(folder: pathlib.Path) -> str:
   """Describes the damage of a checkpoint folder, or returns '' if the checkpoint is intact."""
-  return 'is a link' if folder.is_symlink() else sealed_folder.find_damage(folder)
+  return 'is a link' if folder.is_symlink() else sealed_folder.describe_damage(folder)
 
 
 def _leaves_by_path(tree: Any) -> dict[str, np.ndarray]:

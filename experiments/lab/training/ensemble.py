@@ -234,7 +234,7 @@ class Ensemble:
     return NamedSharding(Mesh(np.array(self.devices), (AXIS,)), PartitionSpec(AXIS))
 
   def _zeros_per_ensemble_member(self):
-    """Zeros [devices, members per device], the initial sums of losses and metrics.
+    """Returns zeros [devices, members per device] as initial sums of losses and metrics.
 
     They have the sharding of the programs' results, which avoids a second compilation.
     """

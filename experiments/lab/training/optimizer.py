@@ -1,4 +1,4 @@
-"""The optimiser and its learning rate schedule, without the peak learning rate.
+"""The optimiser, and the schedule of the learning rate relative to its peak.
 
 The peak learning rate is an argument of the training step, because the members of an ensemble
 differ in their learning rate and share one compiled program.

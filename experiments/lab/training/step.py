@@ -1,4 +1,4 @@
-"""Initialisation, training and evaluation as pure functions of the state of one member.
+"""Pure functions that initialise, train and evaluate one member of an ensemble.
 
 A member is one seed at one learning rate. Seed s is trained on batches s * steps to
 (s + 1) * steps - 1. Models that are compared at equal seeds are therefore trained on the same data
@@ -67,7 +67,7 @@ class Training:
   axis: str | None = None  # the name of the mapped axis over these devices
 
   def with_shared_batches(self, num_devices: int, axis: str) -> 'Training':
-    """Returns a copy that divides each training batch between the devices of a mapped axis."""
+    """Returns a copy of the trainer that divides each batch between the devices of an axis."""
     return dataclasses.replace(self, num_devices=num_devices, axis=axis)
 
   def initialise(self, seed: jax.Array, learning_rate: jax.Array) -> TrainState:
@@ -104,12 +104,12 @@ class Training:
     return self.add_to_parameter_average(state), losses
 
   def add_to_parameter_average(self, state: TrainState) -> TrainState:
-    """Adds the parameters to a running sum, if the step belongs to the averaged validations."""
+    """Adds the parameters to a running sum, if this validation is among those averaged."""
     if not self.recipe.average:
       return state
     at_interval = state.step % self.recipe.validation_interval == 0
     validated = at_interval | (state.step == self.recipe.steps)
-    averaged = validated & (self._num_averaged_validations(state.step) > 0)
+    averaged = validated & (self._num_validations_in_parameter_average(state.step) > 0)
     add = lambda s: s._replace(average=jax.tree.map(jnp.add, s.average, s.parameters))  # noqa: E731
     return jax.lax.cond(averaged, add, lambda s: s, state)
 
@@ -121,18 +121,18 @@ class Training:
     """
     if not self.recipe.average:
       return state.parameters
-    count = self._num_averaged_validations(state.step)
+    count = self._num_validations_in_parameter_average(state.step)
     mean = lambda total, p: jnp.where(count > 0, total / jnp.maximum(count, 1), p)  # noqa: E731
     return jax.tree.map(mean, state.average, state.parameters)
 
-  def _num_averaged_validations(self, step):
+  def _num_validations_in_parameter_average(self, step):
     """The number of validations up to a step that contribute to the parameter average."""
     total = -(-self.recipe.steps // self.recipe.validation_interval)
     done = jnp.where(step == self.recipe.steps, total, step // self.recipe.validation_interval)
     return jnp.maximum(done - (total - min(total, self.recipe.average)), 0)
 
   def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, jax.Array]:
-    """Performs one training step on a batch, or on the share of a batch on this device.
+    """Performs one training step on a batch, or on the rows that this device processes.
 
     Returns the new state and the loss before the step.
     """
@@ -232,7 +232,7 @@ class Training:
     return sums if self.axis is None else jax.lax.psum(sums, self.axis)
 
   def _batch_rows_of_this_device(self, batch: Batch) -> Batch:
-    """The share of the rows of a batch that is processed on this device."""
+    """Returns the rows of a batch that this device processes."""
     size = self.recipe.batch_size // self.num_devices
     if self.num_devices == 1:
       return batch

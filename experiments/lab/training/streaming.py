@@ -86,7 +86,7 @@ class StreamingEnsemble(Ensemble):
     limit = {'validation': recipe.validation_batches, 'test': recipe.test_batches}[split]
     indices = range(min(limit, task.num_batches(split, recipe.batch_size)))
     test, totals = np.full(len(self.members), split == 'test'), None
-    for batch in prefetch(task, split, indices, recipe.batch_size):
+    for batch in prefetch_batches(task, split, indices, recipe.batch_size):
       if split == 'test':  # during training, a checkpoint is written before the run stops
         interruption.raise_if_stopped()
       sums = jax.block_until_ready(
@@ -130,7 +130,9 @@ def _evaluate_member_on_batch(training: Training, batch: Batch, state, is_test):
   return sums if training.axis is None else jax.lax.psum(sums, training.axis)
 
 
-def prefetch(task: Task, split: str, indices: Iterable[int], batch_size: int) -> Iterator[Batch]:
+def prefetch_batches(
+  task: Task, split: str, indices: Iterable[int], batch_size: int
+) -> Iterator[Batch]:
   """Loads batches in a background thread while the caller processes earlier batches.
 
   Args:
@@ -192,9 +194,9 @@ def train_from_stream(
   """
   deadline = time.monotonic() + timeout
   states, members, done, losses = _restore_or_initialise(ensemble, checkpoints)
-  active = _mask_of_running_members(members)
+  active = _mask_of_active_members(members)
   indices = range(done, recipe.steps if active.any() else 0)
-  batches = prefetch(task, 'train', indices, recipe.batch_size)
+  batches = prefetch_batches(task, 'train', indices, recipe.batch_size)
   with interruption.deferred_signals(), contextlib.closing(batches):
     for batch in batches:
       states, loss = ensemble.train_step_on_batch(states, batch, active)
@@ -202,7 +204,7 @@ def train_from_stream(
       done += 1
       validates = done % recipe.validation_interval == 0 or done == recipe.steps
       if validates:
-        _validate_running_members(ensemble, states, members, task, recipe, done, losses)
+        _record_validation_of_active_members(ensemble, states, members, task, recipe, done, losses)
         losses = np.zeros_like(losses)
       late = time.monotonic() > deadline
       if checkpoints and (validates or late or interruption.stop_requested()):
@@ -210,13 +212,14 @@ def train_from_stream(
           done, ensemble.gather_from_devices(states), _results_as_json(members, losses))
       interruption.raise_if_stopped(f'stopped after step {done}')
       if late:
-        # Validation follows the checkpoint, because a resumed run would not validate at this step.
+        # The checkpoint omits this validation, because an uninterrupted run does not perform it.
         if not validates:
-          _validate_running_members(ensemble, states, members, task, recipe, done, losses)
+          _record_validation_of_active_members(
+            ensemble, states, members, task, recipe, done, losses)
         mark_timed_out(members)
       if validates or late:
         progress(done / recipe.steps, summarize_validation(task, members))
-        active = _mask_of_running_members(members)
+        active = _mask_of_active_members(members)
         if not active.any():
           break
   run_final_tests(ensemble, states, members, extrapolation, on_finish)
@@ -244,15 +247,15 @@ def _restore_or_initialise(ensemble: StreamingEnsemble, checkpoints: Checkpoints
   return states, members, saved.step, losses
 
 
-def _mask_of_running_members(members: list[Member]) -> np.ndarray:
+def _mask_of_active_members(members: list[Member]) -> np.ndarray:
   return np.array([member.status == 'running' for member in members])
 
 
-def _validate_running_members(
+def _record_validation_of_active_members(
   ensemble, states, members: list[Member], task, recipe, steps_done: int, losses
 ) -> None:
-  """Validates the ensemble members that still train, and records the results."""
-  active = _mask_of_running_members(members)
+  """Records the results on the validation split of the ensemble members that still train."""
+  active = _mask_of_active_members(members)
   evaluation = ensemble.gather_from_devices(ensemble.evaluate(states, 'validation', active))
   for i in np.flatnonzero(active):
     train_loss = float(losses[i]) / (steps_done - members[i].steps)

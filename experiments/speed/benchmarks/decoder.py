@@ -36,7 +36,7 @@ IGNORED_TARGET = -100  # PyTorch's default for targets that do not count towards
 
 
 class TrainingProblem(NamedTuple):
-  """Initial parameters and training batches that all implementations share."""
+  """Initial parameters and training batches that all decoder implementations share."""
 
   training: Training
   heads: int
@@ -58,7 +58,7 @@ class TrainingProblem(NamedTuple):
 
   @property
   def verification_batches(self) -> list[tuple[jax.Array, jax.Array]]:
-    """Batches of the steps whose results are compared, with a single timed batch repeated."""
+    """Batches for training before results are compared, with a single timed batch repeated."""
     copies = 1 if len(self.batches) > 1 else VERIFICATION_STEPS
     return self.timed_batches * copies
 
@@ -66,7 +66,7 @@ class TrainingProblem(NamedTuple):
 def decoder_benchmark(
   seed: int, batch: int, length: int, width: int, depth: int, heads: int, steps: int = 1
 ) -> Benchmark:
-  """Defines a benchmark of one training step, or of several steps in one compiled loop.
+  """Defines a benchmark of one decoder training step, or of a compiled loop of several steps.
 
   A single step receives a prepared batch, while this repository's loop generates its batches.
 

@@ -125,7 +125,7 @@ def test_row_of_table_3_is_recovered_from_the_settings_of_its_run():
       run = tables.table_row_settings(row, width, depth, 500)
       assert tables.table_row_name(run, (width, depth, 500)) == name
   runs = [tables.table_row_settings(row, 64, 3, 500) for row in TABLE_3.values()]
-  assert tables.base_model_sizes(runs) == (64, 3, 500)
+  assert tables.infer_base_model_sizes(runs) == (64, 3, 500)
   other = runs[0] | {'dropout': 0.3}
   assert tables.table_row_name(other, (64, 3, 500)) == other['layer']
   assert (*variations.ROWS, 'big') == tuple(TABLE_3)

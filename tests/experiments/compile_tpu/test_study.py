@@ -73,7 +73,7 @@ def test_the_chip_count_is_the_product_of_the_sides():
     for size in generation.sizes:
       assert topologies.tpu_generation(f'{kind}:{size}') is generation
   assert [topologies.chip_count(name) for name in ('v5e:1x1', 'v5e:4x4', 'v4:2x2x4')] == [1, 16, 16]
-  assert topologies.chip_memory('v6e:2x2') == 32 * 2**30
+  assert topologies.chip_memory_in_bytes('v6e:2x2') == 32 * 2**30
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def cells_of_command(*arguments):
   """Returns the cells that a command selects, or the finished command if it fails."""
   selected = []
   done = command.run_command(compile_tpu, *arguments, main=lambda: selected.extend(
-    cells.compilation_cells('compile_tpu', flags.requested_preset(compile_tpu.PRESETS))))
+    cells.create_compilation_cells('compile_tpu', flags.requested_preset(compile_tpu.PRESETS))))
   return selected or done
 
 
@@ -210,7 +210,7 @@ def test_a_translator_trains_on_batches_that_the_chips_share(layer_records):
   resolved = aot.experiment_of_run(run)
   training, width = aot.training_setup_and_width(resolved)
   programs = {
-    (program.part, program.name): aot.compile_program(program, lowered, 2**30)
+    (program.part, program.name): aot.compile_lowered_program(program, lowered, 2**30)
     for program, lowered in aot.lower_programs(training, width, jax.devices()[:4], 'jit')}
   assert list(programs) == [
     ('shared', 'step'), ('shared', 'initialise'), ('generate', 'prompt'), ('generate', 'token')]
@@ -238,8 +238,8 @@ def test_a_compilation_error_is_stored_with_its_reason(layer_records):
 def test_a_program_larger_than_the_memory_of_a_chip_does_not_fit():
   lowered = jax.jit(lambda x: x + 1).lower(jnp.zeros(100))
   program = aot.ProgramResult('shared', 'advance')
-  assert aot.compile_program(program, lowered, 800).status == 'finished'
-  too_large = aot.compile_program(program, lowered, 799)
+  assert aot.compile_lowered_program(program, lowered, 800).status == 'finished'
+  too_large = aot.compile_lowered_program(program, lowered, 799)
   assert too_large.status == 'out of memory' and '799' in too_large.reason
 
 

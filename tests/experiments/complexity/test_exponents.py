@@ -108,6 +108,7 @@ def test_the_order_of_lengths_does_not_matter():
 def test_tables_of_different_devices_have_different_titles():
   record = power_law_record({'lstm': LAW})
   other = record | {'run': record['run'] | {'device': 'another'}}
-  groups = times.group_repetitions([record, other, record | {'run': record['run'] | {'seed': 1}}])
+  repetition = record | {'run': record['run'] | {'seed': 1}}
+  groups = times.group_records_differing_in_seed([record, other, repetition])
   assert [len(group) for group in groups] == [2, 1]
   assert len({exponents.exponent_table(group, is_only_grid=False).title for group in groups}) == 2

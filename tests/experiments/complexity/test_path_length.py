@@ -135,7 +135,7 @@ def test_the_layers_of_contiguous_kernels_grow_linearly(size, dilation, length):
   layer = Convolution(size, dilation=dilation)
   reach = (size - 1) * dilation
   layers = max(1, math.ceil((length - 1) / reach))
-  assert layer_counts.stack_that_covers_length(layer, length)[1] == layers
+  assert layer_counts.smallest_stack_covering_length(layer, length)[1] == layers
   paths = layer_paths(Stack((layer,), layers), length, 2)
   assert np.isfinite(paths[0, -1]) == (dilation == 1 or (length - 1) % dilation == 0)
   if layers > 1 and dilation == 1:
@@ -146,7 +146,7 @@ def test_the_layers_of_contiguous_kernels_grow_linearly(size, dilation, length):
 @pytest.mark.parametrize('length', [8, 16, 32, 64])
 def test_the_levels_of_dilated_kernels_grow_logarithmically(length):
   size = 3
-  layer, levels = layer_counts.stack_that_covers_length(TCN(size, levels=1), length)
+  layer, levels = layer_counts.smallest_stack_covering_length(TCN(size, levels=1), length)
   assert levels == math.ceil(math.log2((length - 1) / (2 * (size - 1)) + 1))
   path = layer_counts.maximum_path_length(TCN(size, levels=1), length)
   assert path['layers'] == levels == layer.levels
@@ -194,7 +194,7 @@ QUICK = ('gru', 'tcn')
   pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in LAYERS])
 def test_paths_exist_exactly_where_the_jacobian_is_not_zero(name):
   layer = LAYERS[name]()
-  width = math.lcm(8, layer.width_multiple)
+  width = math.lcm(8, layer.width_divisor)
   paths = layer_paths(layer, 12, width)
   np.testing.assert_array_equal(np.isfinite(paths), jacobian_support(layer, 12, width, 6))
   x = jax.ShapeDtypeStruct((1, 12, width), jnp.float32)
@@ -214,7 +214,7 @@ TWO_FORMS = ('mingru', 's5', 'mamba', 'gla', 'mlstm', 'gated_deltanet', 'rwkv7')
 def test_the_longest_path_starts_at_the_first_token(name, form):
   layer, length = LAYERS[name](), 36
   with platform.override_platform(form):
-    stack, _ = layer_counts.stack_that_covers_length(layer, length)
+    stack, _ = layer_counts.smallest_stack_covering_length(layer, length)
     paths = layer_paths(stack, length)
     first = layer_paths(stack, length, sources=[0])
   np.testing.assert_array_equal(first, paths[:1])

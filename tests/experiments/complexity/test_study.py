@@ -18,7 +18,7 @@ SIZES = ((8, 16, 32, 64), (8, 16, 32), (4, 8, 16, 32))
 
 def count_record(layer, platform='gpu', sizes=SIZES):
   """The record of a counting cell."""
-  run = layer_counts.counting_cell_settings(layer, platform, *sizes)
+  run = layer_counts.settings_of_counting_cell(layer, platform, *sizes)
   outcome = layer_counts.run_counting_cell(Cell('complexity', run, ''), lambda *_: None)
   return {'study': 'complexity', 'run': run, 'status': outcome.status, 'reason': '',
           'result': outcome.result} | records.RUN_ENVIRONMENT

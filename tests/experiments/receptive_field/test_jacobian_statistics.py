@@ -24,7 +24,8 @@ def measure_stack(layer, depth=1, length=12, **settings):
   """The record of a measured untrained stack."""
   experiment = create_experiment(Run(layer=layer, depth=depth, **SIZES | settings))
   cell = field_measurement.untrained_stack_cell('receptive_field', experiment, length, sequences=2)
-  return {'run': cell.run, 'result': field_measurement.measure_cell(cell, None).result}
+  outcome = field_measurement.measure_receptive_field_of_grid_cell(cell, None)
+  return {'run': cell.run, 'result': outcome.result}
 
 
 def spec_and_closed_form_field(layer, depth, kernel_size, dilation, levels):

@@ -35,7 +35,7 @@ def cells_and_experiments(*words):
 @pytest.mark.parametrize('distance', cells.distances_around_field_edge(FIELD))
 def test_field_contains_all_symbols_of_copy_memory_or_none(distance):
   task = CopyMemory(num_symbols=min(3, distance - 1)).with_distance(distance)
-  stack = field_measurement.model_stack(create_experiment(RUN))
+  stack = field_measurement.residual_stack_of_model(create_experiment(RUN))
   x = jax.random.normal(jax.random.key(0), (1, task.length, 4))
   parameters = jax.jit(stack.init)(jax.random.key(1), x)
   assert stack.receptive_field == FIELD and cells.distances_around_field_edge(FIELD) == (2, 4, 5, 8)

@@ -50,14 +50,14 @@ def test_all_implementations_compute_the_same(name, looped):
   ours = implementations[benchmark.OURS]().results()
   assert any(bool(jnp.any(leaf != 0)) for leaf in jax.tree.leaves(ours))
   for other_name, prepare in implementations.items():
-    if other_name.startswith('torch') and not pytorch.installed_version():
+    if other_name.startswith('torch') and not pytorch.installed_torch_version():
       continue
     assert benchmark.describe_result_mismatch(prepare().results(), ours) == '', other_name
 
 
 def test_installed_pytorch_is_loaded_in_the_stated_version():
   pytest.importorskip('torch')
-  assert pytorch.installed_version() == pytorch.load_torch().__version__
+  assert pytorch.installed_torch_version() == pytorch.load_torch().__version__
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def uninstall_pytorch(monkeypatch):
       raise ModuleNotFoundError('No module named torch', name='torch')
     return import_module(name, *arguments)
 
-  monkeypatch.setattr(pytorch, 'installed_version', lambda: '')
+  monkeypatch.setattr(pytorch, 'installed_torch_version', lambda: '')
   monkeypatch.setattr(pytorch, 'load_torch', pytorch.load_torch.__wrapped__)
   monkeypatch.setattr(importlib, 'import_module', import_all_but_torch)
 

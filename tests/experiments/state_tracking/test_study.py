@@ -24,4 +24,4 @@ def test_scores_beyond_the_trained_length_have_separate_columns():
   diverged = made[0]
   diverged['result']['members'][1] |= {'test': math.nan, 'extrapolation': []}
   assert math.isnan(state_tracking.report(made)[0][0].rows[0][2].estimate)
-  assert scores.scores_at_longest_extrapolation(diverged)[1] == 0
+  assert scores.scores_at_longest_extrapolation_distance(diverged)[1] == 0

@@ -43,7 +43,7 @@ def small_run(kind, text):
 
 def output_shape(layer):
   """The shape of a layer's output for four tokens."""
-  x = jnp.zeros((1, 4, layer.width_multiple))
+  x = jnp.zeros((1, 4, layer.width_divisor))
   return jax.eval_shape(lambda: layer.init_with_output(jax.random.key(0), x))[0][0].shape
 
 
@@ -64,8 +64,8 @@ def test_any_value_of_any_option_is_valid_or_rejected_in_one_line(kind, name):
       if kind not in ('layer', 'positions'):
         continue
       layer = create_experiment(run).layer
-      if layer.width_multiple < 1000:
-        assert output_shape(layer) == (1, 4, layer.width_multiple)
+      if layer.width_divisor < 1000:
+        assert output_shape(layer) == (1, 4, layer.width_divisor)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_a_vocabulary_larger_than_the_text_is_rejected_in_one_line(name):
 def test_the_estimated_parameters_are_most_of_the_models_parameters(name):
   run = Run(layer=name, task='parity(length=4)', depth=2, feedforward='gelu')
   experiment = create_experiment(run)
-  width = 8 * experiment.layer.width_multiple
+  width = 8 * experiment.layer.width_divisor
   estimated = sizes.model_sizes(run, experiment.layer, experiment.task, width).parameters
   actual = models.count_parameters(experiment.model_at_width(width=width), experiment.task)
   assert 0.8 * actual < estimated <= actual

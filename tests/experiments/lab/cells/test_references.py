@@ -14,7 +14,11 @@ from hypothesis import strategies as st
 
 from experiments.lab.cells import artifacts
 from experiments.lab.corpora import reader
-from experiments.lab.corpora.datasets import CorpusError, SentencePairs, split_for_pair
+from experiments.lab.corpora.datasets import (
+  CorpusError,
+  SentencePairs,
+  split_of_sentence_pair,
+)
 from experiments.lab.corpora.reserved import END, PAD, RESERVED
 from experiments.lab.corpora.vocabulary import UNKNOWN, Vocabulary, normalize_whitespace
 from experiments.lab.results import translation_scores, translation_tables
@@ -122,10 +126,10 @@ def test_reference_sentences_are_not_detokenized(monkeypatch):
 
 def test_a_baseline_that_predicts_the_unknown_token_scores_zero(monkeypatch):
   task = NumberWords(digits=3, pairs=301)  # a new task, because counts of a task are cached
-  target = np.full_like(task.table.target, PAD)
+  target = np.full_like(task.pair_table.target, PAD)
   target[:, 0] = UNKNOWN
-  table = task.table._replace(target=target)
-  monkeypatch.setattr(NumberWords, 'table', property(lambda _: table))
+  table = task.pair_table._replace(target=target)
+  monkeypatch.setattr(NumberWords, 'pair_table', property(lambda _: table))
   assert task.chance == 0
 
 
@@ -136,7 +140,7 @@ def test_sentences_in_no_batch_are_counted_by_reason():
   for count in (1, 2, 1000):
     num_tested = sum(len(task.test_sentence_pairs(i, size))
                      for i in range(min(count, task.num_batches('test', size))))
-    left_out = task.untested_pair_counts(count, size)
+    left_out = task.count_excluded_test_pairs(count, size)
     assert sum(left_out.values()) + num_tested == len(lengths)
     assert left_out['of more than 20 tokens'] == (lengths > 20).sum() > 0
     assert left_out['of 6 tokens or fewer'] == (lengths <= 6).sum() > 0
@@ -161,7 +165,8 @@ def test_sentences_of_a_data_set_are_read_unchanged():
 
 def test_pairs_that_differ_in_white_space_only_are_in_the_same_split():
   for word in 'abcdefgh':
-    assert split_for_pair((f' {word}  b', word)) == split_for_pair((f'{word}\u00a0b', f'{word}\n'))
+    expected = split_of_sentence_pair((f'{word}\u00a0b', f'{word}\n'))
+    assert split_of_sentence_pair((f' {word}  b', word)) == expected
 
 
 def test_a_table_reports_omitted_sentences_and_cut_off_translations():
@@ -170,14 +175,14 @@ def test_a_table_reports_omitted_sentences_and_cut_off_translations():
     'left_out': {'of more than 256 tokens': 4, 'in later batches': 5}, 'cut_off': {'0': 2, '1': 0},
   }
   record = {'status': 'finished', 'run': {'layer': 'lstm'}, 'result': {'written': [part]}}
-  assert translation_tables.describe_omissions_and_truncations({'wmt': [record]}) == (
+  assert translation_tables.describe_omitted_and_truncated_sentences({'wmt': [record]}) == (
     ' wmt: 9 of 12 test sentences are left out: 4 of more than 256 tokens, 5 in later batches.'
     ' wmt, lstm: 2 of 6 translations were cut off at the length of the longest target of their'
     ' batch.')
   part |= {'left_out': {}, 'cut_off': {'0': 0, '1': 0}}
-  assert translation_tables.describe_omissions_and_truncations({'wmt': [record]}) == ''
+  assert translation_tables.describe_omitted_and_truncated_sentences({'wmt': [record]}) == ''
   del part['left_out'], part['cut_off']  # as in records of versions that did not count them
-  assert translation_tables.describe_omissions_and_truncations({'wmt': [record]}) == ''
+  assert translation_tables.describe_omitted_and_truncated_sentences({'wmt': [record]}) == ''
 
 
 def test_a_corpus_prepared_by_an_earlier_version_is_rejected_in_one_line(monkeypatch):

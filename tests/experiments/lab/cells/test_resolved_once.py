@@ -44,8 +44,8 @@ def test_each_spec_of_a_command_is_parsed_once(study, arguments, num_tasks, num_
   with (
     mock.patch.object(spec, 'parse_spec', count_and_parse),
     mock.patch.object(training, 'training_executor', lambda *_: stop_immediately),
-    mock.patch.object(gradient_norms, 'measure_cell', stop_immediately),
-    mock.patch.object(field_measurement, 'measure_cell', stop_immediately),
+    mock.patch.object(gradient_norms, 'measure_gradient_norms_of_grid_cell', stop_immediately),
+    mock.patch.object(field_measurement, 'measure_receptive_field_of_grid_cell', stop_immediately),
   ):
     done = command.run_command(study, *arguments)
   assert done.code == 0, done.err

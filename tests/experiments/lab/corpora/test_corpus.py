@@ -24,7 +24,7 @@ from experiments.lab.corpora.buckets import (
   batch_shapes,
   bucket_boundaries,
 )
-from experiments.lab.corpora.datasets import CorpusError, split_for_pair
+from experiments.lab.corpora.datasets import CorpusError, split_of_sentence_pair
 from experiments.lab.corpora.network import hosts_if_all_unreachable
 from experiments.lab.corpora.reserved import END, PAD
 from experiments.lab.results.store import Store
@@ -144,7 +144,7 @@ def test_a_data_set_of_one_split_is_divided_by_pair():
   pairs = {split: read_epoch(corpus('tiny_unsplit'), split) for split in SPLITS}
   expected = [(p['en'], p['de']) for p in make_sentence_pairs(TinyUnsplit.SIZES['train'], 0)]
   assert sorted(itertools.chain(*pairs.values())) == sorted([*expected, *[expected[0]] * 9])
-  assert all(split_for_pair(pair) == split for split in SPLITS for pair in pairs[split])
+  assert all(split_of_sentence_pair(pair) == split for split in SPLITS for pair in pairs[split])
   assert all(pairs.values())
 
 

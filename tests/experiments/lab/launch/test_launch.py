@@ -175,7 +175,7 @@ def parameters_at_width(layer, task, width):
 def test_every_layer_is_matched_to_the_parameters_of_the_transformer(layer, task):
   experiment = create_experiment(Run(layer=layer, task=task))
   budget, parameters = experiment.parameter_budget, experiment.matched_sizes['parameters']
-  width, multiple = experiment.matched_sizes['width'], experiment.layer.width_multiple
+  width, multiple = experiment.matched_sizes['width'], experiment.layer.width_divisor
   assert width % multiple == 0
   assert experiment.matched_sizes['budget'] == budget == parameters_at_width('attention', task, 64)
   assert parameters == parameters_at_width(layer, task, width)

@@ -36,8 +36,8 @@ def test_every_primitive_of_a_layer_has_a_kind(name, assumed):
   layer, length = LAYERS[name](), 9
   with platform.override_platform(assumed):
     for phase in layer_counts.PHASES:
-      shapes = layer_counts.phase_argument_shapes(layer, phase, length, 8 * layer.width_multiple)
-      program = jax.make_jaxpr(layer_counts.phase_function(layer, phase))(*shapes)
+      shapes = layer_counts.argument_shapes_for_phase(layer, phase, length, 8 * layer.width_divisor)
+      program = jax.make_jaxpr(layer_counts.layer_function_for_phase(layer, phase))(*shapes)
       primitives = {e.primitive.name: e for e in all_equations(program.jaxpr)}
       unknown = primitives.keys() - KINDS.keys()
       assert not unknown, f'{name} has primitives without a kind in its {phase} program'

@@ -319,7 +319,7 @@ def test_the_comparison_table_has_the_difference_from_published_numbers():
   entries = published.find_published_numbers('adding', length=600)
   table = published.published_numbers_table('Adding', entries, {entries[0]: ours})
   column = table.columns.index('measured minus published')
-  assert table.rows[0][column] == ours.shift(-entries[0].value)
+  assert table.rows[0][column] == ours.add_offset(-entries[0].value)
   assert all(row[column] is None for row in table.rows[1:])
   reliabilities = [row[table.columns.index('reliability')] for row in table.rows]
   assert reliabilities == [entry.reliability for entry in entries]

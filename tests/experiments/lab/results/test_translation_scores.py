@@ -121,7 +121,7 @@ def test_the_logistic_midpoint_is_recovered_from_samples(half):
   generator = np.random.default_rng(0)
   lengths = generator.integers(1, 25, 4000).astype(float)
   correct = generator.random(4000) < 1 / (1 + np.exp(0.8 * (lengths - half)))
-  midpoint = translation_scores.length_at_logistic_midpoint(lengths, correct)
+  midpoint = translation_scores.fit_source_length_at_half_accuracy(lengths, correct)
   assert midpoint == pytest.approx(half, abs=0.3)
 
 

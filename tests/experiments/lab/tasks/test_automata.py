@@ -103,7 +103,7 @@ def test_automaton_runs_in_logarithmic_depth(task):
 
 @pytest.mark.parametrize('task', TASKS)
 def test_transition_monoid_is_closed_under_composition(task):
-  functions, letters, product = task.machine.monoid
+  functions, letters, product = task.machine.transition_monoid
   assert len(np.unique(functions, axis=0)) == len(functions)
   np.testing.assert_array_equal(functions[letters], task.machine.transition.T)
   composed = np.stack([functions[:, second].T for second in functions])  # [first, state, second]
@@ -111,7 +111,7 @@ def test_transition_monoid_is_closed_under_composition(task):
 
 
 def test_transition_monoids_have_their_known_sizes():
-  assert [len(task.machine.monoid.functions) for task in TASKS] == [2, 4, 5, 129, 120]
+  assert [len(task.machine.transition_monoid.functions) for task in TASKS] == [2, 4, 5, 129, 120]
 
 
 # Scored positions

@@ -18,7 +18,12 @@ from experiments.lab.tasks.induction_heads import InductionHeads
 from experiments.lab.tasks.recall import Recall
 from experiments.lab.tasks.selective_copying import SelectiveCopying
 from experiments.lab.tasks.task import SPLITS
-from experiments.lab.tasks.text import SMALLEST_SPLIT, Text, read_standard_library, split_for_name
+from experiments.lab.tasks.text import (
+  SMALLEST_SPLIT,
+  Text,
+  read_standard_library,
+  split_of_file,
+)
 
 few = settings(max_examples=8, deadline=None)  # every example has new shapes to compile
 
@@ -282,7 +287,7 @@ def test_flip_flop_instructions_have_their_probabilities(ignore):
 def test_text_assigns_whole_files_to_splits():
   corpus = Text().corpus
   files = {split: set(corpus.files[split]) for split in SPLITS}
-  assert all(split_for_name(name) == split for split in SPLITS for name in files[split])
+  assert all(split_of_file(name) == split for split in SPLITS for name in files[split])
   assert not any(files[a] & files[b] for a, b in itertools.combinations(SPLITS, 2))
   all_files = set().union(*files.values())
   assert 'typing.py' in all_files
@@ -305,7 +310,7 @@ def test_text_crops_come_from_their_split(split, length, index):
 def write_small_library(folder, size):
   """Writes one module per split, with names of the standard library because others are ignored."""
   names = ['ast.py', 'bisect.py', 'typing.py']
-  assert {split_for_name(name) for name in names} == set(SPLITS)
+  assert {split_of_file(name) for name in names} == set(SPLITS)
   for name in names:
     (folder / name).write_bytes(name.encode() * (size // len(name) + 1))
   return str(folder)

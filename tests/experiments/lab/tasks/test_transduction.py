@@ -16,7 +16,7 @@ from experiments.lab.tasks.dates import Dates
 from experiments.lab.tasks.number_words import NumberWords
 from experiments.lab.tasks.sequence_copying import Copy, Reverse, Sort
 from experiments.lab.tasks.task import SPLITS, one_hot_logits
-from experiments.lab.tasks.text import split_for_name
+from experiments.lab.tasks.text import split_of_file
 from experiments.lab.tasks.transduction import shift_right
 
 few = settings(max_examples=6, deadline=None)  # every example has new shapes to compile
@@ -119,7 +119,8 @@ def test_a_vocabulary_decodes_what_it_encodes():
   assert [row.count(END) for row in tokens] == [1] * len(LINES)
   assert all(row[-1] == END and min(row) >= END for row in tokens)
   assert [vocabulary.decode([START, *row, PAD, RESERVED + 5]) for row in tokens] == LINES
-  assert [''.join(vocabulary.pieces(line)).replace('▁', ' ').strip() for line in LINES] == LINES
+  pieces = map(vocabulary.split_into_pieces, LINES)
+  assert [''.join(line).replace('▁', ' ').strip() for line in pieces] == LINES
   assert UNKNOWN in vocabulary.encode(['québec'])[0]
 
 
@@ -133,8 +134,8 @@ def test_vocabularies_compare_by_content_and_train_without_output(capfd):
 def test_digits_are_separate_tokens_on_request():
   lines = [f'year 19{year}' for year in range(10, 99)]
   merged, separate = (Vocabulary.train(lines, 26, split_digits=split) for split in (False, True))
-  assert '19' in merged.pieces('year 1950')[1]
-  assert separate.pieces('year 1950')[-4:] == list('1950')
+  assert '19' in merged.split_into_pieces('year 1950')[1]
+  assert separate.split_into_pieces('year 1950')[-4:] == list('1950')
 
 
 @pytest.mark.parametrize('size, hint', [(5, 'too small|smaller'), (400, '<= ')])
@@ -164,21 +165,21 @@ def test_a_saved_vocabulary_loads_and_damage_is_detected(tmp_path):
 @pytest.mark.parametrize('task', [WORDS, DAYS], ids=repr)
 def test_pairs_are_assigned_to_splits_by_their_names(task):
   pair_of_source = {pair.source: pair for pair in task.sentence_pairs()}
-  assert len(pair_of_source) == len(task.table.source)
+  assert len(pair_of_source) == len(task.pair_table.source)
   for split in SPLITS:
     for source, target, _ in zip(*compute_numpy_batch(task, split, 1, 24), strict=True):
       pair = pair_of_source[task.detokenize(source)]
       assert pair.target == task.detokenize(target)
-      assert split_for_name(pair.name) == split
-  rows = task.table.rows
+      assert split_of_file(pair.name) == split
+  rows = task.pair_table.rows
   assert sorted(np.concatenate(list(rows.values()))) == list(range(len(pair_of_source)))
   assert 0.7 < rows['train'].size / len(pair_of_source) < 0.9
 
 
 @pytest.mark.parametrize('task', [WORDS, WORDS.extrapolation_task(8), DAYS], ids=repr)
 def test_padded_lengths_equal_the_longest_sentences(task):
-  for tokens, length in ((task.table.source, task.source_length),
-                         (task.table.target, task.target_length)):
+  for tokens, length in ((task.pair_table.source, task.source_length),
+                         (task.pair_table.target, task.target_length)):
     assert tokens.shape[1] == length == (tokens != PAD).sum(1).max()
 
 
@@ -192,7 +193,8 @@ def test_all_distances_and_directions_share_one_vocabulary():
 
 def test_no_sentence_has_unknown_tokens():
   for task in (WORDS, WORDS.with_distance(12), DAYS, DAYS.extrapolation_task(400)):
-    assert not np.any(task.table.source == UNKNOWN) and not np.any(task.table.target == UNKNOWN)
+    assert not np.any(task.pair_table.source == UNKNOWN)
+    assert not np.any(task.pair_table.target == UNKNOWN)
 
 
 def test_the_digest_depends_on_the_pairs_and_the_vocabulary():
@@ -201,7 +203,7 @@ def test_the_digest_depends_on_the_pairs_and_the_vocabulary():
     NumberWords(digits=4, pairs=4000, vocabulary_size=150),
   )
   assert len({task.digest for task in (WORDS, *others)}) == 5
-  assert pairs.build_pair_table.__wrapped__(WORDS).digest == WORDS.table.digest
+  assert pairs.build_pair_table.__wrapped__(WORDS).digest == WORDS.pair_table.digest
 
 
 def test_distinct_rows_have_distinct_hashes():
@@ -230,14 +232,14 @@ def test_numbers_are_spelled_as_by_num2words(language):
   """The test covers the greatest numbers, beyond which number words are removed."""
   numbers = [number for pair in NumberWords(digits=12, pairs=60).sentence_pairs()
              for number in (int(pair.name),)] + [10**12 - 1, 10**6, 10**9, 80, 21]
-  spell = number_words.number_speller(language)
+  spell = number_words.make_number_speller(language)
   assert list(map(spell, numbers)) == [num2words(n, lang=language).lower() for n in numbers]
 
 
 @pytest.mark.parametrize('source, target', [*itertools.pairwise(LANGUAGES + LANGUAGES[:1])])
 def test_table_targets_match_their_sources_in_every_language(source, target):
   task = NumberWords(source, target, pairs=200)
-  table = task.table
+  table = task.pair_table
   for pair in itertools.islice(task.sentence_pairs(), 0, None, 20):
     tokens, = task.vocabulary.encode([pair.source])
     row = np.flatnonzero(np.all(table.source[:, : len(tokens)] == tokens, 1))
@@ -250,7 +252,7 @@ def test_sampled_numbers_are_distinct_and_of_valid_length(digits, nonzero, fewes
   nonzero = min(nonzero, digits)
   task = NumberWords(digits=digits, nonzero=nonzero, fewest=min(fewest, nonzero or digits),
                      pairs=count)
-  numbers = list(task.sampled_numbers())
+  numbers = list(task.sample_numbers())
   lengths = [len(str(n).replace('0', '') if nonzero else str(n)) for n in numbers]
   assert len(set(numbers)) == len(numbers) <= count
   assert all(task.fewest <= length <= task.distance for length in lengths)
@@ -262,14 +264,14 @@ def test_sampled_numbers_are_distinct_and_of_valid_length(digits, nonzero, fewes
 @pytest.mark.parametrize('nonzero', [0, 1, 2, 3])
 def test_ranks_and_numbers_are_in_bijection(nonzero):
   task = NumberWords(digits=3, nonzero=nonzero)
-  numbers = {task.number_at_rank(length, rank) for length in range(1, task.distance + 1)
+  numbers = {task.nth_integer_of_length(length, rank) for length in range(1, task.distance + 1)
              for rank in range(task.num_integers_of_length(length))}
   assert numbers == {number for number in range(1, 1000)
                      if not nonzero or 3 - f'{number:03}'.count('0') <= nonzero}
 
 
 def test_the_table_has_all_short_numbers():
-  numbers = set(NumberWords(digits=6, pairs=3000).sampled_numbers())
+  numbers = set(NumberWords(digits=6, pairs=3000).sample_numbers())
   assert numbers > set(range(1, 100))
   assert [sum(len(str(n)) == length for n in numbers) for length in (3, 4, 5, 6)] == [
     725, 725, 725, 726]
@@ -277,7 +279,7 @@ def test_the_table_has_all_short_numbers():
 
 def test_longer_numbers_use_the_words_of_shorter_numbers():
   def used_tokens(task):
-    tables = [task.table.source, task.table.target]
+    tables = [task.pair_table.source, task.pair_table.target]
     return {int(token) for table in tables for token in np.unique(table)}
 
   short = NumberWords(digits=9, nonzero=3, pairs=4000)
@@ -308,7 +310,7 @@ def test_extrapolation_dates_are_in_later_years():
 @pytest.mark.parametrize('source, form', [('en_US', 'short'), ('es', 'short'), ('de_DE', 'short')])
 def test_years_of_two_digits_cover_at_most_a_century(source, form):
   task = Dates(source=source, target='da', source_format=form, years=100, pairs=100)
-  assert task.vocabulary_task.years == 100
+  assert task.vocabulary_training_task.years == 100
   with pytest.raises(ValueError, match='two digits'):
     task.with_distance(101)
   with pytest.raises(ValueError, match='two digits'):
@@ -351,7 +353,7 @@ def test_invalid_transduction_settings_raise_one_line_errors(task_class, bad, hi
 
 def test_numbers_that_num2words_cannot_spell_raise_an_error():
   with pytest.raises(ValueError, match=r"cannot spell .* in 'en_IN'"):
-    number_words.number_speller('en_IN')(10**11)
+    number_words.make_number_speller('en_IN')(10**11)
 
 
 def test_too_few_pairs_for_three_splits_raise_an_error():
