@@ -20,5 +20,5 @@ class Interleave(Stack):
 
   @property
   def layer_pattern(self):
-    """The sequence of layers over the blocks, where a nested hybrid is replaced by its layers."""
+    """The layers of successive blocks, with the layers of a nested hybrid in its place."""
     return tuple(part for layer in self.layers for part in layer.layer_pattern) * self.depth

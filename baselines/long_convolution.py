@@ -167,7 +167,7 @@ class Hyena(SequenceLayer):
   max_length: int = 1024
   filter_width: int = 32
   num_frequencies: int = 8
-  # With a sine_frequency of 10, filters vary randomly between lags, with float32 errors of 1e-4.
+  # With a sine_frequency of 10, float32 filters have errors of 1e-4 and look like noise.
   sine_frequency: float = 3.0
   block_size: int = 64
 

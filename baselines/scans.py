@@ -209,7 +209,7 @@ def _sequential_states(decay, drive, initial):
 
 
 def _sequential_adjoint(decay, cotangent, last_cotangent):
-  """Computes, in a loop, gradients g_t for all inputs b_t, and a_0 g_0 for the initial state.
+  """The gradients of all inputs and of the initial state, computed by a loop back in time.
 
   The loop carries a_t g_t, which avoids a shifted copy of the decay.
   """

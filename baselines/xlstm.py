@@ -189,8 +189,8 @@ def stabilize_gates(log_i, log_f, initial_stabilizer):
     through m.
 
   """
-  # The stabilizer m_t minus the sum log f_1 + ... + log f_t is a running maximum over the tokens.
-  # Rounding errors of the cumulative sums change the stabilizers, which cancel in the outputs.
+  # The stabilizer m_t minus the cumulative sum of log f is a running maximum over the tokens.
+  # Stabilizers cancel in the outputs, so that their rounding errors do not matter.
   total = jnp.cumsum(log_f, 1)
   m = total + jnp.maximum(jax.lax.cummax(log_i - total, 1), initial_stabilizer[:, None])
   m = jax.lax.stop_gradient(m)
@@ -262,7 +262,7 @@ class MLSTM(SequenceLayer):
 
   @property
   def width_divisor(self):
-    """The divisor of the model width that lets heads and blocks divide the inner width evenly."""
+    """The number by which the model width must be divisible, for equal heads and blocks."""
     shares = math.lcm(self.num_heads, self.block_size)
     return shares // math.gcd(shares, self.expansion)
 

@@ -204,7 +204,7 @@ class Rotary(Positions):
     return token_positions[:, None].astype(jnp.float32) * frequency[None]
 
   @property
-  def query_key_factor(self) -> float:
+  def query_key_scale(self) -> float:
     """The factor that multiplies rotated queries and keys, which is 1 except in YaRN."""
     return 1.0
 
@@ -216,8 +216,8 @@ class Rotary(Positions):
     half = x.shape[-1] // 2
     angle = self.rotation_angles(token_positions, half)[None, None]
     cosine, sine = jnp.cos(angle), jnp.sin(angle)
-    if self.query_key_factor != 1:
-      cosine, sine = self.query_key_factor * cosine, self.query_key_factor * sine
+    if self.query_key_scale != 1:
+      cosine, sine = self.query_key_scale * cosine, self.query_key_scale * sine
     cosine, sine = cosine.astype(x.dtype), sine.astype(x.dtype)
     first, second = x[..., :half], x[..., half:]
     return jnp.concatenate(

@@ -68,7 +68,7 @@ class Llama3Rotary(StretchedRotary):
                        f'{self.min_rotations:g} and {self.max_rotations:g}')
 
   def unstretched_fraction(self, pair_index, num_pairs):
-    """Returns the weight of the original frequency, which is linear in the number of rotations.
+    """Returns the share of the original frequency, linear in the pair's number of rotations.
 
     The weight is 0 at `min_rotations` and 1 at `max_rotations`.
     """
@@ -101,16 +101,16 @@ class YarnRotary(StretchedRotary):
                        f'{self.attention_factor:g}')
 
   @property
-  def query_key_factor(self):
+  def query_key_scale(self):
     """The factor that multiplies queries and keys, by default 0.1 log(stretch) + 1.
 
     A non-zero `attention_factor` replaces the default. In the paper this factor is the
     square root of 1 / temperature.
     """
-    return self.attention_factor or yarn_query_key_factor(self.stretch)
+    return self.attention_factor or yarn_query_key_scale(self.stretch)
 
   def unstretched_fraction(self, pair_index, num_pairs):
-    """Returns the weight of the original frequency, which is linear in the index of the pair.
+    """Returns the share of the original frequency, linear in the index of the pair.
 
     The weight is 1 at the pair with `max_rotations` and 0 at the pair with `min_rotations`.
     """
@@ -124,12 +124,12 @@ class YarnRotary(StretchedRotary):
     return 1 - _clip_to_unit_interval((pair_index - first) / (last - first))
 
   def fractional_pair_index(self, num_rotations: float, num_pairs: int) -> float:
-    """Returns the interpolated index of the channel pair with the given number of rotations."""
+    """Returns the fractional index of the channel pair that makes the given number of rotations."""
     ratio = math.log(self.rotations_in_trained_length(1.0)) - math.log(num_rotations)
     return num_pairs * ratio / math.log(self.base)
 
 
-def yarn_query_key_factor(stretch: float, slope: float = 1.0) -> float:
+def yarn_query_key_scale(stretch: float, slope: float = 1.0) -> float:
   """Returns 0.1 slope log(stretch) + 1, by which YaRN multiplies queries and keys.
 
   The factor is 1 if stretch <= 1.

@@ -1,4 +1,4 @@
-"""Functions that load current records, and notes about excluded or inconsistent records."""
+"""Loads the records of the current code, and describes those that are excluded or inconsistent."""
 
 import collections
 import pathlib
@@ -31,7 +31,7 @@ def load_current_records(folder: pathlib.Path) -> tuple[list[dict], list[notes.N
                    f'{notes.shell_command(study, folder, "--preset=quick")}')
   return current, [
     *stale_record_notes(store, all_records, folder),
-    *unlisted_study_notes(current, folder),
+    *notes_on_unlisted_studies(current, folder),
     *unequal_budget_notes(current, folder),
   ]
 
@@ -85,7 +85,7 @@ def unequal_budget_notes(records: list[dict], folder: pathlib.Path) -> list[note
   ]
 
 
-def unlisted_study_notes(records: list[dict], folder: pathlib.Path) -> list[notes.Note]:
+def notes_on_unlisted_studies(records: list[dict], folder: pathlib.Path) -> list[notes.Note]:
   """Returns a note for each study that has records but is not listed in STUDIES."""
   counts = collections.Counter(
     record['study'] for record in records if record['study'] not in LOADED_STUDIES)

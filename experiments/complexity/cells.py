@@ -66,4 +66,6 @@ def timing_cells(study: str, preset: ComplexityPreset) -> list[Cell]:
   )
   for layer in settings['layers']:
     checks.check_experiment(timing.cached_timing_experiment(settings, layer, lengths[0]))
-  return [timing.timing_cell(study, settings, seed, f'repetition {seed}') for seed in run.seeds]
+  return [
+    timing.create_timing_cell(study, settings, seed, f'repetition {seed}') for seed in run.seeds
+  ]

@@ -210,7 +210,7 @@ def _matrix_product_path_lengths(equation, x: Array, y: Array) -> np.ndarray:
 def _reshape_to_matrices(
   x: np.ndarray, contracted_axes, batch_axes, num_leading_axes: int = 0
 ) -> np.ndarray:
-  """Reshapes a factor of a product to [..., batch, rows, contracted].
+  """Reshapes an operand of a matrix product to [..., batch, rows, contracted columns].
 
   All batch axes become one axis, as do all contracted axes and all other axes (rows). The leading
   axes do not change.
@@ -336,7 +336,7 @@ def _propagate_through_data_movement(equation, operands: Sequence[Array]) -> lis
 
 
 def unwrap_constant_array(x: Array) -> Array:
-  """Converts an array with path lengths to a NumPy array if all its elements are constant."""
+  """Returns a NumPy array in place of an array of path lengths whose elements are constant."""
   return x.value if isinstance(x, DependentArray) and x.is_constant.all() else x
 
 

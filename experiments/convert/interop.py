@@ -57,7 +57,7 @@ CONFIGURATIONS = {
 }
 
 
-# With dynamic rotary positions, logits of transformers beyond the trained length depend on caching.
+# Beyond the trained length, dynamic rotary logits of Hugging Face depend on caching.
 # This repository computes the logits with a cache, so only cached logits are compared.
 CACHED_ONLY = frozenset({'Llama, dynamic rotary, long input'})
 

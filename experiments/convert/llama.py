@@ -31,7 +31,7 @@ from transformer.stretched_rotary import (
   DynamicRotary,
   Llama3Rotary,
   YarnRotary,
-  yarn_query_key_factor,
+  yarn_query_key_scale,
 )
 
 FREQUENCIES = r'(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq'  # tensors of older files
@@ -158,9 +158,9 @@ def _yarn_rotary_positions(
   """Builds YaRN rotary positions with the attention factor that the config states or implies."""
   stretch = fields.take_positive_float('factor', max_positions / trained_length)
   slopes = [fields.take_positive_float(name, 0.0) for name in ('mscale', 'mscale_all_dim')]
-  attention_factor = yarn_query_key_factor(stretch)
+  attention_factor = yarn_query_key_scale(stretch)
   if all(slopes):
-    numerator, denominator = (yarn_query_key_factor(stretch, slope) for slope in slopes)
+    numerator, denominator = (yarn_query_key_scale(stretch, slope) for slope in slopes)
     attention_factor = numerator / denominator
   return YarnRotary(
     base=base,

@@ -28,4 +28,4 @@ def _step_timing_cell(study: str, experiments: list[Experiment]) -> Cell:
     first, dict.fromkeys(e.run.layer for e in experiments), [TIMED_LENGTH], ['train'],
     tokens=first.batch_size * TIMED_LENGTH, rounds=TIMING_ROUNDS,
   )
-  return timing.timing_cell(study, settings, first.seeds[0], 'training steps of all layers')
+  return timing.create_timing_cell(study, settings, first.seeds[0], 'training steps of all layers')

@@ -33,7 +33,9 @@ def create_repetition_cells(study: str, preset: ParallelismPreset) -> list[Cell]
     run, layers, flags.requested_lengths() or preset.lengths, timing.QUANTITIES,
     rounds=run.steps, **sizes)
   check_timing_sizes(settings)
-  return [timing.timing_cell(study, settings, seed, f'repetition {seed}') for seed in run.seeds]
+  return [
+    timing.create_timing_cell(study, settings, seed, f'repetition {seed}') for seed in run.seeds
+  ]
 
 
 def check_timing_sizes(settings: dict) -> None:

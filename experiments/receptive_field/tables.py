@@ -25,7 +25,7 @@ def report(records: list[dict]):
   if untrained:
     tables.append(receptive_field_table(untrained))
   if groups := group_stacks_by_layer(untrained):
-    tables.append(_depth_growth_table(groups))
+    tables.append(_table_of_growth_with_depth(groups))
   for task, group in _group_by_task_and_settings(trained_records).items():
     tables += [_table_of_scores_around_field_edge(task, group), _effective_field_table(task, group)]
   return tables, _receptive_field_panels(untrained, trained_records)
@@ -77,7 +77,7 @@ def measured_equals_declared(record: dict) -> bool:
 
 
 def effective_field_fractions(record: dict) -> list[float]:
-  """The effective receptive field of a stack divided by the declared one, for each seed."""
+  """The ratio of the effective to the declared receptive field of a stack, for each seed."""
   result = record['result']
   return [size / (result['declared'] or result['length']) for size in result['effective']]
 
@@ -159,7 +159,7 @@ def receptive_field_table(stacks: Sequence[dict]) -> Table:
   )
 
 
-def _depth_growth_table(stacks_by_layer: dict[str, list[dict]]) -> Table:
+def _table_of_growth_with_depth(stacks_by_layer: dict[str, list[dict]]) -> Table:
   """Table of power-law exponents of receptive fields as functions of depth, for each layer."""
   rows = []
   for layer, group in stacks_by_layer.items():

@@ -56,7 +56,7 @@ class Benchmark(NamedTuple):
 
   # Maps implementation names to functions that compile them, with this repository's entry first.
   implementations: Mapping[str, Callable[[], Implementation]]
-  # Maps 'forward' or 'gradient' to the number of operations in this repository's matrix products.
+  # The number of matrix-product operations in this repository's 'forward' or 'gradient' program.
   # The dict of FLOPs is empty if operations other than matrix products dominate the cost.
   matmul_flops: Mapping[str, float]
 
@@ -244,7 +244,7 @@ class ImplementationOutcome:
 
 
 def benchmark_runner(benchmarks: Mapping[str, Callable[..., Benchmark]], timeout: float):
-  """Returns a function that runs the benchmark of the grid cell that is its argument."""
+  """Returns the function that executes a grid cell by running its benchmark."""
   return functools.partial(_run_benchmark_of_grid_cell, benchmarks, timeout)
 
 

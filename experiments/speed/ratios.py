@@ -55,7 +55,7 @@ def median_time_ratio(
 
 
 def percent_of_peak_rate(records: Sequence[dict], computation: str) -> Interval | None:
-  """Estimates this repository's matrix-product FLOP/s in per cent of the machine's peak FLOP/s.
+  """The rate of matrix products here, as a percentage of the machine's peak rate.
 
   Returns None where matrix products do not dominate the cost.
   """

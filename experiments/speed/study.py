@@ -30,7 +30,7 @@ from experiments.speed.records import BENCHMARK_RECORD
 
 @dataclasses.dataclass(frozen=True)
 class SpeedPreset:
-  """Run settings, comparisons, and matrix sizes of the peak-rate measurement in a preset."""
+  """A preset of the speed study, with run settings, comparisons and sizes of the peak-rate test."""
 
   comparisons: tuple[Comparison, ...]
   peak: tuple[int, ...]

@@ -59,7 +59,7 @@ def test_without_a_stretch_every_form_equals_plain_rotary():
   for kind in (Llama3Rotary, YarnRotary):
     form = kind(base=100.0, stretch=1.0)
     np.testing.assert_allclose(form.pair_frequencies(PAIRS), plain)
-    assert form.query_key_factor == 1
+    assert form.query_key_scale == 1
   index = np.arange(20)
   np.testing.assert_array_equal(
     DynamicRotary(100.0, 7.0, 20).rotation_angles(index, PAIRS),

@@ -148,7 +148,7 @@ def cached_timing_experiment(values: dict, layer: str, length: int) -> Experimen
   return _create_cached_experiment(create_timing_run(values, layer, length))
 
 
-def timing_cell(study: str, values: dict, seed: int, label: str) -> Cell:
+def create_timing_cell(study: str, values: dict, seed: int, label: str) -> Cell:
   """Creates the grid cell that measures the durations of all layers at all lengths with one seed.
 
   Args:
@@ -230,7 +230,7 @@ class TimedCalls:
     return self.values['tokens']
 
   def prepare_call(self, point: Point):
-    """Returns the compiled call to measure for a point, and stores its memory use in the point."""
+    """Compiles the call that is timed for a point, and stores its memory use in the point."""
     state, training = self.states[point.layer], self._training_at_length(point.layer, point.length)
     if point.quantity == 'generate':
       prompt_state, token = self._process_prompt(point, training, state.parameters)

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from experiments.lab import optional, sealed_folder
-from experiments.lab.corpora.network import hosts_if_all_unreachable
+from experiments.lab.corpora.network import hosts_if_none_reachable
 from experiments.lab.corpora.reserved import SPLITS
 from experiments.lab.corpora.vocabulary import normalize_whitespace
 
@@ -153,7 +153,7 @@ def _download_dataset(builder) -> None:
   folder, name = pathlib.Path(builder.data_dir), builder.info.full_name
   if folder.exists():
     return
-  if hosts := hosts_if_all_unreachable(builder.url_infos or ()):
+  if hosts := hosts_if_none_reachable(builder.url_infos or ()):
     raise CorpusError(f'{name} is not in {folder}, and there is no network to download it:'
                       f' no connection to {", ".join(hosts)}')
   for incomplete in folder.parent.glob(f'incomplete.*_{folder.name}'):  # from a killed process

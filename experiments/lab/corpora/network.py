@@ -16,7 +16,7 @@ TIMEOUT = 5.0  # seconds
 PORTS = {'http': 80, 'https': 443}
 
 
-def hosts_if_all_unreachable(urls: Iterable[str]) -> list[str]:
+def hosts_if_none_reachable(urls: Iterable[str]) -> list[str]:
   """All hosts of the URLs if no host accepts a connection within TIMEOUT, or else an empty list.
 
   If a proxy is configured, the connection to the proxy is tested instead.

@@ -310,7 +310,7 @@ def ratios_of_repeated_step_times(records: Records) -> list[float] | None:
   def durations_of_repeated_step(record: dict, layer: str) -> list[float]:
     return next(iter(times.seconds_per_token(record, layer, 'repeat').values()), [])
 
-  # Layers are evaluated separately, because a layer without measurements yields None.
+  # A layer without measurements gives None, and the other layers are still evaluated.
   timed = list(filter(times.is_timing_record, records))
   layers = dict.fromkeys(layer for record in timed for layer in record['run']['layers'])
   first_times = token_times_at_shortest_or_longest_length('train', min)

@@ -308,7 +308,7 @@ def main(
 
   parse_flags = functools.partial(
     _parse_flags, description=description, help_appendix=help_appendix)
-  with output.tolerant_streams() as out:
+  with output.streams_that_tolerate_write_errors() as out:
     try:
       app.run(check_and_run_command, flags_parser=parse_flags)
     except SystemExit:
@@ -332,7 +332,7 @@ def _parse_flags(
     return _exit_with_error(str(error))
 
 
-def _project_flags() -> list[flags.Flag]:
+def _flags_defined_in_this_repository() -> list[flags.Flag]:
   """Returns the flags that this repository defines, without those of absl."""
   return [flag for module, module_flags in FLAGS.flags_by_module_dict().items()
           if not module.startswith('absl') for flag in module_flags]
@@ -341,7 +341,7 @@ def _project_flags() -> list[flags.Flag]:
 def _format_help() -> str:
   """Formats the name, the help text and the default of each flag of this repository."""
   lines = []
-  for flag in _project_flags():
+  for flag in _flags_defined_in_this_repository():
     value = flag.default_unparsed
     default = '' if value in (None, '') else f' [{value}]'
     lines += [f'  --{flag.name}', textwrap.fill(
@@ -367,7 +367,7 @@ def _check_numeric_flags() -> None:
 
   Infinity is valid for a flag whose default is infinity.
   """
-  for flag in _project_flags():
+  for flag in _flags_defined_in_this_repository():
     if type(flag.value) is int and abs(flag.value) > limits.MAX_AXIS:
       raise BadInput(f'--{flag.name} exceeds {limits.MAX_AXIS}: '
                      f'{limits.format_number(flag.value)}')

@@ -194,7 +194,7 @@ def _lease_path(cell: Cell, store: Store) -> pathlib.Path:
 
 
 def _ignore_progress(fraction: float, text: str) -> None:
-  """Replaces the progress bar in worker processes, and has no effect."""
+  """Ignores progress, since worker processes show no progress bar."""
 
 
 def _execute_cell(cell: Cell, execute, report_progress) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class TolerantStream:
 
 
 @contextlib.contextmanager
-def tolerant_streams() -> Iterator[TolerantStream]:
+def streams_that_tolerate_write_errors() -> Iterator[TolerantStream]:
   """Makes stdout and stderr tolerate write errors in a `with` block, and yields stdout."""
   streams = sys.stdout, sys.stderr
   # A standard stream is None if it was closed when the process started.

@@ -16,7 +16,7 @@ class Progress:
     """Starts the display for `num_cells` grid cells, of which `num_missing` have no record."""
     self._cells, self._missing = num_cells, num_missing
     self._ended, self._start, self._waiting = 0, time.monotonic(), False
-    self._total_bar = _progress_bar(self._stored_count_text, num_missing)
+    self._total_bar = _progress_bar(self._stored_cells, num_missing)
 
   def __enter__(self) -> 'Progress':
     return self
@@ -41,12 +41,12 @@ class Progress:
   def finish_cell(self, label: str, record: dict) -> None:
     """Adds a grid cell to the number of stored grid cells that the display shows."""
     self._ended += 1
-    self._total_bar.set_description(self._stored_count_text, refresh=False)
+    self._total_bar.set_description(self._stored_cells, refresh=False)
     self._total_bar.update(1)
     if self._total_bar.disable:
       seconds_per_cell = (time.monotonic() - self._start) / self._ended
       left = seconds_per_cell * (self._missing - self._ended)
-      print(f'{self._stored_count_text}: {label}: {record["status"]} in {record["seconds"]:.1f} s, '
+      print(f'{self._stored_cells}: {label}: {record["status"]} in {record["seconds"]:.1f} s, '
             f'{left:.0f} s left', file=sys.stderr, flush=True)
 
   def show_waiting(self, num_missing: int) -> None:
@@ -54,7 +54,7 @@ class Progress:
     text = f'waiting for {num_missing} cells that other processes are executing'
     self._cell_bar.set_description(text)
     if self._total_bar.disable and not self._waiting:
-      print(f'{self._stored_count_text}: {text}', file=sys.stderr, flush=True)
+      print(f'{self._stored_cells}: {text}', file=sys.stderr, flush=True)
     self._waiting = True
 
   @functools.cached_property
@@ -63,7 +63,7 @@ class Progress:
     return _progress_bar('', 1.0)
 
   @property
-  def _stored_count_text(self) -> str:
+  def _stored_cells(self) -> str:
     return f'{self._cells - self._missing + self._ended} of {self._cells} cells stored'
 
 

@@ -93,7 +93,7 @@ def requested_tasks(preset) -> list[tuple[TaskGrid, Task]]:
 
 
 def requested_task_grids(preset) -> list[tuple[TaskGrid, Task]]:
-  """Returns the task grids, with their tasks, that the flag --tasks or else the preset names."""
+  """Returns the task grids that the flag --tasks names, or by default those of the preset."""
   if not flags.flag_was_set('tasks'):
     return [(task_grid, spec.parse_spec(task_grid.task, 'task'))
             for task_grid in preset.task_grids]

@@ -93,7 +93,7 @@ def published_numbers_table(
     (
       *(entry.layer, entry.task, _describe_settings_and_note(entry, shared), entry.metric),
       _published_value_or_bound(entry),
-      *(_measurement_and_difference(entry, measured.get(entry)) if measured is not None else ()),
+      *(_format_value_and_difference(entry, measured.get(entry)) if measured is not None else ()),
       *(entry.reliability, entry.source),
     )
     for entry in entries
@@ -118,7 +118,7 @@ def _published_value_or_bound(entry: Entry) -> float | str:
   return entry.value if entry.relation == '=' else f'{entry.relation} {entry.value:g}'
 
 
-def _measurement_and_difference(
+def _format_value_and_difference(
   entry: Entry, measured: Interval | None
 ) -> tuple[Interval | None, Interval | None]:
   exact = measured is not None and entry.relation == '='

@@ -160,7 +160,7 @@ class Store:
       record['study'], canonical_json(record['run']), canonical_json(record['code'])))
 
   def is_current(self, record: dict) -> bool:
-    """Returns whether the current code produced the record, and True if its study is unknown."""
+    """Whether the current code produced the record, or the study of the record is unknown."""
     if record['study'] not in self._kinds:
       return True
     return record['code'] == self.cell_code_fingerprints(record['study'], record['run'])

@@ -186,7 +186,7 @@ def stack_measurements(records: Sequence[dict], quantity: MeasuredQuantity) -> '
       if point['quantity'] == quantity.quantity and point['length'] in lengths:
         indices = layers.index(point['layer']), lengths.index(point['length'])
         values = (
-          _nonzero_memory_bytes(point) if quantity.exact
+          _memory_bytes_or_none(point) if quantity.exact
           else np.divide(point['seconds'], point['tokens']))
         sample[: len(values), *indices] = values
     pooled.append(sample)
@@ -208,5 +208,5 @@ def median_over_rounds(values: 'np.ndarray') -> 'np.ndarray':
   return sum(np.take_along_axis(ordered, indices, 0) for indices in middle)[0] / 2
 
 
-def _nonzero_memory_bytes(point: dict) -> list[int]:
+def _memory_bytes_or_none(point: dict) -> list[int]:
   return [] if point['bytes'] is None else [max(1, point['bytes'])]

@@ -102,7 +102,7 @@ class Dates(PairTask):
     return self.years
 
   @property
-  def vocabulary_training_task(self) -> 'Dates':
+  def task_for_vocabulary_training(self) -> 'Dates':
     """The task on dates from 1900 to 1999, on which the vocabulary is trained.
 
     Its two formats are in sorted order, so that the vocabulary does not depend on the direction of

@@ -101,7 +101,7 @@ class NumberWords(PairTask):
     return self.nonzero or self.digits
 
   @property
-  def vocabulary_training_task(self) -> 'NumberWords':
+  def task_for_vocabulary_training(self) -> 'NumberWords':
     """The task on numbers of all lengths, on which the vocabulary is trained.
 
     Its two languages are in sorted order, so that the vocabulary does not depend on the direction

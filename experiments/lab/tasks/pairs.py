@@ -56,7 +56,7 @@ class PairTask(Transduction):
   """The base class of translation tasks on a table of at most `pairs` generated sentence pairs.
 
   The vocabulary is trained on both languages of the training split of
-  `vocabulary_training_task`.
+  `task_for_vocabulary_training`.
   """
 
   source: str = ''
@@ -78,7 +78,7 @@ class PairTask(Transduction):
 
   @property
   @abc.abstractmethod
-  def vocabulary_training_task(self) -> 'PairTask':
+  def task_for_vocabulary_training(self) -> 'PairTask':
     """The task on whose training sentences the vocabulary is trained.
 
     It is the same at all distances and in both directions of translation.
@@ -91,7 +91,7 @@ class PairTask(Transduction):
   @property
   def vocabulary(self) -> Vocabulary:
     """The subword vocabulary that both languages share, which is cached in memory."""
-    return learn_vocabulary(self.vocabulary_training_task)
+    return learn_vocabulary(self.task_for_vocabulary_training)
 
   @property
   def pair_table(self) -> PairTable:

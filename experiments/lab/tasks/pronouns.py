@@ -135,9 +135,9 @@ class Pronouns(Task):
       between_key, (batch_size,), self.fewest // PHRASE, self.words // PHRASE + 1
     )
     source = concatenate_with_padding_last(
-      pad_excess_phrases(before, sample_integers(before_key, PREFIXES + 1)),
+      replace_excess_phrases_by_padding(before, sample_integers(before_key, PREFIXES + 1)),
       fill_template("the {} did n't {} the {}", subject, verb, verb_object),
-      pad_excess_phrases(between, num_between),
+      replace_excess_phrases_by_padding(between, num_between),
       fill_template('because it was too {} .', adjective),
     )
     scored = source == TOKENS['.']
@@ -204,7 +204,7 @@ def draw_distractor_phrases(
   return TOKENS[PREPOSITIONS[0]] + preposition, NOUN + KINDS * is_place + other_kind
 
 
-def pad_excess_phrases(phrases: jax.Array, num_kept: jax.Array) -> jax.Array:
+def replace_excess_phrases_by_padding(phrases: jax.Array, num_kept: jax.Array) -> jax.Array:
   """Replaces all but the first `num_kept` [B] phrases of each sentence by padding.
 
   The phrases are [B, N, words], and the result is [B, N * words].

@@ -89,7 +89,7 @@ class SequenceCopying(Transduction):
     return sorted(number % self.alphabet_size for number in range(self.min_length))
 
   @property
-  def num_sources_with_most_likely_target(self) -> int:
+  def num_sources_that_share_most_likely_target(self) -> int:
     """The number of distinct source sequences whose target is the most likely target."""
     return 1
 
@@ -97,7 +97,7 @@ class SequenceCopying(Transduction):
   def chance(self) -> float:
     """The probability of the most likely target, which the baseline predicts."""
     num_lengths = self.max_length - self.min_length + 1
-    num_sources = self.num_sources_with_most_likely_target
+    num_sources = self.num_sources_that_share_most_likely_target
     return num_sources / self.alphabet_size**self.min_length / num_lengths
 
   def with_distance(self, distance: int) -> 'SequenceCopying':
@@ -225,7 +225,7 @@ class Sort(SequenceCopying):
   family: ClassVar[str] = 'sort'
 
   @property
-  def num_sources_with_most_likely_target(self) -> int:
+  def num_sources_that_share_most_likely_target(self) -> int:
     """The number of sources, which are the distinct permutations of the most likely target."""
     repeated = collections.Counter(self.most_likely_target_symbols).values()
     return math.factorial(self.min_length) // math.prod(map(math.factorial, repeated))

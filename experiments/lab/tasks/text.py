@@ -49,7 +49,7 @@ def split_of_file(name: str) -> str:
 
 
 @functools.cache
-def read_standard_library(folder: str) -> ByteCorpus:
+def read_standard_library_code(folder: str) -> ByteCorpus:
   """Reads the top-level standard library modules in a folder, and divides them into splits."""
   # `stdlib_module_names` excludes files that an installation adds, such as its build configuration.
   paths = [path for path in sorted(Path(folder).glob('*.py'))
@@ -72,7 +72,7 @@ def read_standard_library(folder: str) -> ByteCorpus:
 @functools.cache
 def byte_log_probabilities(folder: str) -> np.ndarray:
   """The log-frequency [256] of each byte value in the training split, with add-one smoothing."""
-  counts = 1 + np.bincount(read_standard_library(folder).data['train'], minlength=NUM_BYTES)
+  counts = 1 + np.bincount(read_standard_library_code(folder).data['train'], minlength=NUM_BYTES)
   return np.log(counts / counts.sum())
 
 
@@ -116,7 +116,7 @@ class Text(Task):
   @property
   def corpus(self) -> ByteCorpus:
     """The bytes of all splits, which are cached in memory."""
-    return read_standard_library(sysconfig.get_path('stdlib'))
+    return read_standard_library_code(sysconfig.get_path('stdlib'))
 
   @property
   def digest(self) -> str:

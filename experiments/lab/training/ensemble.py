@@ -83,7 +83,7 @@ class Ensemble:
     self.members_per_device = -(-len(members) // len(self.devices))
     self.members = list(members)
     if len(members) == 1 and len(self.devices) > 1:
-      training = training.with_shared_batches(len(self.devices), AXIS)
+      training = training.with_batches_divided_over_devices(len(self.devices), AXIS)
     self.training = training
 
     platform = self.devices[0].platform

@@ -66,7 +66,7 @@ class Training:
   num_devices: int = 1  # that share each batch
   axis: str | None = None  # the name of the mapped axis over these devices
 
-  def with_shared_batches(self, num_devices: int, axis: str) -> 'Training':
+  def with_batches_divided_over_devices(self, num_devices: int, axis: str) -> 'Training':
     """Returns a copy of the trainer that divides each batch between the devices of an axis."""
     return dataclasses.replace(self, num_devices=num_devices, axis=axis)
 

@@ -117,7 +117,7 @@ def compile_our_decoder(problem: TrainingProblem) -> Implementation:
   """Compiles this repository's training step or loop with the batch sharded over devices."""
   count = math.gcd(problem.training.recipe.batch_size, jax.device_count())
   devices = jax.devices()[:count]
-  training = problem.training.with_shared_batches(count, AXIS)
+  training = problem.training.with_batches_divided_over_devices(count, AXIS)
   start = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), problem.start)
   steps = len(problem.batches)
 

@@ -39,7 +39,7 @@ def test_a_published_config_gives_the_published_number_of_parameters(name):
 def test_yarn_of_a_published_config_has_the_factor_of_the_paper():
   positions = model_of_fields(REAL['Yarn-Llama-2-7b-64k'][0]).stack.layers[0].layer.positions
   assert isinstance(positions, YarnRotary)
-  assert positions.query_key_factor == pytest.approx(1.2772588722)
+  assert positions.query_key_scale == pytest.approx(1.2772588722)
   assert (positions.stretch, positions.trained_length) == (16.0, 4096)
   assert positions.max_rotations == 32.0
 

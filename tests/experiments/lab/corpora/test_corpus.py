@@ -25,7 +25,7 @@ from experiments.lab.corpora.buckets import (
   bucket_boundaries,
 )
 from experiments.lab.corpora.datasets import CorpusError, split_of_sentence_pair
-from experiments.lab.corpora.network import hosts_if_all_unreachable
+from experiments.lab.corpora.network import hosts_if_none_reachable
 from experiments.lab.corpora.reserved import END, PAD
 from experiments.lab.results.store import Store
 from experiments.lab.tasks.corpus import Corpus
@@ -196,7 +196,7 @@ def test_an_unusable_data_set_raises_a_one_line_error(name, languages, message, 
 
 
 def test_a_missing_network_raises_an_error_within_seconds(monkeypatch):
-  monkeypatch.setattr(datasets, 'hosts_if_all_unreachable', lambda urls: sorted(urls)[:1])
+  monkeypatch.setattr(datasets, 'hosts_if_none_reachable', lambda urls: sorted(urls)[:1])
   start = time.monotonic()
   message = r'no network to download it: no connection to http.*statmt.org'
   with pytest.raises(CorpusError, match=message):
@@ -210,11 +210,11 @@ def test_hosts_are_unreachable_if_none_accepts_a_connection(monkeypatch):
     open_url = f'http://127.0.0.1:{server.getsockname()[1]}/a'
     with socket.create_server(('127.0.0.1', 0)) as other:
       closed_url = f'http://127.0.0.1:{other.getsockname()[1]}/b'
-    assert hosts_if_all_unreachable([closed_url]) == ['127.0.0.1']
+    assert hosts_if_none_reachable([closed_url]) == ['127.0.0.1']
     for urls in ([closed_url, open_url], [], ['file:///x']):
-      assert hosts_if_all_unreachable(urls) == []
+      assert hosts_if_none_reachable(urls) == []
     monkeypatch.setattr('urllib.request.getproxies', lambda: {'https': open_url})
-    assert hosts_if_all_unreachable(['https://nowhere.invalid/x']) == []
+    assert hosts_if_none_reachable(['https://nowhere.invalid/x']) == []
 
 
 def test_a_missing_library_or_unsuitable_size_raises_a_one_line_error(monkeypatch, capfd):

@@ -21,7 +21,7 @@ from experiments.lab.tasks.task import SPLITS
 from experiments.lab.tasks.text import (
   SMALLEST_SPLIT,
   Text,
-  read_standard_library,
+  read_standard_library_code,
   split_of_file,
 )
 
@@ -318,18 +318,18 @@ def write_small_library(folder, size):
 
 def test_text_digest_depends_only_on_library_bytes(tmp_path):
   folder = write_small_library(tmp_path, SMALLEST_SPLIT)
-  digest = read_standard_library(folder).digest
+  digest = read_standard_library_code(folder).digest
   (tmp_path / 'not_of_the_library.py').write_text('installed later')
-  assert read_standard_library.__wrapped__(folder).digest == digest
+  assert read_standard_library_code.__wrapped__(folder).digest == digest
   (tmp_path / 'ast.py').write_bytes(b'x' * SMALLEST_SPLIT)
-  assert read_standard_library.__wrapped__(folder).digest != digest
+  assert read_standard_library_code.__wrapped__(folder).digest != digest
 
 
 @pytest.mark.parametrize('size', [None, 10])
 def test_missing_text_raises_a_one_line_error(tmp_path, size):
   folder = str(tmp_path / 'absent') if size is None else write_small_library(tmp_path, size)
   with pytest.raises(OSError, match='install Python with its library') as failure:
-    read_standard_library(folder)
+    read_standard_library_code(folder)
   assert '\n' not in str(failure.value)
 
 

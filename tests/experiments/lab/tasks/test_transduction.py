@@ -310,7 +310,7 @@ def test_extrapolation_dates_are_in_later_years():
 @pytest.mark.parametrize('source, form', [('en_US', 'short'), ('es', 'short'), ('de_DE', 'short')])
 def test_years_of_two_digits_cover_at_most_a_century(source, form):
   task = Dates(source=source, target='da', source_format=form, years=100, pairs=100)
-  assert task.vocabulary_training_task.years == 100
+  assert task.task_for_vocabulary_training.years == 100
   with pytest.raises(ValueError, match='two digits'):
     task.with_distance(101)
   with pytest.raises(ValueError, match='two digits'):
