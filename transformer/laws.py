@@ -120,6 +120,17 @@ def expect_finite(tree: Any, fault: str, advice: str) -> None:
     )
 
 
+def select_laws(
+  laws: Mapping[str, Callable[[Any], None]], names: Iterable[str]
+) -> dict[str, Callable[[Any], None]]:
+  """Returns the laws with the given names, and raises ValueError for an unknown name."""
+  names = tuple(names)
+  for name in names:
+    if name not in laws:
+      raise ValueError(f'unknown law {name!r}; the laws are {", ".join(laws)}')
+  return {name: laws[name] for name in names}
+
+
 def verify_laws(
   laws: Mapping[str, Callable[[Any], None]], subject: Any, name: str, sizes: str
 ) -> tuple[str, ...]:

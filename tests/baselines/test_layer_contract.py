@@ -355,5 +355,5 @@ def test_all_broken_laws_are_reported_at_once():
 
 
 def test_an_unknown_law_is_refused():
-  with pytest.raises(ValueError, match="no law 'speed'; there are streaming, causality"):
+  with pytest.raises(ValueError, match="unknown law 'speed'; the laws are streaming, causality"):
     verify_layer(Broken(), ['speed'])

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.lab.tasks.task import SPLITS, Batch, Task
-from transformer.laws import expect, expect_close, verify_laws
+from transformer.laws import expect, expect_close, select_laws, verify_laws
 
 BATCH_SIZE, NUM_BATCHES = 256, 4
 # Tokens must be equal. Real numbers may differ by ROUNDING, because compilation reorders sums.
@@ -331,9 +331,5 @@ def verify_task(task: Task, laws: Iterable[str] = tuple(LAWS)) -> tuple[str, ...
     ('oracle_is_perfect',)
 
   """
-  laws = tuple(laws)
-  unknown = [law for law in laws if law not in LAWS]
-  if unknown:
-    raise ValueError(f'unknown law {unknown[0]!r}; the laws are {", ".join(LAWS)}')
   sizes = f'{NUM_BATCHES} batches of {BATCH_SIZE} sequences at a distance of {task.distance}'
-  return verify_laws({law: LAWS[law] for law in laws}, task, repr(task), sizes)
+  return verify_laws(select_laws(LAWS, laws), task, repr(task), sizes)
