@@ -51,15 +51,16 @@ class InitialAttentionState(nn.Module):
   num_states: int = 1
 
   @nn.compact
-  def __call__(self, memory, mask=None):  # [B, S, D], [B, S]
-    memory, (batch_size, _, width) = apply_mask(memory, mask), memory.shape
-    valid = jnp.ones(memory.shape[:2], bool) if mask is None else mask
-    key = nn.Dense(width, use_bias=False, dtype=memory.dtype, name='key')(memory)
+  def __call__(self, encoder_outputs, mask=None):  # [B, S, D], [B, S]
+    encoder_outputs = apply_mask(encoder_outputs, mask)
+    batch_size, _, width = encoder_outputs.shape
+    valid = jnp.ones(encoder_outputs.shape[:2], bool) if mask is None else mask
+    key = nn.Dense(width, use_bias=False, dtype=encoder_outputs.dtype, name='key')(encoder_outputs)
     # The backward direction of the encoder makes its first output depend on all source tokens.
-    first = memory[jnp.arange(batch_size), jnp.argmax(valid, 1)]
-    start = nn.Dense(self.num_states * width, use_bias=False, dtype=memory.dtype, name='start')
+    first = encoder_outputs[jnp.arange(batch_size), jnp.argmax(valid, 1)]
+    start = nn.Dense(self.num_states * width, use_bias=False, dtype=first.dtype, name='start')
     start = jnp.tanh(start(first).astype(jnp.float32))
-    return Annotations(key, memory, valid), tuple(jnp.split(start, self.num_states, 1))
+    return Annotations(key, encoder_outputs, valid), tuple(jnp.split(start, self.num_states, 1))
 
 
 # Inside `lax.scan`, `jax.checkpoint` needs no protection from common subexpression elimination.
@@ -104,7 +105,7 @@ class AdditiveAttention(SequenceLayer):
     return InitialAttentionState(self.layer.num_states, parent=None)
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
-    """Returns annotations with all source tokens masked, and the recurrent cell's initial state."""
+    """Returns encoder outputs of zeros, all masked, and the initial state of the recurrent cell."""
     zeros = jnp.zeros((batch_size, capacity, width), dtype)
     annotations = Annotations(zeros, zeros, jnp.zeros((batch_size, capacity), bool))
     return annotations, self.layer.initial_state(batch_size, capacity, width, dtype)

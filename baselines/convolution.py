@@ -20,7 +20,7 @@ from flax import linen as nn
 from transformer import platform
 from transformer.bidirectional import Centred, make_bidirectional
 from transformer.layer import SequenceLayer, apply_mask
-from transformer.options import require_one_of, require_options_at_least
+from transformer.options import require_one_of, require_option_values_at_least
 
 FORMS = ('auto', 'direct', 'channels_last')
 MIN_SQUARED_NORM = 1e-30  # of a kernel; the square root has no gradient at 0
@@ -48,8 +48,8 @@ def _channels_last_backward(dilation, residuals, gradient):
   mirrored = kernel[::-1].swapaxes(1, 2)  # [k, F, D]
   padding = (len(kernel) - 1) * dilation
   x_gradient = _xla_convolution(gradient, mirrored, dilation, padding=padding)
-  # The kernel gradient is a convolution of the input [D, S, B] with the output gradient [T, B, F].
-  # For the kernel gradient, the channels D serve as the batch and the examples B as channels.
+  # The kernel gradient is a convolution over time of the input with the output gradient.
+  # The batch axis of this convolution is the channel axis D of the input, and vice versa.
   kernel_gradient = _xla_convolution(
     x.transpose(2, 1, 0), gradient.swapaxes(0, 1), stride=dilation
   )
@@ -92,7 +92,7 @@ def dilated_convolution(x: jax.Array, kernel: jax.Array, dilation: int, form: st
 
   """
   if x.shape[1] == (len(kernel) - 1) * dilation:
-    # XLA cannot differentiate a convolution with an empty output, so no convolution is computed.
+    # XLA cannot differentiate a convolution with an empty output, so an empty array is returned.
     return jnp.zeros((x.shape[0], 0, kernel.shape[2]), x.dtype)
   if form == 'auto':
     form = 'channels_last' if platform.current_platform() == 'cpu' else 'direct'
@@ -125,7 +125,7 @@ class Convolution(SequenceLayer):
 
   def __post_init__(self):
     super().__post_init__()
-    require_options_at_least(self, 1, 'kernel_size', 'dilation')
+    require_option_values_at_least(self, 1, 'kernel_size', 'dilation')
     require_one_of(self, 'form', FORMS)
 
   def output_activation(self, convolved):
@@ -133,7 +133,7 @@ class Convolution(SequenceLayer):
     return convolved
 
   @property
-  def bidirectional_form(self):
+  def bidirectional_version(self):
     return Centred(self, parent=None)
 
   @property
@@ -141,7 +141,7 @@ class Convolution(SequenceLayer):
     return 1 + (self.kernel_size - 1) * self.dilation
 
   @property
-  def padding_counts_as_steps(self):
+  def padding_occupies_positions(self):
     return self.receptive_field > 1
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
@@ -177,14 +177,14 @@ class ShortConvolution(SequenceLayer):
 
   def __post_init__(self):
     super().__post_init__()
-    require_options_at_least(self, 1, 'kernel_size')
+    require_option_values_at_least(self, 1, 'kernel_size')
 
   @property
   def receptive_field(self):
     return self.kernel_size
 
   @property
-  def padding_counts_as_steps(self):
+  def padding_occupies_positions(self):
     return self.receptive_field > 1
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
@@ -215,19 +215,19 @@ class ConvolutionStack(SequenceLayer):
   causal: bool = True  # False makes every convolution centred, for encoders
   form: str = 'auto'
 
-  padding_counts_as_steps: ClassVar[bool] = True
+  padding_occupies_positions: ClassVar[bool] = True
 
   def __post_init__(self):
     super().__post_init__()
-    require_options_at_least(self, 1, 'kernel_size', 'levels')
+    require_option_values_at_least(self, 1, 'kernel_size', 'levels')
     require_one_of(self, 'form', FORMS)
 
-  def causal_convolutions(self, level: int) -> tuple[Convolution, ...]:
-    """The causal convolutions of residual block number `level`, in order of application."""
-    raise TypeError(f'{type(self).__name__} must define causal_convolutions')
+  def convolutions_of_block(self, block_index: int) -> tuple[Convolution, ...]:
+    """The causal convolutions of residual block number `block_index`, in order of application."""
+    raise TypeError(f'{type(self).__name__} must define convolutions_of_block')
 
   def residual_block(self, x: jax.Array, *convolutions) -> jax.Array:
-    """Computes the output of a residual block from its input and its convolutions.
+    """Computes the output of a residual block that contains the given convolutions.
 
     Args:
       x: the input [B, T, D].
@@ -243,16 +243,16 @@ class ConvolutionStack(SequenceLayer):
     """The number of input channels of each convolution, given the width of the model."""
     return width
 
-  def _causal_or_centred_convolutions(self, level):
-    convolutions = self.causal_convolutions(level)
+  def _causal_or_centred_convolutions(self, block_index):
+    convolutions = self.convolutions_of_block(block_index)
     return convolutions if self.causal else tuple(map(make_bidirectional, convolutions))
 
   def _convolutions_of_all_blocks(self):
-    for level in range(self.levels):
-      yield from self._causal_or_centred_convolutions(level)
+    for block_index in range(self.levels):
+      yield from self._causal_or_centred_convolutions(block_index)
 
   @property
-  def bidirectional_form(self):
+  def bidirectional_version(self):
     """The layer for an encoder, in which every convolution is centred instead of causal.
 
     Each convolution is centred separately, so that residual sums stay aligned.
@@ -276,8 +276,8 @@ class ConvolutionStack(SequenceLayer):
       state = self.initial_state(x.shape[0], x.shape[1], x.shape[2], x.dtype)
     before, after = iter(state), []
 
-    def make_convolution_function(template, name):
-      layer = template.copy(name=name)
+    def make_stateful_convolution(convolution_layer, name):
+      layer = convolution_layer.copy(name=name)
 
       def convolve_and_update_state(x):
         y, latest = layer(x, next(before), mask=mask, train=train)
@@ -287,10 +287,10 @@ class ConvolutionStack(SequenceLayer):
       return convolve_and_update_state
 
     x = apply_mask(x, mask)
-    for level in range(self.levels):
+    for block_index in range(self.levels):
       x = self.residual_block(x, *(
-        make_convolution_function(template, f'level_{level}_convolution_{index}')
-        for index, template in enumerate(self._causal_or_centred_convolutions(level))
+        make_stateful_convolution(layer, f'level_{block_index}_convolution_{index}')
+        for index, layer in enumerate(self._causal_or_centred_convolutions(block_index))
       ))
     return x, tuple(after)
 
@@ -302,9 +302,9 @@ class TCN(ConvolutionStack):
   negative.
   """
 
-  def causal_convolutions(self, level):
-    """Two convolutions of dilation 2^level for residual block number `level`."""
-    return (Convolution(self.kernel_size, 2**level, True, self.form, parent=None),) * 2
+  def convolutions_of_block(self, block_index):
+    """Two convolutions of dilation 2^block_index for residual block number `block_index`."""
+    return (Convolution(self.kernel_size, 2**block_index, True, self.form, parent=None),) * 2
 
   def residual_block(self, x, first_convolution, second_convolution):
     """Computes relu(x + relu(conv(relu(conv(x)))))."""

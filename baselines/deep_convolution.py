@@ -34,17 +34,17 @@ class ByteNet(ConvolutionStack):
       raise ValueError(f'ByteNet needs a power of 2 as max_dilation, not {self.max_dilation}')
 
   @property
-  def width_divisor(self):
+  def required_width_divisor(self):
     return 2
 
   def inner_width(self, width):
-    """Half the width of the model, which must be even."""
+    """Half of the model width, so the model width must be even."""
     check_width(self, width)
     return width // 2
 
-  def causal_convolutions(self, level):
+  def convolutions_of_block(self, block_index):
     """A convolution whose dilation doubles per block up to `max_dilation` and restarts at 1."""
-    dilation = 2 ** (level % self.max_dilation.bit_length())
+    dilation = 2 ** (block_index % self.max_dilation.bit_length())
     return (Convolution(self.kernel_size, dilation, form=self.form, parent=None),)
 
   def residual_block(self, x, convolution):
@@ -80,8 +80,8 @@ class ConvS2S(ConvolutionStack):
 
   levels: int = 4
 
-  def causal_convolutions(self, level):
-    """A single weight-normalized gated convolution."""
+  def convolutions_of_block(self, block_index):
+    """A tuple of a single convolution, which is gated and weight-normalized."""
     return (GatedConvolution(self.kernel_size, weight_norm=True, form=self.form, parent=None),)
 
   def residual_block(self, x, convolution):

@@ -20,13 +20,13 @@ from flax import linen as nn
 
 from baselines.convolution import ShortConvolution
 from baselines.delta_scans import delta_scan
-from baselines.discretization import step_bias_initializer
-from baselines.mamba2 import log_rate_initializer
-from baselines.matrix_scans import check_form_and_chunk_size
+from baselines.discretization import time_step_bias_initializer
+from baselines.mamba2 import log_decay_rate_initializer
+from baselines.matrix_scans import check_scan_form_and_chunk_size
 from baselines.scans import EIGENVALUES
 from transformer.layer import SequenceLayer, apply_mask
 from transformer.normalization import RMSNorm
-from transformer.options import check_width, require_one_of, require_options_at_least
+from transformer.options import check_width, require_one_of, require_option_values_at_least
 
 
 def l2_normalize(x: jax.Array) -> jax.Array:
@@ -69,16 +69,16 @@ class DeltaNet(SequenceLayer):
   eigenvalues: str = '[0,1]'
   chunk_size: int = 0  # tokens per chunk; 0 chooses by platform
 
-  padding_counts_as_steps: ClassVar[bool] = True  # because of the convolution
+  padding_occupies_positions: ClassVar[bool] = True  # because of the convolution
 
   def __post_init__(self):
     super().__post_init__()
-    require_options_at_least(self, 1, 'num_heads', 'kernel_size')
+    require_option_values_at_least(self, 1, 'num_heads', 'kernel_size')
     require_one_of(self, 'eigenvalues', EIGENVALUES)
-    check_form_and_chunk_size('auto', self.chunk_size)
+    check_scan_form_and_chunk_size('auto', self.chunk_size)
 
   @property
-  def width_divisor(self):
+  def required_width_divisor(self):
     return self.num_heads
 
   def _short_convolution(self):
@@ -127,8 +127,11 @@ class GatedDeltaNet(DeltaNet):
 
   def log_decay(self, x):
     """The logarithm of the decay a_t, computed as -exp(A) softplus(W x + b)."""
-    step = nn.Dense(self.num_heads, bias_init=step_bias_initializer, dtype=x.dtype, name='step')(x)
-    log_rate = self.param('log_rate', log_rate_initializer, (self.num_heads,))
+    project = nn.Dense(
+      self.num_heads, bias_init=time_step_bias_initializer, dtype=x.dtype, name='step'
+    )
+    step = project(x)
+    log_rate = self.param('log_rate', log_decay_rate_initializer, (self.num_heads,))
     return -jnp.exp(log_rate)[None, None] * jax.nn.softplus(step.astype(jnp.float32))
 
   def apply_output_gate(self, y, x):

@@ -5,7 +5,7 @@
 The value stored under a key, a_t S_{t-1}^T k_t, moves towards the new value by beta_t. That is a
 step of gradient descent on |S^T k_t - v_t|^2 / 2. Sources are Schlag et al. 2021 (a_t = 1) and
 Yang, Kautz and Hatamizadeh 2025, equation 10 (a_t a scalar per head). In RWKV-7 (Peng et al. 2025,
-section 4) every key channel decays separately, and the removal has its own key and rates.
+section 4) every key channel decays separately, and the removal has a separate key and rates.
 
   S_t = (diag(w_t) - (rate_t * r_t) r_t^T) S_{t-1} + k_t v_t^T
 
@@ -30,7 +30,7 @@ where keys repeat and beta is near 2. They cancel, and no correct digit would re
 import jax
 import jax.numpy as jnp
 
-from baselines.matrix_scans import check_form_and_chunk_size, join_chunks, split_into_chunks
+from baselines.matrix_scans import check_scan_form_and_chunk_size, join_chunks, split_into_chunks
 from transformer import platform
 
 
@@ -98,25 +98,25 @@ def _delta_rule_chunk(memory, inputs):
 
 
 def _generalised_delta_rule_step(memory, inputs):
-  query, key, value, removal, rate, log_decay = inputs
-  removed = jnp.einsum('BHK,BHKV->BHV', removal, memory)
+  query, key, value, removal_key, removal_rate, log_decay = inputs
+  removed = jnp.einsum('BHK,BHKV->BHV', removal_key, memory)
   memory = jnp.exp(log_decay)[..., None] * memory
-  memory -= (rate * removal)[..., None] * removed[..., None, :]
+  memory -= (removal_rate * removal_key)[..., None] * removed[..., None, :]
   memory += key[..., None] * value[..., None, :]
   return memory, jnp.einsum('BHK,BHKV->BHV', query, memory)
 
 
 def _generalised_delta_rule_chunk(memory, inputs):
-  query, key, value, removal, rate, log_decay = inputs
+  query, key, value, removal_key, removal_rate, log_decay = inputs
   size = query.shape[-2]
   causal, strict = (lower_triangular_mask(size, diagonal) for diagonal in (0, -1))
   decay = jnp.cumsum(log_decay, -2)  # [B, H, C, K], since the start of the chunk
   end = jnp.exp(decay[..., -1, :, None])
-  # At token t the key of the removed value multiplies S_{t-1}, whereas the query multiplies S_t.
+  # At token t the removed value is computed from memory S_{t-1}, and the output from memory S_t.
   # The decay between tokens j and i is exp(d_i) exp(-d_j), where d is the summed log decay.
-  queries = jnp.concatenate([jnp.exp(decay - log_decay) * removal, jnp.exp(decay) * query], -2)
+  queries = jnp.concatenate([jnp.exp(decay - log_decay) * removal_key, jnp.exp(decay) * query], -2)
   keys = jnp.exp(-decay)
-  keys = jnp.concatenate([-keys * rate * removal, keys * key], -2)
+  keys = jnp.concatenate([-keys * removal_rate * removal_key, keys * key], -2)
   mask = jnp.concatenate([jnp.tile(strict, (1, 2)), jnp.tile(causal, (1, 2))])[None, None]
   score = jnp.where(mask, queries @ keys.mT, 0)  # [B, H, 2 C, 2 C]
   outputs = queries @ memory + score[..., size:] @ value
@@ -126,24 +126,26 @@ def _generalised_delta_rule_chunk(memory, inputs):
   return end * memory, y
 
 
-def _scan_tokens_or_chunks(token_step, chunk_step, arrays, initial, form, chunk_size):
+def _recurrent_or_chunked_scan(
+  token_step, chunk_step, arrays, initial_memory, scan_form, chunk_size
+):
   """Scans over single tokens (form 'recurrent') or over chunks of tokens (form 'chunked')."""
-  check_form_and_chunk_size(form, chunk_size)
+  check_scan_form_and_chunk_size(scan_form, chunk_size)
   length = arrays[0].shape[1]
   chunk_size = chunk_size or (16 if platform.current_platform() == 'cpu' else 64)
-  if form == 'auto':
-    form = 'chunked' if length >= chunk_size else 'recurrent'
+  if scan_form == 'auto':
+    scan_form = 'chunked' if length >= chunk_size else 'recurrent'
   arrays = tuple(x.astype(jnp.float32) for x in arrays)
-  if form == 'recurrent':
-    memory, y = jax.lax.scan(token_step, initial, tuple(x.swapaxes(0, 1) for x in arrays))
+  if scan_form == 'recurrent':
+    memory, y = jax.lax.scan(token_step, initial_memory, tuple(x.swapaxes(0, 1) for x in arrays))
     return y.swapaxes(0, 1), memory
   chunks = tuple(split_into_chunks(x, chunk_size) for x in arrays)
-  memory, y = jax.lax.scan(jax.checkpoint(chunk_step), initial, chunks)
+  memory, y = jax.lax.scan(jax.checkpoint(chunk_step), initial_memory, chunks)
   return join_chunks(y, length), memory
 
 
-def delta_scan(query, key, value, beta, log_decay, initial, form='auto', chunk_size=0):
-  """Computes the gated delta rule in float32, starting from the memory `initial`.
+def delta_scan(query, key, value, beta, log_decay, initial_memory, form='auto', chunk_size=0):
+  """Computes the gated delta rule in float32, starting from a given memory.
 
   Args:
     query: q, [B, T, H, K].
@@ -151,7 +153,7 @@ def delta_scan(query, key, value, beta, log_decay, initial, form='auto', chunk_s
     value: v, [B, T, H, V].
     beta: [B, T, H], the fraction from 0 to 2 of the value stored under the key that is replaced.
     log_decay: log a, [B, T, H], at most 0.
-    initial: the memory S before the first token, [B, H, K, V].
+    initial_memory: the memory S before the first token, [B, H, K, V].
     form: an entry of `matrix_scans.FORMS`. 'auto' is 'chunked' for sequences of at least a chunk.
     chunk_size: C, a power of two. 0 means 16 on a CPU and 64 elsewhere.
 
@@ -177,25 +179,25 @@ def delta_scan(query, key, value, beta, log_decay, initial, form='auto', chunk_s
 
   """
   arrays = query, key, value, beta, log_decay
-  return _scan_tokens_or_chunks(
-    _delta_rule_step, _delta_rule_chunk, arrays, initial, form, chunk_size
+  return _recurrent_or_chunked_scan(
+    _delta_rule_step, _delta_rule_chunk, arrays, initial_memory, form, chunk_size
   )
 
 
 def generalised_delta_scan(
-  query, key, value, removal, rate, log_decay, initial, form='auto', chunk_size=0
+  query, key, value, removal_key, removal_rate, log_decay, initial_memory, form='auto', chunk_size=0
 ):
-  """Computes the delta rule of RWKV-7 in float32, starting from the memory `initial`.
+  """Computes the delta rule of RWKV-7 in float32, starting from a given memory.
 
   Args:
     query: q, [B, T, H, K].
     key: k, [B, T, H, K], under which the value is stored.
     value: v, [B, T, H, V].
-    removal: r, [B, T, H, K], the key of the removed value, with norm 1 or 0.
-    rate: [B, T, H, K], the fraction from 0 to 1 that is removed from each key channel.
+    removal_key: r, [B, T, H, K], the key of the removed value, with norm 1 or 0.
+    removal_rate: [B, T, H, K], the fraction from 0 to 1 that is removed from each key channel.
     log_decay: log w, [B, T, H, K], at most 0. Sums over C consecutive tokens are at least -80,
       because exp of the sum and of its negative must be finite in float32.
-    initial: the memory S before the first token, [B, H, K, V].
+    initial_memory: the memory S before the first token, [B, H, K, V].
     form: an entry of `matrix_scans.FORMS`. 'auto' is 'chunked' for sequences of at least a chunk.
     chunk_size: C, a power of two. 0 means 16 on a CPU and 64 elsewhere.
 
@@ -210,16 +212,17 @@ def generalised_delta_scan(
     >>> from baselines.delta_scans import generalised_delta_scan
     >>> key = jnp.ones((1, 2, 1, 1))  # [B, T, H, K]
     >>> value = jnp.array([1.0, 3.0]).reshape(1, 2, 1, 1)  # [B, T, H, V]
-    >>> rate, log_decay = 0.5 * key, 0 * key  # half of the stored value is removed
+    >>> removal_rate, log_decay = 0.5 * key, 0 * key  # half of the stored value is removed
     >>> y, memory = generalised_delta_scan(
-    ...   key, key, value, key, rate, log_decay, jnp.zeros((1, 1, 1, 1)))
+    ...   key, key, value, key, removal_rate, log_decay, jnp.zeros((1, 1, 1, 1)))
     >>> y.shape, memory.shape
     ((1, 2, 1, 1), (1, 1, 1, 1))
     >>> [round(float(output), 3) for output in y.ravel()]
     [1.0, 3.5]
 
   """
-  arrays = query, key, value, removal, rate, log_decay
-  return _scan_tokens_or_chunks(
-    _generalised_delta_rule_step, _generalised_delta_rule_chunk, arrays, initial, form, chunk_size
+  arrays = query, key, value, removal_key, removal_rate, log_decay
+  return _recurrent_or_chunked_scan(
+    _generalised_delta_rule_step, _generalised_delta_rule_chunk, arrays, initial_memory, form,
+    chunk_size,
   )

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 
-def hippo_normal_eigenpairs(size: int) -> tuple[jax.Array, jax.Array]:
+def hippo_normal_part_eigenpairs(size: int) -> tuple[jax.Array, jax.Array]:
   """Returns the positive imaginary parts of the eigenvalues of HiPPO-N and their eigenvectors.
 
   HiPPO-N = V (-1/2 + i w) V* is the normal part of HiPPO-LegS, -1/2 plus a skew-symmetric matrix
@@ -27,7 +27,7 @@ def hippo_normal_eigenpairs(size: int) -> tuple[jax.Array, jax.Array]:
   return frequency[size // 2 :], vectors[:, size // 2 :]
 
 
-def log_step_initializer(key, shape, dtype, low: float, high: float) -> jax.Array:
+def log_time_step_initializer(key, shape, dtype, low: float, high: float) -> jax.Array:
   """Initializes the logarithms of step lengths, uniformly between the logarithms of two bounds.
 
   Args:
@@ -44,7 +44,7 @@ def log_step_initializer(key, shape, dtype, low: float, high: float) -> jax.Arra
   return jax.random.uniform(key, shape, dtype, math.log(low), math.log(high))
 
 
-def step_bias_initializer(
+def time_step_bias_initializer(
   key, shape, dtype=jnp.float32, low: float = 1e-3, high: float = 0.1
 ) -> jax.Array:
   """Initializes biases b such that the step length softplus(b) is log-uniform between two bounds.
@@ -60,7 +60,7 @@ def step_bias_initializer(
     The biases, an array of the shape.
 
   """
-  step = jnp.exp(log_step_initializer(key, shape, dtype, low, high))
+  step = jnp.exp(log_time_step_initializer(key, shape, dtype, low, high))
   return step + jnp.log(-jnp.expm1(-step))
 
 
@@ -78,10 +78,10 @@ def zero_order_hold(log_real, imaginary, log_step):
   """
   step = jnp.exp(log_step)
   z = step * jax.lax.complex(-jnp.exp(log_real), imaginary)
-  return jnp.exp(z), step * expm1_over_argument(z)
+  return jnp.exp(z), step * expm1_divided_by_z(z)
 
 
-def expm1_over_argument(z: jax.Array) -> jax.Array:
+def expm1_divided_by_z(z: jax.Array) -> jax.Array:
   """Computes (exp(z) - 1) / z for complex z, with the value 1 at 0.
 
   It is the mean of exp along the segment from 0 to z. Near 0 the difference and the derivative of

@@ -44,20 +44,20 @@ class SourceKeysAndValues(nn.Module):
   score: str = 'dot'
 
   @nn.compact
-  def __call__(self, memory, mask=None) -> ProjectedSource:  # [B, S, D], [B, S]
-    key = memory = apply_mask(memory, mask)
+  def __call__(self, encoder_outputs, mask=None) -> ProjectedSource:  # [B, S, D], [B, S]
+    key = encoder_outputs = apply_mask(encoder_outputs, mask)
     if self.score == 'general':
       key = nn.Dense(key.shape[2], use_bias=False, dtype=key.dtype, name='key')(key)
-    valid = jnp.ones(memory.shape[:2], bool) if mask is None else mask
-    return ProjectedSource(*(x.swapaxes(1, 2)[:, None] for x in (key, memory)), valid)
+    valid = jnp.ones(encoder_outputs.shape[:2], bool) if mask is None else mask
+    return ProjectedSource(*(x.swapaxes(1, 2)[:, None] for x in (key, encoder_outputs)), valid)
 
 
-def empty_source(batch_size: int, capacity: int, width: int, dtype) -> ProjectedSource:
-  """Returns keys and values of a source in which every token is masked, as an initial state.
+def fully_masked_source(batch_size: int, source_length: int, width: int, dtype) -> ProjectedSource:
+  """Returns an initial state, with keys and values of a source whose tokens are all masked.
 
   Args:
     batch_size: B, the number of sequences.
-    capacity: S, the number of positions.
+    source_length: S, the number of source tokens.
     width: D, the width of keys and values.
     dtype: the dtype of keys and values.
 
@@ -65,8 +65,8 @@ def empty_source(batch_size: int, capacity: int, width: int, dtype) -> Projected
     Keys and values of zeros, [B, 1, D, S], with a mask [B, S] that is false everywhere.
 
   """
-  zeros = jnp.zeros((batch_size, 1, width, capacity), dtype)
-  return ProjectedSource(zeros, zeros, jnp.zeros((batch_size, capacity), bool))
+  zeros = jnp.zeros((batch_size, 1, width, source_length), dtype)
+  return ProjectedSource(zeros, zeros, jnp.zeros((batch_size, source_length), bool))
 
 
 def attend_to_source(module: nn.Module, query, source: ProjectedSource):
@@ -106,12 +106,12 @@ class GlobalAttention(SequenceLayer):
     return SourceKeysAndValues(self.score, parent=None)
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
-    return empty_source(batch_size, capacity, width, dtype)
+    return fully_masked_source(batch_size, capacity, width, dtype)
 
   @nn.compact
   def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]
     (batch_size, _, width), x = x.shape, apply_mask(x, mask)
-    source = empty_source(batch_size, 1, width, x.dtype) if state is None else state
+    source = fully_masked_source(batch_size, 1, width, x.dtype) if state is None else state
     # Luong attention does not divide the scores by sqrt(D), unlike `attend_to_source`.
     context = attend_to_source(self, math.sqrt(width) * x, source)
     y = jnp.concatenate([context, x], -1)
@@ -130,7 +130,7 @@ class AttentiveConvS2S(ConvS2S):
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
     past = super().initial_state(batch_size, capacity, width, dtype)
-    return past, empty_source(batch_size, capacity, width, dtype)
+    return past, fully_masked_source(batch_size, capacity, width, dtype)
 
   @nn.compact
   def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]
@@ -139,7 +139,7 @@ class AttentiveConvS2S(ConvS2S):
     source_length = source.valid.sum(-1)[:, None, None].astype(x.dtype)
     x, latest = apply_mask(x, mask), []
     for level, before in enumerate(past):
-      (template,) = self.causal_convolutions(level)
+      (template,) = self.convolutions_of_block(level)
       convolution = template.copy(name=f'level_{level}_convolution')
       h, after = convolution(x, before, mask=mask, train=train)
       query = x + nn.Dense(width, dtype=x.dtype, name=f'level_{level}_query')(h)
@@ -159,7 +159,7 @@ class InitialDecoderState(nn.Module):
   layer: AttentiveConvS2S
 
   @nn.compact
-  def __call__(self, memory, mask=None):  # [B, S, D], [B, S]
-    batch_size, _, width = memory.shape
-    past, _ = self.layer.initial_state(batch_size, 0, width, memory.dtype)
-    return past, SourceKeysAndValues()(memory, mask)
+  def __call__(self, encoder_outputs, mask=None):  # [B, S, D], [B, S]
+    batch_size, _, width = encoder_outputs.shape
+    past, _ = self.layer.initial_state(batch_size, 0, width, encoder_outputs.dtype)
+    return past, SourceKeysAndValues()(encoder_outputs, mask)

@@ -20,5 +20,5 @@ class Interleave(Stack):
 
   @property
   def layer_pattern(self):
-    """The layers of successive blocks, with the layers of a nested hybrid in its place."""
+    """The layer of each block in order, where a nested hybrid is expanded into its layers."""
     return tuple(part for layer in self.layers for part in layer.layer_pattern) * self.depth

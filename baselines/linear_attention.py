@@ -24,14 +24,14 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from baselines.matrix_scans import check_form_and_chunk_size, outer_product_scan, safe_divide
+from baselines.matrix_scans import check_scan_form_and_chunk_size, outer_product_scan, safe_divide
 from transformer.layer import SequenceLayer, apply_mask
 from transformer.normalization import LayerNorm
 from transformer.options import (
   check_width,
   require_one_of,
-  require_options_above,
-  require_options_at_least,
+  require_option_values_at_least,
+  require_option_values_greater_than,
 )
 from transformer.positions import Rotary
 
@@ -69,18 +69,18 @@ class MatrixStateLayer(SequenceLayer):
 
   def __post_init__(self):
     super().__post_init__()
-    require_options_at_least(self, 1, 'num_heads')
-    require_options_above(self, 0, 'key_expand', 'value_expand')
+    require_option_values_at_least(self, 1, 'num_heads')
+    require_option_values_greater_than(self, 0, 'key_expand', 'value_expand')
     smallest_expand = min(self.key_expand / self.key_multiple, self.value_expand)
     if self.num_heads > MAX_DENOMINATOR * smallest_expand:
       raise ValueError(
         f'{type(self).__name__} has {self.num_heads} heads, too many for a key_expand of '
         f'{self.key_expand:g} and a value_expand of {self.value_expand:g}'
       )
-    check_form_and_chunk_size('auto', self.chunk_size)
+    check_scan_form_and_chunk_size('auto', self.chunk_size)
 
   @property
-  def width_divisor(self):
+  def required_width_divisor(self):
     units = (self.key_expand, self.key_multiple), (self.value_expand, 1)
     shares = (fractions.Fraction(expand) / (self.num_heads * unit) for expand, unit in units)
     return math.lcm(*(share.limit_denominator(MAX_DENOMINATOR).denominator for share in shares))
@@ -119,7 +119,7 @@ class LinearAttention(MatrixStateLayer):
     require_one_of(self, 'feature_map', FEATURE_MAPS)
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
-    """Returns zeros [B, H, K, V + 1], whose last column is the sum z of the key features."""
+    """Returns zeros [B, H, K, V + 1], with a last column for the sum z of the key features."""
     key_width, value_width = self.head_widths(width)
     return jnp.zeros((batch_size, self.num_heads, key_width, value_width + 1))
 
@@ -163,8 +163,8 @@ class RetNet(MatrixStateLayer):
   value_expand: float = 2.0
   frequencies: str = 'rope'
 
-  key_multiple: ClassVar[int] = Rotary.head_width_divisor
-  padding_counts_as_steps: ClassVar[bool] = True
+  key_multiple: ClassVar[int] = Rotary.required_head_width_divisor
+  padding_occupies_positions: ClassVar[bool] = True
 
   def __post_init__(self):
     super().__post_init__()
@@ -217,8 +217,8 @@ class GLA(MatrixStateLayer):
 
   def __post_init__(self):
     super().__post_init__()
-    require_options_at_least(self, 1, 'gate_rank')
-    require_options_above(self, 0, 'temperature')
+    require_option_values_at_least(self, 1, 'gate_rank')
+    require_option_values_greater_than(self, 0, 'temperature')
 
   @nn.compact
   def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]

@@ -29,10 +29,10 @@ from baselines.scans import linear_scan
 from transformer.layer import SequenceLayer, State, apply_mask
 from transformer.options import (
   check_width,
-  require_finite_options,
+  require_finite_option_values,
   require_one_of,
-  require_options_above,
-  require_options_at_least,
+  require_option_values_at_least,
+  require_option_values_greater_than,
 )
 
 CANDIDATES = ('g', 'linear')
@@ -61,12 +61,15 @@ class MinimalRecurrence(SequenceLayer):
 
   def __post_init__(self):
     super().__post_init__()
-    require_options_at_least(self, 1, 'expand')
+    require_option_values_at_least(self, 1, 'expand')
     require_one_of(self, 'candidate', CANDIDATES)
 
-  def decay_and_candidate_gain(self, preactivations):
-    """The decay a and the candidate gain b in h_t = a h_{t-1} + b c_t, from gates [T, B, G, H]."""
-    raise TypeError(f'{type(self).__name__} must define decay_and_candidate_gain')
+  def compute_decay_and_candidate_weight(self, preactivations):
+    """Computes a and b of h_t = a h_{t-1} + b c_t from gate preactivations [T, B, G, H].
+
+    The decay a multiplies the previous state, and the weight b multiplies the candidate c_t.
+    """
+    raise TypeError(f'{type(self).__name__} must define compute_decay_and_candidate_weight')
 
   def _bias_initializer(self, key, shape, dtype=jnp.float32):
     """Initializes the bias [(G + 1) H] of the gates and of the candidate with zeros."""
@@ -86,11 +89,11 @@ class MinimalRecurrence(SequenceLayer):
       features, dtype=x.dtype, bias_init=self._bias_initializer, name='input'
     )
     projected = project(x).astype(jnp.float32)
-    decay, gain = self.decay_and_candidate_gain(projected[:, :, :-1])
+    decay, candidate_weight = self.compute_decay_and_candidate_weight(projected[:, :, :-1])
     candidate = projected[:, :, -1]
     if self.candidate == 'g':
       candidate = jnp.where(candidate >= 0, candidate + 0.5, jax.nn.sigmoid(candidate))
-    y, state = linear_scan(decay, gain * candidate, state, mask)
+    y, state = linear_scan(decay, candidate_weight * candidate, state, mask)
     y = y.astype(x.dtype)
     if self.expand > 1:
       y = nn.Dense(width, dtype=x.dtype, name='output')(y)
@@ -102,8 +105,8 @@ class MinGRU(MinimalRecurrence):
 
   gates: ClassVar[int] = 1
 
-  def decay_and_candidate_gain(self, preactivations):
-    """The decay 1 - z and the candidate gain z, where z is the update gate."""
+  def compute_decay_and_candidate_weight(self, preactivations):
+    """Computes the decay 1 - z and the candidate weight z, where z is the update gate."""
     update = preactivations[:, :, 0]
     return jax.nn.sigmoid(-update), jax.nn.sigmoid(update)
 
@@ -117,15 +120,18 @@ class MinLSTM(MinimalRecurrence):
 
   def __post_init__(self):
     super().__post_init__()
-    require_finite_options(self, 'forget_bias')
+    require_finite_option_values(self, 'forget_bias')
 
   def _bias_initializer(self, key, shape, dtype=jnp.float32):
     """Initializes the bias with `forget_bias` for the forget gate, and with zero elsewhere."""
     bias = jnp.zeros((self.gates + 1, shape[0] // (self.gates + 1)), dtype)
     return bias.at[0].set(self.forget_bias).ravel()
 
-  def decay_and_candidate_gain(self, preactivations):
-    """The decay f / (f + i) and the candidate gain i / (f + i), computed without a division."""
+  def compute_decay_and_candidate_weight(self, preactivations):
+    """Computes the decay f / (f + i) and the candidate weight i / (f + i) from log f and log i.
+
+    They are the sigmoids of log f - log i and of log i - log f, which need no division.
+    """
     log_f, log_i = (jax.nn.log_sigmoid(preactivations[:, :, k]) for k in (0, 1))
     log_ratio = log_f - log_i
     return jax.nn.sigmoid(log_ratio), jax.nn.sigmoid(-log_ratio)
@@ -207,11 +213,11 @@ class LRU(SequenceLayer):
 
   def __post_init__(self):
     super().__post_init__()
-    require_options_at_least(self, 0, 'state_size')
+    require_option_values_at_least(self, 0, 'state_size')
     require_one_of(self, 'readout', READOUTS)
     if not 0 <= self.r_min < self.r_max <= 1:
       raise ValueError(f'LRU needs 0 <= r_min < r_max <= 1, not {self.r_min} and {self.r_max}')
-    require_options_above(self, 0, 'max_phase')
+    require_option_values_greater_than(self, 0, 'max_phase')
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
     zeros = jnp.zeros((batch_size, self.state_size or width))
@@ -244,8 +250,8 @@ class LRU(SequenceLayer):
     skip = self.param('skip', normal(1), (width,))
 
     decay = jnp.exp(jax.lax.complex(-jnp.exp(nu), jnp.exp(theta)))[None, None]
-    drive = jnp.exp(gamma)[None, None] * complex_projection(x, input_kernel)
-    states, last = linear_scan(decay, drive, state.to_complex(), mask)
+    input_term = jnp.exp(gamma)[None, None] * complex_projection(x, input_kernel)
+    states, last = linear_scan(decay, input_term, state.to_complex(), mask)
     y = real_part_of_projection(states, output_kernel, x.dtype)
     y += skip.astype(x.dtype)[None, None] * x
     return Readout(self.readout, name='readout')(y).swapaxes(0, 1), ComplexState.from_complex(last)
@@ -253,7 +259,7 @@ class LRU(SequenceLayer):
 
 @jax.custom_jvp
 def sqrt_with_bounded_derivative(x: jax.Array) -> jax.Array:
-  """Computes sqrt(x) with a derivative bounded by `MAX_SQRT_DERIVATIVE`, which is finite at 0."""
+  """Computes sqrt(x) with a derivative of at most `MAX_SQRT_DERIVATIVE`, even at x = 0."""
   return jnp.sqrt(x)
 
 
@@ -281,14 +287,14 @@ class RGLRU(SequenceLayer):
   kernel_size: int = 4
 
   sharpness: ClassVar[float] = 8.0  # the exponent c of the paper
-  padding_counts_as_steps: ClassVar[bool] = True  # because of the convolution
+  padding_occupies_positions: ClassVar[bool] = True  # because of the convolution
 
   def __post_init__(self):
     super().__post_init__()
-    require_options_at_least(self, 1, 'num_heads', 'kernel_size')
+    require_option_values_at_least(self, 1, 'num_heads', 'kernel_size')
 
   @property
-  def width_divisor(self):
+  def required_width_divisor(self):
     return self.num_heads
 
   def _short_convolution(self, **options):
@@ -297,7 +303,8 @@ class RGLRU(SequenceLayer):
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
     convolution = self._short_convolution(parent=None)
     return RGLRUState(
-      convolution.initial_state(batch_size, capacity, width, dtype), jnp.zeros((batch_size, width))
+      convolution.initial_state(batch_size, capacity, width, dtype),
+      jnp.zeros((batch_size, width)),
     )
 
   def _lambda_initializer(self, key, shape):

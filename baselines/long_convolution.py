@@ -6,8 +6,9 @@
 
 The equations are 4 and 7 of Poli et al. 2023, with the filter skip b of the authors' code, which
 omits the first of the N convolutions. The network has sine activations. The decay rate a increases
-over the channels from slow to fast decay. The lag t is counted in tokens, and L = max_length is
-only its unit. A filter is therefore the same for all sequence lengths and defined beyond L too.
+over the channels from slow to fast decay. The distance t between output and input is counted in
+tokens, and L = max_length is only its unit. A filter is therefore the same for all sequence lengths
+and defined beyond L too.
 
 A Fourier transform of all tokens at once would let future tokens affect earlier outputs through
 rounding errors. Here every output is a sum over earlier inputs alone. Within blocks the sum is a
@@ -25,16 +26,17 @@ from flax import linen as nn
 
 from baselines.convolution import ShortConvolution
 from transformer.layer import SequenceLayer, apply_mask
-from transformer.options import require_options_at_least
+from transformer.options import require_option_values_at_least
 
-# The lags, in units of max_length, at which the slowest and the fastest filter decay to 1 %.
+# The slowest and the fastest filter decay to 1 % at these distances, as multiples of max_length.
 SLOWEST_WINDOW, FASTEST_WINDOW = 1.5, 0.3
 
 
 def triangular_toeplitz(kernel: jax.Array) -> jax.Array:
   """Toeplitz matrices [D, T, T] with kernel[:, t - s] in row s and column t, and 0 where t < s."""
   width, length = kernel.shape
-  # Cutting a sequence of period 2 T into rows of 2 T - 1 numbers shifts each row by one position.
+  # A sequence of period 2 T is reshaped into rows of 2 T - 1 numbers.
+  # Each row is therefore shifted by one position relative to the previous row.
   period = jnp.pad(kernel, ((0, 0), (0, length)))
   periods = jnp.broadcast_to(period[:, None], (width, length, 2 * length)).reshape(width, -1)
   rows = periods[:, : length * (2 * length - 1)].reshape(width, length, 2 * length - 1)
@@ -42,9 +44,10 @@ def triangular_toeplitz(kernel: jax.Array) -> jax.Array:
 
 
 def _contribution_to_next_block(x, kernel):
-  """Computes the contribution of each block x [D, B, n] of inputs to the n outputs after the block.
+  """Computes the contribution of each block of n inputs to the n outputs that follow the block.
 
-  The contributions involve the lags 1 .. 2 n - 1 of the kernel.
+  The shape of x is [D, number of blocks, n]. The contributions involve the input-output distances
+  1 .. 2 n - 1.
   """
   size = x.shape[-1]
   spectrum = jnp.fft.rfft(x, 2 * size) * jnp.fft.rfft(kernel[:, : 2 * size])[:, None]
@@ -94,7 +97,7 @@ def long_convolution(x: jax.Array, kernel: jax.Array, block_size: int = 64) -> j
   return y[..., :length].transpose(1, 2, 0)
 
 
-def contribution_of_stored_inputs(memory, kernel, index, length, block_size=64):
+def convolve_stored_inputs_with_kernel(memory, kernel, index, length, block_size=64):
   """Computes the contributions of stored inputs to the convolution outputs at later positions.
 
   Args:
@@ -133,7 +136,7 @@ class HyenaState(NamedTuple):
 
 
 class ImplicitFilters(nn.Module):
-  """A network that computes the filters of N long convolutions as functions of the lag."""
+  """A network that maps the distance of two positions to the values of N convolution filters."""
 
   order: int
   width: int
@@ -144,7 +147,7 @@ class ImplicitFilters(nn.Module):
 
   @nn.compact
   def __call__(self, length: int) -> jax.Array:  # [T, N, D]
-    """Computes the filters at the lags from 0 to T - 1 in float32."""
+    """Computes the filters at the input-output distances from 0 to T - 1 in float32."""
     time = jnp.arange(length)[:, None] / self.max_length
     angle = 2 * jnp.pi * time * jnp.arange(self.num_frequencies)[None]
     hidden = jnp.concatenate([time, jnp.cos(angle), -jnp.sin(angle)], -1)
@@ -167,15 +170,15 @@ class Hyena(SequenceLayer):
   max_length: int = 1024
   filter_width: int = 32
   num_frequencies: int = 8
-  # With a sine_frequency of 10, float32 filters have errors of 1e-4 and look like noise.
+  # With a sine_frequency of 10, the filters resemble noise and have float32 errors of 1e-4.
   sine_frequency: float = 3.0
   block_size: int = 64
 
-  padding_counts_as_steps: ClassVar[bool] = True
+  padding_occupies_positions: ClassVar[bool] = True
 
   def __post_init__(self):
     super().__post_init__()
-    require_options_at_least(
+    require_option_values_at_least(
       self, 1, 'order', 'short_kernel_size', 'max_length', 'filter_width', 'num_frequencies',
       'block_size',
     )
@@ -232,5 +235,5 @@ class Hyena(SequenceLayer):
     if memory is None:
       return z, y
     stored = memory.astype(jnp.float32)
-    y += contribution_of_stored_inputs(stored, kernel, index, length, self.block_size)
+    y += convolve_stored_inputs_with_kernel(stored, kernel, index, length, self.block_size)
     return jax.lax.dynamic_update_slice_in_dim(memory, z.astype(memory.dtype), index, 1), y

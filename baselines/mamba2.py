@@ -18,15 +18,15 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from baselines.convolution import ShortConvolution
-from baselines.discretization import step_bias_initializer
-from baselines.matrix_scans import check_form_and_chunk_size, outer_product_scan
+from baselines.discretization import time_step_bias_initializer
+from baselines.matrix_scans import check_scan_form_and_chunk_size, outer_product_scan
 from baselines.scans import EIGENVALUES
 from transformer.layer import SequenceLayer, apply_mask
 from transformer.normalization import RMSNorm
-from transformer.options import check_width, require_one_of, require_options_at_least
+from transformer.options import check_width, require_one_of, require_option_values_at_least
 
 
-def log_rate_initializer(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def log_decay_rate_initializer(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   """Initializes the logarithms of decay rates A that are uniform between 1 and 16."""
   return jnp.log(jax.random.uniform(key, shape, minval=1.0, maxval=16.0))
 
@@ -53,16 +53,16 @@ class Mamba2(SequenceLayer):
   eigenvalues: str = '[0,1]'
   chunk_size: int = 0
 
-  padding_counts_as_steps: ClassVar[bool] = True  # because of the convolution
+  padding_occupies_positions: ClassVar[bool] = True  # because of the convolution
 
   def __post_init__(self):
     super().__post_init__()
-    require_options_at_least(self, 1, 'num_heads', 'state_size', 'expand', 'kernel_size')
+    require_option_values_at_least(self, 1, 'num_heads', 'state_size', 'expand', 'kernel_size')
     require_one_of(self, 'eigenvalues', EIGENVALUES)
-    check_form_and_chunk_size('auto', self.chunk_size)
+    check_scan_form_and_chunk_size('auto', self.chunk_size)
 
   @property
-  def width_divisor(self):
+  def required_width_divisor(self):
     return self.num_heads // math.gcd(self.num_heads, self.expand)
 
   def head_width(self, width: int) -> int:
@@ -84,8 +84,8 @@ class Mamba2(SequenceLayer):
     convolution = self._short_convolution(parent=None)
     return Mamba2State(convolution.initial_state(batch_size, capacity, channels, dtype), memory)
 
-  def log_decay_and_negative_mask(self, rate, mask):
-    """Returns the logarithm of |a| and a mask of the negative a, where a is the decay of a step.
+  def log_abs_decay_and_is_negative(self, rate, mask):
+    """Returns log |a| for the decay a of every step, and a mask that is true where a is negative.
 
     The rate is d A >= 0 [B, T, H], the step length times the decay rate. At padding a is 1. The
     returned mask is None if no a can be negative.
@@ -93,9 +93,10 @@ class Mamba2(SequenceLayer):
     if self.eigenvalues == '[0,1]':
       return apply_mask(-rate, mask), None
     complement = -2 * jnp.expm1(-rate)  # 1 - a, between 0 and 2
-    # For a decay a, log1p computes a precise log |a| from 1 - |a| = min(1 - a, 1 + a).
+    # Because a is between -1 and 1, the smaller of 1 - a and 1 + a equals 1 - |a|.
     absolute_complement = jnp.minimum(complement, 2 - complement)
-    # The bound keeps 1 - |a| below 1, because log |a| has no finite gradient at a = 0.
+    # The logarithm of |a| is computed from 1 - |a| by log1p, which is accurate for |a| near 1.
+    # The upper bound on 1 - |a| keeps |a| above 0, because log |a| has no finite gradient at 0.
     log_decay = jnp.log1p(-jnp.minimum(absolute_complement, 1 - 2.0**-24))
     return apply_mask(log_decay, mask), apply_mask(complement > 1, mask)
 
@@ -117,11 +118,11 @@ class Mamba2(SequenceLayer):
     value, key, query = jnp.split(convolved, (inner, inner + size), -1)
     value = value.reshape(batch_size, length, self.num_heads, self.head_width(width))
 
-    bias = self.param('step_bias', step_bias_initializer, heads)
+    bias = self.param('step_bias', time_step_bias_initializer, heads)
     step = jax.nn.softplus(step.astype(jnp.float32) + bias[None, None])
-    log_rate = self.param('log_rate', log_rate_initializer, heads)
+    log_rate = self.param('log_rate', log_decay_rate_initializer, heads)
     rate = step * jnp.exp(log_rate)[None, None]
-    log_decay, negative = self.log_decay_and_negative_mask(rate, mask)
+    log_decay, negative = self.log_abs_decay_and_is_negative(rate, mask)
     y, memory = outer_product_scan(
       query[:, :, None], key[:, :, None], apply_mask(value * step[..., None], mask), log_decay,
       state.memory, negative=negative, chunk_size=self.chunk_size,

@@ -1,4 +1,4 @@
-"""Scans that compute linear recurrences of a matrix, a decaying sum of outer products.
+"""Scans for linear recurrences whose state is a matrix, the decaying sum of outer products.
 
   S_t = a_t S_{t-1} + k_t v_t^T,   y_t = S_t^T q_t        S: [K, V], a memory that keys address
 
@@ -36,7 +36,7 @@ FORMS = ('auto', 'recurrent', 'chunked')
 MIN_DENOMINATOR = 2.0**-60  # small, but its square is far from rounding to 0
 
 
-def check_form_and_chunk_size(form: str, chunk_size: int) -> None:
+def check_scan_form_and_chunk_size(form: str, chunk_size: int) -> None:
   """Raises a ValueError unless the form is in FORMS and the chunk size is 0 or a power of two."""
   if form not in FORMS:
     raise ValueError(f'unknown form {form!r} of a matrix scan; the forms are {", ".join(FORMS)}')
@@ -80,7 +80,7 @@ def outer_product_scan(
   key: jax.Array,
   value: jax.Array,
   log_decay: jax.Array | None,
-  initial: jax.Array,
+  initial_state: jax.Array,
   *,
   negative: jax.Array | None = None,
   form: str = 'auto',
@@ -93,7 +93,7 @@ def outer_product_scan(
     key: k, [B, T, H, K] or [B, T, 1, K].
     value: v, [B, T, H, V].
     log_decay: log |a| <= 0, [H], [B, T, H] or [B, T, H, K]. None means a = 1.
-    initial: S before the first token, [B, H, K, V].
+    initial_state: S before the first token, [B, H, K, V].
     negative: true where a < 0, with the shape of log_decay [B, T, ...]. None means nowhere.
     form: an entry of FORMS. 'auto' chooses by length.
     chunk_size: C, a power of two. 0 chooses by platform.
@@ -118,11 +118,11 @@ def outer_product_scan(
     [3.0, 6.0, 9.0, 12.0, 15.0, 18.0]
 
   """
-  check_form_and_chunk_size(form, chunk_size)
+  check_scan_form_and_chunk_size(form, chunk_size)
   query, key, value = (x.astype(jnp.float32) for x in (query, key, value))
   length = value.shape[1]
   if not length:
-    return value, initial
+    return value, initial_state
   log_decay = jnp.zeros((1,)) if log_decay is None else log_decay
   if log_decay.ndim == 1:
     log_decay = jnp.broadcast_to(log_decay[None, None], (1, length, log_decay.size))
@@ -133,12 +133,14 @@ def outer_product_scan(
     channels = sign if sign.ndim == 4 else sign[..., None]
     query, key = query * channels, key * channels
   if form == 'recurrent' or (form == 'auto' and length == 1):
-    y, state = _scan_outer_products_by_token(query, key, value, log_decay, initial)
+    y, state = _scan_outer_products_by_token(query, key, value, log_decay, initial_state)
   else:
     chunk_size = chunk_size or (32 if platform.current_platform() == 'cpu' else 64)
     # Chunks longer than the smallest power of two that covers the sequence would only add padding.
     chunk_size = min(chunk_size, 1 << (length - 1).bit_length())
-    y, state = _scan_outer_products_by_chunk(query, key, value, log_decay, initial, chunk_size)
+    y, state = _scan_outer_products_by_chunk(
+      query, key, value, log_decay, initial_state, chunk_size
+    )
   return y, (state if negative is None else state * channels[:, -1, :, :, None])
 
 
@@ -158,11 +160,11 @@ def _scan_outer_products_by_token(query, key, value, log_decay, state):
 def _scan_outer_products_by_chunk(query, key, value, log_decay, state, chunk_size):
   length = value.shape[1]
   if log_decay.ndim == 3:
-    decayed_scores = _scores_with_head_decay
+    decayed_scores = _scores_with_per_head_decay
   elif platform.current_platform() == 'cpu':
-    decayed_scores = _scores_with_channel_decay_in_blocks
+    decayed_scores = _blockwise_scores_with_per_channel_decay
   else:
-    decayed_scores = _scores_with_channel_decay
+    decayed_scores = _scores_with_per_channel_decay
   query, key, value, log_decay = (
     split_into_chunks(x, chunk_size) for x in (query, key, value, log_decay)
   )
@@ -179,7 +181,7 @@ def _scan_outer_products_by_chunk(query, key, value, log_decay, state, chunk_siz
   return join_chunks(y, length), state
 
 
-def _scores_with_head_decay(query, key, log_decay):
+def _scores_with_per_head_decay(query, key, log_decay):
   """Computes attention scores and cumulative decays within a chunk, for a single decay per head.
 
   The scores q_i . k_j are multiplied by the decay between the tokens j and i. The decays of a
@@ -195,14 +197,14 @@ def _scores_with_head_decay(query, key, log_decay):
   return query @ key.mT * decay, since_start[..., None], decay[..., -1, :, None]
 
 
-def _scores_with_channel_decay(query, key, log_decay):
-  """Computes the results of `_scores_with_head_decay` for a separate decay of each key channel.
+def _scores_with_per_channel_decay(query, key, log_decay):
+  """Computes scores and decays like `_scores_with_per_head_decay`, for a decay per key channel.
 
   The log decays are [.., C, K]. Each of the log2(C) block sizes takes a single product of whole
   chunks.
   """
   size = log_decay.shape[-2]
-  decaying_tokens, separated_pairs = _summed_decay_and_token_pair_masks(size)
+  decaying_tokens, separated_pairs = _decay_masks_and_score_masks_by_block_size(size)
   decay = jnp.exp(jnp.matmul(decaying_tokens, log_decay[..., None, :, :], precision='highest'))
   levels = len(separated_pairs)
   to_split, since_start, until_end = jnp.split(decay, (levels, levels + 1), -3)
@@ -212,17 +214,21 @@ def _scores_with_channel_decay(query, key, log_decay):
   return score, since_start[..., 0, :, :], until_end[..., 0, :, :]
 
 
-def _summed_decay_and_token_pair_masks(size):
-  """Returns masks of the decays to be summed and of the token pairs in different halves of a block.
+def _decay_masks_and_score_masks_by_block_size(chunk_size):
+  """Returns masks that select log decays and query-key scores, per recursive halving of a chunk.
 
-  The splits of a level halve blocks of 2, 4, ... C tokens. A token before a split decays by the
-  tokens after it up to the split. A token behind a split decays by the tokens since the split, with
-  its own decay included. The last two rows of the first mask, [log2(C) + 2, C, C], are for splits
-  before the first token and behind the last token. The second mask is [log2(C), C, C].
+  The first mask selects the log decays to sum, and the second mask the scores to compute. Each
+  level of the recursion divides the chunk into blocks of 2, 4, ... C tokens, and halves each block.
+  A token before a split decays by the tokens after it up to the split. A token behind a split
+  decays by the tokens since the split, with its own decay included. The last two rows of the first
+  mask, [log2(C) + 2, C, C], are for splits before the first token and behind the last token. The
+  second mask, [log2(C), C, C], selects the pairs of a token in the second half of a block and a
+  token in the first half.
   """
-  row, column = jnp.arange(size)[None, :, None], jnp.arange(size)[None, None]
-  level = jnp.arange(size.bit_length() - 1)[:, None, None]
-  # These are the indices of the half blocks of 2^level tokens that contain each row and column.
+  row, column = jnp.arange(chunk_size)[None, :, None], jnp.arange(chunk_size)[None, None]
+  level = jnp.arange(chunk_size.bit_length() - 1)[:, None, None]
+  # The halves of blocks have 2^level tokens each and are numbered from 0 along the chunk.
+  # Token i is in half number i >> level.
   row_half, column_half = row >> level, column >> level
   behind, since, until = row_half & 1 == 1, column <= row, column > row
   to_split = (row_half == column_half) & jnp.where(behind, since, until)
@@ -230,10 +236,10 @@ def _summed_decay_and_token_pair_masks(size):
   return decaying_tokens, behind & (column_half == row_half - 1)
 
 
-def _scores_with_channel_decay_in_blocks(query, key, log_decay):
-  """Computes the results of `_scores_with_channel_decay` by merging pairs of adjacent blocks.
+def _blockwise_scores_with_per_channel_decay(query, key, log_decay):
+  """Computes the results of `_scores_with_per_channel_decay` by merging scores of adjacent blocks.
 
-  The blocks have one, two, four, ... tokens.
+  Pairs of adjacent blocks of one, two, four, ... tokens are merged, up to the whole chunk.
   """
   query = jnp.broadcast_to(query, log_decay.shape)
   score = jnp.sum(query * key, -1)[..., None, None]
@@ -243,15 +249,16 @@ def _scores_with_channel_decay_in_blocks(query, key, log_decay):
     pairs = (x[..., half::2, :, :] for x in (query, key, since, until, score) for half in (0, 1))
     query_1, query_2, key_1, key_2, since_1, since_2, until_1, until_2, score_1, score_2 = pairs
     between = (query_2 * jnp.exp(since_2)) @ (key_1 * jnp.exp(until_1)).mT
-    score = _concatenate_over_tokens(
+    score = _concatenate_along_token_axis(
       jnp.concatenate([score_1, jnp.zeros_like(between)], -1),
       jnp.concatenate([between, score_2], -1),
     )
-    since = _concatenate_over_tokens(since_1, since_1[..., -1:, :] + since_2)
-    until = _concatenate_over_tokens(until_1 + since_2[..., -1:, :], until_2)
-    query, key = _concatenate_over_tokens(query_1, query_2), _concatenate_over_tokens(key_1, key_2)
+    since = _concatenate_along_token_axis(since_1, since_1[..., -1:, :] + since_2)
+    until = _concatenate_along_token_axis(until_1 + since_2[..., -1:, :], until_2)
+    query = _concatenate_along_token_axis(query_1, query_2)
+    key = _concatenate_along_token_axis(key_1, key_2)
   return score[..., 0, :, :], jnp.exp(since[..., 0, :, :]), jnp.exp(until[..., 0, :, :])
 
 
-def _concatenate_over_tokens(first, second):
+def _concatenate_along_token_axis(first, second):
   return jnp.concatenate([first, second], -2)

@@ -21,7 +21,11 @@ from flax import linen as nn
 
 from baselines.unroll import RecurrentCell, gate_activations, split_gates, unroll
 from transformer.layer import SequenceLayer, apply_mask
-from transformer.options import require_finite_options, require_one_of, require_options_at_least
+from transformer.options import (
+  require_finite_option_values,
+  require_one_of,
+  require_option_values_at_least,
+)
 
 RECURRENT_INITS = ('orthogonal', 'normal')
 
@@ -34,12 +38,12 @@ class ElmanCell(RecurrentCell):
     return (jnp.tanh(input_projection + recurrent_projection)[..., 0, :],), ()
 
   @staticmethod
-  def local_derivatives(residuals, state_before, state_after):
+  def local_derivatives_of_step(saved_values, state_before, state_after):
     return 1 - state_after[0][..., None, :] ** 2
 
   @staticmethod
-  def step_vjp(derivatives, state_gradient):
-    return derivatives * state_gradient[0][..., None, :], (0,)
+  def step_vjp(step_derivatives, state_gradient):
+    return step_derivatives * state_gradient[0][..., None, :], (0,)
 
 
 class LSTMCell(RecurrentCell):
@@ -48,21 +52,22 @@ class LSTMCell(RecurrentCell):
   @staticmethod
   def step(input_projection, recurrent_projection, state):
     _, c = state
-    gates = gate_activations(input_projection + recurrent_projection, (0.5, 0.5, 1, 0.5))
+    preactivations = input_projection + recurrent_projection
+    gates = gate_activations(preactivations, ('sigmoid', 'sigmoid', 'tanh', 'sigmoid'))
     i, f, g, o = split_gates(gates)
     c = f * c + i * g
     return (o * jnp.tanh(c), c), gates
 
   @staticmethod
-  def local_derivatives(residuals, state_before, state_after):
-    (i, f, g, o), c, tanh_c = split_gates(residuals), state_before[1], jnp.tanh(state_after[1])
+  def local_derivatives_of_step(saved_values, state_before, state_after):
+    (i, f, g, o), c, tanh_c = split_gates(saved_values), state_before[1], jnp.tanh(state_after[1])
     c_by_gates = jnp.stack((g * i * (1 - i), c * f * (1 - f), i * (1 - g**2)), -2)  # i, f, g
     h_by_output_gate = tanh_c * o * (1 - o)
     return c_by_gates, h_by_output_gate[..., None, :], o * (1 - tanh_c**2), f
 
   @staticmethod
-  def step_vjp(derivatives, state_gradient):
-    (c_by_gates, h_by_output_gate, h_by_c, c_by_c), (h, c) = derivatives, state_gradient
+  def step_vjp(step_derivatives, state_gradient):
+    (c_by_gates, h_by_output_gate, h_by_c, c_by_c), (h, c) = step_derivatives, state_gradient
     c = c + h * h_by_c
     preactivations = jnp.concatenate(
       (c_by_gates * c[..., None, :], h_by_output_gate * h[..., None, :]), -2
@@ -77,15 +82,16 @@ class GRUCell(RecurrentCell):
   def step(input_projection, recurrent_projection, state):
     (h,) = state
     gates = gate_activations(
-      input_projection[..., :2, :] + recurrent_projection[..., :2, :], (0.5, 0.5)
+      input_projection[..., :2, :] + recurrent_projection[..., :2, :],
+      ('sigmoid', 'sigmoid'),
     )
     r, u = split_gates(gates)
     n = jnp.tanh(input_projection[..., 2, :] + r * recurrent_projection[..., 2, :])
     return ((1 - u) * n + u * h,), (gates, n, recurrent_projection[..., 2, :])
 
   @staticmethod
-  def local_derivatives(residuals, state_before, state_after):
-    (h,), (gates, n, projection) = state_before, residuals
+  def local_derivatives_of_step(saved_values, state_before, state_after):
+    (h,), (gates, n, projection) = state_before, saved_values
     r, u = split_gates(gates)
     h_by_n = (1 - u) * (1 - n**2)
     h_by_gates = jnp.stack(
@@ -94,13 +100,14 @@ class GRUCell(RecurrentCell):
     return h_by_gates, u, r
 
   @staticmethod
-  def step_vjp(derivatives, state_gradient):
-    (h_by_gates, h_by_h, _), (h,) = derivatives, state_gradient
+  def step_vjp(step_derivatives, state_gradient):
+    (h_by_gates, h_by_h, _), (h,) = step_derivatives, state_gradient
     return h_by_gates * h[..., None, :], (h * h_by_h,)
 
   @staticmethod
-  def recurrent_projection_vjp(derivatives, preactivation_gradient):
-    *_, r = derivatives  # The reset gate multiplies the recurrent projection of the candidate n.
+  def recurrent_projection_vjp(step_derivatives, preactivation_gradient):
+    # The reset gate r multiplies the recurrent projection of the candidate n.
+    *_, r = step_derivatives
     gates, candidate = preactivation_gradient[..., :2, :], preactivation_gradient[..., 2:, :]
     return jnp.concatenate((gates, candidate * r[..., None, :]), -2)
 
@@ -112,8 +119,9 @@ class Recurrent(SequenceLayer):
   computes in float32, because the state accumulates contributions of all previous tokens.
   """
 
-  # 'orthogonal' initializes U [H, G H] with orthonormal rows (Saxe et al. 2014).
-  # 'normal' gives the entries of U the variance 1 / H, which is G times that of 'orthogonal'.
+  # 'orthogonal' initializes the recurrent kernel U with orthonormal rows (Saxe et al. 2014).
+  # Orthonormal rows of U [H, G H], for H units and G gates, have entries of variance 1 / (G H).
+  # 'normal' initializes the recurrent kernel with entries of variance 1 / H.
   recurrent_init: str = 'orthogonal'
   recurrent_gain: float = 1.0  # multiplies the initial U
 
@@ -124,7 +132,7 @@ class Recurrent(SequenceLayer):
   def __post_init__(self):
     super().__post_init__()
     require_one_of(self, 'recurrent_init', RECURRENT_INITS)
-    require_options_at_least(self, 0, 'recurrent_gain')
+    require_option_values_at_least(self, 0, 'recurrent_gain')
 
   def bias_initializer(self, key, shape, dtype=jnp.float32):
     """Initializes the bias b of the input projection.
@@ -148,9 +156,9 @@ class Recurrent(SequenceLayer):
     }
     return initializers[self.recurrent_init](key, shape, dtype)
 
-  def recurrent_projection_bias(self, module: nn.Module, width: int):
-    """Creates the optional bias [G * H] of U h as a parameter of `module`, or returns None."""
-    del module, width
+  def recurrent_projection_bias(self, parent_module: nn.Module, width: int):
+    """Creates the optional bias [G * H] of U h in `parent_module`, or returns None."""
+    del parent_module, width
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
     return (jnp.zeros((batch_size, width)),) * self.num_states
@@ -206,7 +214,7 @@ class LSTM(Recurrent):
 
   def __post_init__(self):
     super().__post_init__()
-    require_finite_options(self, 'forget_bias')
+    require_finite_option_values(self, 'forget_bias')
 
   def bias_initializer(self, key, shape, dtype=jnp.float32):
     """Initializes the bias with `forget_bias` for the forget gate, and with zero elsewhere."""
@@ -227,9 +235,12 @@ class GRU(Recurrent):
   cell: ClassVar[type[RecurrentCell]] = GRUCell
   gates: ClassVar[int] = 3
 
-  def recurrent_projection_bias(self, module, width):
-    """Returns the bias of U h, a parameter for the candidate and zero for the gates, or None."""
+  def recurrent_projection_bias(self, parent_module, width):
+    """Returns the bias of the product U h, or None if `recurrent_bias` is false.
+
+    The bias is a parameter for the candidate and zero for the gates.
+    """
     if not self.recurrent_bias:
       return None
-    bias = module.param('recurrent_bias', nn.initializers.zeros, (width,))
+    bias = parent_module.param('recurrent_bias', nn.initializers.zeros, (width,))
     return jnp.pad(bias, (2 * width, 0))

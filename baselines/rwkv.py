@@ -24,10 +24,10 @@ from flax import linen as nn
 
 from baselines.delta_rule import initial_matrix_memory, l2_normalize
 from baselines.delta_scans import generalised_delta_scan
-from baselines.matrix_scans import check_form_and_chunk_size
+from baselines.matrix_scans import check_scan_form_and_chunk_size
 from transformer.layer import SequenceLayer, apply_mask
 from transformer.normalization import LayerNorm
-from transformer.options import require_options_at_least
+from transformer.options import require_option_values_at_least
 
 MAX_CHUNK_SIZE = 64
 
@@ -60,19 +60,19 @@ class RWKV7(SequenceLayer):
   rank: int = 32  # of the low-rank maps to decays, rates and gates
   chunk_size: int = 0  # tokens per chunk; 0 chooses by platform
 
-  padding_counts_as_steps: ClassVar[bool] = True  # because of the token shift
+  padding_occupies_positions: ClassVar[bool] = True  # because of the token shift
 
   def __post_init__(self):
     super().__post_init__()
-    require_options_at_least(self, 1, 'num_heads', 'rank')
-    check_form_and_chunk_size('auto', self.chunk_size)
+    require_option_values_at_least(self, 1, 'num_heads', 'rank')
+    check_scan_form_and_chunk_size('auto', self.chunk_size)
     if self.chunk_size > MAX_CHUNK_SIZE:
       raise ValueError(
         f'RWKV7 needs chunk_size <= {MAX_CHUNK_SIZE} for exact results, not {self.chunk_size}'
       )
 
   @property
-  def width_divisor(self):
+  def required_width_divisor(self):
     return self.num_heads
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
@@ -118,12 +118,12 @@ class RWKV7(SequenceLayer):
     log_decay = -math.exp(-0.5) * jax.nn.sigmoid(decay)
     rate = split_heads(self._low_rank_map(x_a, 'rate', lambda z: z, nn.initializers.zeros))
     rate = jax.nn.sigmoid(rate)
-    removal = l2_normalize(key * channel_scale_parameter('removal', 0.85))
+    removal_key = l2_normalize(key * channel_scale_parameter('removal', 0.85))
     key *= 1 + channel_scale_parameter('replacement', 1.0) * (rate - 1)
 
     log_decay, rate, key = (apply_mask(z, mask) for z in (log_decay, rate, key))
     y, memory = generalised_delta_scan(
-      receptance, key, value, removal, rate, log_decay, state.memory, chunk_size=self.chunk_size
+      receptance, key, value, removal_key, rate, log_decay, state.memory, chunk_size=self.chunk_size
     )
     epsilon = 1e-5 * y.shape[-1]  # 64e-5 for heads of width 64, as published
     y = LayerNorm(epsilon, feature_axes=(-2, -1), name='norm')(y)

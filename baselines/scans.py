@@ -32,18 +32,18 @@ FORMS = ('auto', 'sequential', 'associative')
 
 def linear_scan(
   decay: jax.Array,
-  drive: jax.Array,
-  initial: jax.Array,
+  input_term: jax.Array,
+  initial_state: jax.Array,
   mask: jax.Array | None = None,
   form: str = 'auto',
 ) -> tuple[jax.Array, jax.Array]:
   """Computes all states of the linear recurrence h_t = a_t h_{t-1} + b_t.
 
   Args:
-    decay: a, [T, B, ...] with as many axes as the drive. An axis may have size 1 if the decay is
-      constant along it, including the time axis.
-    drive: b, [T, B, ...], real or complex.
-    initial: h_{-1}, [B, ...], the state before the first token.
+    decay: a, [T, B, ...] with as many axes as the input term. An axis, including the time axis, may
+      have size 1 if the decay is constant along it.
+    input_term: b, [T, B, ...], real or complex.
+    initial_state: h_{-1}, [B, ...], the state before the first token.
     mask: [T, B], false where a step leaves the state unchanged. None means true everywhere.
     form: an entry of FORMS. 'auto' chooses by platform and length.
 
@@ -56,38 +56,45 @@ def linear_scan(
   Examples:
     >>> import jax.numpy as jnp
     >>> from baselines.scans import linear_scan
-    >>> decay, drive = jnp.full((4, 1, 1), 0.5), jnp.ones((4, 1, 1))  # [T, B, D]
-    >>> states, last = linear_scan(decay, drive, jnp.zeros((1, 1)))
+    >>> decay, input_term = jnp.full((4, 1, 1), 0.5), jnp.ones((4, 1, 1))  # [T, B, D]
+    >>> states, last = linear_scan(decay, input_term, jnp.zeros((1, 1)))
     >>> [round(float(h), 3) for h in states[:, 0, 0]]
     [1.0, 1.5, 1.75, 1.875]
     >>> last.shape
     (1, 1)
 
   """
-  form = _select_scan_form(form, len(drive))
+  form = _select_scan_algorithm(form, len(input_term))
   if mask is not None:
-    mask = mask.reshape(mask.shape + (1,) * (drive.ndim - 2))
-    decay, drive = jnp.where(mask, decay, 1), jnp.where(mask, drive, 0)
-  dtype = jnp.result_type(decay, drive, initial)
-  return _linear_recurrence(decay.astype(dtype), drive.astype(dtype), initial.astype(dtype), form)
+    mask = mask.reshape(mask.shape + (1,) * (input_term.ndim - 2))
+    decay, input_term = jnp.where(mask, decay, 1), jnp.where(mask, input_term, 0)
+  dtype = jnp.result_type(decay, input_term, initial_state)
+  return _linear_recurrence(
+    decay.astype(dtype), input_term.astype(dtype), initial_state.astype(dtype), form
+  )
 
 
 def scan_without_storing_states(
-  decay_and_drive: Callable, readout: Callable, inputs, initial: jax.Array, form: str = 'auto'
+  compute_decay_and_input_term: Callable,
+  readout: Callable,
+  inputs,
+  initial_state: jax.Array,
+  form: str = 'auto',
 ) -> tuple[jax.Array, jax.Array]:
   """Computes the outputs of a linear recurrence whose states are too large to store.
 
-    a_t, b_t = decay_and_drive(inputs_t),   h_t = a_t h_{t-1} + b_t,   y_t = readout(h_t, inputs_t)
+    a_t, b_t = compute_decay_and_input_term(inputs_t),   h_t = a_t h_{t-1} + b_t
+    y_t = readout(h_t, inputs_t)
 
   The scan processes a chunk of tokens at a time, and the gradient recomputes the states of each
   chunk. Memory holds one state per chunk and the states of a single chunk.
 
   Args:
-    decay_and_drive: a function from the inputs of one token to a and b, each [B, ...] or with axes
-      of size 1 where they are shared.
+    compute_decay_and_input_term: a function from the inputs of one token to a and b, each [B, ...]
+      or with axes of size 1 where they are shared.
     readout: a function from h [B, ...] and the inputs of one token to y [B, ...].
     inputs: a pytree of arrays [T, ...].
-    initial: h_{-1}, [B, ...], the state before the first token.
+    initial_state: h_{-1}, [B, ...], the state before the first token.
     form: the entry of FORMS that computes each chunk.
 
   Returns:
@@ -112,22 +119,22 @@ def scan_without_storing_states(
     [3.0, 6.0, 9.0, 12.0, 15.0]
 
   """
-  form = _select_scan_form(form, len(jax.tree.leaves(inputs)[0]))
+  form = _select_scan_algorithm(form, len(jax.tree.leaves(inputs)[0]))
 
   def process_token(h, token_inputs):
-    decay, drive = decay_and_drive(token_inputs)
-    h = decay * h + drive
+    decay, input_term = compute_decay_and_input_term(token_inputs)
+    h = decay * h + input_term
     return h, readout(h, token_inputs)
 
   def process_chunk(h, chunk_inputs):
     if form == 'sequential':
       return jax.lax.scan(process_token, h, chunk_inputs)
-    decay, drive = jax.vmap(decay_and_drive)(chunk_inputs)
-    drive = jnp.broadcast_to(drive, (len(drive), *h.shape))
-    states, last = linear_scan(decay, drive, h, form=form)
+    decay, input_term = jax.vmap(compute_decay_and_input_term)(chunk_inputs)
+    input_term = jnp.broadcast_to(input_term, (len(input_term), *h.shape))
+    states, last = linear_scan(decay, input_term, h, form=form)
     return last, jax.vmap(readout)(states, chunk_inputs)
 
-  return _scan_chunks(process_chunk, inputs, initial, 8 if form == 'sequential' else 64)
+  return _scan_chunks(process_chunk, inputs, initial_state, 8 if form == 'sequential' else 64)
 
 
 def _scan_chunks(step, inputs, state, chunk_size):
@@ -148,14 +155,15 @@ def _scan_chunks(step, inputs, state, chunk_size):
   return jnp.concatenate(outputs), state
 
 
-def _select_scan_form(form, length):
-  """Returns the form, or the fastest form for the platform and length if the form is 'auto'."""
-  if form not in FORMS:
-    raise ValueError(f'unknown form {form!r} of a linear scan; the forms are {", ".join(FORMS)}')
+def _select_scan_algorithm(algorithm, length):
+  """Returns the given algorithm, or for 'auto' the fastest for the platform and the length."""
+  if algorithm not in FORMS:
+    raise ValueError(f'unknown form {algorithm!r} of a linear scan; the forms are '
+                     f'{", ".join(FORMS)}')
   if not length:  # The associative form needs a first token.
     return 'sequential'
-  if form != 'auto':
-    return form
+  if algorithm != 'auto':
+    return algorithm
   # On a CPU the sequential form, with the least arithmetic, is the fastest at every length.
   # On an accelerator even a small step of a sequential loop costs a kernel launch.
   is_sequential = platform.current_platform() == 'cpu' or length < 32
@@ -163,27 +171,27 @@ def _select_scan_form(form, length):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _linear_recurrence(decay, drive, initial, form):
-  if form == 'sequential':
-    return _sequential_states(decay, drive, initial)
-  states = _associative_states(decay, drive, initial)
+def _linear_recurrence(decay, input_term, initial_state, scan_form):
+  if scan_form == 'sequential':
+    return _states_by_sequential_scan(decay, input_term, initial_state)
+  states = _states_by_associative_scan(decay, input_term, initial_state)
   return states, states[-1]
 
 
-def _linear_recurrence_forward(decay, drive, initial, form):
-  states, last = _linear_recurrence(decay, drive, initial, form)
-  return (states, last), (decay, initial, states)
+def _linear_recurrence_forward(decay, input_term, initial_state, scan_form):
+  states, last = _linear_recurrence(decay, input_term, initial_state, scan_form)
+  return (states, last), (decay, initial_state, states)
 
 
-def _linear_recurrence_backward(form, residuals, cotangents):
-  decay, initial, states = residuals
-  if form == 'sequential':
-    adjoint, initial_gradient = _sequential_adjoint(decay, *cotangents)
+def _linear_recurrence_backward(scan_form, residuals, cotangents):
+  decay, initial_state, states = residuals
+  if scan_form == 'sequential':
+    adjoint, initial_gradient = _state_gradients_by_sequential_scan(decay, *cotangents)
   else:
-    adjoint = _associative_adjoint(decay, *cotangents)
+    adjoint = _state_gradients_by_associative_scan(decay, *cotangents)
     initial_gradient = decay[0] * adjoint[0]
-  is_first = (jnp.arange(len(states)) == 0).reshape(-1, *(1,) * initial.ndim)
-  previous = jnp.where(is_first, initial[None], jnp.roll(states, 1, 0))
+  is_first = (jnp.arange(len(states)) == 0).reshape(-1, *(1,) * initial_state.ndim)
+  previous = jnp.where(is_first, initial_state[None], jnp.roll(states, 1, 0))
   return _sum_to_shape(decay.shape, adjoint * previous), adjoint, initial_gradient
 
 
@@ -196,24 +204,24 @@ def _sum_to_shape(shape, x):
   return jnp.sum(x, shared, keepdims=True)
 
 
-def _sequential_states(decay, drive, initial):
-  constant, decays = _constant_and_varying_decay(decay)
+def _states_by_sequential_scan(decay, input_term, initial_state):
+  constant, decays = _constant_and_per_token_decay(decay)
 
   def next_state(h, inputs):
     a, b = inputs
     h = (constant if a is None else a) * h + b
     return h, h
 
-  last, states = jax.lax.scan(next_state, initial, (decays, drive))
+  last, states = jax.lax.scan(next_state, initial_state, (decays, input_term))
   return states, last
 
 
-def _sequential_adjoint(decay, cotangent, last_cotangent):
-  """The gradients of all inputs and of the initial state, computed by a loop back in time.
+def _state_gradients_by_sequential_scan(decay, cotangent, last_cotangent):
+  """Computes the gradients g_t of all states and of the initial state by a loop back in time.
 
   The loop carries a_t g_t, which avoids a shifted copy of the decay.
   """
-  constant, decays = _constant_and_varying_decay(decay)
+  constant, decays = _constant_and_per_token_decay(decay)
 
   def propagate_gradient(carried_gradient, inputs):
     a, dh = inputs
@@ -226,19 +234,19 @@ def _sequential_adjoint(decay, cotangent, last_cotangent):
   return adjoint, initial_gradient
 
 
-def _constant_and_varying_decay(decay):
+def _constant_and_per_token_decay(decay):
   """Returns (decay, None) if the decay is constant over time, and (None, decay) otherwise."""
   return (decay[0], None) if len(decay) == 1 else (None, decay)
 
 
-def _associative_states(decay, drive, initial):
-  decay = jnp.broadcast_to(decay, (len(drive), *decay.shape[1:]))
-  drive = drive.at[0].add(decay[0] * initial)
-  return jax.lax.associative_scan(_compose_steps, (decay, drive))[1]
+def _states_by_associative_scan(decay, input_term, initial_state):
+  decay = jnp.broadcast_to(decay, (len(input_term), *decay.shape[1:]))
+  input_term = input_term.at[0].add(decay[0] * initial_state)
+  return jax.lax.associative_scan(_compose_steps, (decay, input_term))[1]
 
 
-def _associative_adjoint(decay, cotangent, last_cotangent):
-  """Computes the gradients g_t for all inputs b_t by an associative scan in reversed time.
+def _state_gradients_by_associative_scan(decay, cotangent, last_cotangent):
+  """Computes the gradients g_t of all states by an associative scan in reversed time.
 
   The reversed scan starts from a state of zero, so the decay of its first step is arbitrary.
   """
@@ -246,7 +254,7 @@ def _associative_adjoint(decay, cotangent, last_cotangent):
   cotangent = cotangent.at[-1].add(last_cotangent)
   later = jnp.roll(decay, -1, 0)
   zeros = jnp.zeros_like(last_cotangent)
-  return reverse(_associative_states(reverse(later), reverse(cotangent), zeros))
+  return reverse(_states_by_associative_scan(reverse(later), reverse(cotangent), zeros))
 
 
 def _compose_steps(first, second):

@@ -62,20 +62,20 @@ class Translator:
     return self.reverse
 
   def encoder(self, depth: int) -> Blocks:
-    """The blocks of the encoder, each with the bidirectional form of the layer."""
-    return tuple((make_bidirectional(layer),) for layer in self._block_layers(depth))
+    """The blocks of the encoder, each of which contains one bidirectional sequence layer."""
+    return tuple((make_bidirectional(layer),) for layer in self._layer_of_each_block(depth))
 
   def decoder(self, depth: int) -> Blocks:
-    """The blocks of the decoder, each with the causal layer."""
-    return tuple((layer,) for layer in self._block_layers(depth))
+    """The blocks of the decoder, each of which contains one causal sequence layer."""
+    return tuple((layer,) for layer in self._layer_of_each_block(depth))
 
-  def _block_layers(self, depth):
+  def _layer_of_each_block(self, depth):
     return itertools.islice(itertools.cycle(self.layer.layer_pattern), depth)
 
 
 @dataclasses.dataclass(frozen=True)
 class Transformer(Translator):
-  """A translator that attends to the source after the layer of every decoder block."""
+  """A translator whose decoder blocks contain a causal layer and then attention to the source."""
 
   layer: SequenceLayer = VASWANI
   num_heads: int = 0  # of the attention to the source; 0 copies the layer, or means 4 without heads
@@ -87,12 +87,14 @@ class Transformer(Translator):
 
   def decoder(self, depth):
     """The blocks of the decoder, each with a causal layer and attention to the source."""
-    def matching_cross_attention(layer):
+    def make_cross_attention_for_layer(layer):
       heads = self.num_heads or getattr(layer, 'num_heads', 4)
       widths = (getattr(layer, name, 0) for name in ('key_width', 'value_width'))
       return CrossAttention(heads, *widths)
 
-    return tuple((layer, matching_cross_attention(layer)) for layer in self._block_layers(depth))
+    return tuple(
+      (layer, make_cross_attention_for_layer(layer)) for layer in self._layer_of_each_block(depth)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +114,7 @@ class FixedVector(Translator):
 
   def encoder(self, depth):
     """The blocks of a causal encoder, whose final state excludes the padding after the source."""
-    return tuple((PaddingFirst(layer),) for layer in self._block_layers(depth))
+    return tuple((PaddingFirst(layer),) for layer in self._layer_of_each_block(depth))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,8 +182,8 @@ class ByteNetTranslator(Translator):
 
 
 def state_shapes(layer: SequenceLayer, capacity: int):
-  """Computes the shapes of a layer's state arrays for a given capacity, without allocating them."""
-  width = layer.width_divisor
+  """Computes the shapes of a layer's state arrays for a `capacity`, without allocating them."""
+  width = layer.required_width_divisor
   state = jax.eval_shape(lambda: layer.initial_state(1, capacity, width))
   return jax.tree.map(lambda leaf: leaf.shape, state)
 
@@ -194,7 +196,7 @@ class AlignedSource(NamedTuple):
 
 
 class InitialAlignedSource(nn.Module):
-  """Maps encoder outputs to the initial state of `AddAlignedSource`."""
+  """Creates the initial state of the `AddAlignedSource` layer from the encoder outputs."""
 
   @nn.compact
   def __call__(self, memory, mask=None) -> AlignedSource:  # [B, S, D], [B, S]

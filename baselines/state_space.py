@@ -25,9 +25,9 @@ from flax import linen as nn
 
 from baselines.convolution import ShortConvolution
 from baselines.discretization import (
-  hippo_normal_eigenpairs,
-  log_step_initializer,
-  step_bias_initializer,
+  hippo_normal_part_eigenpairs,
+  log_time_step_initializer,
+  time_step_bias_initializer,
   zero_order_hold,
 )
 from baselines.linear_recurrence import (
@@ -40,7 +40,7 @@ from baselines.linear_recurrence import (
 )
 from baselines.scans import EIGENVALUES, linear_scan, scan_without_storing_states
 from transformer.layer import SequenceLayer, State, apply_mask
-from transformer.options import require_one_of, require_options_at_least
+from transformer.options import require_one_of, require_option_values_at_least
 
 INITIALISATIONS = ('lin', 'inv', 'legs')
 MAX_HIPPO_SIZE = 4096  # the cost of decomposing HiPPO-N grows with the cube of its size
@@ -100,7 +100,7 @@ class S4D(SequenceLayer):
     values = {
       'lin': lambda: math.pi * n,
       'inv': lambda: size / math.pi * (size / (2 * n + 1) - 1),
-      'legs': lambda: hippo_normal_eigenpairs(size)[0],
+      'legs': lambda: hippo_normal_part_eigenpairs(size)[0],
     }[self.initialisation]()
     return jnp.broadcast_to(values[:, None], shape)
 
@@ -114,14 +114,14 @@ class S4D(SequenceLayer):
     log_real = self.param('log_real', nn.initializers.constant(math.log(0.5)), shape)
     imaginary = self.param('imaginary', self._imaginary_part_initializer, shape)
     log_step = self.param(
-      'log_step', log_step_initializer, (width,), jnp.float32, self.dt_min, self.dt_max
+      'log_step', log_time_step_initializer, (width,), jnp.float32, self.dt_min, self.dt_max
     )
     kernel = self.param('output_kernel', nn.initializers.normal(0.5**0.5), (2, *shape))
     skip = self.param('skip', nn.initializers.normal(1), (width,))
     decay, gain = zero_order_hold(log_real, imaginary, log_step[None])
     kernel = 2 * gain * jax.lax.complex(kernel[0], kernel[1])
 
-    def decay_and_drive(inputs):  # [B, D], [B]
+    def compute_decay_and_input_term(inputs):  # [B, D], [B]
       x, valid = inputs
       a = decay[None] if valid is None else jnp.where(valid[:, None, None], decay[None], 1)
       return a, x[:, None]
@@ -130,7 +130,8 @@ class S4D(SequenceLayer):
       return jnp.sum((h * kernel[None]).real, 1)
 
     inputs = x.astype(jnp.float32), mask
-    y, last = scan_without_storing_states(decay_and_drive, readout, inputs, state.to_complex())
+    y, last = scan_without_storing_states(
+      compute_decay_and_input_term, readout, inputs, state.to_complex())
     y = (y + skip[None, None] * x).astype(x.dtype)
     return Readout(self.readout, name='readout')(y).swapaxes(0, 1), ComplexState.from_complex(last)
 
@@ -153,7 +154,7 @@ class S5(SequenceLayer):
 
   def __post_init__(self):
     super().__post_init__()
-    require_options_at_least(self, 1, 'blocks')
+    require_option_values_at_least(self, 1, 'blocks')
     require_one_of(self, 'input_variance', INPUT_VARIANCES)
     _check_state_size(self.state_size, self.blocks)
     _check_hippo_matrix_size(self.state_size // self.blocks)
@@ -166,11 +167,11 @@ class S5(SequenceLayer):
 
   def _imaginary_part_initializer(self, key, shape):
     """Initializes the imaginary part of the diagonal state matrix A [N / 2]."""
-    return jnp.tile(hippo_normal_eigenpairs(self.state_size // self.blocks)[0], self.blocks)
+    return jnp.tile(hippo_normal_part_eigenpairs(self.state_size // self.blocks)[0], self.blocks)
 
   def _eigenvector_basis(self):
-    """The eigenvectors of the initial state matrix A, as the columns of a matrix V [N, N / 2]."""
-    vectors = hippo_normal_eigenpairs(self.state_size // self.blocks)[1]
+    """The eigenvectors of the initial A, one of each conjugate pair, as columns of V [N, N / 2]."""
+    vectors = hippo_normal_part_eigenpairs(self.state_size // self.blocks)[1]
     return jnp.kron(jnp.eye(self.blocks), vectors)
 
   def _input_kernel_initializer(self, key, shape):
@@ -203,15 +204,15 @@ class S5(SequenceLayer):
     log_real = self.param('log_real', nn.initializers.constant(math.log(0.5)), (size,))
     imaginary = self.param('imaginary', self._imaginary_part_initializer, (size,))
     log_step = self.param(
-      'log_step', log_step_initializer, (size,), jnp.float32, self.dt_min, self.dt_max
+      'log_step', log_time_step_initializer, (size,), jnp.float32, self.dt_min, self.dt_max
     )
     input_kernel = self.param('input_kernel', self._input_kernel_initializer, (width, 2, size))
     output_kernel = self.param('output_kernel', self._output_kernel_initializer, (2, size, width))
     skip = self.param('skip', nn.initializers.normal(1), (width,))
 
     decay, gain = zero_order_hold(log_real, imaginary, log_step)
-    drive = gain[None, None] * complex_projection(x, input_kernel)
-    states, last = linear_scan(decay[None, None], drive, state.to_complex(), mask)
+    input_term = gain[None, None] * complex_projection(x, input_kernel)
+    states, last = linear_scan(decay[None, None], input_term, state.to_complex(), mask)
     y = 2 * real_part_of_projection(states, output_kernel, x.dtype)
     y += skip.astype(x.dtype)[None, None] * x
     return Readout(self.readout, name='readout')(y).swapaxes(0, 1), ComplexState.from_complex(last)
@@ -225,7 +226,7 @@ class MambaState(NamedTuple):
 
 
 class Mamba(SequenceLayer):
-  """Mamba, a selective state space after a short convolution and before an output gate.
+  """Mamba, a selective state-space model between a short convolution and an output gate.
 
   The inner width is `expand` times the width, E D. `state_size` is N. `dt_rank` is the rank of the
   map from the input to the steps, where 0 stands for a sixteenth of the width, rounded up.
@@ -239,12 +240,12 @@ class Mamba(SequenceLayer):
   dt_max: float = 0.1
   eigenvalues: str = '[0,1]'
 
-  padding_counts_as_steps: ClassVar[bool] = True  # because of the convolution
+  padding_occupies_positions: ClassVar[bool] = True  # because of the convolution
 
   def __post_init__(self):
     super().__post_init__()
-    require_options_at_least(self, 1, 'expand', 'state_size', 'kernel_size')
-    require_options_at_least(self, 0, 'dt_rank')
+    require_option_values_at_least(self, 1, 'expand', 'state_size', 'kernel_size')
+    require_option_values_at_least(self, 0, 'dt_rank')
     require_one_of(self, 'eigenvalues', EIGENVALUES)
     _check_step_length_bounds(self.dt_min, self.dt_max)
 
@@ -285,21 +286,24 @@ class Mamba(SequenceLayer):
     return projection_layer(width, 'output')(y), MambaState(convolution, hidden)
 
   def _selective_scan(self, u, hidden, mask, rank, projection_layer):
-    """Computes the outputs and the last state of a selective scan (S6) for u [T, B, E D]."""
+    """Computes the outputs and the last state of a selective scan (S6) of the inputs u.
+
+    The shape of u is [T, B, E D], where E is the option `expand`.
+    """
     size, inner = self.state_size, u.shape[-1]
     projected = projection_layer(rank + 2 * size, 'selection')(u)
     low, b, c = jnp.split(projected, (rank, rank + size), -1)
     uniform = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')  # within rank^-1/2
     kernel = self.param('step_kernel', uniform, (rank, inner))
     bias = self.param(
-      'step_bias', step_bias_initializer, (inner,), jnp.float32, self.dt_min, self.dt_max
+      'step_bias', time_step_bias_initializer, (inner,), jnp.float32, self.dt_min, self.dt_max
     )
     step = jax.nn.softplus((low @ kernel.astype(u.dtype)).astype(jnp.float32) + bias[None, None])
     step = apply_mask(step, mask)  # A step of length 0 leaves the state unchanged.
     a = -jnp.exp(self.param('log_rate', self._log_rate_initializer, (size, inner)))
     skip = self.param('skip', nn.initializers.ones, (inner,))
 
-    def decay_and_drive(inputs):
+    def compute_decay_and_input_term(inputs):
       step, scaled_input, b, _ = inputs
       decay = jnp.exp(step[:, None] * a[None])
       if self.eigenvalues == '[-1,1]':
@@ -311,5 +315,5 @@ class Mamba(SequenceLayer):
 
     b, c = b.astype(jnp.float32), c.astype(jnp.float32)
     inputs = step, step * u, b, c
-    y, hidden = scan_without_storing_states(decay_and_drive, readout, inputs, hidden)
+    y, hidden = scan_without_storing_states(compute_decay_and_input_term, readout, inputs, hidden)
     return (y + skip[None, None] * u).astype(u.dtype), hidden

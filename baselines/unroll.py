@@ -2,15 +2,15 @@
 
 A recurrent cell is a class of four elementwise functions.
 
-  step(input_projection, recurrent_projection, state) -> state', residuals
-  local_derivatives(residuals, state, state') -> derivatives
-  step_vjp(derivatives, d_state') -> d_preactivations, d_state
-  recurrent_projection_vjp(derivatives, d_preactivations) -> d_recurrent_projection
+  step(input_projection, recurrent_projection, state) -> state', saved_values
+  local_derivatives_of_step(saved_values, state, state') -> step_derivatives
+  step_vjp(step_derivatives, d_state') -> d_preactivations, d_state
+  recurrent_projection_vjp(step_derivatives, d_preactivations) -> d_recurrent_projection
 
 Here input_projection = W x + b, and recurrent_projection = U h plus an optional bias. The gradients
 d_... belong to a scalar loss, and `step_vjp` is linear in d_state'. In the backward loop only
-`step_vjp` and the product d_recurrent_projection U^T depend on the later step. The local
-derivatives are computed for all tokens at once before that loop, and
+`step_vjp` and the product d_recurrent_projection U^T depend on the later step. The derivatives of
+the steps are computed for all tokens at once before that loop, and
 
   d_U = sum_t h_{t-1}^T d_recurrent_projection_t
 
@@ -27,7 +27,10 @@ import jax.numpy as jnp
 
 
 class RecurrentCell:
-  """Interface of the recurrent cells of `unroll`, whose G gates are stacked as [..., G, H]."""
+  """Interface of the recurrent cells that `unroll` accepts.
+
+  The G gates of a cell are stacked as [..., G, H].
+  """
 
   @staticmethod
   def step(input_projection, recurrent_projection, state):
@@ -39,17 +42,19 @@ class RecurrentCell:
       state: a tuple of arrays [..., H], the hidden state h first.
 
     Returns:
-      The next state, a tuple as `state`, and the residuals for `local_derivatives`.
+      The next state, a tuple as `state`, and the saved values for `local_derivatives_of_step`.
 
     """
     raise TypeError('a recurrent cell must define step')
 
   @staticmethod
-  def local_derivatives(residuals, state_before, state_after):
-    """Computes those derivatives of a step that do not depend on the gradient of the loss.
+  def local_derivatives_of_step(saved_values, state_before, state_after):
+    """Computes the local derivatives of a step, which `step_vjp` multiplies by loss gradients.
+
+    They do not depend on the gradient of the loss, and are computed for all tokens at once.
 
     Args:
-      residuals: the second result of `step`.
+      saved_values: the second result of `step`.
       state_before: the state before the step, a tuple of arrays [..., H].
       state_after: the state after the step, a tuple of arrays [..., H].
 
@@ -57,10 +62,10 @@ class RecurrentCell:
       The derivatives that `step_vjp` and `recurrent_projection_vjp` multiply gradients by.
 
     """
-    raise TypeError('a recurrent cell must define local_derivatives')
+    raise TypeError('a recurrent cell must define local_derivatives_of_step')
 
   @staticmethod
-  def step_vjp(derivatives, state_gradient):
+  def step_vjp(step_derivatives, state_gradient):
     """Maps the gradient for the next state to gradients for preactivations and the previous state.
 
     Returns the gradient for the gate preactivations [..., G, H] and the gradient for the previous
@@ -69,23 +74,27 @@ class RecurrentCell:
     raise TypeError('a recurrent cell must define step_vjp')
 
   @staticmethod
-  def recurrent_projection_vjp(derivatives, preactivation_gradient):
+  def recurrent_projection_vjp(step_derivatives, preactivation_gradient):
     """Maps the gradient for the gate preactivations to the gradient for the recurrent projection.
 
     The gradients are equal in cells that only add the recurrent projection.
     """
-    del derivatives
+    del step_derivatives
     return preactivation_gradient
 
 
-def gate_activations(z: jax.Array, tanh_scale: tuple[float, ...]) -> jax.Array:
-  """Applies sigmoid (if tanh_scale is 1/2) or tanh (if 1) to each of the G gates in z [..., G, H].
+def gate_activations(
+  preactivations: jax.Array, activation_functions: tuple[str, ...]
+) -> jax.Array:
+  """Applies 'sigmoid' or 'tanh' to the preactivations [..., G, H] of each of the G gates.
 
   Since sigmoid(z) = 1/2 + 1/2 tanh(z / 2), a single tanh computes all gates. It vectorizes inside a
   loop, whereas an exponential and functions of slices do not.
   """
-  scale = jnp.array(tanh_scale).reshape((1,) * (z.ndim - 2) + (-1, 1))
-  return 1 - scale + scale * jnp.tanh(scale * z)
+  tanh_scales = {'sigmoid': 0.5, 'tanh': 1.0}
+  scale = jnp.array([tanh_scales[name] for name in activation_functions])
+  scale = scale.reshape((1,) * (preactivations.ndim - 2) + (-1, 1))
+  return 1 - scale + scale * jnp.tanh(scale * preactivations)
 
 
 def split_gates(gates: jax.Array) -> tuple[jax.Array, ...]:
@@ -144,38 +153,39 @@ def _unroll_forward(cell, kernel, input_projection, state, valid, bias):
     product = dot_with_float32_accumulation(state[0], kernel)
     product = product if bias is None else product + bias[None]
     product = product.reshape(input_projection.shape)
-    after, residuals = cell.step(input_projection, product, state)
+    after, saved_values = cell.step(input_projection, product, state)
     after = _select_new_where_valid(valid, after, state)
-    return after, (after, residuals)
+    return after, (after, saved_values)
 
-  last, (states, residuals) = jax.lax.scan(forward_step, state, (input_projection, valid))
-  return (states[0], last), (kernel, state, states, residuals, valid, bias)
+  last, (states, saved_values) = jax.lax.scan(forward_step, state, (input_projection, valid))
+  return (states[0], last), (kernel, state, states, saved_values, valid, bias)
 
 
 def _unroll_backward(cell, saved_arrays, gradients):
-  kernel, start, after, residuals, valid, bias = saved_arrays
+  kernel, start, after, saved_values, valid, bias = saved_arrays
   hidden_gradients, last_gradient = gradients  # for h at every token and for the last state
   before = tuple(  # The slice makes sequences without a token possible.
     jnp.concatenate([s[None], a[:-1]])[: len(a)] for s, a in zip(start, after, strict=True)
   )
-  derivatives, transposed = cell.local_derivatives(residuals, before, after), kernel.T
+  step_derivatives = cell.local_derivatives_of_step(saved_values, before, after)
+  transposed = kernel.T
 
   def backward_step(gradient, inputs):
-    hidden_gradient, derivatives, valid = inputs
+    hidden_gradient, step_derivatives, valid = inputs
     gradient = (gradient[0] + hidden_gradient, *gradient[1:])
-    preactivations, (hidden, *others) = cell.step_vjp(derivatives, gradient)
+    preactivations, (hidden, *others) = cell.step_vjp(step_derivatives, gradient)
     if valid is not None:
       preactivations = jnp.where(valid[..., None], preactivations, 0)
       hidden, *others = _select_new_where_valid(valid, (hidden, *others), gradient)
-    product = cell.recurrent_projection_vjp(derivatives, preactivations)
+    product = cell.recurrent_projection_vjp(step_derivatives, preactivations)
     product = product.reshape(hidden_gradient.shape[0], kernel.shape[1])
     hidden = hidden + dot_with_float32_accumulation(product, transposed)
     return (hidden, *others), preactivations
 
   start_gradient, preactivations = jax.lax.scan(
-    backward_step, last_gradient, (hidden_gradients, derivatives, valid), reverse=True
+    backward_step, last_gradient, (hidden_gradients, step_derivatives, valid), reverse=True
   )
-  product = cell.recurrent_projection_vjp(derivatives, preactivations)
+  product = cell.recurrent_projection_vjp(step_derivatives, preactivations)
   bias_gradient = None if bias is None else jnp.sum(product, (0, 1)).reshape(bias.shape)
   rows = math.prod(before[0].shape[:2])
   product = product.astype(kernel.dtype).reshape(rows, kernel.shape[1])

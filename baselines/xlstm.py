@@ -1,4 +1,6 @@
-"""The sLSTM and mLSTM of xLSTM, LSTMs with exponential gates and a vector or a matrix as memory.
+"""The xLSTM layers sLSTM, with a vector memory, and mLSTM, with a matrix memory.
+
+Both are LSTMs with exponential gates.
 
   sLSTM    c_t = f c_{t-1} + i z,        n_t = f n_{t-1} + i,      h_t = o c_t / n_t
            i~, f~, z~, o~ = W x + U h_{t-1} + b,  W and U block-diagonal by heads,  z = tanh(z~)
@@ -31,19 +33,21 @@ from flax import linen as nn
 
 from baselines.convolution import ShortConvolution
 from baselines.linear_attention import log_sigmoid
-from baselines.matrix_scans import check_form_and_chunk_size, outer_product_scan, safe_divide
+from baselines.matrix_scans import check_scan_form_and_chunk_size, outer_product_scan, safe_divide
 from baselines.unroll import RecurrentCell, gate_activations, split_gates, unroll
 from transformer.layer import SequenceLayer, apply_mask
 from transformer.normalization import LayerNorm
-from transformer.options import check_width, require_one_of, require_options_at_least
+from transformer.options import check_width, require_one_of, require_option_values_at_least
 
 LOG_ZERO = -1e30  # stands for log 0, but is finite so that differences are finite
 
 
 def block_diagonal_kernel(blocks: jax.Array) -> jax.Array:
-  """Builds the dense kernel [N K, G N K] of G block-diagonal projections from [N, K, G, K].
+  """Expands the weights of G block-diagonal projections into one dense kernel.
 
-  The dense product includes the zeros, because a large product is faster than many small products.
+  The weights are [N, K, G, K], for N blocks of width K in each projection, and the kernel is
+  [N K, G N K]. The dense product includes the zeros, because a large product is faster than many
+  small products.
   """
   size, _, outputs, width = blocks.shape
   expanded = jnp.einsum('NKGF,NM->NKGMF', blocks, jnp.eye(size, dtype=blocks.dtype))
@@ -90,15 +94,15 @@ class SLSTMCell(RecurrentCell):
     _, c, n, m = state
     gates = input_projection + recurrent_projection
     log_i, log_decayed = gates[..., 0, :], log_sigmoid(gates[..., 1, :]) + m
-    f, z, o = split_gates(gate_activations(gates[..., 1:, :], (0.5, 1, 0.5)))
+    f, z, o = split_gates(gate_activations(gates[..., 1:, :], ('sigmoid', 'tanh', 'sigmoid')))
     m = jnp.maximum(log_decayed, log_i)
     gain, decay = jnp.exp(log_i - m), jnp.exp(log_decayed - m)
     c, n = decay * c + gain * z, decay * n + gain
     return (o * c / n, c, n, m), (gain, decay, f, z, o)
 
   @staticmethod
-  def local_derivatives(residuals, state_before, state_after):
-    (gain, decay, f, z, o), (_, c, n, _) = residuals, state_before
+  def local_derivatives_of_step(saved_values, state_before, state_after):
+    (gain, decay, f, z, o), (_, c, n, _) = saved_values, state_before
     reciprocal, ratio = 1 / state_after[2], state_after[1] / state_after[2]
     decay_by_f = decay * (1 - f)
     c_by_gates = jnp.stack((gain * z, c * decay_by_f, gain * (1 - z**2)), -2)  # i~, f~, z~
@@ -107,8 +111,8 @@ class SLSTMCell(RecurrentCell):
     return c_by_gates, n_by_gates, h_by_output_gate[..., None, :], o * reciprocal, ratio, decay
 
   @staticmethod
-  def step_vjp(derivatives, state_gradient):
-    c_by_gates, n_by_gates, h_by_output_gate, h_by_c, ratio, decay = derivatives
+  def step_vjp(step_derivatives, state_gradient):
+    c_by_gates, n_by_gates, h_by_output_gate, h_by_c, ratio, decay = step_derivatives
     h, c, n, m = state_gradient
     c, n = c + h * h_by_c, n - h * h_by_c * ratio
     through_sums = c_by_gates * c[..., None, :] + n_by_gates * n[..., None, :]
@@ -124,15 +128,15 @@ class SLSTM(SequenceLayer):
 
   def __post_init__(self):
     super().__post_init__()
-    require_options_at_least(self, 1, 'num_heads')
-    require_options_at_least(self, 0, 'kernel_size')
+    require_option_values_at_least(self, 1, 'num_heads')
+    require_option_values_at_least(self, 0, 'kernel_size')
 
   @property
-  def padding_counts_as_steps(self):
+  def padding_occupies_positions(self):
     return self.kernel_size > 1
 
   @property
-  def width_divisor(self):
+  def required_width_divisor(self):
     return self.num_heads
 
   def _short_convolution(self, **options):
@@ -252,17 +256,17 @@ class MLSTM(SequenceLayer):
   forget_gate: str = 'sigmoid'  # or 'exp'
   chunk_size: int = 0  # tokens per chunk; 0 chooses by platform
 
-  padding_counts_as_steps: ClassVar[bool] = True  # because of the convolution
+  padding_occupies_positions: ClassVar[bool] = True  # because of the convolution
 
   def __post_init__(self):
     super().__post_init__()
-    require_options_at_least(self, 1, 'num_heads', 'expansion', 'kernel_size', 'block_size')
+    require_option_values_at_least(self, 1, 'num_heads', 'expansion', 'kernel_size', 'block_size')
     require_one_of(self, 'forget_gate', FORGET_GATES)
-    check_form_and_chunk_size('auto', self.chunk_size)
+    check_scan_form_and_chunk_size('auto', self.chunk_size)
 
   @property
-  def width_divisor(self):
-    """The number by which the model width must be divisible, for equal heads and blocks."""
+  def required_width_divisor(self):
+    """The number that must divide the model width, so that heads and blocks have equal sizes."""
     shares = math.lcm(self.num_heads, self.block_size)
     return shares // math.gcd(shares, self.expansion)
 
@@ -270,7 +274,11 @@ class MLSTM(SequenceLayer):
     return ShortConvolution(self.kernel_size, **options)
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
-    """Returns the state of the convolution and zeros for (C, n) [B, H, K, K + 1] and m [B, H]."""
+    """Returns the initial state of the convolution and a matrix memory of zeros.
+
+    The memory is a pair of an array [B, H, K, K + 1], which holds C and n, and the stabilizer m
+    [B, H].
+    """
     check_width(self, width)
     inner, heads = self.expansion * width, self.num_heads
     past = self._short_convolution(parent=None).initial_state(batch_size, capacity, inner, dtype)
@@ -278,7 +286,7 @@ class MLSTM(SequenceLayer):
     return past, (memory, jnp.zeros((batch_size, heads)))
 
   def _log_input_and_forget_gates(self, *features):
-    """The logarithms of the gates i and f [B, T, H], with a kernel initialized to 0."""
+    """Computes log i and log f [B, T, H] by a dense layer whose kernel is initialized to 0."""
     def gate_bias_initializer(key, shape, dtype=jnp.float32):
       i = 0.1 * jax.random.normal(key, (self.num_heads,), dtype)
       return jnp.concatenate([i, forget_gate_biases(self.num_heads)])

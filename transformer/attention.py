@@ -28,37 +28,37 @@ from transformer.dot_product import (
   AttentionMask,
   attention_weights,
   dense_attention,
-  pad_and_reverse_tables,
-  slice_tables,
+  slice_position_terms,
+  sort_position_terms_by_decreasing_distance,
 )
 from transformer.fused_attention import fused_attention, unsupported_reason
 from transformer.layer import SequenceLayer, apply_mask
 from transformer.normalization import RMSNorm
-from transformer.options import check_width, require_one_of, require_options_at_least
-from transformer.positions import Positions, RelativeTables, Rotary
+from transformer.options import check_width, require_one_of, require_option_values_at_least
+from transformer.positions import Positions, RelativePositionTerms, Rotary
 
 FORMS = ('auto', 'naive', 'blocked', 'fused', 'banded')
 # Blocked attention is faster than dense attention for at least this number of queries.
 # Banded attention is the fastest algorithm only if the window is at most this number of keys.
 BLOCKED_MIN_LENGTH, BLOCKED_MIN_LENGTH_DEFAULT = {'cpu': 64}, 1024
-# Banded attention is the fastest algorithm only for at least this number of queries.
-# Banded attention is fastest only if num_queries / window is also at least this ratio.
+# Below this number of queries, another algorithm is faster than banded attention.
+# Banded attention is the fastest only if num_queries / window is at least this ratio.
 BANDED_MIN_LENGTH, BANDED_MIN_WINDOWS = 64, 4
-NO_TABLES = RelativeTables()
+NO_POSITION_TERMS = RelativePositionTerms()
 
 
 def attend(
-  query, key, value, attention_mask: AttentionMask, relative_tables=NO_TABLES, soft_cap=0.0,
-  form='auto',
+  query, key, value, attention_mask: AttentionMask, relative_position_terms=NO_POSITION_TERMS,
+  soft_cap=0.0, form='auto',
 ):
-  """Computes softmax attention with the algorithm `form`, by default the fastest algorithm.
+  """Computes softmax attention with the algorithm that `form` names, by default the fastest.
 
   Args:
     query: [B, H, R, T, K], R queries for each of H key heads.
     key: [B, H, K, S].
     value: [B, H, V, S].
     attention_mask: the keys that each query may attend to. A query without keys has the output 0.
-    relative_tables: terms of the scores, keys and values that depend on the distance.
+    relative_position_terms: terms of the scores, keys and values that depend on the distance.
     soft_cap: the bound c of the scores; 0 for no bound.
     form: 'naive' (all scores together), 'blocked' (memory linear in the length), 'banded' (all
       scores within a window together), 'fused' (the kernel of cuDNN or Pallas) or 'auto' (the
@@ -86,14 +86,15 @@ def attend(
   if 0 in (query.shape[3], key.shape[3]):  # no query or no key
     return jnp.zeros((*query.shape[:4], value.shape[2]), value.dtype)
   if form in ('auto', 'fused'):
-    reason = unsupported_reason(query, key, value, attention_mask, relative_tables, soft_cap)
+    reason = unsupported_reason(
+      query, key, value, attention_mask, relative_position_terms, soft_cap)
     if reason is None:
       return fused_attention(query, key, value, attention_mask)
     if form == 'fused':
       raise ValueError(f'fused attention is not supported for these inputs: {reason}')
     form = fastest_attention_algorithm(query.shape[3], attention_mask.window)
   functions = {'naive': dense_attention, 'blocked': blocked_attention, 'banded': banded_attention}
-  return functions[form](query, key, value, attention_mask, relative_tables, soft_cap)
+  return functions[form](query, key, value, attention_mask, relative_position_terms, soft_cap)
 
 
 def fastest_attention_algorithm(num_queries: int, window: int) -> str:
@@ -107,8 +108,8 @@ def fastest_attention_algorithm(num_queries: int, window: int) -> str:
 
 
 def sow_weights(
-  module: nn.Module, query, key, attention_mask: AttentionMask, relative_tables=NO_TABLES,
-  soft_cap=0.0,
+  module: nn.Module, query, key, attention_mask: AttentionMask,
+  relative_position_terms=NO_POSITION_TERMS, soft_cap=0.0,
 ):
   """Stores the attention weights [B, heads, T, S] if the collection `intermediates` is mutable.
 
@@ -117,7 +118,7 @@ def sow_weights(
     query: [B, H, R, T, K].
     key: [B, H, K, S].
     attention_mask: the keys that each query may attend to.
-    relative_tables: terms of the scores, keys and values that depend on the distance.
+    relative_position_terms: terms of the scores, keys and values that depend on the distance.
     soft_cap: the bound c of the scores; 0 for no bound.
 
   Returns:
@@ -126,9 +127,11 @@ def sow_weights(
   """
   if module.is_mutable_collection('intermediates') and not module.is_initializing():
     num_queries, num_keys = query.shape[3], key.shape[3]
-    padded_tables = pad_and_reverse_tables(relative_tables, num_queries, num_keys)
-    tables = slice_tables(padded_tables, attention_mask.offset, num_queries, num_keys)
-    weight = attention_weights(query, key, attention_mask, tables, soft_cap)
+    padded_relative_position_terms = sort_position_terms_by_decreasing_distance(
+      relative_position_terms, num_queries, num_keys)
+    terms = slice_position_terms(
+      padded_relative_position_terms, attention_mask.offset, num_queries, num_keys)
+    weight = attention_weights(query, key, attention_mask, terms, soft_cap)
     module.sow('intermediates', 'weights', weight.reshape(len(weight), -1, num_queries, num_keys))
 
 
@@ -141,30 +144,32 @@ class KVCache(NamedTuple):
   index: jax.Array  # [] the number of tokens processed so far
 
   @property
-  def num_slots(self) -> int:
+  def num_cache_slots(self) -> int:
     """The number S of tokens that the cache can store."""
     return self.valid.shape[-1]
 
-  def write_to_free_slots(self, new_tokens: 'KVCache') -> 'KVCache':
+  def write_to_free_cache_slots(self, new_tokens: 'KVCache') -> 'KVCache':
     """Stores new tokens in the first unused cache slots, so that the cache keeps its size."""
-    def write_after_stored_tokens(stored, new):
-      start = (0,) * (stored.ndim - 1) + (self.index,)
-      return jax.lax.dynamic_update_slice(stored, new.astype(stored.dtype), start)
+    def write_into_next_free_slots(cached_array, new_array):
+      start = (0,) * (cached_array.ndim - 1) + (self.index,)
+      return jax.lax.dynamic_update_slice(
+        cached_array, new_array.astype(cached_array.dtype), start)
 
-    arrays = map(write_after_stored_tokens, self[:3], new_tokens[:3])
-    return KVCache(*arrays, self.index + new_tokens.num_slots)
+    arrays = map(write_into_next_free_slots, self[:3], new_tokens[:3])
+    return KVCache(*arrays, self.index + new_tokens.num_cache_slots)
 
-  def append_as_new_slots(self, new_tokens: 'KVCache') -> 'KVCache':
+  def append_new_cache_slots(self, new_tokens: 'KVCache') -> 'KVCache':
     """Appends one cache slot for each new token, so that the cache grows."""
-    def concatenate_along_slots(stored, new):
-      return jnp.concatenate([stored, new.astype(stored.dtype)], -1)
+    def concatenate_along_cache_axis(cached_array, new_array):
+      return jnp.concatenate([cached_array, new_array.astype(cached_array.dtype)], -1)
 
-    arrays = map(concatenate_along_slots, self[:3], new_tokens[:3])
-    return KVCache(*arrays, self.index + new_tokens.num_slots)
+    arrays = map(concatenate_along_cache_axis, self[:3], new_tokens[:3])
+    return KVCache(*arrays, self.index + new_tokens.num_cache_slots)
 
-  def keep_last_slots(self, num_slots: int) -> 'KVCache':
-    """Returns a cache with the last `num_slots` slots only, which store the most recent tokens."""
-    return KVCache(*(a[..., self.num_slots - num_slots :] for a in self[:3]), self.index)
+  def keep_last_cache_slots(self, num_cache_slots: int) -> 'KVCache':
+    """Returns a cache with the last `num_cache_slots` slots only, for the most recent tokens."""
+    first_slot = self.num_cache_slots - num_cache_slots
+    return KVCache(*(a[..., first_slot:] for a in self[:3]), self.index)
 
 
 class Attention(SequenceLayer):
@@ -202,22 +207,23 @@ class Attention(SequenceLayer):
   causal: bool = True
   form: str = 'auto'
 
-  padding_counts_as_steps: ClassVar[bool] = True  # and a slot of the cache
+  padding_occupies_positions: ClassVar[bool] = True  # padding occupies slots of the cache
 
   def __post_init__(self):
     super().__post_init__()
-    require_options_at_least(self, 1, 'num_heads')
-    require_options_at_least(self, 0, 'num_key_value_heads', 'window', 'soft_cap', 'key_width',
-                             'value_width', 'query_key_epsilon')
+    require_option_values_at_least(self, 1, 'num_heads')
+    require_option_values_at_least(
+      self, 0, 'num_key_value_heads', 'window', 'soft_cap', 'key_width', 'value_width',
+      'query_key_epsilon')
     require_one_of(self, 'form', FORMS)
-    if self.key_width % self.positions.head_width_divisor:
-      multiple = self.positions.head_width_divisor
+    if self.key_width % self.positions.required_head_width_divisor:
+      multiple = self.positions.required_head_width_divisor
       raise ValueError(f'the positions {type(self.positions).__name__} require a key_width among '
                        f'the multiples of {multiple}, not {self.key_width}')
-    if self.positions.has_relative_tables and self.key_width != self.value_width:
+    if self.positions.has_relative_position_terms and self.key_width != self.value_width:
       raise ValueError(f'the positions {type(self.positions).__name__} require a value_width equal '
                        'to key_width')
-    if not self.causal and (self.window or self.positions.has_relative_tables):
+    if not self.causal and (self.window or self.positions.has_relative_position_terms):
       raise ValueError(
         'attention with causal=False supports no window and no ALiBi, T5Bias or Shaw positions')
     heads, shared = self.num_heads, self.num_key_value_heads
@@ -231,9 +237,9 @@ class Attention(SequenceLayer):
     return self.positions.input_layer
 
   @property
-  def bidirectional_form(self):
+  def bidirectional_version(self):
     """A copy of this layer without the causal mask, or None if its options require the mask."""
-    if self.window or self.positions.has_relative_tables:
+    if self.window or self.positions.has_relative_position_terms:
       return None
     return self.clone(causal=False)
 
@@ -243,9 +249,9 @@ class Attention(SequenceLayer):
     return self.window or None
 
   @property
-  def width_divisor(self):
-    """A multiple of the number of heads by which the model width must be divisible."""
-    return self.num_heads * self.positions.head_width_divisor
+  def required_width_divisor(self):
+    """The number by which the model width must be divisible, a multiple of the number of heads."""
+    return self.num_heads * self.positions.required_head_width_divisor
 
   @property
   def num_key_heads(self) -> int:
@@ -261,13 +267,13 @@ class Attention(SequenceLayer):
     share = width // self.num_heads
     return self.key_width or share, self.value_width or share
 
-  def num_cache_slots(self, capacity: int) -> int:
-    """Returns the capacity of the cache in tokens, which is at most window - 1 with a window."""
+  def required_cache_slots(self, capacity: int) -> int:
+    """Returns the number of cache slots for `capacity` tokens, at most window - 1 if windowed."""
     return min(capacity, self.window - 1) if self.window else capacity
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
-    """Returns an empty cache with slots for `num_cache_slots(capacity)` tokens."""
-    size = self.num_cache_slots(capacity)
+    """Returns an empty cache with slots for `required_cache_slots(capacity)` tokens."""
+    size = self.required_cache_slots(capacity)
     key, value = (
       jnp.zeros((batch_size, self.num_key_heads, channels, size), dtype)
       for channels in self.head_widths(width)
@@ -311,11 +317,12 @@ class Attention(SequenceLayer):
     Returns the cache to attend to, the slot of the first new token in it, and the next state.
     """
     if state is None:
-      return new_tokens, 0, new_tokens.keep_last_slots(self.num_cache_slots(new_tokens.num_slots))
+      num_cache_slots = self.required_cache_slots(new_tokens.num_cache_slots)
+      return new_tokens, 0, new_tokens.keep_last_cache_slots(num_cache_slots)
     if self.window:
-      cache = state.append_as_new_slots(new_tokens)
-      return cache, state.num_slots, cache.keep_last_slots(state.num_slots)
-    cache = state.write_to_free_slots(new_tokens)
+      cache = state.append_new_cache_slots(new_tokens)
+      return cache, state.num_cache_slots, cache.keep_last_cache_slots(state.num_cache_slots)
+    cache = state.write_to_free_cache_slots(new_tokens)
     return cache, state.index, cache
 
   @nn.compact
@@ -330,18 +337,20 @@ class Attention(SequenceLayer):
     all_valid = state is None and mask is None
     valid = None if all_valid else cache.valid
     attention_mask = AttentionMask(offset, self.window, valid, self.causal)
-    num_distances = min(self.window, cache.num_slots) if self.window else cache.num_slots
-    relative_tables = self.positions.relative_tables(
+    num_distances = cache.num_cache_slots
+    if self.window:
+      num_distances = min(self.window, num_distances)
+    relative_position_terms = self.positions.relative_position_terms(
       num_distances, self.num_heads, query.shape[-1])
     shared = self.num_heads // self.num_key_heads
     query = query.reshape(batch_size, self.num_key_heads, shared, *query.shape[2:])
     key, value = cache.key.astype(x.dtype), cache.value.astype(x.dtype)
-    sow_weights(self, query, key, attention_mask, relative_tables, self.soft_cap)
-    y = attend(query, key, value, attention_mask, relative_tables, self.soft_cap, self.form)
+    sow_weights(self, query, key, attention_mask, relative_position_terms, self.soft_cap)
+    y = attend(query, key, value, attention_mask, relative_position_terms, self.soft_cap, self.form)
     y = y.reshape(batch_size, self.num_heads, length, y.shape[-1])
     # If tokens exceed the capacity of the cache, the outputs are NaN instead of wrong numbers.
-    if not self.window or next_state.num_slots < self.window - 1:
-      y = jnp.where(next_state.index <= next_state.num_slots, y, jnp.nan)
+    if not self.window or next_state.num_cache_slots < self.window - 1:
+      y = jnp.where(next_state.index <= next_state.num_cache_slots, y, jnp.nan)
     output = {'use_bias': self.use_bias, 'dtype': x.dtype, 'name': 'output'}
     y = nn.DenseGeneral(width, (1, 3), **output)(y)
     return y, next_state
@@ -353,5 +362,5 @@ class SlidingWindow(Attention):
   window: int = 16
 
   def __post_init__(self):
-    require_options_at_least(self, 1, 'window')  # in the base class 0 means all tokens
+    require_option_values_at_least(self, 1, 'window')  # in the base class 0 means all tokens
     super().__post_init__()

@@ -21,8 +21,8 @@ from transformer.layer import SequenceLayer
 
 def make_bidirectional(layer: SequenceLayer) -> SequenceLayer:
   """Returns a bidirectional variant of a causal layer, for an encoder."""
-  if layer.bidirectional_form is not None:
-    return layer.bidirectional_form
+  if layer.bidirectional_version is not None:
+    return layer.bidirectional_version
   if layer.receptive_field == 1:  # outputs depend on no other token in either direction
     return layer
   return Bidirectional(layer, parent=None)
@@ -38,11 +38,11 @@ class LayerWrapper(SequenceLayer):
     return self.layer.input_layer
 
   @property
-  def width_divisor(self):
-    return self.layer.width_divisor
+  def required_width_divisor(self):
+    return self.layer.required_width_divisor
 
   @property
-  def bidirectional_form(self):
+  def bidirectional_version(self):
     """The layer itself, because it is already bidirectional."""
     return self
 
@@ -65,9 +65,9 @@ class Bidirectional(LayerWrapper):
 
 
 class Centred(LayerWrapper):
-  """A layer with a window of r tokens, shifted so that the window is centred on the output.
+  """A wrapper that centres the receptive field of a layer, of r tokens, on the output token.
 
-  The window ends (r - 1) // 2 tokens after the output. No state is returned.
+  The receptive field ends (r - 1) // 2 tokens after the output. No state is returned.
   """
 
   def __post_init__(self):
@@ -93,8 +93,8 @@ class Centred(LayerWrapper):
 class PaddingFirst(LayerWrapper):
   """A causal layer whose inputs are reordered so that padding precedes the valid tokens.
 
-  The outputs are in the original order. Only layers in which padding counts as steps need this,
-  because their state contains the latest inputs and would otherwise contain the padding.
+  The outputs are in the original order. Only layers in which padding increases distances need
+  this, because their state contains the latest inputs and would otherwise contain the padding.
   """
 
   @property
@@ -106,7 +106,7 @@ class PaddingFirst(LayerWrapper):
 
   @nn.compact
   def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]
-    if mask is None or not self.layer.padding_counts_as_steps:
+    if mask is None or not self.layer.padding_occupies_positions:
       return self.layer(x, state, mask=mask, train=train)
     rows, mask = jnp.arange(len(x))[:, None], jnp.asarray(mask)
     order = jnp.argsort(mask, 1, stable=True)

@@ -49,8 +49,8 @@ class Block(SequenceLayer):
     return self.layer.receptive_field
 
   @property
-  def padding_counts_as_steps(self):
-    return self.layer.padding_counts_as_steps
+  def padding_occupies_positions(self):
+    return self.layer.padding_occupies_positions
 
   @property
   def input_layer(self):
@@ -61,13 +61,13 @@ class Block(SequenceLayer):
     return self.layer.source_projection
 
   @property
-  def bidirectional_form(self):
+  def bidirectional_version(self):
     """A copy of this block with the bidirectional variant of its layer."""
     return self.clone(layer=make_bidirectional(self.layer))
 
   @property
-  def width_divisor(self):
-    return self.layer.width_divisor
+  def required_width_divisor(self):
+    return self.layer.required_width_divisor
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
     return self.layer.initial_state(batch_size, capacity, width, dtype)

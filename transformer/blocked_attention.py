@@ -25,16 +25,16 @@ from transformer.dot_product import (
   TINY,
   AttentionMask,
   attention_scores,
-  pad_and_reverse_tables,
-  slice_tables,
+  slice_position_terms,
+  sort_position_terms_by_decreasing_distance,
   weighted_sum_of_values,
 )
-from transformer.positions import RelativeTables
+from transformer.positions import RelativePositionTerms
 
 
 def blocked_attention(
-  query, key, value, attention_mask: AttentionMask, relative_tables: RelativeTables, soft_cap=0.0,
-  block_size=128,
+  query, key, value, attention_mask: AttentionMask, relative_position_terms: RelativePositionTerms,
+  soft_cap=0.0, block_size=128,
 ):
   """Computes the result of `dense_attention`, up to rounding errors, with linear memory.
 
@@ -43,7 +43,7 @@ def blocked_attention(
     key: [B, H, K, S].
     value: [B, H, V, S].
     attention_mask: the keys that each query may attend to.
-    relative_tables: terms of the scores, keys and values that depend on the distance.
+    relative_position_terms: terms of the scores, keys and values that depend on the distance.
     soft_cap: the bound c of the scores; 0 for no bound.
     block_size: the number of queries, and of keys, in a block.
 
@@ -55,25 +55,28 @@ def blocked_attention(
 
     >>> query, key = jnp.ones((1, 1, 1, 4, 2)), jnp.ones((1, 1, 2, 4))
     >>> value = jnp.arange(4.0).reshape(1, 1, 1, 4)
-    >>> y = blocked_attention(query, key, value, AttentionMask(), RelativeTables(), block_size=2)
+    >>> no_terms = RelativePositionTerms()
+    >>> y = blocked_attention(query, key, value, AttentionMask(), no_terms, block_size=2)
     >>> y.shape, [round(number, 3) for number in y.ravel().tolist()]
     ((1, 1, 1, 4, 1), [0.0, 0.5, 1.0, 1.5])
 
   """
   *heads, length, _ = query.shape
-  offset, window, valid, causal = attention_mask
+  query_offset, window, valid_keys, causal = attention_mask
   block_size = min(block_size, length)
-  if not causal and valid is None and key.shape[3] % block_size:
+  if not causal and valid_keys is None and key.shape[3] % block_size:
     # The last block of keys is padded to the block size, and a mask excludes this padding.
-    valid = jnp.ones((key.shape[0], key.shape[3]), bool)
-  query, key, value, valid = (
+    valid_keys = jnp.ones((key.shape[0], key.shape[3]), bool)
+  query, key, value, valid_keys = (
     None if x is None else split_into_blocks(x, axis, block_size)
-    for x, axis in ((query, 3), (key, 3), (value, 3), (valid, 1))
+    for x, axis in ((query, 3), (key, 3), (value, 3), (valid_keys, 1))
   )
-  pairs = tuple(visible_block_pairs(len(query), len(key), block_size, offset, window, causal))
-  padded_tables = pad_and_reverse_tables(relative_tables, block_size, block_size)
+  pairs = tuple(visible_block_pairs(len(query), len(key), block_size, query_offset, window, causal))
+  padded_relative_position_terms = sort_position_terms_by_decreasing_distance(
+    relative_position_terms, block_size, block_size)
   settings = pairs, window, causal, soft_cap
-  y = _attend_block_pairs(query, key, value, padded_tables, valid, offset, settings)
+  y = _attend_block_pairs(
+    query, key, value, padded_relative_position_terms, valid_keys, query_offset, settings)
   return jnp.moveaxis(y, 0, 3).reshape(*heads, -1, y.shape[-1])[..., :length, :]
 
 
@@ -94,15 +97,17 @@ def split_into_blocks(x, axis, block_size):
   return jnp.moveaxis(x, axis, 0)
 
 
-def visible_block_pairs(num_query_blocks, num_key_blocks, block_size, offset, window, causal=True):
+def visible_block_pairs(
+  num_query_blocks, num_key_blocks, block_size, query_offset, window, causal=True
+):
   """Yields the pairs of a query block and a key block that the attention mask does not exclude.
 
   Args:
     num_query_blocks: the number of query blocks.
     num_key_blocks: the number of key blocks.
     block_size: the number of queries, and of keys, in a block.
-    offset: the position of the first query among the keys. An array, whose value is known only at
-      run time, excludes no pair.
+    query_offset: the position of the first query among the keys. An array, whose value is known
+      only at run time, excludes no pair.
     window: the number of latest keys that a query may attend to; 0 for no limit.
     causal: whether later keys are excluded.
 
@@ -112,22 +117,22 @@ def visible_block_pairs(num_query_blocks, num_key_blocks, block_size, offset, wi
   """
   for i in range(num_query_blocks):
     for j in range(num_key_blocks):
-      if not causal or not isinstance(offset, int):
+      if not causal or not isinstance(query_offset, int):
         yield i, j
       else:
-        distance = offset + (i - j) * block_size  # between the first query and the first key
+        distance = query_offset + (i - j) * block_size  # between the first query and the first key
         any_causal = distance + block_size > 0
         if any_causal and not (window and distance - block_size + 1 >= window):
           yield i, j
 
 
 def _select_block(blocks, index):
-  """Selects the block with the given index from each array [n, ...]."""
+  """Selects the block at `index` from each array [n, ...] of a pytree, where n counts blocks."""
   return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, index, 0, False), blocks)
 
 
 def _replace_block(blocks, new_block, index):
-  """Replaces the block with the given index in each array [n, ...]."""
+  """Replaces the block at `index` by `new_block` in a pytree of arrays that each stack n blocks."""
   return jax.tree.map(
     lambda x, new: jax.lax.dynamic_update_index_in_dim(x, new, index, 0), blocks, new_block)
 
@@ -138,15 +143,17 @@ def _scan_block_pairs(pairs, step, carry):
   return jax.lax.scan(lambda carry, pair: (step(carry, *pair), None), carry, columns)[0]
 
 
-def _blocked_forward(query, key, value, padded_tables, valid, offset, settings):
+def _blocked_forward(
+  query, key, value, padded_relative_position_terms, valid_keys, query_offset, settings
+):
   """Returns the outputs of all query blocks, and the arrays that the backward pass requires."""
   pairs, window, causal, soft_cap = settings
   block_size = query.shape[4]
 
   def update_softmax_sums(carry, i, j):
-    distance = offset + (i - j) * block_size
-    tables = slice_tables(padded_tables, distance, block_size, block_size)
-    attention_mask = AttentionMask(distance, window, _select_block(valid, j), causal)
+    distance = query_offset + (i - j) * block_size
+    tables = slice_position_terms(padded_relative_position_terms, distance, block_size, block_size)
+    attention_mask = AttentionMask(distance, window, _select_block(valid_keys, j), causal)
     score = attention_mask.mask_scores(
       attention_scores(_select_block(query, i), _select_block(key, j), tables, soft_cap))
     y, top, total = _select_block(carry, i)
@@ -161,25 +168,30 @@ def _blocked_forward(query, key, value, padded_tables, valid, offset, settings):
   y, top, total = _scan_block_pairs(pairs, update_softmax_sums, carry)
   total = jnp.maximum(total, TINY)
   y = (y / total).astype(value.dtype)
-  return y, (query, key, value, padded_tables, valid, offset, y, top + jnp.log(total))
+  log_total = top + jnp.log(total)
+  inputs = query, key, value, padded_relative_position_terms, valid_keys, query_offset
+  return y, (*inputs, y, log_total)
 
 
 def _blocked_backward(settings, residuals, dy):
-  """Returns the gradients of the loss with respect to queries, keys, values and relative tables.
+  """Computes loss gradients with respect to queries, keys, values and relative-position terms.
 
   All sums are float32.
   """
-  query, key, value, padded_tables, valid, offset, y, log_total = residuals
+  *inputs, y, log_total = residuals
+  query, key, value, padded_relative_position_terms, valid_keys, query_offset = inputs
   pairs, window, causal, soft_cap = settings
   block_size = query.shape[4]
   dy = dy.astype(jnp.float32)
   dy_dot_y = jnp.sum(dy * y.astype(jnp.float32), -1, keepdims=True)
 
   def add_gradients_of_block_pair(carry, i, j):
-    distance = offset + (i - j) * block_size
-    attention_mask = AttentionMask(distance, window, _select_block(valid, j), causal)
+    distance = query_offset + (i - j) * block_size
+    attention_mask = AttentionMask(distance, window, _select_block(valid_keys, j), causal)
     tables, slice_vjp = jax.vjp(
-      lambda t: slice_tables(t, distance, block_size, block_size), padded_tables)
+      lambda t: slice_position_terms(t, distance, block_size, block_size),
+      padded_relative_position_terms,
+    )
     score, score_vjp = jax.vjp(
       lambda *a: attention_scores(*a, soft_cap),
       _select_block(query, i), _select_block(key, j), tables,
@@ -195,20 +207,23 @@ def _blocked_backward(settings, residuals, dy):
     sums = (_replace_block(x, _select_block(x, index) + new, index) for x, new, index in terms)
     return *sums, jax.tree.map(jnp.add, table_sums, dpadded)
 
-  inputs = query, key, value, padded_tables
-  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), inputs)
+  operands = query, key, value, padded_relative_position_terms
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), operands)
   sums = _scan_block_pairs(pairs, add_gradients_of_block_pair, zeros)
-  return *jax.tree.map(lambda x, like: x.astype(like.dtype), sums, inputs), None, None
+  return *jax.tree.map(lambda x, like: x.astype(like.dtype), sums, operands), None, None
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
-def _attend_block_pairs(query, key, value, padded_tables, valid, offset, settings):
+def _attend_block_pairs(
+  query, key, value, padded_relative_position_terms, valid_keys, query_offset, settings
+):
   """Computes attention from the listed pairs of query and key blocks, with a custom gradient.
 
   Queries have the shape [n, B, H, R, t, K], for n blocks of t queries. Keys and values have the
   shape [m, B, H, K or V, s], for m blocks of s keys.
   """
-  return _blocked_forward(query, key, value, padded_tables, valid, offset, settings)[0]
+  return _blocked_forward(
+    query, key, value, padded_relative_position_terms, valid_keys, query_offset, settings)[0]
 
 
 _attend_block_pairs.defvjp(_blocked_forward, _blocked_backward)

@@ -17,7 +17,7 @@ from flax import linen as nn
 from transformer.attention import FORMS, attend, sow_weights
 from transformer.dot_product import AttentionMask
 from transformer.layer import SequenceLayer, apply_mask
-from transformer.options import check_width, require_one_of, require_options_at_least
+from transformer.options import check_width, require_one_of, require_option_values_at_least
 
 
 class ProjectedSource(NamedTuple):
@@ -37,21 +37,24 @@ class ProjectSource(nn.Module):
   use_bias: bool = False
 
   @nn.compact
-  def __call__(self, memory, mask=None) -> ProjectedSource:  # [B, S, D], [B, S]
-    share = memory.shape[2] // self.num_heads
+  def __call__(self, encoder_outputs, mask=None) -> ProjectedSource:  # [B, S, D], [B, S]
+    share = encoder_outputs.shape[2] // self.num_heads
 
-    def project_source(channels, name):
-      heads = (self.num_heads, channels or share)
-      options = {'use_bias': self.use_bias, 'dtype': memory.dtype, 'name': name}
-      return nn.DenseGeneral(heads, **options)(apply_mask(memory, mask)).transpose(0, 2, 3, 1)
+    def compute_keys_or_values(head_width, projection_name):
+      heads = (self.num_heads, head_width or share)
+      options = {
+        'use_bias': self.use_bias, 'dtype': encoder_outputs.dtype, 'name': projection_name}
+      projected = nn.DenseGeneral(heads, **options)(apply_mask(encoder_outputs, mask))
+      return projected.transpose(0, 2, 3, 1)
 
-    valid = jnp.ones(memory.shape[:2], bool) if mask is None else mask
-    key, value = project_source(self.key_width, 'key'), project_source(self.value_width, 'value')
+    valid = jnp.ones(encoder_outputs.shape[:2], bool) if mask is None else mask
+    key = compute_keys_or_values(self.key_width, 'key')
+    value = compute_keys_or_values(self.value_width, 'value')
     return ProjectedSource(key, value, valid)
 
 
 class CrossAttention(SequenceLayer):
-  """Multi-head attention to a projected source, which is the state of the layer.
+  """Multi-head attention to a source, whose projected keys and values are the state of the layer.
 
   Without a source the output is 0.
 
@@ -75,12 +78,12 @@ class CrossAttention(SequenceLayer):
 
   def __post_init__(self):
     super().__post_init__()
-    require_options_at_least(self, 1, 'num_heads')
-    require_options_at_least(self, 0, 'key_width', 'value_width')
+    require_option_values_at_least(self, 1, 'num_heads')
+    require_option_values_at_least(self, 0, 'key_width', 'value_width')
     require_one_of(self, 'form', FORMS)
 
   @property
-  def width_divisor(self):
+  def required_width_divisor(self):
     """The number of heads, which must divide the model width."""
     return self.num_heads
 

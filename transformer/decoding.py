@@ -37,13 +37,13 @@ import jax.numpy as jnp
 
 from transformer.decode_loop import (
   EndTokens,
-  HypothesisPool,
+  HypothesisSet,
   Step,
-  check_minimum,
+  check_lower_bound,
   decode_loop,
   has_invalid_logits,
   is_end_token,
-  length_limits,
+  length_limit_per_sequence,
   select_batch_rows,
 )
 from transformer.layer import State
@@ -76,7 +76,7 @@ class Hypotheses(NamedTuple):
 
 def greedy_search(
   step: Step, state: State, start_tokens: jax.Array, max_length: int, end_tokens: EndTokens,
-  pad_token: int, *, limits: jax.Array | None = None,
+  pad_token: int, *, length_limits: jax.Array | None = None,
 ) -> GeneratedSequences:
   """Generates, at every step, the token with the highest probability.
 
@@ -87,7 +87,7 @@ def greedy_search(
     max_length: T, the maximum number of generated tokens.
     end_tokens: the token, or a tuple of tokens, after which a sequence is complete; -1 for none.
     pad_token: the token that fills the result after the end.
-    limits: [B] a maximum number of tokens for each sequence; None for `max_length`.
+    length_limits: [B] a maximum number of tokens for each sequence; None for `max_length`.
 
   Returns:
     The generated sequences.
@@ -108,19 +108,18 @@ def greedy_search(
     [4 2] 4
 
   """
-  def choose_most_likely_tokens(logits, num_generated):
-    del num_generated
+  def choose_most_likely_tokens(logits, _num_generated_so_far):
     return _most_likely_tokens(logits)
 
   return _generate_sequences(
-    step, state, start_tokens, max_length, end_tokens, pad_token, limits,
+    step, state, start_tokens, max_length, end_tokens, pad_token, length_limits,
     choose_most_likely_tokens)
 
 
 def sample(
   step: Step, state: State, start_tokens: jax.Array, max_length: int, end_tokens: EndTokens,
   pad_token: int, *, key: jax.Array, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0,
-  limits: jax.Array | None = None,
+  length_limits: jax.Array | None = None,
 ) -> GeneratedSequences:
   """Generates sequences by drawing each token at random from the distribution of the model.
 
@@ -138,7 +137,7 @@ def sample(
       uniformly among the tokens with a logit above -inf.
     top_k: the number of most likely tokens to draw from; 0 for all.
     top_p: among these tokens, the mass of the smallest set to draw from.
-    limits: [B] a maximum number of tokens for each sequence; None for `max_length`.
+    length_limits: [B] a maximum number of tokens for each sequence; None for `max_length`.
 
   Returns:
     The generated sequences.
@@ -161,17 +160,17 @@ def sample(
     [1, 2]
 
   """
-  check_minimum({'temperature': temperature, 'top_k': top_k}, 0)
-  # Temperatures outside these bounds give the distribution of temperature 0 or infinity.
+  check_lower_bound({'temperature': temperature, 'top_k': top_k}, 0)
+  # In float32, temperatures outside these bounds have the same effect as 0 or infinity.
   temperature = 0.0 if temperature < MIN_TEMPERATURE else min(temperature, MAX_TEMPERATURE)
   if not 0 < top_p <= 1:
     raise ValueError(f'top_p must be above 0 and at most 1, not {top_p}')
 
-  def draw_tokens(logits, num_generated):
+  def draw_tokens(logits, num_generated_so_far):
     if not temperature:
       return _most_likely_tokens(logits)
     logits = (logits - jnp.max(logits, -1, keepdims=True)) / temperature
-    step_key = jax.random.fold_in(key, num_generated)
+    step_key = jax.random.fold_in(key, num_generated_so_far)
     if not top_k and top_p == 1:
       return jax.random.categorical(step_key, logits)
     logits, tokens = filter_top_k_top_p(logits, top_k, top_p)
@@ -179,7 +178,7 @@ def sample(
     return jnp.take_along_axis(tokens, rank[:, None], 1)[:, 0]
 
   return _generate_sequences(
-    step, state, start_tokens, max_length, end_tokens, pad_token, limits, draw_tokens)
+    step, state, start_tokens, max_length, end_tokens, pad_token, length_limits, draw_tokens)
 
 
 def filter_top_k_top_p(
@@ -213,7 +212,7 @@ def filter_top_k_top_p(
 def beam_search(
   step: Step, state: State, start_tokens: jax.Array, max_length: int, end_tokens: EndTokens,
   pad_token: int, *, beam_size: int = 4, length_penalty: float = 0.6,
-  num_return_sequences: int | None = None, limits: jax.Array | None = None,
+  num_return_sequences: int | None = None, length_limits: jax.Array | None = None,
 ) -> Hypotheses:
   """Searches for the sequences with the highest length-normalized log probability.
 
@@ -230,7 +229,7 @@ def beam_search(
     length_penalty: alpha, the exponent of the length penalty.
     num_return_sequences: N, the number of complete hypotheses; None for `beam_size`. The search
       for fewer hypotheses stops earlier.
-    limits: [B] a maximum number of tokens for each sequence; None for `max_length`.
+    length_limits: [B] a maximum number of tokens for each sequence; None for `max_length`.
 
   Returns:
     The N best hypotheses of each sentence, the best first.
@@ -257,43 +256,44 @@ def beam_search(
 
   """
   num_returned = beam_size if num_return_sequences is None else num_return_sequences
-  check_minimum({'beam_size': beam_size, 'num_return_sequences': num_returned}, 1)
-  check_minimum({'length_penalty': length_penalty}, 0)
-  limits = length_limits(start_tokens, max_length, limits)[:, None]
+  check_lower_bound({'beam_size': beam_size, 'num_return_sequences': num_returned}, 1)
+  check_lower_bound({'length_penalty': length_penalty}, 0)
+  length_limits = length_limit_per_sequence(start_tokens, max_length, length_limits)[:, None]
   first_rows = beam_size * jnp.arange(len(start_tokens))[:, None]  # of each sentence's beam
 
   def length_normalized_score(log_probability, length):
     return log_probability / ((5 + length) / 6) ** length_penalty
 
-  def advance_beams(logits, num_generated, results):
-    beam, complete, broken = results
+  def advance_beams(logits, num_generated_so_far, search_state):
+    beam, complete, broken = search_state
     in_use = beam.scores > -jnp.inf
     invalid = has_invalid_logits(logits).reshape(beam.scores.shape)
     broken |= jnp.any(in_use & invalid, 1)
     beam, origin = beam.keep_hypotheses_where(~broken[:, None]).extend_hypotheses(
-      logits, num_generated)
-    token = beam.tokens[:, :, num_generated]
-    ended = is_end_token(token, end_tokens) | (num_generated + 1 >= limits)
-    candidates = beam._replace(scores=length_normalized_score(beam.scores, num_generated + 1))
-    complete = complete.merge_pools(candidates.keep_hypotheses_where(ended))
+      logits, num_generated_so_far)
+    token = beam.tokens[:, :, num_generated_so_far]
+    ended = is_end_token(token, end_tokens) | (num_generated_so_far + 1 >= length_limits)
+    candidates = beam._replace(
+      scores=length_normalized_score(beam.scores, num_generated_so_far + 1))
+    complete = complete.merge_hypothesis_sets(candidates.keep_hypotheses_where(ended))
     beam = beam.keep_hypotheses_where(~ended)
-    bound = length_normalized_score(beam.scores.max(1, keepdims=True), limits)
+    bound = length_normalized_score(beam.scores.max(1, keepdims=True), length_limits)
     beam = beam.keep_hypotheses_where(bound > complete.scores[:, -1:])
     tokens, rows = token.ravel(), (first_rows + origin).ravel()
     return tokens, rows, (beam, complete, broken), beam.scores > -jnp.inf
 
   beam, complete = (
-    HypothesisPool.empty_pool(start_tokens, size, max_length, pad_token)
+    HypothesisSet.empty_hypothesis_set(start_tokens, size, max_length, pad_token)
     for size in (beam_size, num_returned)
   )
-  # Beam search starts from one empty hypothesis for each sentence with a limit above 0.
-  initial = (jnp.arange(beam_size)[None] == 0) & (limits > 0)
+  # A sentence starts with one empty hypothesis, or with none if its length limit is 0.
+  initial = (jnp.arange(beam_size)[None] == 0) & (length_limits > 0)
   beam = beam._replace(scores=jnp.where(initial, 0, beam.scores))
   rows = jnp.repeat(jnp.arange(len(start_tokens)), beam_size)
   state, start_tokens = select_batch_rows((state, start_tokens), rows)
-  results = beam, complete, jnp.zeros(len(limits), bool)
+  initial_results = beam, complete, jnp.zeros(len(length_limits), bool)
   (_, complete, broken), steps = decode_loop(
-    step, state, start_tokens, max_length, results, advance_beams)
+    step, state, start_tokens, max_length, initial_results, advance_beams)
   scores = jnp.where(broken[:, None], jnp.nan, complete.scores)
   return Hypotheses(complete.tokens, complete.lengths, scores, steps)
 
@@ -328,25 +328,26 @@ def prefill(
 
 
 def _generate_sequences(
-  step, state, start_tokens, max_length, end_tokens, pad_token, limits, choose_tokens
+  step, state, start_tokens, max_length, end_tokens, pad_token, length_limits, choose_tokens
 ):
-  """Generates sequences whose tokens are chosen by choose_tokens(logits [B, V], num_generated)."""
-  limits = length_limits(start_tokens, max_length, limits)
+  """Generates sequences whose tokens are chosen by `choose_tokens` from the logits [B, V]."""
+  length_limits = length_limit_per_sequence(start_tokens, max_length, length_limits)
 
-  def append_next_tokens(logits, num_generated, results):
-    tokens, lengths, active, broken = results
+  def append_next_tokens(logits, num_generated_so_far, partial_sequences):
+    tokens, lengths, active, broken = partial_sequences
     broken |= active & has_invalid_logits(logits)
     active &= ~broken
-    token = choose_tokens(logits, num_generated).astype(start_tokens.dtype)
+    token = choose_tokens(logits, num_generated_so_far).astype(start_tokens.dtype)
     token = jnp.where(active, token, pad_token)
-    tokens, lengths = tokens.at[:, num_generated].set(token), lengths + active
-    active &= ~is_end_token(token, end_tokens) & (lengths < limits)
+    tokens, lengths = tokens.at[:, num_generated_so_far].set(token), lengths + active
+    active &= ~is_end_token(token, end_tokens) & (lengths < length_limits)
     return token, None, (tokens, lengths, active, broken), active
 
   tokens = jnp.full((len(start_tokens), max_length), pad_token, start_tokens.dtype)
-  results = tokens, jnp.zeros_like(limits), limits > 0, jnp.zeros(len(start_tokens), bool)
+  broken = jnp.zeros(len(start_tokens), bool)
+  initial_results = tokens, jnp.zeros_like(length_limits), length_limits > 0, broken
   (tokens, lengths, _, broken), steps = decode_loop(
-    step, state, start_tokens, max_length, results, append_next_tokens)
+    step, state, start_tokens, max_length, initial_results, append_next_tokens)
   return GeneratedSequences(tokens, lengths, steps, broken)
 
 

@@ -22,7 +22,7 @@ import jax
 from flax import linen as nn
 
 from transformer.layer import SequenceLayer, apply_mask
-from transformer.options import require_one_of, require_options_above
+from transformer.options import require_one_of, require_option_values_greater_than
 
 ACTIVATIONS = {
   'relu': jax.nn.relu,
@@ -43,7 +43,7 @@ class FeedForward(SequenceLayer):
   def __post_init__(self):
     super().__post_init__()
     require_one_of(self, 'activation', ACTIVATIONS)
-    require_options_above(self, 0, 'expansion')
+    require_option_values_greater_than(self, 0, 'expansion')
 
   @nn.compact
   def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 
 from transformer import platform
 from transformer.dot_product import AttentionMask
-from transformer.positions import RelativeTables
+from transformer.positions import RelativePositionTerms
 
 TPU_BLOCK = 128
 
 
 def unsupported_reason(
-  query, key, value, attention_mask: AttentionMask, relative_tables: RelativeTables, soft_cap: float
+  query, key, value, attention_mask: AttentionMask, relative_position_terms: RelativePositionTerms,
+  soft_cap: float,
 ) -> str | None:
   """Returns why the fused kernel of the platform does not support these inputs, or None.
 
@@ -24,7 +25,7 @@ def unsupported_reason(
     key: [B, H, K, S].
     value: [B, H, V, S].
     attention_mask: the keys that each query may attend to.
-    relative_tables: terms of the scores, keys and values that depend on the distance.
+    relative_position_terms: terms of the scores, keys and values that depend on the distance.
     soft_cap: the bound c of the scores; 0 for no bound.
 
   Returns:
@@ -35,8 +36,8 @@ def unsupported_reason(
   from_start = isinstance(attention_mask.offset, int) and attention_mask.offset == 0
   if backend not in ('gpu', 'tpu'):
     return f'there is no fused kernel on {backend}'
-  if soft_cap or jax.tree.leaves(relative_tables):
-    return 'the kernel supports no soft cap and no relative tables'
+  if soft_cap or jax.tree.leaves(relative_position_terms):
+    return 'the kernel supports no soft cap and no relative position terms'
   if not from_start or attention_mask.valid is not None or query.shape[3] != key.shape[3]:
     return 'the kernel requires complete sequences without a state and without a mask'
   if value.shape[2] != width:

@@ -1,8 +1,8 @@
-"""Assertions for laws, which are properties that every layer or every task must satisfy.
+"""Assertions for laws, which are properties that every layer or every task must have.
 
-A law is checked by a function of a layer, a task or another subject that calls `expect`,
-`expect_close` and `expect_finite`. `verify_laws` runs several checks and raises a single error that
-lists every violated law.
+A law is checked by a function of a layer, a task or another object that calls `expect`,
+`expect_close` and `expect_finite`. `verify_laws` runs several checks and raises a single
+error that lists every violated law.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -13,26 +13,29 @@ import numpy as np
 
 
 class LawViolation(AssertionError):
-  """Error for one law that a layer or a task violates.
+  """Error raised if a layer or a task lacks a required property, which is called a law.
 
   Attributes:
-    law: the name of the law, once `verify_laws` has caught the error.
-    subject: the layer or task as text, such as `LSTM(forget_bias=1.0)`.
+    law_name: the name of the law, once `verify_laws` has caught the error.
+    tested_object: the layer or task as text, such as `LSTM(forget_bias=1.0)`.
     sizes: the sizes at which the law was checked, such as `B=2, T=10, D=8`.
-    fault: what was observed.
-    advice: the part of the subject that is likely to cause the violation.
+    error_message: a description of the violation.
+    hint: the part of the layer or task that is likely to cause the violation.
 
   """
 
-  def __init__(self, fault: str, advice: str, law: str = '', subject: str = '', sizes: str = ''):
-    super().__init__(fault, advice, law, subject, sizes)
-    self.fault, self.advice = fault, advice
-    self.law, self.subject, self.sizes = law, subject, sizes
+  def __init__(
+    self, error_message: str, hint: str, law_name: str = '', tested_object: str = '',
+    sizes: str = '',
+  ):
+    super().__init__(error_message, hint, law_name, tested_object, sizes)
+    self.error_message, self.hint = error_message, hint
+    self.law_name, self.tested_object, self.sizes = law_name, tested_object, sizes
 
   def __str__(self) -> str:
-    lines = [self.fault, *[f'Check: {self.advice}'] * bool(self.advice)]
-    if self.law:
-      lines.insert(0, f'{self.subject} violates the law {self.law!r} at {self.sizes}:')
+    lines = [self.error_message, *[f'Check: {self.hint}'] * bool(self.hint)]
+    if self.law_name:
+      lines.insert(0, f'{self.tested_object} violates the law {self.law_name!r} at {self.sizes}:')
     return '\n  '.join(lines)
 
 
@@ -44,32 +47,32 @@ class LawViolations(AssertionError):
     super().__init__('\n'.join(['', *map(str, self.violations)]))
 
 
-def expect(condition: Any, fault: str, advice: str) -> None:
-  """Raises a LawViolation with the given fault and advice unless the condition is true.
+def expect(condition: Any, error_message: str, hint: str) -> None:
+  """Raises a LawViolation with the error message and the hint unless the condition is true.
 
   Args:
     condition: anything with a truth value.
-    fault: a description of the violation.
-    advice: the code of the layer or task that is likely to cause the fault.
+    error_message: a description of the violation.
+    hint: the code of the layer or task that is likely to cause the violation.
 
   Raises:
     LawViolation: the condition is false.
 
   """
   if not condition:
-    raise LawViolation(fault, advice)
+    raise LawViolation(error_message, hint)
 
 
 def expect_close(
-  actual: Any, expected: Any, fault: str, advice: str = '', tolerance: float = 2e-5
+  actual: Any, expected: Any, error_message: str, hint: str = '', tolerance: float = 2e-5
 ) -> None:
   """Raises a LawViolation unless two pytrees of arrays agree within a relative tolerance.
 
   Args:
     actual: a pytree of arrays.
     expected: a pytree of the same structure and shapes.
-    fault: a description of the difference, to which the error appends the differing numbers.
-    advice: the code of the layer or task that is likely to cause the fault.
+    error_message: a description of the difference, to which the differing numbers are appended.
+    hint: the code of the layer or task that is likely to cause the violation.
     tolerance: the largest difference allowed, relative to max(1, max |expected leaf|).
 
   Raises:
@@ -78,8 +81,8 @@ def expect_close(
   """
   expect(
     jax.tree.structure(actual) == jax.tree.structure(expected),
-    f'{fault} (the structures differ: {jax.tree.structure(actual)} instead of '
-    f'{jax.tree.structure(expected)})', advice,
+    f'{error_message} (the structures differ: {jax.tree.structure(actual)} instead of '
+    f'{jax.tree.structure(expected)})', hint,
   )
   for (path, a), e in zip(
     jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True
@@ -87,7 +90,7 @@ def expect_close(
     name = jax.tree_util.keystr(path) or 'element'
     expect(
       np.shape(a) == np.shape(e),
-      f'{fault} ({name} has the shape {np.shape(a)} instead of {np.shape(e)})', advice,
+      f'{error_message} ({name} has the shape {np.shape(a)} instead of {np.shape(e)})', hint,
     )
     a, e = np.asarray(a, np.float32), np.asarray(e, np.float32)
     difference = np.abs(a - e) / max(1.0, np.abs(e).max(initial=0))
@@ -96,18 +99,18 @@ def expect_close(
       difference = np.where(equal, -1, np.nan_to_num(difference, nan=np.inf))
       worst = np.unravel_index(difference.argmax(), equal.shape)
       raise LawViolation(
-        f'{fault} ({name} {list(map(int, worst))} is {a[worst]:.6g} instead of {e[worst]:.6g}, '
-        f'tolerance {tolerance:g})', advice,
+        f'{error_message} ({name} {list(map(int, worst))} is {a[worst]:.6g} instead of '
+        f'{e[worst]:.6g}, tolerance {tolerance:g})', hint,
       )
 
 
-def expect_finite(tree: Any, fault: str, advice: str) -> None:
+def expect_finite(tree: Any, error_message: str, hint: str) -> None:
   """Raises a LawViolation if an array of a pytree contains NaN or infinity.
 
   Args:
     tree: a pytree of arrays.
-    fault: a description of the computation, to which the error appends the name of the array.
-    advice: the code of the layer or task that is likely to cause the fault.
+    error_message: a description of the computation, to which the name of the array is appended.
+    hint: the code of the layer or task that is likely to cause the violation.
 
   Raises:
     LawViolation: an array contains NaN or infinity.
@@ -116,14 +119,17 @@ def expect_finite(tree: Any, fault: str, advice: str) -> None:
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
     expect(
       np.isfinite(np.asarray(leaf, np.float32)).all(),
-      f'{fault}: {jax.tree_util.keystr(path)} is not finite', advice,
+      f'{error_message}: {jax.tree_util.keystr(path)} is not finite', hint,
     )
 
 
 def select_laws(
   laws: Mapping[str, Callable[[Any], None]], names: Iterable[str]
 ) -> dict[str, Callable[[Any], None]]:
-  """Returns the laws with the given names, and raises ValueError for an unknown name."""
+  """Returns the checks of required properties (laws) that have the given names.
+
+  An unknown name raises a ValueError.
+  """
   names = tuple(names)
   for name in names:
     if name not in laws:
@@ -132,15 +138,15 @@ def select_laws(
 
 
 def verify_laws(
-  laws: Mapping[str, Callable[[Any], None]], subject: Any, name: str, sizes: str
+  laws: Mapping[str, Callable[[Any], None]], tested_object: Any, object_name: str, sizes: str
 ) -> tuple[str, ...]:
-  """Checks the laws of a layer or task and raises a single error that lists all violated laws.
+  """Checks required properties of a layer or task and raises one error that lists all violations.
 
   Args:
-    laws: name -> function of the subject that raises an error if the law is violated. An error that
-      is not a LawViolation is reported with its type and message.
-    subject: the argument of every law.
-    name: the subject as text, for the error.
+    laws: name of a law -> function of the tested object that raises an error if the object
+      violates the law. An error that is not a LawViolation is reported with its type and message.
+    tested_object: the argument of every function.
+    object_name: the tested object as text, for the error.
     sizes: the sizes at which the laws are checked, for the error.
 
   Returns:
@@ -151,17 +157,17 @@ def verify_laws(
 
   """
   violations = []
-  for law, check in laws.items():
+  for law_name, check in laws.items():
     try:
-      check(subject)
+      check(tested_object)
     except LawViolation as error:
-      error.law, error.subject, error.sizes = law, name, sizes
+      error.law_name, error.tested_object, error.sizes = law_name, object_name, sizes
       violations.append(error)
     except Exception as error:
       line = str(error).strip().partition('\n')[0]
       violation = LawViolation(
         f'{type(error).__name__}: {line:.300}', 'the traceback above this error',
-        law, name, sizes,
+        law_name, object_name, sizes,
       )
       violation.__cause__ = error
       violations.append(violation)

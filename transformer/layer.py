@@ -1,4 +1,4 @@
-"""The interface of every sequence layer, and the laws that every layer satisfies.
+"""The interface of every sequence layer, and the properties (laws) that every layer must have.
 
   y, state = layer(x, state, mask=mask, train=train)    x, y: [B, T, D]
 
@@ -9,13 +9,14 @@ generation of one token at a time. Only the state that is passed in differs.
                outputs and gradients.
 2. Causality.  A change of token t changes no output before t, and some output at or after t.
 3. Padding.    Values under the mask, even NaN, change no valid output, no gradient and no later
-               state. Padding leaves the state unchanged, unless `padding_counts_as_steps`.
+               state. Padding leaves the state unchanged, unless the layer sets
+               `padding_occupies_positions`.
 4. State.      A step returns a state of the same tree, shapes and dtypes. Its arrays have the batch
                as their first axis, or are scalars that all sequences share.
 5. Training.   Every parameter has a finite, non-zero gradient. Compiled and uncompiled outputs are
                equal. There is one trace per shape. Results in bfloat16 agree with float32 to the
                precision of bfloat16, also over 1024 tokens.
-6. Field.      The declared receptive field equals the receptive field of the Jacobian.
+6. Field.      The property `receptive_field` equals the receptive field of the Jacobian.
 7. Sizes.      Sequences of no token (the output is [B, 0, D], the state does not change), sequences
                of one token and batches of one sequence are valid inputs.
 8. Range.      Inputs of 1e4 and biases of +-100 give finite outputs, states and gradients.
@@ -60,8 +61,8 @@ class SequenceLayer(nn.Module):
     return None
 
   @property
-  def padding_counts_as_steps(self) -> bool:
-    """Whether padding increases the distance between valid tokens, as in a convolution."""
+  def padding_occupies_positions(self) -> bool:
+    """Whether padding between two valid tokens increases their distance, as in a convolution."""
     return False
 
   @property
@@ -73,13 +74,13 @@ class SequenceLayer(nn.Module):
   def source_projection(self) -> nn.Module | None:
     """A module that maps encoder outputs to the initial state of this layer in a decoder.
 
-    source_projection(memory [B, S, D], mask [B, S] or None) -> state. None for a layer that does
-    not attend to a source.
+    source_projection(encoder_outputs [B, S, D], mask [B, S] or None) -> state. None for a layer
+    that does not attend to a source.
     """
     return None
 
   @property
-  def bidirectional_form(self) -> 'SequenceLayer | None':
+  def bidirectional_version(self) -> 'SequenceLayer | None':
     """The non-causal variant of this layer for encoders, or None if there is none.
 
     Without it, encoders apply the layer once in each direction (`bidirectional.Bidirectional`).
@@ -87,13 +88,13 @@ class SequenceLayer(nn.Module):
     return None
 
   @property
-  def width_divisor(self) -> int:
-    """The number that must divide the model width D."""
+  def required_width_divisor(self) -> int:
+    """The number by which the model width D must be divisible."""
     return 1
 
   @property
   def layer_pattern(self) -> 'tuple[SequenceLayer, ...]':
-    """The sequence of layers that the blocks of a model contain, repeated if there are more blocks.
+    """The layers of the successive blocks, repeated in order if the model has more blocks.
 
     Only a hybrid has more than one layer.
     """
@@ -102,7 +103,7 @@ class SequenceLayer(nn.Module):
   def __call__(
     self, x: jax.Array, state: State = None, *, mask: jax.Array | None = None, train: bool = False
   ) -> tuple[jax.Array, State]:
-    """Computes outputs for the inputs x [B, T, D] and the state after all earlier tokens.
+    """Maps inputs x [B, T, D] and the state after all earlier tokens to outputs and a new state.
 
     Args:
       x: [B, T, D] inputs.

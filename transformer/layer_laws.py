@@ -1,4 +1,4 @@
-"""The laws of the interface in `transformer.layer`, which `verify_layer` checks for any layer.
+"""Checks of the laws in `transformer.layer`, which are properties that every layer must have.
 
   from transformer.layer_laws import verify_layer
   verify_layer(MyLayer())
@@ -19,7 +19,7 @@ from transformer.laws import expect, expect_close, expect_finite, select_laws, v
 from transformer.layer import SequenceLayer
 
 BATCH = 2
-# This advice is part of the error messages of several checks.
+# This hint is part of the error messages of several checks.
 STATE = (
   'what `__call__` returns as the state, and whether it starts from the state that it is given; '
   '`initial_state` has to describe the same tree'
@@ -40,11 +40,11 @@ DTYPE = (
 
 
 class _LayerTestCase:
-  """A layer with random parameters and inputs, for which the laws are checked."""
+  """A layer with random parameters and inputs, for which required properties are checked."""
 
   def __init__(self, layer: SequenceLayer):
     self.layer = layer
-    self.width = 8 * layer.width_divisor if layer.width_divisor < 8 else 2 * layer.width_divisor
+    self.width = layer.required_width_divisor * (8 if layer.required_width_divisor < 8 else 2)
     self.length = max(10, (layer.receptive_field or 1) + 3)
     keys = jax.random.split(jax.random.key(0), 4)
     self.x = jax.random.normal(keys[0], (BATCH, self.length, self.width))
@@ -66,12 +66,13 @@ class _LayerTestCase:
 
   def _outputs_state_and_gradients(self, parameters, x, mask):
     """Returns outputs, the final state, and gradients with respect to parameters and inputs."""
-    def loss_outputs_and_state(parameters, x):
+    def loss_with_outputs_and_state(parameters, x):
       y, state = self.layer.apply(parameters, x, mask=mask)
       real = (leaf for leaf in jax.tree.leaves(state) if jnp.issubdtype(leaf.dtype, jnp.floating))
       return scalar_loss(y, mask) + sum(scalar_loss(leaf, None) for leaf in real), (y, state)
 
-    gradients, (y, state) = jax.grad(loss_outputs_and_state, (0, 1), has_aux=True)(parameters, x)
+    gradients, (y, state) = jax.grad(
+      loss_with_outputs_and_state, (0, 1), has_aux=True)(parameters, x)
     return {'outputs': jnp.where(mask[..., None], y, 0), 'state': state, 'gradients': gradients}
 
   def initial_state(self, capacity=None, dtype=jnp.float32):
@@ -103,7 +104,7 @@ class _LayerTestCase:
 
 @functools.lru_cache
 def layer_test_case(layer: SequenceLayer) -> _LayerTestCase:
-  """Returns the test case of a layer, which is cached because its programs are compiled."""
+  """Returns the test case of a layer, cached so that its functions are compiled only once."""
   return _LayerTestCase(layer)
 
 
@@ -114,7 +115,7 @@ def scalar_loss(y: jax.Array, mask: jax.Array | None) -> jax.Array:
   return jnp.sum(weight * jnp.sin(y))
 
 
-def check_streaming(case: _LayerTestCase) -> None:
+def check_streaming_equals_parallel(case: _LayerTestCase) -> None:
   """Checks that processing in chunks changes neither the outputs nor the gradients."""
   for mask, description, compute_in_chunks in (
     (None, 'in three chunks', functools.partial(case.chunked_outputs, (1, 6))),
@@ -153,10 +154,11 @@ def check_causality(case: _LayerTestCase) -> None:
     )
 
 
-def check_padding(case: _LayerTestCase) -> None:
+def check_padding_changes_no_output(case: _LayerTestCase) -> None:
   """Checks that masked values, even NaN, change no valid output, no gradient and no later state.
 
-  Padding changes no earlier output, and no state unless the layer sets `padding_counts_as_steps`.
+  Padding changes no earlier output. It changes no state unless the layer sets
+  `padding_occupies_positions`.
   """
   hidden = ~case.mask[..., None]
   expected = case.evaluate(case.parameters, case.x, case.mask)
@@ -168,18 +170,16 @@ def check_padding(case: _LayerTestCase) -> None:
         actual[part], expected[part], f'the {part} depend on the inputs at masked positions',
         MASK, tolerance,
       )
-  expect(
-    not np.asarray(actual['gradients'][1])[~case.mask].any(),
-    'the gradient with respect to masked inputs is not zero', MASK,
-  )
-  if not case.layer.padding_counts_as_steps:
+  masked_gradients = np.asarray(actual['gradients'][1])[~case.mask]
+  expect(not masked_gradients.any(), 'the gradient with respect to masked inputs is not zero', MASK)
+  if not case.layer.padding_occupies_positions:
     _, before = case.apply(case.parameters, case.x, case.initial_state(case.length + 3))
     no_tokens = jnp.full_like(case.x[:, :3], jnp.nan)
     _, after = case.apply(case.parameters, no_tokens, before, mask=np.zeros((BATCH, 3), bool))
     expect_close(
       after, before, 'three masked tokens change the state',
-      f'{MASK}; or set `padding_counts_as_steps` if padding is meant to increase the distance to '
-      'earlier tokens, as in a convolution', 0,
+      f'{MASK}; or set `padding_occupies_positions` if padding is meant to increase the '
+      'distance to earlier tokens, as in a convolution', 0,
     )
   valid = np.broadcast_to(np.arange(case.length) < case.length - 3, case.mask.shape)
   expect_close(
@@ -188,7 +188,7 @@ def check_padding(case: _LayerTestCase) -> None:
   )
 
 
-def check_state(case: _LayerTestCase) -> None:
+def check_state_shapes_and_dtypes(case: _LayerTestCase) -> None:
   """Checks that a call preserves the tree structure, shapes and dtypes of the state.
 
   Each array of the state has the batch as its first axis, or is a scalar that all sequences share.
@@ -225,7 +225,7 @@ def check_state(case: _LayerTestCase) -> None:
   )
 
 
-def check_training(case: _LayerTestCase) -> None:
+def check_gradients_compilation_and_bfloat16(case: _LayerTestCase) -> None:
   """Checks that gradients are finite and non-zero and that compilation changes no output.
 
   Each shape is traced once, and results in bfloat16 agree with float32.
@@ -248,11 +248,11 @@ def check_training(case: _LayerTestCase) -> None:
     )
   traces = []
 
-  def apply_and_record_trace(layer, parameters, x):
+  def apply_and_count_jax_traces(layer, parameters, x):
     traces.append(x.shape)
     return layer.apply(parameters, x)
 
-  compiled = jax.jit(apply_and_record_trace, static_argnums=0)
+  compiled = jax.jit(apply_and_count_jax_traces, static_argnums=0)
   compiled(case.layer.copy(), case.parameters, case.x)
   compiled(case.layer.copy(), case.parameters, case.noise)
   expect(
@@ -268,7 +268,7 @@ def check_receptive_field(case: _LayerTestCase) -> None:
   """Checks that `receptive_field` is the number of input tokens that an output depends on."""
   gradient = jax.jit(lambda t: jax.grad(
     lambda x: jnp.sum(case.noise[:, t] * case.parallel_outputs(x)[:, t]))(case.x))
-  advice = '`receptive_field`: 1 + sum of (kernel_size - 1) dilation over layers; None if unbounded'
+  hint = '`receptive_field`: 1 + sum of (kernel_size - 1) dilation over layers; None if unbounded'
   for t in range(case.length):
     inputs = np.flatnonzero((np.asarray(gradient(t)) != 0).any((0, 2)))
     expect(
@@ -278,49 +278,47 @@ def check_receptive_field(case: _LayerTestCase) -> None:
     field, shown = case.layer.receptive_field or t + 1, t + 1 - inputs.min()
     expect(
       shown == field if field <= t + 1 else shown <= field,
-      f'output {t} depends on {shown} tokens, but the declared number is {field}', advice,
+      f'output {t} depends on {shown} tokens, but `receptive_field` is {field}', hint,
     )
 
 
-def check_sizes(case: _LayerTestCase) -> None:
+def check_empty_and_single_token_inputs(case: _LayerTestCase) -> None:
   """Checks that sequences of 0 or 1 tokens and batches of 1 sequence are valid inputs."""
   empty, no_mask = case.x[:, :0], case.mask[:, :0]
   shapes = functools.partial(jax.tree.map, lambda leaf: (leaf.shape, leaf.dtype))
-  advice = 'indices such as x[:, -1], reductions over time, and slices of a state, for T = 0 and 1'
+  hint = 'indices such as x[:, -1], reductions over time, and slices of a state, for T = 0 and 1'
   expect(
     shapes(jax.eval_shape(case.layer.init, jax.random.key(0), empty)) == shapes(case.parameters),
-    'parameters initialised on a sequence of 0 tokens have different shapes', advice,
+    'parameters initialised on a sequence of 0 tokens have different shapes', hint,
   )
   full_state = case.apply(case.parameters, case.x, case.initial_state(case.length + 1))[1]
   for before, mask in ((full_state, None), (full_state, no_mask), (None, no_mask)):
     y, after = case.apply(case.parameters, empty, before, mask=mask)
-    expect(y.shape == empty.shape, f'the output for 0 tokens has the shape {y.shape}', advice)
+    expect(y.shape == empty.shape, f'the output for 0 tokens has the shape {y.shape}', hint)
     before = case.layer.initial_state(BATCH, 0, case.width) if before is None else before
-    expect_close(after, before, 'a call with 0 tokens changes the state', advice, 0)
+    expect_close(after, before, 'a call with 0 tokens changes the state', hint, 0)
   gradient = jax.jit(jax.grad(lambda p, x: jnp.sum(case.layer.apply(p, x)[0]), (0, 1)))(
     case.parameters, empty)
   expect(
     not any(np.any(g) for g in jax.tree.leaves(gradient)),
-    'the gradient of the outputs of 0 tokens is not zero', advice,
+    'the gradient of the outputs of 0 tokens is not zero', hint,
   )
   expect_close(
     case.parallel_outputs(case.x[:1]), case.parallel_outputs()[:1],
-    'the outputs of a sequence depend on the rest of the batch', 'reductions over the batch axis',
-  )
+    'the outputs of a sequence depend on the rest of the batch', 'reductions over the batch axis')
   single = case.evaluate(case.parameters, case.x[:1, :1], np.ones((1, 1), bool))
-  expect_finite(single, 'one token', advice)
+  expect_finite(single, 'one token', hint)
   expect_close(
     single['outputs'], case.parallel_outputs()[:1, :1],
-    'the output of a single token changes if more tokens follow', advice,
-  )
+    'the output of a single token changes if more tokens follow', hint)
 
 
-def check_large_inputs(case: _LayerTestCase) -> None:
+def check_finite_with_large_inputs(case: _LayerTestCase) -> None:
   """Checks that outputs, states and gradients are finite for inputs multiplied by 10,000."""
   expect_finite(case.evaluate(case.parameters, 1e4 * case.x, case.mask), 'inputs * 10,000', RANGE)
 
 
-def check_large_biases(case: _LayerTestCase) -> None:
+def check_finite_with_large_biases(case: _LayerTestCase) -> None:
   """Checks that outputs, states and gradients are finite for biases of +-50 and +-100.
 
   The inputs contain padding. The signs are equal, alternate between parameters, or are random.
@@ -334,18 +332,20 @@ def check_large_biases(case: _LayerTestCase) -> None:
     'alternating from negative': lambda k, shape: (-1.0) ** (k + 1) * np.ones(shape),
     'of random signs': lambda k, shape: draw.choice([-1.0, 1.0], shape),
   }
-  for magnitude, (name, sign) in itertools.product((50, 100), signs.items()):
-    counter = itertools.count()
 
-    def replace_if_bias(path, leaf, magnitude=magnitude, sign=sign, counter=counter):
-      is_bias = str(getattr(path[-1], 'key', '')).endswith('bias')
-      return jnp.array(magnitude * sign(next(counter), leaf.shape), leaf.dtype) if is_bias else leaf
+  def set_bias_to_signed_magnitude(magnitude, signs_of_bias, bias_indices, parameter_path, values):
+    if not str(getattr(parameter_path[-1], 'key', '')).endswith('bias'):
+      return values
+    return jnp.array(magnitude * signs_of_bias(next(bias_indices), values.shape), values.dtype)
 
-    parameters = jax.tree_util.tree_map_with_path(replace_if_bias, case.parameters)
+  for magnitude, (name, signs_of_bias) in itertools.product((50, 100), signs.items()):
+    set_bias = functools.partial(
+      set_bias_to_signed_magnitude, magnitude, signs_of_bias, itertools.count())
+    parameters = jax.tree_util.tree_map_with_path(set_bias, case.parameters)
     expect_finite(case.evaluate(parameters, x, case.mask), f'biases of {magnitude}, {name}', RANGE)
 
 
-def check_long_bfloat16(case: _LayerTestCase) -> None:
+def check_bfloat16_on_long_sequence(case: _LayerTestCase) -> None:
   """Checks that bfloat16 agrees with float32 at all positions of a sequence of 1024 tokens.
 
   In each span of 64 tokens the median error is compared with the root mean square of the outputs,
@@ -364,18 +364,21 @@ def check_long_bfloat16(case: _LayerTestCase) -> None:
   )
 
 
-LAWS = {check.__name__.removeprefix('check_'): check for check in (
-  check_streaming, check_causality, check_padding, check_state, check_training,
-  check_receptive_field, check_sizes, check_large_inputs, check_large_biases, check_long_bfloat16,
-)}
+LAWS = {
+  'streaming': check_streaming_equals_parallel, 'causality': check_causality,
+  'padding': check_padding_changes_no_output, 'state': check_state_shapes_and_dtypes,
+  'training': check_gradients_compilation_and_bfloat16, 'receptive_field': check_receptive_field,
+  'sizes': check_empty_and_single_token_inputs, 'large_inputs': check_finite_with_large_inputs,
+  'large_biases': check_finite_with_large_biases, 'long_bfloat16': check_bfloat16_on_long_sequence,
+}
 
 
 def verify_layer(layer: SequenceLayer, laws: Iterable[str] = tuple(LAWS)) -> tuple[str, ...]:
-  """Checks that a layer satisfies the laws of the layer interface.
+  """Checks that a layer has the properties (laws) that the layer interface requires.
 
   Args:
     layer: an instance of SequenceLayer with the options to verify; it is initialised here, at a
-      width of 8 or a small multiple of `layer.width_divisor`.
+      width of 8 or a small multiple of `layer.required_width_divisor`.
     laws: names of the laws to check, from `LAWS`; all of them by default.
 
   Returns:

@@ -133,7 +133,7 @@ class EncoderDecoder(nn.Module):
     )
     self.bridges = tuple(
       None if level.source_projection is None else level.source_projection.copy()
-      for level in self.decoder.levels
+      for level in self.decoder.all_layers
     )
     # The encoder needs a final norm only if a decoder layer uses the encoder outputs.
     uses_encoder_outputs = any(bridge is not None for bridge in self.bridges)
@@ -184,7 +184,8 @@ class EncoderDecoder(nn.Module):
       source = source[:, ::-1]
       mask = None if mask is None else mask[:, ::-1]
     batch_size, length = source.shape
-    x, _ = self._embed_tokens(self.embedding, 0, apply_mask(source, mask), None, train)
+    x, _ = self._embed_tokens(
+      self.embedding, self.preludes[0], apply_mask(source, mask), None, train)
     encoder_state = None
     if self.carry_state:
       encoder_state = self.encoder.initial_state(
@@ -207,7 +208,7 @@ class EncoderDecoder(nn.Module):
     return input_state, tuple(states)
 
   def decode(self, target, state, *, mask=None, train=False):  # [B, T]
-    """Computes outputs for target tokens and the state after all earlier target tokens.
+    """Computes the outputs for target tokens, given the state after all earlier target tokens.
 
     Args:
       target: [B, T] tokens.
@@ -221,7 +222,8 @@ class EncoderDecoder(nn.Module):
     """
     input_state, states = state
     embedding = self.embedding if self.target_embedding is None else self.target_embedding
-    x, input_state = self._embed_tokens(embedding, 1, apply_mask(target, mask), input_state, train)
+    x, input_state = self._embed_tokens(
+      embedding, self.preludes[1], apply_mask(target, mask), input_state, train)
     x, states = self.decoder(x, states, mask=mask, train=train)
     if self.norms[1] is not None:
       x = self.norms[1](x)
@@ -244,17 +246,23 @@ class EncoderDecoder(nn.Module):
     state = self.encode(source, mask=mask, train=train)
     return self.decode(target, state, train=train)
 
-  def _embed_tokens(self, embedding, stack_index, tokens, input_state, train):
-    """Returns the sums [B, T, D] of embeddings and positions, and the input layer's state."""
+  def _embed_tokens(self, embedding, input_layer, tokens, input_state, train):
+    """Embeds tokens and applies the input layer to the embeddings.
+
+    Returns the resulting inputs [B, T, D] of the stack and the new state of the input layer.
+    """
     x = embedding(tokens).astype(self.dtype)
     if self.scale_embeddings:
       x *= math.sqrt(x.shape[2])
-    if self.preludes[stack_index] is not None:
-      x, input_state = self.preludes[stack_index](x, input_state, train=train)
+    if input_layer is not None:
+      x, input_state = input_layer(x, input_state, train=train)
     return self.drop(x, deterministic=not train), input_state
 
   def _copy_encoder_states_to_decoder(self, encoder_states, decoder_states):
-    """Copies final encoder states to the decoder layers that do not attend to the source."""
+    """Copies final encoder states to the initial states of decoder layers.
+
+    Decoder layers that attend to the source, and layers without state, receive no encoder state.
+    """
     targets = [
       level for level, state in enumerate(decoder_states)
       if jax.tree.leaves(state) and self.bridges[level] is None

@@ -62,14 +62,14 @@ class LayerNorm(nn.Module):
   def __call__(self, x):  # [..., D]
     shape = tuple(x.shape[axis] for axis in self.feature_axes)
 
-    def broadcast_parameter(name, initializer):
+    def create_broadcastable_parameter(name, initializer):
       values = self.param(name, initializer, shape)
       return values.reshape((1,) * (x.ndim - len(shape)) + shape)
 
     y = standardize_last_axis(x.astype(jnp.promote_types(x.dtype, jnp.float32)), self.epsilon)
-    y *= broadcast_parameter('scale', nn.initializers.ones)
+    y *= create_broadcastable_parameter('scale', nn.initializers.ones)
     if self.use_bias:
-      y += broadcast_parameter('bias', nn.initializers.zeros)
+      y += create_broadcastable_parameter('bias', nn.initializers.zeros)
     return y.astype(self.dtype or y.dtype)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from transformer.layer import SequenceLayer
 
 
-def require_options_at_least(component: Any, minimum: float, *names: str) -> None:
+def require_option_values_at_least(component: Any, minimum: float, *names: str) -> None:
   """Raises a ValueError unless the named options of a layer are finite and at least the minimum.
 
   Args:
@@ -25,12 +25,12 @@ def require_options_at_least(component: Any, minimum: float, *names: str) -> Non
       raise ValueError(f'{type(component).__name__} needs {name} >= {minimum}, not {value}')
 
 
-def require_options_above(component: Any, bound: float, *names: str) -> None:
-  """Raises a ValueError unless the named options of a layer are finite and above the bound.
+def require_option_values_greater_than(component: Any, lower_bound: float, *names: str) -> None:
+  """Raises a ValueError unless the named options are finite and greater than the lower bound.
 
   Args:
     component: the object whose attributes are checked.
-    bound: the exclusive lower bound.
+    lower_bound: the number that every option must exceed.
     *names: the names of the attributes.
 
   Raises:
@@ -39,11 +39,11 @@ def require_options_above(component: Any, bound: float, *names: str) -> None:
   """
   for name in names:
     value = getattr(component, name)
-    if not bound < value < math.inf:
-      raise ValueError(f'{type(component).__name__} needs {name} > {bound}, not {value}')
+    if not lower_bound < value < math.inf:
+      raise ValueError(f'{type(component).__name__} needs {name} > {lower_bound}, not {value}')
 
 
-def require_finite_options(component: Any, *names: str) -> None:
+def require_finite_option_values(component: Any, *names: str) -> None:
   """Raises a ValueError if any of the named options of a layer is infinite or NaN."""
   for name in names:
     value = getattr(component, name)
@@ -70,10 +70,10 @@ def require_one_of(component: Any, name: str, choices: Iterable[str]) -> None:
 
 
 def check_width(layer: SequenceLayer, width: int) -> None:
-  """Raises a ValueError unless the width is a multiple of `layer.width_divisor`."""
-  if width % layer.width_divisor:
+  """Raises a ValueError unless the width is a multiple of `layer.required_width_divisor`."""
+  if width % layer.required_width_divisor:
     heads = f' with {layer.num_heads} heads' if hasattr(layer, 'num_heads') else ''
     raise ValueError(
       f'a width of {width} is invalid for {type(layer).__name__}{heads}, which requires '
-      f'multiples of {layer.width_divisor}'
+      f'multiples of {layer.required_width_divisor}'
     )

@@ -21,11 +21,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from transformer.layer import SequenceLayer
-from transformer.options import require_options_above, require_options_at_least
+from transformer.options import require_option_values_at_least, require_option_values_greater_than
 
 
-class RelativeTables(NamedTuple):
-  """Tables of the terms that attention adds for each distance between a query and a key.
+class RelativePositionTerms(NamedTuple):
+  """Terms that attention adds to scores, keys and values, tabulated by the query-key distance.
 
   Row d is for the distance d from query to key, 0 <= d < N. A term that a position
   encoding does not use is None.
@@ -45,12 +45,12 @@ class Positions(nn.Module):
     return None
 
   @property
-  def has_relative_tables(self) -> bool:
-    """Whether attention adds a term for each distance, which requires a causal mask."""
+  def has_relative_position_terms(self) -> bool:
+    """Whether attention adds relative position terms, which requires a causal mask."""
     return False
 
   @property
-  def head_width_divisor(self) -> int:
+  def required_head_width_divisor(self) -> int:
     """The number that must divide the width K of each head."""
     return 1
 
@@ -62,8 +62,10 @@ class Positions(nn.Module):
     del token_positions
     return x
 
-  def relative_tables(self, num_distances: int, num_heads: int, head_width: int) -> RelativeTables:
-    """Returns the terms that attention adds for each distance between a query and a key.
+  def relative_position_terms(
+    self, num_distances: int, num_heads: int, head_width: int
+  ) -> RelativePositionTerms:
+    """Returns the terms that attention adds to scores, keys and values at each query-key distance.
 
     Args:
       num_distances: N, the number of distances 0 .. N - 1.
@@ -75,7 +77,7 @@ class Positions(nn.Module):
 
     """
     del num_distances, num_heads, head_width
-    return RelativeTables()
+    return RelativePositionTerms()
 
 
 class AddPositions(SequenceLayer):
@@ -85,7 +87,7 @@ class AddPositions(SequenceLayer):
   """
 
   receptive_field: ClassVar[int] = 1
-  padding_counts_as_steps: ClassVar[bool] = True
+  padding_occupies_positions: ClassVar[bool] = True
 
   def initial_state(self, batch_size, capacity, width, dtype=jnp.float32):
     """Returns the position 0 of the first token."""
@@ -142,7 +144,7 @@ class Sinusoidal(Positions):
 
   def __post_init__(self):
     super().__post_init__()
-    require_options_above(self, 0, 'base')
+    require_option_values_greater_than(self, 0, 'base')
 
   @property
   def input_layer(self):
@@ -157,11 +159,11 @@ class Learned(Positions):
 
   def __post_init__(self):
     super().__post_init__()
-    require_options_at_least(self, 1, 'max_length')
+    require_option_values_at_least(self, 1, 'max_length')
 
   @property
   def input_layer(self):
-    """The layer that adds the trained vectors to the embeddings."""
+    """The layer that adds a trained vector for each position to the embeddings."""
     return AddLearned(max_length=self.max_length, parent=None)
 
 
@@ -183,7 +185,7 @@ class Rotary(Positions):
 
   base: float = 10000.0
   stretch: float = 1.0  # the factor by which all frequencies are divided (Chen et al. 2023)
-  head_width_divisor: ClassVar[int] = 2
+  required_head_width_divisor: ClassVar[int] = 2
 
   def __post_init__(self):
     super().__post_init__()
@@ -193,14 +195,14 @@ class Rotary(Positions):
         raise ValueError(f'rotary positions need a finite {name} of at least {minimum}, '
                          f'not {getattr(self, name):g}')
 
-  def pair_frequencies(self, num_pairs: int) -> list[float]:
+  def rotation_frequencies(self, num_pairs: int) -> list[float]:
     """Returns the rotation angle per token of each pair of channels, in radians."""
     return [self.base ** (-pair / num_pairs) / self.stretch for pair in range(num_pairs)]
 
   def rotation_angles(self, token_positions: jax.Array, num_pairs: int) -> jax.Array:
     """Returns the rotation angles [T, num_pairs] of tokens at the positions [T], in float32."""
     # Frequencies are computed in float64, because the position multiplies their rounding errors.
-    frequency = jnp.array(self.pair_frequencies(num_pairs), jnp.float32)
+    frequency = jnp.array(self.rotation_frequencies(num_pairs), jnp.float32)
     return token_positions[:, None].astype(jnp.float32) * frequency[None]
 
   @property
@@ -229,19 +231,19 @@ class ALiBi(Positions):
   """A penalty on attention scores that is linear in the distance, with one slope for each head.
 
   Examples:
-    >>> tables = ALiBi().relative_tables(num_distances=3, num_heads=2, head_width=4)
+    >>> tables = ALiBi().relative_position_terms(num_distances=3, num_heads=2, head_width=4)
     >>> tables.score.tolist()  # a row for each distance, a column for each head
     [[-0.0, -0.0], [-0.0625, -0.00390625], [-0.125, -0.0078125]]
 
   """
 
-  has_relative_tables: ClassVar[bool] = True
+  has_relative_position_terms: ClassVar[bool] = True
 
-  def relative_tables(self, num_distances, num_heads, head_width):
-    """Returns the penalty -m_h d on the scores of each distance d and head h."""
+  def relative_position_terms(self, num_distances, num_heads, head_width):
+    """Returns the bias -m_h d of the score at each distance d, where m_h is the slope of head h."""
     slope = jnp.array(self.head_slopes(num_heads), jnp.float32)
     score = -jnp.arange(num_distances, dtype=jnp.float32)[:, None] * slope[None]
-    return RelativeTables(score=score)
+    return RelativePositionTerms(score=score)
 
   @staticmethod
   def head_slopes(num_heads: int) -> list[float]:
@@ -265,11 +267,11 @@ class T5Bias(Positions):
   num_buckets: int = 32
   max_distance: int = 128
 
-  has_relative_tables: ClassVar[bool] = True
+  has_relative_position_terms: ClassVar[bool] = True
 
   def __post_init__(self):
     super().__post_init__()
-    require_options_at_least(self, 2, 'num_buckets')
+    require_option_values_at_least(self, 2, 'num_buckets')
     exact = self.num_buckets // 2
     if self.max_distance <= exact:
       raise ValueError(
@@ -278,7 +280,7 @@ class T5Bias(Positions):
       )
 
   @nn.compact
-  def relative_tables(self, num_distances, num_heads, head_width):
+  def relative_position_terms(self, num_distances, num_heads, head_width):
     """Returns, for each distance, the trained bias of the bucket that contains the distance.
 
     Half of the buckets hold one distance each. The others grow logarithmically up to max_distance.
@@ -289,7 +291,7 @@ class T5Bias(Positions):
     logarithmic = exact + (ratio * (self.num_buckets - exact)).astype(jnp.int32)
     bucket = jnp.where(distance < exact, distance, jnp.minimum(logarithmic, self.num_buckets - 1))
     table = self.param('bias', nn.initializers.normal(0.02), (self.num_buckets, num_heads))
-    return RelativeTables(score=table[bucket])
+    return RelativePositionTerms(score=table[bucket])
 
 
 class Shaw(Positions):
@@ -301,22 +303,22 @@ class Shaw(Positions):
 
   max_distance: int = 16
 
-  has_relative_tables: ClassVar[bool] = True
+  has_relative_position_terms: ClassVar[bool] = True
 
   def __post_init__(self):
     super().__post_init__()
-    require_options_at_least(self, 1, 'max_distance')
+    require_option_values_at_least(self, 1, 'max_distance')
 
   @nn.compact
-  def relative_tables(self, num_distances, num_heads, head_width):
+  def relative_position_terms(self, num_distances, num_heads, head_width):
     """Returns the trained vectors of each distance for keys and values, shared by all heads."""
     distance = jnp.minimum(jnp.arange(num_distances), self.max_distance)
 
-    def trained_vectors(name):
+    def learned_embeddings(name):
       shape = (self.max_distance + 1, head_width)
       return self.param(name, nn.initializers.normal(head_width**-0.5), shape)[distance]
 
-    return RelativeTables(key=trained_vectors('key'), value=trained_vectors('value'))
+    return RelativePositionTerms(key=learned_embeddings('key'), value=learned_embeddings('value'))
 
 
 POSITIONS = {

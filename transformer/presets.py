@@ -64,7 +64,7 @@ class TransformerPreset:
 
     return EncoderDecoder(
       embedding=tied_embedding(vocabulary_size, self.width),
-      encoder=build_stack((attention.bidirectional_form, feedforward)),
+      encoder=build_stack((attention.bidirectional_version, feedforward)),
       decoder=build_stack((attention, CrossAttention(self.heads, **widths), feedforward)),
       normalization=LayerNorm() if norm == 'pre' else None,
       dropout=self.dropout,
@@ -86,17 +86,19 @@ class TransformerPreset:
     layers = self.depth * (3 * attention + 2 * network)
     return layers + vocabulary_size * self.width + positions
 
-  def scale_with_base(self, base_depth: int, base_width: int) -> 'TransformerPreset':
-    """Scales depth and widths by base_depth and base_width relative to those of the base model.
+  def rescale_for_new_base_size(
+    self, new_base_depth: int, new_base_width: int
+  ) -> 'TransformerPreset':
+    """Scales depth and widths by the factors that give the base model the given depth and width.
 
-    The base model itself obtains the depth `base_depth` and the width `base_width`.
-    The number of heads remains unchanged.
+    The depth is multiplied by new_base_depth / BASE.depth, and all widths are
+    multiplied by new_base_width / BASE.width. The number of heads remains unchanged.
     """
-    ratio = base_width / BASE.width
+    ratio = new_base_width / BASE.width
     sizes = ('width', 'inner', 'key_width', 'value_width')
     return dataclasses.replace(
       self,
-      depth=max(1, round(self.depth * base_depth / BASE.depth)),
+      depth=max(1, round(self.depth * new_base_depth / BASE.depth)),
       **{name: max(1, round(getattr(self, name) * ratio)) for name in sizes},
     )
 

@@ -24,9 +24,10 @@ from transformer.positions import Rotary
 
 
 class StretchedRotary(Rotary):
-  """Rotary positions that interpolate between original and stretched frequencies.
+  """Rotary positions with interpolated frequencies, which extend the context length.
 
-  The base class of Llama3Rotary and YarnRotary. The original frequencies are w_i = base^(-2i/K).
+  The base class of Llama3Rotary and YarnRotary. Each frequency is interpolated between the original
+  frequency w_i = base^(-2i/K) and w_i / stretch.
   """
 
   stretch: float = 8.0
@@ -41,21 +42,26 @@ class StretchedRotary(Rotary):
     """Returns the number of rotations that a frequency completes within the trained length."""
     return self.trained_length * frequency / (2 * math.pi)
 
-  def unstretched_fraction(self, pair_index: int, num_pairs: int) -> float:
-    """Returns the weight, from 0 to 1, of the original frequency of a pair of channels."""
-    raise TypeError(f'{type(self).__name__} does not implement unstretched_fraction')
+  def interpolation_weight_of_unstretched_frequency(self, pair_index: int, num_pairs: int) -> float:
+    """Returns the weight of the original frequency in a weighted mean with the stretched one.
 
-  def pair_frequencies(self, num_pairs):
+    The weight is between 0 and 1.
+    """
+    raise TypeError(f'{type(self).__name__} does not implement '
+                    'interpolation_weight_of_unstretched_frequency')
+
+  def rotation_frequencies(self, num_pairs):
     """Returns the frequency of each channel pair i, a weighted mean of w_i and w_i / stretch."""
-    shares = (self.unstretched_fraction(pair, num_pairs) for pair in range(num_pairs))
-    return [(share + (1 - share) / self.stretch) * self.base ** (-pair / num_pairs)
-            for pair, share in enumerate(shares)]
+    weights = (self.interpolation_weight_of_unstretched_frequency(pair, num_pairs)
+               for pair in range(num_pairs))
+    return [(weight + (1 - weight) / self.stretch) * self.base ** (-pair / num_pairs)
+            for pair, weight in enumerate(weights)]
 
 
 class Llama3Rotary(StretchedRotary):
-  """Rotary positions of Llama 3.1, which change the frequencies of slow channel pairs only.
+  """Rotary positions of Llama 3.1, which rescale only the low rotation frequencies.
 
-  The unstretched fraction of a frequency is linear in the number of rotations of its pair.
+  The weight of the original frequency is linear in the number of rotations of the pair.
   """
 
   min_rotations: float = 1.0  # pairs with fewer rotations are stretched by the full factor
@@ -67,10 +73,11 @@ class Llama3Rotary(StretchedRotary):
       raise ValueError('min_rotations must be above 0 and below max_rotations, not '
                        f'{self.min_rotations:g} and {self.max_rotations:g}')
 
-  def unstretched_fraction(self, pair_index, num_pairs):
-    """Returns the share of the original frequency, linear in the pair's number of rotations.
+  def interpolation_weight_of_unstretched_frequency(self, pair_index, num_pairs):
+    """Returns the weight of the original frequency in a weighted mean with the stretched one.
 
-    The weight is 0 at `min_rotations` and 1 at `max_rotations`.
+    The weight depends on the number of rotations of the pair within the trained length. It is 0 up
+    to `min_rotations` rotations, 1 from `max_rotations` rotations, and linear in between.
     """
     rotations = self.rotations_in_trained_length(self.base ** (-pair_index / num_pairs))
     return _clip_to_unit_interval(
@@ -80,10 +87,10 @@ class Llama3Rotary(StretchedRotary):
 class YarnRotary(StretchedRotary):
   """Rotary positions of YaRN, which also multiply queries and keys by a constant factor.
 
-  The unstretched fraction of a frequency is linear in the index of its pair of channels.
+  The weight of the original frequency is linear in the index of the pair of channels.
   """
 
-  # These bounds are alpha and beta in the YaRN paper, and beta_slow and beta_fast in its code.
+  # The YaRN paper calls these bounds alpha and beta. Its code calls them beta_slow and beta_fast.
   min_rotations: float = 1.0  # pairs with fewer rotations are stretched by the full factor
   max_rotations: float = 32.0  # pairs with more rotations are not stretched
   round_boundaries: bool = True  # rounds to outer pairs, as the authors' code does
@@ -109,12 +116,13 @@ class YarnRotary(StretchedRotary):
     """
     return self.attention_factor or yarn_query_key_scale(self.stretch)
 
-  def unstretched_fraction(self, pair_index, num_pairs):
-    """Returns the share of the original frequency, linear in the index of the pair.
+  def interpolation_weight_of_unstretched_frequency(self, pair_index, num_pairs):
+    """Returns the weight of the original frequency in a weighted mean with the stretched one.
 
-    The weight is 1 at the pair with `max_rotations` and 0 at the pair with `min_rotations`.
+    The weight depends on the index of the channel pair. It is 1 up to the pair with
+    `max_rotations`, 0 from the pair with `min_rotations`, and linear in between.
     """
-    first, last = (self.fractional_pair_index(rotations, num_pairs)
+    first, last = (self.channel_pair_index_for_num_rotations(rotations, num_pairs)
                    for rotations in (self.max_rotations, self.min_rotations))
     if self.round_boundaries:
       first, last = math.floor(first), math.ceil(last)
@@ -123,18 +131,24 @@ class YarnRotary(StretchedRotary):
       last += 0.001  # as in the authors' code
     return 1 - _clip_to_unit_interval((pair_index - first) / (last - first))
 
-  def fractional_pair_index(self, num_rotations: float, num_pairs: int) -> float:
-    """Returns the fractional index of the channel pair that makes the given number of rotations."""
+  def channel_pair_index_for_num_rotations(self, num_rotations: float, num_pairs: int) -> float:
+    """Returns the real number i for which channel pair i would complete `num_rotations` rotations.
+
+    The rotations are counted within the trained length. The index i is the solution of an equation,
+    so it can lie between the indices of two channel pairs.
+    """
     ratio = math.log(self.rotations_in_trained_length(1.0)) - math.log(num_rotations)
     return num_pairs * ratio / math.log(self.base)
 
 
-def yarn_query_key_scale(stretch: float, slope: float = 1.0) -> float:
-  """Returns 0.1 slope log(stretch) + 1, by which YaRN multiplies queries and keys.
+def yarn_query_key_scale(context_scaling_factor: float, log_coefficient: float = 1.0) -> float:
+  """Returns the YaRN factor 0.1 * log_coefficient * log(s) + 1 for queries and keys.
 
-  The factor is 1 if stretch <= 1.
+  Here s is the context scaling factor. The YaRN factor is 1 if s <= 1.
   """
-  return 1.0 if stretch <= 1 else 0.1 * slope * math.log(stretch) + 1
+  if context_scaling_factor <= 1:
+    return 1.0
+  return 0.1 * log_coefficient * math.log(context_scaling_factor) + 1
 
 
 class DynamicRotary(Rotary):
@@ -152,8 +166,11 @@ class DynamicRotary(Rotary):
     if self.trained_length < 1:
       raise ValueError(f'trained_length must be at least 1, not {self.trained_length}')
 
-  def pair_frequencies(self, num_pairs):
-    """Returns the frequencies base^(-2i/K), which apply to positions within the trained length."""
+  def rotation_frequencies(self, num_pairs):
+    """Returns each channel pair's rotation angle per token at positions below `trained_length`.
+
+    Pair i of the K/2 channel pairs of a head rotates by base^(-2i/K) radians per token.
+    """
     return [self.base ** (-pair / num_pairs) for pair in range(num_pairs)]
 
   def rotation_angles(self, token_positions, num_pairs):

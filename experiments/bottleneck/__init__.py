@@ -1,1 +1,4 @@
-"""Scores of encoder-decoders against source length, with one fixed source vector or attention."""
+"""Compares decoders that attend to the source with decoders that receive one fixed vector.
+
+The scores are compared at each source length.
+"""

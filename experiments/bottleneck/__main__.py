@@ -1,4 +1,4 @@
-"""Command line of the study of fixed source vectors, python -m experiments.bottleneck."""
+"""Command line of the study of fixed-size source vectors, python -m experiments.bottleneck."""
 
 from experiments.bottleneck.study import STUDY
 from experiments.lab.launch import driver

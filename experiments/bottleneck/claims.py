@@ -1,9 +1,10 @@
-"""Claims on encoder-decoders with a fixed source vector, and control experiments."""
+"""Claims on encoder-decoders with one fixed-size source vector, and control experiments."""
 
-from experiments.lab.evidence.claim import VASWANI, Claim, oracle_and_baseline_controls
+from experiments.lab.evidence.claim import VASWANI, Claim, claims_about_oracle_and_baseline_scores
 from experiments.lab.evidence.effects import (
   advantage_at_longest_distance,
-  score_at_longest_trained_length,
+  advantage_at_longest_training_length,
+  score_at_longest_training_length,
   score_drop_with_source_length,
 )
 
@@ -12,12 +13,12 @@ ATTENTIVE = ('additive', 'multiplicative', 'transformer')
 CONTROL = 'fixed_vector(convolution)'
 DROP = 'exact-match score at the shortest length minus that at the longest trained length'
 CONTROLS = (
-  *oracle_and_baseline_controls('bottleneck'),
+  *claims_about_oracle_and_baseline_scores('bottleneck'),
   Claim(
     'blind-bottleneck',
     'An encoder-decoder whose fixed vector depends on the last few tokens of the source alone '
     'copies no source of the longest trained length without error',
-    'control', 'bottleneck', score_at_longest_trained_length('copy', CONTROL),
+    'control', 'bottleneck', score_at_longest_training_length('copy', CONTROL),
     'exact-match score at the longest trained length', '<', 0.05,
   ),
 )
@@ -41,7 +42,7 @@ CLAIMS = (
     'The Transformer copies more sources of the longest trained length without error than '
     'encoder-decoders with one fixed vector, under the same budget',
     VASWANI, 'bottleneck',
-    score_at_longest_trained_length('copy', 'transformer', alternatives=FIXED),
+    advantage_at_longest_training_length('copy', 'transformer', FIXED),
     'exact-match score of the Transformer minus that with a fixed vector', '>', 0.1,
   ),
   Claim(

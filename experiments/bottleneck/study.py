@@ -1,4 +1,4 @@
-"""How much of a sequence can one fixed vector encode? Exact match against source length.
+"""How much of a sequence can one fixed vector encode? Measures exact match at each source length.
 
   python -m experiments.bottleneck --preset=quick --runs=runs/quick
 
@@ -74,20 +74,24 @@ PRESETS = {
 
 
 def report(records: list[dict]):
-  """Tables of scores, encoded bits and example outputs, and panels of scores and alignments."""
+  """Tables of scores, of bits encoded in the state and of example outputs, and figure panels.
+
+  The panels contain scores against source length, and attention weights.
+  """
   columns = scoreboard.group_by_table_column(records)
   layers = scoreboard.layers_in_record_order(records)
   tables = [
-    *translation_tables.source_length_tables(
+    *translation_tables.exact_match_tables(
       'Bottleneck: exact match by source length', columns, layers),
-    translation_tables.retained_bits_table(
+    translation_tables.table_of_source_information_reaching_decoder(
       'Bottleneck: bits of the source in the state', columns, layers),
     scoreboard.parameter_budget_table(
       'Bottleneck: parameter budgets and training time', columns, layers),
     *translation_tables.example_translation_tables(columns),
   ]
   return tables, [
-    *translation_tables.source_length_panels(columns), *translation_tables.alignment_maps(records)
+    *translation_tables.panels_of_exact_match_by_source_length(columns),
+    *translation_tables.alignment_maps(records),
   ]
 
 

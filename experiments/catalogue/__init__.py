@@ -1,1 +1,1 @@
-"""Command that lists the available layers, translators, position encodings, tasks and studies."""
+"""Command that lists the layers, encoder-decoders, position encodings, tasks and studies."""

@@ -30,8 +30,8 @@ def catalogue_text(kind: str) -> str:
   """Formats the entries of a catalogue, each with its options and the summary of its docstring."""
   catalogue = KINDS[kind]
   lines = []
-  for entry, definition in source.catalogue_entries(catalogue).items():
-    component = listing.format_component(entry, source.component_options(*definition))
+  for entry, definition in source.registered_components(catalogue).items():
+    component = listing.format_component(entry, source.constructor_options(*definition))
     lines.append(f'{component}: {source.docstring_summary(*definition)}')
   return listing.format_titled_list(listing.TITLES[catalogue], lines)
 
@@ -48,7 +48,7 @@ def studies_text() -> str:
 
 
 def main() -> None:
-  """Prints the list that the flag --of selects, or all lists by default."""
+  """Prints the list chosen with --of, such as `layers` or `tasks`, or all lists without --of."""
   lists: dict[str, Callable[[], str]] = {
     **{kind: lambda kind=kind: catalogue_text(kind) for kind in KINDS}, 'studies': studies_text}
   requested = flags.FLAGS.of
@@ -58,4 +58,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  flags.main(main, define_flags, __doc__)
+  flags.run_command_line(main, define_flags, __doc__)

@@ -24,7 +24,7 @@ import pathlib
 import sys
 
 from experiments.claims import rule, verdict_table
-from experiments.claims.current_records import load_current_records
+from experiments.claims.current_records import load_records_of_current_code
 from experiments.lab.launch import flags
 from experiments.lab.results import publish
 
@@ -32,20 +32,21 @@ from experiments.lab.results import publish
 def main() -> None:
   """Prints the verdicts on all claims and validity checks, and advice on failed checks."""
   folder = pathlib.Path(flags.FLAGS.runs)
-  records, omitted = load_current_records(folder)
-  claims, controls = rule.evaluate_claims(records), rule.evaluate_controls(records)
+  records, omitted = load_records_of_current_code(folder)
+  claims, controls = rule.evaluate_claims(records), rule.evaluate_control_experiments(records)
   tables = [
     verdict_table.make_verdict_table('Claims', claims),
     verdict_table.make_verdict_table('Controls', controls),
   ]
   publish.print_and_save_tables('claims', tables, folder)
-  for note in verdict_table.unsupported_control_notes(controls, folder):
+  for note in verdict_table.notes_on_failed_or_undecided_controls(controls, folder):
     print(f'{note}\n')
-  for note in (*omitted, *verdict_table.evaluation_error_notes([*claims, *controls], folder)):
+  failures = verdict_table.notes_on_failed_claim_evaluations([*claims, *controls], folder)
+  for note in (*omitted, *failures):
     print(note, file=sys.stderr)
 
 
 define_flags = flags.define_runs_flag
 
 if __name__ == '__main__':
-  flags.main(main, define_flags, __doc__)
+  flags.run_command_line(main, define_flags, __doc__)

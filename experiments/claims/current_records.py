@@ -8,12 +8,12 @@ from experiments.lab.errors import BadInput
 from experiments.lab.results import notes
 from experiments.lab.results.store import Store, describe_broken_link
 
-# Run settings that determine the parameter budget together with the reference layer.
+# These run settings and the reference layer together determine the parameter budget.
 SIZES = ('task', 'width', 'depth', 'feedforward', 'expansion', 'block')
 KINDS = {name: study.kinds for name, study in LOADED_STUDIES.items()}
 
 
-def load_current_records(folder: pathlib.Path) -> tuple[list[dict], list[notes.Note]]:
+def load_records_of_current_code(folder: pathlib.Path) -> tuple[list[dict], list[notes.Note]]:
   """Returns the records that the current code produced, and notes about problematic records.
 
   Raises:
@@ -31,8 +31,8 @@ def load_current_records(folder: pathlib.Path) -> tuple[list[dict], list[notes.N
                    f'{notes.shell_command(study, folder, "--preset=quick")}')
   return current, [
     *stale_record_notes(store, all_records, folder),
-    *notes_on_unlisted_studies(current, folder),
-    *unequal_budget_notes(current, folder),
+    *notes_on_unknown_studies(current, folder),
+    *notes_on_unequal_parameter_budgets(current, folder),
   ]
 
 
@@ -63,8 +63,10 @@ def stale_record_notes(
   ]
 
 
-def unequal_budget_notes(records: list[dict], folder: pathlib.Path) -> list[notes.Note]:
-  """Returns a note for each study whose records of equal size have different parameter budgets.
+def notes_on_unequal_parameter_budgets(
+  records: list[dict], folder: pathlib.Path
+) -> list[notes.Note]:
+  """Returns a note for each study whose records at equal model sizes differ in parameter budget.
 
   The budget is the number of parameters of the reference layer, whose code is not part of the
   fingerprint of other layers. After a change of the reference, earlier records of other layers are
@@ -85,7 +87,7 @@ def unequal_budget_notes(records: list[dict], folder: pathlib.Path) -> list[note
   ]
 
 
-def notes_on_unlisted_studies(records: list[dict], folder: pathlib.Path) -> list[notes.Note]:
+def notes_on_unknown_studies(records: list[dict], folder: pathlib.Path) -> list[notes.Note]:
   """Returns a note for each study that has records but is not listed in STUDIES."""
   counts = collections.Counter(
     record['study'] for record in records if record['study'] not in LOADED_STUDIES)

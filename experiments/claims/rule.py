@@ -1,4 +1,4 @@
-"""Rules that derive the verdict on a claim, which is void if a control of the study failed.
+"""Rules that derive the verdict on a claim, which is 'void' if a control experiment failed.
 
 The module docstring of `experiments.claims.__main__`, which --help prints, defines the verdicts.
 """
@@ -12,7 +12,7 @@ from experiments.lab import optional
 from experiments.lab.evidence.claim import RELATIONS, Claim
 from experiments.lab.evidence.effects import Records
 from experiments.lab.results import notes
-from experiments.lab.results.statistics import bootstrap_interval
+from experiments.lab.results.statistics import bootstrap_confidence_interval
 
 np = optional.lazy_module('numpy')
 MORE_SEEDS = '--seeds=3'
@@ -21,7 +21,7 @@ ROUNDING = 1e-12  # The relative rounding error of the mean of an effect in floa
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-  """The verdict on a claim, with its effect values and the failed controls of its study."""
+  """The verdict on a claim, with its measured values and the failed control experiments."""
 
   claim: Claim
   verdict: str
@@ -32,12 +32,12 @@ class Finding:
   error: str = ''
 
   @functools.cached_property
-  def interval(self):
-    """The mean of the effect with its bootstrap interval, or None if the effect has no values."""
-    return bootstrap_interval(np.mean, self.samples) if self.samples else None
+  def confidence_interval(self):
+    """The mean measured effect with its bootstrap interval, or None if no effect was measured."""
+    return bootstrap_confidence_interval(np.mean, [self.samples]) if self.samples else None
 
   @property
-  def reason(self) -> str:
+  def verdict_explanation(self) -> str:
     """A short explanation of the verdict, or an empty text if none is needed."""
     remarks = [self.error] if self.error else []
     if self.verdict == 'inconclusive' and len(self.samples) == 1:
@@ -50,7 +50,7 @@ class Finding:
 
 
 def evaluate_claim(claim: Claim, records: Records) -> Finding:
-  """Returns the verdict on a claim from its effect, without regard to the controls of its study."""
+  """Evaluates a claim on its measured values alone, without regard to control experiments."""
   records = [record for record in records if record['study'] == claim.study]
   samples, error = notes.call_or_describe_failure(claim.effect, records)
   if error:
@@ -58,13 +58,13 @@ def evaluate_claim(claim: Claim, records: Records) -> Finding:
   if not samples:
     return Finding(claim, 'not run')
   finding = Finding(claim, 'inconclusive', tuple(samples), smallest_seed_count(records))
-  verdict = verdict_of_exact_claim if claim.exact else verdict_from_confidence_interval
+  verdict = verdict_without_confidence_interval if claim.exact else verdict_from_confidence_interval
   return dataclasses.replace(finding, verdict=verdict(finding))
 
 
 def verdict_from_confidence_interval(finding: Finding) -> str:
-  """Compares the confidence interval of an effect with the threshold, and returns the verdict."""
-  claim, interval = finding.claim, finding.interval
+  """Returns the verdict from a comparison of the confidence interval with the threshold."""
+  claim, interval = finding.claim, finding.confidence_interval
   # The tolerance absorbs rounding errors in the mean of values that all equal the threshold.
   tolerance = ROUNDING * abs(claim.threshold)
   below = interval.high < claim.threshold - tolerance
@@ -75,8 +75,8 @@ def verdict_from_confidence_interval(finding: Finding) -> str:
   return 'supported' if holds else 'contradicted'
 
 
-def verdict_of_exact_claim(finding: Finding) -> str:
-  """Compares every value of an effect with the threshold, and returns the verdict."""
+def verdict_without_confidence_interval(finding: Finding) -> str:
+  """Returns the verdict from a comparison of each measured value with the claim's threshold."""
   claim, samples = finding.claim, finding.samples
   if all(RELATIONS[claim.relation](value, claim.threshold) for value in samples):
     return 'supported'
@@ -85,7 +85,7 @@ def verdict_of_exact_claim(finding: Finding) -> str:
 
 
 def smallest_seed_count(records: Records) -> int:
-  """Returns the smallest number of seeds with which a grid cell was run.
+  """Returns the smallest number of seeds over all grid cells.
 
   If each record has a single seed, this is the number of distinct seeds of all records.
   """
@@ -93,39 +93,41 @@ def smallest_seed_count(records: Records) -> int:
   return min(counts, default=len({r['run'].get('seed') for r in records} - {None}))
 
 
-def evaluate_controls(records: Records, controls=CONTROLS) -> list[Finding]:
-  return [evaluate_claim(control, records) for control in controls]
+def evaluate_control_experiments(records: Records, control_experiments=CONTROLS) -> list[Finding]:
+  return [evaluate_claim(control, records) for control in control_experiments]
 
 
-def evaluate_claims(records: Records, claims=CLAIMS, controls=CONTROLS) -> list[Finding]:
-  """Returns the finding on each claim, with the verdict void if a control of its study failed.
+def evaluate_claims(records: Records, claims=CLAIMS, control_experiments=CONTROLS) -> list[Finding]:
+  """Returns a finding for each claim, with the verdict 'void' if a control experiment failed.
+
+  A control experiment affects only the claims of its own study.
 
   Args:
     records: The records of all studies.
     claims: The claims.
-    controls: The controls.
+    control_experiments: The claims that serve as control experiments.
 
   Returns:
     One finding for each claim.
   """
-  findings = evaluate_controls(records, controls)
+  findings = evaluate_control_experiments(records, control_experiments)
   return [
     void_verdict_if_controls_failed(evaluate_claim(claim, records), findings) for claim in claims]
 
 
 def void_verdict_if_controls_failed(
-  finding: Finding, control_findings: Sequence[Finding]
+  finding: Finding, control_results: Sequence[Finding]
 ) -> Finding:
-  """Adds the failed controls of the study to a finding, with a void verdict if any failed."""
+  """Adds failed control experiments to a finding, and sets its verdict to 'void' if any failed."""
   if finding.verdict in ('not run', 'error'):
     return finding
 
-  def names_of_controls_with_verdicts(verdicts: Sequence[str]) -> tuple[str, ...]:
+  def names_of_control_experiments_with_verdict(verdicts: Sequence[str]) -> tuple[str, ...]:
     return tuple(
-      control.claim.name for control in control_findings
+      control.claim.name for control in control_results
       if control.claim.study == finding.claim.study and control.verdict in verdicts)
 
-  failed = names_of_controls_with_verdicts(['contradicted'])
+  failed = names_of_control_experiments_with_verdict(['contradicted'])
   return dataclasses.replace(
     finding, verdict='void' if failed else finding.verdict, failed_controls=failed,
-    undecided_controls=names_of_controls_with_verdicts(['inconclusive', 'error']))
+    undecided_controls=names_of_control_experiments_with_verdict(['inconclusive', 'error']))

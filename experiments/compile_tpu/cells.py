@@ -29,12 +29,13 @@ TRANSLATION = {
 
 
 def jobs(study: Study, preset: CompilationPreset) -> list[Job]:
-  """Returns the job that compiles the models and topologies requested by the flags."""
-  workers = environment.device_or_process_count(flags.FLAGS.workers)
-  return [Job(create_compilation_cells(study.name, preset), programs.compile_grid_cell, workers)]
+  """Returns the job that compiles the requested models for the requested topologies."""
+  workers = environment.degree_of_parallelism(flags.FLAGS.workers)
+  cells = create_compilation_grid_cells(study.name, preset)
+  return [Job(cells, programs.compile_model_for_topology, workers)]
 
 
-def create_compilation_cells(study: str, preset: CompilationPreset) -> list[Cell]:
+def create_compilation_grid_cells(study: str, preset: CompilationPreset) -> list[Cell]:
   """Creates a grid cell for every requested model and topology.
 
   Raises a BadInput if a flag was set that has no effect in this study.
@@ -44,7 +45,7 @@ def create_compilation_cells(study: str, preset: CompilationPreset) -> list[Cell
   for name in UNUSED:
     if flags.flag_was_set(name):
       raise BadInput(f'--{name} has no effect here, because programs are compiled but not executed')
-  flags.refuse_flags_without_effect([
+  flags.reject_flags_without_effect([
     checks.settings_without_effect(experiment.run, experiment.task) for experiment in experiments])
   for topology in selected:
     for experiment in experiments:
@@ -64,7 +65,10 @@ def requested_topologies(preset: CompilationPreset) -> list[str]:
 
 
 def requested_experiments(preset: CompilationPreset) -> list[Experiment]:
-  """Creates experiments of the requested layers and lengths, and of Transformer base and big."""
+  """Creates one experiment per requested layer and length, and per model of Vaswani 2017.
+
+  The models of Vaswani 2017 are 'base' and 'big' of Table 3, if they are requested.
+  """
   layers, papers = preset.layers or tuple(LAYERS), preset.papers
   if flags.flag_was_set('layers'):
     names = spec.split_specs(flags.FLAGS.layers)
@@ -80,6 +84,6 @@ def requested_experiments(preset: CompilationPreset) -> list[Experiment]:
   settings = [
     preset.settings | command_settings | {'layer': layer, 'task': f'text(length={length})'}
     for length in flags.requested_lengths() or preset.lengths
-    for layer in spec.canonical_specs(layers, 'layer')
+    for layer in spec.remove_default_options_from_specs(layers, 'layer')
   ] + [TRANSLATION | paper_settings | {'layer': paper} for paper in papers]
-  return [programs.experiment_of_run(flags.make_run(**values)) for values in settings]
+  return [programs.experiment_of_run(flags.create_run(values)) for values in settings]

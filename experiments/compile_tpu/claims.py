@@ -9,7 +9,7 @@ def compilation_success_per_model(records: Records) -> list[float] | None:
   return [float(record['status'] == 'finished') for record in records] or None
 
 
-def collective_operations_per_ensemble_program(records: Records) -> list[float] | None:
+def count_collectives_in_ensemble_training(records: Records) -> list[float] | None:
   """Counts the collective operations of each program that trains one model per chip."""
   return [
     float(sum(count for count, _ in program['collectives'].values()))
@@ -23,7 +23,7 @@ CONTROLS = (
     'independent-members',
     'A program that is compiled for several TPU chips and trains one independent model on each '
     'contains no collective operation',
-    'control', 'compile_tpu', collective_operations_per_ensemble_program,
+    'control', 'compile_tpu', count_collectives_in_ensemble_training,
     'number of collective operations', '<', 0.5, exact=True,
   ),
 )

@@ -27,10 +27,10 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.compile_tpu import collectives, devices, topologies
-from experiments.lab.cells import checks, experiment, spec
+from experiments.lab.cells import checks, spec
 from experiments.lab.cells.cell import OUT_OF_MEMORY, Cell, Outcome
-from experiments.lab.cells.experiment import Experiment
-from experiments.lab.cells.run import Run, run_from_json
+from experiments.lab.cells.experiment import Experiment, create_experiment
+from experiments.lab.cells.run import Run, create_run_from_json
 from experiments.lab.corpora.reserved import PAD, START
 from experiments.lab.errors import BadInput
 from experiments.lab.measure import memory, work
@@ -73,23 +73,26 @@ class Table3Experiment(Experiment):
     return self.layer.build_model(self.task.input_space.size, dtype=jnp.dtype(self.run.dtype))
 
   @property
-  def matched_sizes(self) -> dict:
-    """Width of the published model, which is not adjusted to a parameter budget."""
+  def model_width_and_parameter_counts(self) -> dict:
+    """Returns only the width, because a published model is not fitted to a parameter budget."""
     return {'width': self.layer.width}
 
 
 def experiment_of_run(run: Run) -> Experiment:
-  """Creates an experiment with a layer, or with a model of Table 3 such as base or big."""
+  """Creates an experiment with the layer of a run, or with a published Transformer.
+
+  The published Transformers are the rows of Table 3 of Vaswani 2017, such as 'base'.
+  """
   if run.layer in TABLE_3:
     return Table3Experiment(run, spec.parse_spec(run.task, 'task'), TABLE_3[run.layer])
-  return experiment.create_experiment(run)
+  return create_experiment(run)
 
 
-def check_compilable(resolved_experiment: Experiment, topology: str) -> None:
+def check_compilable(experiment: Experiment, topology: str) -> None:
   """Raises a BadInput for an invalid run, or if the chip count does not divide the batch size."""
-  if not isinstance(resolved_experiment, Table3Experiment):
-    checks.check_experiment(resolved_experiment)
-  count, batch_size = topologies.chip_count(topology), resolved_experiment.run.batch_size
+  if not isinstance(experiment, Table3Experiment):
+    checks.check_experiment(experiment)
+  count, batch_size = topologies.chip_count(topology), experiment.run.batch_size
   if batch_size % count:
     raise BadInput(
       f'--batch_size={batch_size} is not a multiple of the {count} chips of '
@@ -97,44 +100,42 @@ def check_compilable(resolved_experiment: Experiment, topology: str) -> None:
     )
 
 
-def compile_grid_cell(cell: Cell, report) -> Outcome:
+def compile_model_for_topology(grid_cell: Cell, report_progress) -> Outcome:
   """Compiles all programs of a model for a topology, and reports the fraction compiled so far."""
-  values = dict(cell.run)
+  values = dict(grid_cell.run)
   topology, parallel = values.pop('topology'), values.pop('parallel')
-  resolved_experiment = experiment_of_run(run_from_json(values))
+  experiment = experiment_of_run(create_run_from_json(values))
   memory_limit = topologies.chip_memory_in_bytes(topology)
   chips = devices.topology_devices(topology)
   result = {
-    'chips': len(chips), 'memory': memory_limit,
-    'operations': count_operations(resolved_experiment),
+    'chips': len(chips), 'memory': memory_limit, 'operations': count_operations(experiment),
   }
   programs = []
   with platform.override_platform('tpu'):
-    training, width = training_setup_and_width(resolved_experiment)
-    lowered_programs = list(lower_programs(training, width, chips, parallel))
+    training_setup, width = training_setup_and_model_width(experiment)
+    lowered_programs = list(lower_programs(training_setup, width, chips, parallel))
     # Programs are compiled in sequence, because libtpu crashed in parallel threads.
-    # Parallel compilation was also not faster.
+    # Compiling the programs in parallel was not faster than compiling them in sequence.
     for program, lowered in lowered_programs:
-      report(len(programs) / len(lowered_programs), f'{program.part}: {program.name}')
+      report_progress(len(programs) / len(lowered_programs), f'{program.part}: {program.name}')
       programs.append(compile_lowered_program(program, lowered, memory_limit))
   result['programs'] = [dataclasses.asdict(program) for program in programs]
   return Outcome(result, *_status_and_reason_of_first_compilation_failure(programs))
 
 
-def training_setup_and_width(resolved_experiment: Experiment) -> tuple[Training, int]:
+def training_setup_and_model_width(experiment: Experiment) -> tuple[Training, int]:
   """Returns the model, task and run of an experiment as a `Training`, and the model's width."""
-  training = Training(
-    resolved_experiment.model, resolved_experiment.task, resolved_experiment.run)
-  return training, resolved_experiment.matched_sizes['width']
+  training_setup = Training(experiment.model, experiment.task, experiment.run)
+  return training_setup, experiment.model_width_and_parameter_counts['width']
 
 
 def lower_programs(
-  training: Training, width: int, chips: Sequence, parallel_mode: str
+  training_setup: Training, width: int, chips: Sequence, parallel_mode: str
 ) -> Iterator[tuple[ProgramResult, jax.stages.Lowered | None]]:
   """Lowers every program of a model for the chips of a topology.
 
   Args:
-    training: Model, task and settings.
+    training_setup: Model, task and settings.
     width: Channels of the model.
     chips: Devices of the topology.
     parallel_mode: How the chips run in parallel, 'jit' or 'pmap'.
@@ -145,19 +146,19 @@ def lower_programs(
 
   """
   members = [(seed, LEARNING_RATE) for seed in range(max(2, len(chips)))]
-  if training.task.model_kind == 'layer':
+  if training_setup.task.model_kind == 'layer':
     ensemble, single = (
-      Ensemble(training, group, parallel_mode, chips) for group in (members, members[:1]))
+      Ensemble(training_setup, group, parallel_mode, chips) for group in (members, members[:1]))
     parts = [
       ('ensemble', 'advance', ensemble.lower_program),
       *(('shared', name, single.lower_program) for name in ('advance', 'evaluate', 'initialise')),
     ]
   else:
-    streaming = StreamingEnsemble(training, members[:1], parallel_mode, chips)
-    batch = sharded_batch_shapes(training, len(chips))
+    streaming = StreamingEnsemble(training_setup, members[:1], parallel_mode, chips)
+    batch = sharded_batch_shapes(training_setup, len(chips))
     lower_training = functools.partial(streaming.lower_program, batch=batch)
     parts = [('shared', name, lower_training) for name in ('step', 'initialise')]
-  lower_generation = functools.partial(lower_generation_program, training, width, chips)
+  lower_generation = functools.partial(lower_generation_program, training_setup, width, chips)
   parts += [('generate', name, lower_generation) for name in ('prompt', 'token')]
   for part, name, lower in parts:
     program = ProgramResult(part, name)
@@ -200,12 +201,12 @@ def compile_lowered_program(
 
 
 def lower_generation_program(
-  training: Training, width: int, chips: Sequence, program_name: str
+  training_setup: Training, width: int, chips: Sequence, program_name: str
 ) -> jax.stages.Lowered:
-  """Lowers the program that encodes prompts or generates tokens, with the batch sharded.
+  """Lowers either the prompt-encoding or the token-generation program, with the batch sharded.
 
   Args:
-    training: Model, task and settings.
+    training_setup: Model, task and settings.
     width: Channels of the model.
     chips: Devices of the topology.
     program_name: 'prompt' or 'token'.
@@ -220,8 +221,8 @@ def lower_generation_program(
     # The first axis of an array is the batch axis, and scalars are replicated on all chips.
     return jax.tree.map(lambda x: PartitionSpec(AXIS) if x.shape else PartitionSpec(), tree)
 
-  function, parameters, *inputs = generation_functions_and_shapes(
-    training, width)[program_name]
+  functions = token_generation_functions_and_argument_shapes(training_setup, width)
+  function, parameters, *inputs = functions[program_name]
   outputs = jax.eval_shape(function, parameters, *inputs)
   specs = jax.tree.map(lambda _: PartitionSpec(), parameters), *map(batch_partition_specs, inputs)
   sharded = jax.shard_map(
@@ -233,14 +234,16 @@ def lower_generation_program(
   return jax.jit(sharded, donate_argnums=2).lower(*shapes)
 
 
-def generation_functions_and_shapes(training: Training, width: int) -> dict[str, tuple]:
-  """Returns functions that encode a prompt and generate a token, with their argument shapes.
+def token_generation_functions_and_argument_shapes(
+  training_setup: Training, width: int
+) -> dict[str, tuple]:
+  """Returns a prompt-encoding and a token-generation function, each with its argument shapes.
 
   The arguments are parameters, tokens [B, T] and a state. The results are a token [B, 1] and the
   next state.
   """
-  task, model = training.task, training.model
-  train_state, batch = state_and_batch_shapes(training)
+  task, model = training_setup.task, training_setup.model
+  train_state, batch = state_and_batch_shapes(training_setup)
   size, length = batch.source.shape
   token = jax.ShapeDtypeStruct((size, 1), batch.source.dtype)
 
@@ -268,33 +271,33 @@ def generation_functions_and_shapes(training: Training, width: int) -> dict[str,
   }
 
 
-def state_and_batch_shapes(training: Training):
+def state_and_batch_shapes(training_setup: Training):
   """Returns the array shapes of the training state of one model and of a training batch."""
   number = functools.partial(jax.ShapeDtypeStruct, ())
-  state = jax.eval_shape(training.initialise, number(jnp.int32), number(jnp.float32))
+  state = jax.eval_shape(training_setup.initialise, number(jnp.int32), number(jnp.float32))
   return state, jax.eval_shape(
-    lambda: training.task.batch('train', 0, training.recipe.batch_size)
+    lambda: training_setup.task.batch('train', 0, training_setup.recipe.batch_size)
   )
 
 
-def sharded_batch_shapes(training: Training, chip_count: int):
+def sharded_batch_shapes(training_setup: Training, chip_count: int):
   """Returns the array shapes [chips, B / chips, ...] of a batch that is split over chips."""
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((chip_count, x.shape[0] // chip_count, *x.shape[1:]), x.dtype),
-    state_and_batch_shapes(training)[1],
+    state_and_batch_shapes(training_setup)[1],
   )
 
 
-def count_operations(resolved_experiment: Experiment) -> dict[str, int]:
+def count_operations(experiment: Experiment) -> dict[str, int]:
   """Counts the operations on one batch in training, prompt encoding and token generation."""
-  run = dataclasses.replace(resolved_experiment.run, dtype='float32')
-  training, width = training_setup_and_width(dataclasses.replace(resolved_experiment, run=run))
+  run = dataclasses.replace(experiment.run, dtype='float32')
+  training_setup, width = training_setup_and_model_width(dataclasses.replace(experiment, run=run))
   # The operations of a fused kernel cannot be counted, and attention on a TPU is a fused kernel.
   # Float32 attention on a GPU is not fused, and other layers use the same algorithms as on a TPU.
   with platform.override_platform('gpu'):
     calls = {
-      'train': (training.train_step, *state_and_batch_shapes(training)),
-      **generation_functions_and_shapes(training, width),
+      'train': (training_setup.train_step, *state_and_batch_shapes(training_setup)),
+      **token_generation_functions_and_argument_shapes(training_setup, width),
     }
     return {name: work.flops(*call) for name, call in calls.items()}
 
@@ -302,7 +305,7 @@ def count_operations(resolved_experiment: Experiment) -> dict[str, int]:
 def _status_and_reason_of_first_compilation_failure(
   programs: list[ProgramResult]
 ) -> tuple[str, str]:
-  """Returns the status and reason of the first program that does not compile or fit.
+  """Returns the status and reason of the first program that fails to compile or exceeds memory.
 
   If all programs compile and fit, the status is 'finished' without a reason.
   """

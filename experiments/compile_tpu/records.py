@@ -22,8 +22,8 @@ PROGRAM = Fields({
 })
 
 
-def memory_sizes_are_both_stated_or_both_missing(run: dict, result: dict) -> bool:
-  """Returns False if any program states only argument memory or only temporary memory."""
+def each_program_has_all_memory_sizes_or_none(run: dict, result: dict) -> bool:
+  """Whether each program states both its argument and its temporary memory size, or neither."""
   return all((program['arguments'] is None) == (program['temporary'] is None)
              for program in result['programs'])
 
@@ -40,7 +40,7 @@ AOT_PROGRAMS = RecordKind(
   }),
   (Constraint(
     'a program states both its argument and its temporary memory, or neither',
-    memory_sizes_are_both_stated_or_both_missing,
+    each_program_has_all_memory_sizes_or_none,
   ),),
   modules=('experiments.compile_tpu.programs',),
 )

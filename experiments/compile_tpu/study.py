@@ -1,4 +1,4 @@
-"""Do the models compile for a TPU and fit into its memory? Compilation without a TPU.
+"""Do the models compile for a TPU and fit into its memory? The compilation needs no TPU.
 
   python -m experiments.compile_tpu --topology=v5e:4x4,v6e:4x4 --layers=attention,lstm,base
 

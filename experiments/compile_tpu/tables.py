@@ -1,4 +1,4 @@
-"""Tables of memory and collective operations on a TPU, and a figure of compilation times."""
+"""Tables of memory use and collective operations on a TPU, and a figure of compilation times."""
 
 from experiments.compile_tpu import topologies
 from experiments.lab.results.figures import Panel
@@ -14,14 +14,14 @@ def report(records: list[dict]) -> tuple[list, list]:
   """Returns, per topology and setting, a training table, a generation table and a figure panel."""
   groups = {}
   for record in records:
-    groups.setdefault(setting_title(record['run']), []).append(record)
+    groups.setdefault(format_run_settings_as_title(record['run']), []).append(record)
   tables = [
     make_table(*group) for group in groups.items()
-    for make_table in (training_table, generation_table)]
+    for make_table in (training_table, token_generation_table)]
   return tables, [panel for _, group in groups.items() for panel in compile_time_panels(group)]
 
 
-def setting_title(run: dict) -> str:
+def format_run_settings_as_title(run: dict) -> str:
   """Returns a title with the settings that all models of a table share."""
   gibibytes = topologies.chip_memory_in_bytes(run['topology']) // GIBI
   sizes = '' if run['layer'] in PAPERS else f'width {run["width"]}, depth {run["depth"]}, '
@@ -31,15 +31,15 @@ def setting_title(run: dict) -> str:
 
 
 def training_table(title: str, records: list[dict]):
-  """Makes the table of memory and collective operations in training, one row per model."""
+  """Makes the table of memory use and collective operations during training, by model."""
   rows = []
   for record in records:
     shared, ensemble = (
       compilation_result_of_program(record, part, *STEPS) for part in ('shared', 'ensemble'))
     rows.append((
       record['run']['layer'],
-      argument_and_temporary_mebibytes(shared), describe_collectives(shared),
-      argument_and_temporary_mebibytes(ensemble), describe_collectives(ensemble),
+      argument_and_temporary_memory_in_mebibytes(shared), describe_collectives(shared),
+      argument_and_temporary_memory_in_mebibytes(ensemble), describe_collectives(ensemble),
       program_operations_in_billions(record, 'train'), shared.get('kernels'),
       compilation_status_text(record),
     ))
@@ -57,15 +57,16 @@ def training_table(title: str, records: list[dict]):
   )
 
 
-def generation_table(title: str, records: list[dict]):
-  """Makes the table of memory and collective operations in generation, one row per model."""
+def token_generation_table(title: str, records: list[dict]):
+  """Makes the table of memory use and collective operations during token generation, by model."""
   rows = []
   for record in records:
     prompt, token = (
       compilation_result_of_program(record, 'generate', name) for name in ('prompt', 'token'))
     rows.append((
       record['run']['layer'],
-      argument_and_temporary_mebibytes(prompt), argument_and_temporary_mebibytes(token),
+      argument_and_temporary_memory_in_mebibytes(prompt),
+      argument_and_temporary_memory_in_mebibytes(token),
       describe_collectives(token), program_operations_in_billions(record, 'prompt'),
       program_operations_in_billions(record, 'token'),
       record['seconds'],
@@ -83,13 +84,14 @@ def generation_table(title: str, records: list[dict]):
 
 
 def compilation_result_of_program(
-  record: dict, program_group: str, *program_names: str
+  record: dict, execution_mode: str, *program_names: str
 ) -> dict:
   """Returns the recorded compilation result of a program, or an empty dict if there is none.
 
   Args:
     record: Record of a model and a topology.
-    program_group: Group of the program, 'ensemble', 'shared' or 'generate'.
+    execution_mode: Mode of the program, which is 'shared' if all chips share each training batch,
+      'ensemble' if each chip trains its own model, or 'generate'.
     *program_names: Accepted names of the program, such as 'advance' or 'token'.
 
   Returns:
@@ -100,13 +102,13 @@ def compilation_result_of_program(
   return next(
     (
       program for program in programs
-      if program['part'] == program_group and program['name'] in program_names
+      if program['part'] == execution_mode and program['name'] in program_names
     ),
     {},
   )
 
 
-def argument_and_temporary_mebibytes(program: dict) -> float | None:
+def argument_and_temporary_memory_in_mebibytes(program: dict) -> float | None:
   """Returns the sum of the argument and temporary memory of a program in MiB per chip."""
   if program.get('temporary') is None:
     return None
@@ -123,7 +125,7 @@ def describe_collectives(program: dict) -> str | None:
 
 
 def program_operations_in_billions(record: dict, program_name: str) -> float | None:
-  """Returns the operations of a program on one batch in billions, or None if not counted."""
+  """Returns the billions of operations that a program executes per batch, or None if uncounted."""
   return record['result']['operations'][program_name] / GIGA if record['result'] else None
 
 
@@ -135,9 +137,9 @@ def compilation_status_text(record: dict) -> str:
 def compile_time_panels(records: list[dict]) -> list:
   """Makes a figure panel of compilation time against training memory, one point per model."""
   series = {
-    record['run']['layer']: [(mebibytes, Interval.without_bounds(record['seconds']))]
+    record['run']['layer']: [(mebibytes, Interval.without_confidence_bounds(record['seconds']))]
     for record in records
-    if (mebibytes := argument_and_temporary_mebibytes(
+    if (mebibytes := argument_and_temporary_memory_in_mebibytes(
       compilation_result_of_program(record, 'shared', *STEPS)))
   }
   if not series:

@@ -33,7 +33,7 @@ GENERATIONS = {
   'v5p': Generation(95, SIZES_3D),
   'v6e': Generation(32, SIZES_2D),
 }
-# These environment variables prevent libtpu from network queries and from locking local chips.
+# These variables prevent libtpu from querying the network and from locking local TPU chips.
 # TPU_ACCELERATOR_TYPE is only a placeholder, because each compilation states its own topology.
 # Values that the user has set in the environment are not overwritten.
 ENVIRONMENT = {
@@ -69,7 +69,7 @@ def chip_count(topology: str) -> int:
 
 
 def configure_jax_and_libtpu() -> None:
-  """Sets environment variables that restrict JAX to the CPU and libtpu to compilation.
+  """Sets environment variables so that JAX uses only the CPU and libtpu is only a compiler.
 
   They take effect only if they are set before JAX and libtpu are imported.
   """

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from experiments.complexity import count_tables
 from experiments.complexity.table_1 import COUNTED
 from experiments.lab.evidence.claim import MEASURE_AGAIN, VASWANI, Claim
-from experiments.lab.evidence.effects import Effect, Records, ratios_of_repeated_step_times
+from experiments.lab.evidence.effects import Effect, Records, ratios_between_repeated_timings
 from experiments.lab.results.times import MAX_REPETITION_DRIFT
 
 NONLINEAR = ('elman', 'lstm', 'gru')
@@ -14,7 +14,7 @@ EXPONENT = 'exponent of the sequence length'
 
 
 def find_operation_counts(records: Records, layer: str) -> dict | None:
-  """Returns the record of a layer's operation counts for a GPU, or None if it is not finished."""
+  """Returns the finished record with a layer's operation counts for a GPU, or None if absent."""
   return next((
     record for record in records
     if record['status'] == 'finished' and record['run'].get('platform') == 'gpu'
@@ -26,14 +26,14 @@ def growth_exponents(layers: Iterable[str], counted_quantity: str) -> Effect:
 
   There is one exponent for each layer and each pair of adjacent sequence lengths.
   """
-  def exponents_from_records(records: Records) -> list[float] | None:
+  def growth_exponents_from_records(records: Records) -> list[float] | None:
     layer_records = [find_operation_counts(records, layer) for layer in layers]
     if None in layer_records:
       return None
     return [slope for record in layer_records
-            for slope in count_tables.growth_slopes(record, counted_quantity)]
+            for slope in count_tables.log_log_slopes_over_length(record, counted_quantity)]
 
-  return exponents_from_records
+  return growth_exponents_from_records
 
 
 def relative_operation_count_errors(records: Records) -> list[float] | None:
@@ -51,7 +51,7 @@ CONTROLS = (
   Claim(
     'repeat-complexity',
     'In the study of complexity, two measurements of the time of the same training step agree',
-    'control', 'complexity', ratios_of_repeated_step_times,
+    'control', 'complexity', ratios_between_repeated_timings,
     'longer of both measured times divided by the shorter', '<', MAX_REPETITION_DRIFT,
     remedy=MEASURE_AGAIN,
   ),

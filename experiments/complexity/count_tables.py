@@ -1,4 +1,4 @@
-"""Tables and figures of counted operations, with fitted growth laws and published orders.
+"""Tables and figures of operation counts, with fitted growth laws and published complexities.
 
 The laws are functions of the sequence length n, the width d, and the option of a layer that bounds
 its receptive field.
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from experiments.complexity.growth_laws import (
   Law,
   Polynomial,
-  fit_length_law,
+  fit_growth_with_sequence_length,
   fit_polynomial,
   log_log_slope,
 )
@@ -27,13 +27,14 @@ SOURCE = 'Vaswani et al. 2017, Table 1'
 
 
 def _group_records_by_layer(
-  records: Iterable[dict], names: Mapping[str, str]
+  records: Iterable[dict], displayed_layer_names: Mapping[str, str]
 ) -> dict[str, dict[str, dict]]:
   """Maps each displayed layer name to its records by platform."""
   grouped: dict[str, dict[str, dict]] = {}
   for record in records:
     run = record['run']
-    grouped.setdefault(names.get(run['layer'], run['layer']), {})[run['platform']] = record
+    name = displayed_layer_names.get(run['layer'], run['layer'])
+    grouped.setdefault(name, {})[run['platform']] = record
   return grouped
 
 
@@ -42,10 +43,10 @@ def operation_counts_of_phase(record: dict, phase: str) -> list[dict]:
   return [count for count in record['result']['counts'] if count['phase'] == phase]
 
 
-def _fit_count_law(
-  record: dict, phase: str, counted_quantity: str, symbols: Mapping[str, str]
+def _fit_growth_law(
+  record: dict, phase: str, counted_quantity: str, math_symbol_by_hyperparameter: Mapping[str, str]
 ) -> Polynomial | Law:
-  """Fits a polynomial in the length, the width and the kernel or window size to counts.
+  """Fits counts exactly with a polynomial in length, width and kernel or window size.
 
   If no polynomial equals all counts, the result is a law in the length alone.
   """
@@ -53,13 +54,16 @@ def _fit_count_law(
   option_axis = ('option',) if option else ()
   axes = ('length', 'width', *option_axis)
   by_sizes = {tuple(count[axis] for axis in axes): count[counted_quantity] for count in counts}
-  names = 'n', 'd', *(symbols[option['name']] for _ in option_axis)
+  names = 'n', 'd', *(math_symbol_by_hyperparameter[option['name']] for _ in option_axis)
   law = fit_polynomial(by_sizes, names)
-  return law or fit_length_law(_counts_by_length(record, phase, counted_quantity))
+  return law or fit_growth_with_sequence_length(_counts_by_length(record, phase, counted_quantity))
 
 
 def _counts_by_length(record: dict, phase: str, counted_quantity: str) -> dict[int, int]:
-  """Maps sequence lengths to counts, at the first width and the kernel size of the layer spec."""
+  """Maps each sequence length to the value of a counted quantity, such as depth, at that length.
+
+  The values are those at the first width and the kernel or window size of the layer spec.
+  """
   option, widths = record['result']['option'], record['run']['widths']
   return {
     count['length']: count[counted_quantity] for count in operation_counts_of_phase(record, phase)
@@ -67,68 +71,74 @@ def _counts_by_length(record: dict, phase: str, counted_quantity: str) -> dict[i
   }
 
 
-def _fit_depth_law(record: dict, phase: str, counted_quantity: str = 'depth') -> Law:
-  """Fits a growth law in the sequence length to numbers of sequential operations."""
-  return fit_length_law(_counts_by_length(record, phase, counted_quantity))
+def _fit_growth_of_sequential_operations(
+  record: dict, phase: str, counted_quantity: str = 'depth'
+) -> Law:
+  """Fits the growth of the number of sequential operations with the sequence length."""
+  return fit_growth_with_sequence_length(_counts_by_length(record, phase, counted_quantity))
 
 
-def _fit_path_length_law(record: dict, unit: str) -> Law:
-  """Fits a growth law in the sequence length to maximum path lengths.
+def _fit_growth_of_path_length(record: dict, path_length_unit: str) -> Law:
+  """Fits the growth of the maximum path length with the sequence length.
 
-  The unit of the path length is 'operations' or 'layers'.
+  The argument `path_length_unit` is 'operations' or 'layers'.
   """
-  field = record['result']['receptive_field']
-  counts = {path['length']: path[unit] for path in record['result']['paths']}
-  return fit_length_law(counts, field - 1 if field else 0)
+  counts = {path['length']: path[path_length_unit] for path in record['result']['paths']}
+  return fit_growth_with_sequence_length(counts, record['result']['receptive_field'])
 
 
-def operation_tables(
+def operation_count_tables(
   records: Sequence[dict],
-  names: Mapping[str, str],
-  paper: Mapping[str, tuple[str, str, str, str]],
-  implementations: Mapping[str, str],
-  symbols: Mapping[str, str],
+  displayed_layer_names: Mapping[str, str],
+  published_complexity_by_layer: Mapping[str, tuple[str, str, str, str]],
+  platform_descriptions: Mapping[str, str],
+  math_symbol_by_hyperparameter: Mapping[str, str],
 ) -> list[Table]:
   """Tables of operation counts, sequential operations, path lengths and memory traffic.
 
   Args:
     records: the records of counting cells.
-    names: the displayed name of a layer by its spec, where it differs from the spec.
-    paper: the published type, complexity, sequential operations and path length of a layer.
-    implementations: descriptions of the counted implementations by platform. The implementation
-      for the first platform is compared with Table 1.
-    symbols: the symbol of each option that bounds a layer's receptive field.
+    displayed_layer_names: the displayed name of a layer by its spec, if it differs from the spec.
+    published_complexity_by_layer: the published type, complexity, sequential operations and path
+      length of a layer, by its displayed name.
+    platform_descriptions: descriptions of the counted implementations by platform. The
+      implementation for the first platform is compared with Table 1.
+    math_symbol_by_hyperparameter: the mathematical symbol of each layer option that bounds the
+      receptive field, such as 'k' for 'kernel_size'.
 
   Returns:
     The tables.
 
   """
-  first, *_ = implementations
-  grouped = _group_records_by_layer(records, names)
+  first, *_ = platform_descriptions
+  grouped = _group_records_by_layer(records, displayed_layer_names)
   in_all_implementations = {
     layer: by_platform for layer, by_platform in grouped.items()
-    if len(by_platform) == len(implementations)}
+    if len(by_platform) == len(platform_descriptions)}
   in_first_implementation = {
     layer: by_platform[first] for layer, by_platform in in_all_implementations.items()}
   return [
-    _comparison_with_paper(in_first_implementation, paper, symbols),
-    _matrix_product_table(in_first_implementation, symbols),
-    _sequential_operation_table(in_all_implementations, implementations),
-    _path_length_table(in_all_implementations, implementations),
-    _memory_traffic_table(in_first_implementation, symbols),
+    _comparison_with_vaswani_table_1(
+      in_first_implementation, published_complexity_by_layer, math_symbol_by_hyperparameter),
+    _matrix_product_table(in_first_implementation, math_symbol_by_hyperparameter),
+    _sequential_operation_table(in_all_implementations, platform_descriptions),
+    _path_length_table(in_all_implementations, platform_descriptions),
+    _memory_traffic_table(in_first_implementation, math_symbol_by_hyperparameter),
   ]
 
 
-def _comparison_with_paper(records: Mapping[str, dict], paper, symbols) -> Table:
-  """Table 1 of the paper with counted and published orders of growth in adjacent columns."""
+def _comparison_with_vaswani_table_1(
+  records: Mapping[str, dict], published_complexity_by_layer, math_symbol_by_hyperparameter
+) -> Table:
+  """Compares complexities in Table 1 of Vaswani 2017 with growth orders of our operation counts."""
   rows = []
   for layer, record in records.items():
-    kind, *published = paper.get(layer, (None,) * 4)
+    kind, *published = published_complexity_by_layer.get(layer, (None,) * 4)
     bounded = record['result']['receptive_field'] is not None
     counted = (
-      _fit_count_law(record, 'forward', 'products', symbols).order,
-      _fit_depth_law(record, 'forward').order,
-      _fit_path_length_law(record, 'layers' if bounded else 'operations').order,
+      _fit_growth_law(record, 'forward', 'products', math_symbol_by_hyperparameter).growth_order,
+      _fit_growth_of_sequential_operations(record, 'forward').growth_order,
+      _fit_growth_of_path_length(record, 'layers' if bounded else 'operations').growth_order,
     )
     orders = (order for pair in zip(counted, published, strict=True) for order in pair)
     rows.append((layer, kind, *orders))
@@ -148,11 +158,13 @@ def _comparison_with_paper(records: Mapping[str, dict], paper, symbols) -> Table
   )
 
 
-def _matrix_product_table(records: Mapping[str, dict], symbols) -> Table:
-  """Growth laws of the size of the decoding state and of the operations in matrix products."""
+def _matrix_product_table(records: Mapping[str, dict], math_symbol_by_hyperparameter) -> Table:
+  """Table of how matrix-product operations and decoding-state bytes grow with length and width."""
   rows = [
-    (layer, *(str(_fit_count_law(record, phase, 'products', symbols)) for phase in PHASES),
-     str(_fit_count_law(record, 'generate', 'state_bytes', symbols)))
+    (layer,
+     *(str(_fit_growth_law(record, phase, 'products', math_symbol_by_hyperparameter))
+       for phase in PHASES),
+     str(_fit_growth_law(record, 'generate', 'state_bytes', math_symbol_by_hyperparameter)))
     for layer, record in records.items()
   ]
   return Table(
@@ -164,21 +176,22 @@ def _matrix_product_table(records: Mapping[str, dict], symbols) -> Table:
 
 
 def _sequential_operation_table(
-  records_by_layer: Mapping[str, Mapping[str, dict]], implementations
+  records_by_layer: Mapping[str, Mapping[str, dict]], platform_descriptions
 ) -> Table:
-  """Growth laws of the number of sequential operations, where a sum of m terms is 1 or log2(m)."""
+  """Table of sequential operations, where a sum of m terms counts as 1 or as log2(m) operations."""
   columns, rows = ['layer'], [[layer] for layer in records_by_layer]
-  for platform, description in implementations.items():
+  for platform, description in platform_descriptions.items():
     for phase in ('forward', 'train'):
       columns.append(f'{PHASES[phase]}, {description}')
       for row in rows:
-        row.append(_fit_depth_law(records_by_layer[row[0]][platform], phase).text)
-  first, *_ = implementations
+        record = records_by_layer[row[0]][platform]
+        row.append(_fit_growth_of_sequential_operations(record, phase).text)
+  first, *_ = platform_descriptions
   columns += ['processing n tokens, logarithmic sums', PHASES['generate']]
   for row in rows:
     record = records_by_layer[row[0]][first]
-    row.append(_fit_depth_law(record, 'forward', 'logarithmic_depth').text)
-    row.append(_fit_depth_law(record, 'generate').text)
+    row.append(_fit_growth_of_sequential_operations(record, 'forward', 'logarithmic_depth').text)
+    row.append(_fit_growth_of_sequential_operations(record, 'generate').text)
   return Table(
     'Sequential operations', columns, rows,
     'The longest chain of dependent operations in a program, as a function of the sequence length '
@@ -189,20 +202,21 @@ def _sequential_operation_table(
 
 
 def _path_length_table(
-  records_by_layer: Mapping[str, Mapping[str, dict]], implementations
+  records_by_layer: Mapping[str, Mapping[str, dict]], platform_descriptions
 ) -> Table:
-  """Growth laws of the maximum path length, counted in layers and in operations."""
-  first, *_ = implementations
+  """Table of how the maximum path length, in layers or operations, grows with sequence length."""
+  first, *_ = platform_descriptions
   rows = [
     (layer, records[first]['result']['receptive_field'],
-     _fit_path_length_law(records[first], 'layers').text,
-     *(_fit_path_length_law(records[platform], 'operations').text for platform in implementations))
+     _fit_growth_of_path_length(records[first], 'layers').text,
+     *(_fit_growth_of_path_length(records[platform], 'operations').text
+       for platform in platform_descriptions))
     for layer, records in records_by_layer.items()
   ]
   return Table(
     'Maximum path length between two positions',
     ('layer', 'receptive field', 'layers',
-     *(f'operations, {description}' for description in implementations.values())), rows,
+     *(f'operations, {description}' for description in platform_descriptions.values())), rows,
     'The maximum over all pairs of n positions of the number of operations on the shortest path '
     'through the program between them. The layer is stacked until there is a path between all '
     'positions. The column "layers" is the number of layers in this stack (levels for dilated '
@@ -210,14 +224,16 @@ def _path_length_table(
   )
 
 
-def _memory_traffic_table(records: Mapping[str, dict], symbols) -> Table:
-  """Orders of growth of elementwise operations and memory traffic, for inference and training."""
+def _memory_traffic_table(records: Mapping[str, dict], math_symbol_by_hyperparameter) -> Table:
+  """Table of how elementwise operations and memory traffic grow, in inference and in training."""
   columns, rows = ['layer'], [[layer] for layer in records]
   for phase in ('forward', 'train'):
     for counted_quantity, label in (('elementwise', 'elementwise operations'), ('bytes', 'bytes')):
       columns.append(f'{label}, {PHASES[phase]}')
       for row in rows:
-        row.append(_fit_count_law(records[row[0]], phase, counted_quantity, symbols).order)
+        record = records[row[0]]
+        law = _fit_growth_law(record, phase, counted_quantity, math_symbol_by_hyperparameter)
+        row.append(law.growth_order)
   return Table(
     'Elementwise operations and memory traffic', columns, rows,
     'Orders of growth of the number of arithmetic operations outside of matrix products and '
@@ -231,27 +247,29 @@ FIGURE_QUANTITIES = {
 }
 
 
-def operation_panels(
-  records: Sequence[dict], names: Mapping[str, str], implementations: Mapping[str, str]
+def operation_count_panels(
+  records: Sequence[dict],
+  displayed_layer_names: Mapping[str, str],
+  platform_descriptions: Mapping[str, str],
 ) -> list[Panel]:
-  """Figure panels of operation counts over the sequence length, for a GPU implementation.
+  """Figure panels of operation counts against the sequence length, for a GPU implementation.
 
   Args:
     records: the records of counting cells.
-    names: the displayed name of a layer by its spec, where it differs from the spec.
-    implementations: descriptions of the counted implementations by platform.
+    displayed_layer_names: the displayed name of a layer by its spec, if it differs from the spec.
+    platform_descriptions: descriptions of the counted implementations by platform.
 
   Returns:
     Panels of operations in products, sequential operations and maximum path lengths.
 
   """
-  first, *_ = implementations
-  grouped = _group_records_by_layer(records, names)
+  first, *_ = platform_descriptions
+  grouped = _group_records_by_layer(records, displayed_layer_names)
   in_first_implementation = {
     layer: by_platform[first] for layer, by_platform in grouped.items() if first in by_platform}
 
   def log_log_panel(title, points_by_layer):
-    series = {layer: [(n, Interval.without_bounds(count)) for n, count in points]
+    series = {layer: [(n, Interval.without_confidence_bounds(count)) for n, count in points]
               for layer, points in points_by_layer.items()}
     return Panel(title, 'sequence length', 'operations', series, log_x=True, log_y=True)
 
@@ -266,7 +284,7 @@ def operation_panels(
     for layer, record in in_first_implementation.items()})]
 
 
-def growth_slopes(record: dict, counted_quantity: str) -> list[float]:
+def log_log_slopes_over_length(record: dict, counted_quantity: str) -> list[float]:
   """Slopes of log(count) over log(length) between adjacent sequence lengths.
 
   The counted quantity is 'operations' or 'layers' of a path, or any count of a program of the

@@ -58,12 +58,16 @@ class Crossover:
 
   @property
   def is_reliable(self) -> bool:
-    """Whether costs differ significantly and enough resamples (CONFIDENCE) have the crossover."""
+    """Whether the costs differ significantly and the cost curves cross in most bootstrap resamples.
+
+    The fraction of bootstrap resamples in which the curves cross in the same direction must be at
+    least CONFIDENCE.
+    """
     return bool(self.significant_lengths) and self.missing_share <= 1 - CONFIDENCE
 
   @property
   def smallest_cost_ratio(self) -> Interval:
-    """The smallest ratio of the higher to the lower cost over all sequence lengths."""
+    """The minimum over the sequence lengths of the higher cost divided by the lower cost."""
     smallest = min(self.ratios, key=lambda ratio: abs(math.log(ratio.estimate)))
     if self.cheaper_above == self.second:
       return smallest
@@ -75,7 +79,7 @@ def find_crossovers(
   records: Sequence[dict], measured_quantity: times.MeasuredQuantity
 ) -> list[Crossover]:
   """Finds all crossovers of time or memory between pairs of layers of one timing grid."""
-  run, rounds = records[0]['run'], times.stack_measurements(records, measured_quantity)
+  run, rounds = records[0]['run'], times.measurements_as_array(records, measured_quantity)
   order = np.argsort(run['lengths'])
   lengths, rounds = np.asarray(run['lengths'])[order], rounds[..., order]
   estimates = np.log(times.median_over_rounds(rounds))
@@ -84,15 +88,17 @@ def find_crossovers(
   for i, j in itertools.combinations(range(len(run['layers'])), 2):
     names = run['layers'][i], run['layers'][j], measured_quantity.name
     ratios, known = estimates[i] - estimates[j], ~np.isnan(estimates[i] - estimates[j])
-    numbers_of_rounds = np.sum(~np.isnan(rounds[:, i] - rounds[:, j]), axis=0)[known].tolist()
+    is_measured = ~np.isnan(rounds[:, i] - rounds[:, j])
+    num_timing_rounds_by_length = np.sum(is_measured, axis=0)[known].tolist()
     resampled = (resamples[:, i] - resamples[:, j])[:, known]
     crossovers += _find_crossovers_of_pair(
-      names, lengths[known], ratios[known], resampled, numbers_of_rounds, measured_quantity.exact)
+      names, lengths[known], ratios[known], resampled, num_timing_rounds_by_length,
+      measured_quantity.exact)
   return crossovers
 
 
 def _find_crossovers_of_pair(
-  names, lengths, log_ratios, resampled_log_ratios, numbers_of_rounds, is_exact
+  names, lengths, log_ratios, resampled_log_ratios, num_timing_rounds_by_length, costs_are_exact
 ) -> list[Crossover]:
   """Finds the sequence lengths at which the cost curves of two layers cross.
 
@@ -100,12 +106,12 @@ def _find_crossovers_of_pair(
   `resampled_log_ratios` [resamples, lengths] in the resamples.
   """
   intervals = [
-    _estimate_from_logarithms(log_ratio, log_resamples, num_rounds)
-    for log_ratio, log_resamples, num_rounds in zip(
-      log_ratios, resampled_log_ratios.T, numbers_of_rounds, strict=True)]
+    _bootstrap_interval_from_logarithms(log_ratio, log_resamples, num_timing_rounds)
+    for log_ratio, log_resamples, num_timing_rounds in zip(
+      log_ratios, resampled_log_ratios.T, num_timing_rounds_by_length, strict=True)]
   excludes_one = np.array(
     [ratio.has_bounds and not ratio.low <= 1 <= ratio.high for ratio in intervals], bool)
-  significant = log_ratios != 0 if is_exact else excludes_one
+  significant = log_ratios != 0 if costs_are_exact else excludes_one
   common = (
     *names, tuple(lengths.tolist()), tuple(intervals), tuple(lengths[significant].tolist()))
   places, signs = _interpolate_sign_changes(lengths, log_ratios)
@@ -121,7 +127,8 @@ def _find_crossovers_of_pair(
     nearest_places = np.take_along_axis(resampled_places, nearest, -1)
     matching = nearest_places[np.isfinite(distance).any(-1)]
     above, below = names[int(sign > 0)], names[int(sign < 0)]
-    length = _estimate_from_logarithms(place, matching[:, 0], min(numbers_of_rounds))
+    length = _bootstrap_interval_from_logarithms(
+      place, matching[:, 0], min(num_timing_rounds_by_length))
     missing_share = 1 - len(matching) / len(resampled_log_ratios)
     crossovers.append(Crossover(*common, length, below, above, missing_share))
   return crossovers
@@ -155,20 +162,20 @@ def _bootstrap_medians(costs: 'np.ndarray') -> 'np.ndarray':
   return np.stack([times.median_over_rounds(costs[picks, layer]) for layer in layers], axis=1)
 
 
-def _estimate_from_logarithms(
-  log_estimate: float, log_resamples: 'np.ndarray', num_rounds: int
+def _bootstrap_interval_from_logarithms(
+  log_estimate: float, log_resamples: 'np.ndarray', num_timing_rounds: int
 ) -> Interval:
   """Converts a log estimate and its bootstrap resamples to an estimate with an interval."""
   known = log_resamples[~np.isnan(log_resamples)]
-  if num_rounds < 2 or not len(known):
-    return Interval.without_bounds(math.exp(log_estimate), num_rounds)
+  if num_timing_rounds < 2 or not len(known):
+    return Interval.without_confidence_bounds(math.exp(log_estimate), num_timing_rounds)
   tail = (1 - CONFIDENCE) / 2
   low, high = np.quantile(known, (tail, 1 - tail))
   low, high = min(low, log_estimate), max(high, log_estimate)  # widened to contain the estimate
-  return Interval(*map(math.exp, (log_estimate, low, high)), num_rounds)
+  return Interval(*map(math.exp, (log_estimate, low, high)), num_timing_rounds)
 
 
-def crossover_table(records: Sequence[dict], is_only_grid: bool = True) -> Table:
+def crossover_table(records: Sequence[dict], include_run_settings: bool = False) -> Table:
   """A table that states, for each pair of layers, the cheaper layer by sequence length."""
   clauses = {}
   for measured_quantity, label in QUANTITY_LABELS.items():
@@ -186,8 +193,8 @@ def crossover_table(records: Sequence[dict], is_only_grid: bool = True) -> Table
     f'{times.describe_timing_setup(run, workload)}.'
     f'{times.describe_out_of_memory(records, "train", "generate")}'
   )
-  title = times.title_with_tokens_and_device(
-    'Crossover lengths between layers', records, is_only_grid)
+  title = times.add_token_count_and_device_to_title(
+    'Crossover lengths between layers', records, include_run_settings)
   return Table(title, ('layers', 'cheaper layer by sequence length'), rows, caption)
 
 
@@ -202,9 +209,10 @@ def describe_crossovers(crossovers: Sequence[Crossover]) -> str:
     return 'the difference is not significant'
   if last.length is None:
     return _describe_always_cheaper_layer(last)
-  up_to = [f'{crossover.cheaper_below} up to {_format_length(crossover)}'
+  up_to = [f'{crossover.cheaper_below} up to {_format_crossover_length(crossover)}'
            for crossover in crossovers[1:]]
-  first = f'{crossovers[0].cheaper_below} is cheaper up to {_format_length(crossovers[0])}'
+  first_length = _format_crossover_length(crossovers[0])
+  first = f'{crossovers[0].cheaper_below} is cheaper up to {first_length}'
   return ', '.join((first, *up_to, f'{last.cheaper_above} beyond'))
 
 
@@ -219,16 +227,24 @@ def _describe_always_cheaper_layer(pair: Crossover) -> str:
   return f'{pair.cheaper_above} is cheaper {where} tokens, {detail}'
 
 
-def _format_length(crossover: Crossover) -> str:
-  """Formats a crossover length, its interval and the share of resamples without a crossover."""
+def _format_crossover_length(crossover: Crossover) -> str:
+  """Formats a crossover length with its bootstrap confidence interval.
+
+  The percentage of resamples without this crossover is added if it is not rounded to 0.
+  """
   missing = round(100 * crossover.missing_share)
   length = crossover.length
   text = notation.format_table_cell(length if length.has_bounds else round(length.estimate))
   return f'{text} tokens' + (f' (no crossover in {missing} % of resamples)' if missing else '')
 
 
-def crossover_heat_maps(records: Sequence[dict], is_only_grid: bool = True) -> list[HeatMap]:
-  """A heat map of crossover lengths between all pairs of layers, for time and for memory."""
+def crossover_heat_maps(
+  records: Sequence[dict], include_run_settings: bool = False
+) -> list[HeatMap]:
+  """Heat maps of the sequence length above which one layer of a pair is cheaper than the other.
+
+  Each quantity in QUANTITY_LABELS has a heat map, which compares all pairs of layers.
+  """
   layers, lengths = (records[0]['run'][name] for name in ('layers', 'lengths'))
   longest_name = max(map(len, layers))
   side = 0.2 * max(len(layers), _FEW) + 0.06 * longest_name  # inches of cells and of names
@@ -250,7 +266,8 @@ def crossover_heat_maps(records: Sequence[dict], is_only_grid: bool = True) -> l
       weights[cheaper] = color_intensity(since, lengths)
       if last.length:
         texts[cheaper] = f'{since:.0f}' + ('' if last.is_reliable else '?')
-    title = times.title_with_tokens_and_device(f'Cheaper layer, {label}', records, is_only_grid)
+    title = times.add_token_count_and_device_to_title(
+      f'Cheaper layer, {label}', records, include_run_settings)
     labelled = _lengths_labelled_on_color_scale(lengths)
     scale = {color_intensity(length, lengths): str(length) for length in labelled}
     heat_maps.append(HeatMap(
@@ -262,7 +279,7 @@ def crossover_heat_maps(records: Sequence[dict], is_only_grid: bool = True) -> l
 
 
 def color_intensity(crossover_length: float, measured_lengths: Sequence[int]) -> float:
-  """Returns the heat-map intensity of a crossover, which decreases with the crossover length.
+  """Returns a heat-map intensity that decreases with the length at which two cost curves cross.
 
   The intensity is 1 at the shortest measured length and WEIGHT_LONGEST at the longest.
   """

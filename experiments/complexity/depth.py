@@ -1,7 +1,8 @@
 """Depth of a program, which is the length of its longest chain of dependent operations.
 
-On any number of processors, an operation waits for its operands. Here an operation is one equation
-on complete arrays, and moving data is no operation. A sum is counted by one of two conventions.
+On any number of processors, an operation waits for its operands. Here an operation is a primitive
+of a jaxpr that is applied to complete arrays, and moving data is no operation. A sum is counted by
+one of two conventions.
 
   unit           a product of matrices or a sum is one operation (Vaswani et al. 2017, Table 1)
   logarithmic    a sum of n numbers is log2(n) additions in a tree (the PRAM model)
@@ -24,15 +25,15 @@ from experiments.lab.measure.primitives import (
   LoopOperands,
   count_scan_operands,
   inner_jaxprs,
+  num_elements_combined_per_output_element,
   primitive_kind,
-  terms_per_output_element,
 )
 
 NO_CHAIN = -np.inf
 
 
-def longest_chain_length(
-  function: Callable, *arguments, logarithmic_reductions: bool = False
+def longest_operation_chain_length(
+  function: Callable, *arguments, reductions_have_log_depth: bool = False
 ) -> int:
   """The length of the longest chain of dependent operations in a function.
 
@@ -44,28 +45,31 @@ def longest_chain_length(
   Args:
     function: the function.
     *arguments: the arguments of the function, or their shapes.
-    logarithmic_reductions: whether a sum counts as a tree of additions and not as one operation.
+    reductions_have_log_depth: whether a sum counts as a tree of additions and not as one operation.
 
   Returns:
     The number of operations on the longest chain.
 
   """
   program = jax.make_jaxpr(function)(*arguments).jaxpr
-  return longest_chain_length_of_jaxpr(program, logarithmic_reductions)
+  return longest_operation_chain_length_of_jaxpr(program, reductions_have_log_depth)
 
 
-def longest_chain_length_of_jaxpr(jaxpr: core.Jaxpr, logarithmic_reductions: bool = False) -> int:
+def longest_operation_chain_length_of_jaxpr(
+  jaxpr: core.Jaxpr, reductions_have_log_depth: bool = False
+) -> int:
   """The length of the longest chain of dependent operations in a jaxpr."""
-  return int(max(_longest_chain_matrix(jaxpr, logarithmic_reductions).max(initial=0), 0))
+  lengths = _longest_path_lengths_from_inputs_to_outputs(jaxpr, reductions_have_log_depth)
+  return int(max(lengths.max(initial=0), 0))
 
 
-def _equation_depth(equation, logarithmic_reductions: bool) -> int:
-  """The number of sequential operations of one equation of a jaxpr."""
-  kind = primitive_kind(equation)
+def _jaxpr_equation_depth(jaxpr_equation, reductions_have_log_depth: bool) -> int:
+  """The depth of one jaxpr equation, as a number of sequential operations."""
+  kind = primitive_kind(jaxpr_equation)
   if kind in FREE:
     return 0
-  levels = math.ceil(math.log2(max(terms_per_output_element(equation), 1)))
-  if not logarithmic_reductions or kind in ('elementwise', 'scatter'):
+  levels = math.ceil(math.log2(max(num_elements_combined_per_output_element(jaxpr_equation), 1)))
+  if not reductions_have_log_depth or kind in ('elementwise', 'scatter'):
     return 1
   if kind == 'transform':
     return 2 * levels  # a product and an addition per level
@@ -74,74 +78,87 @@ def _equation_depth(equation, logarithmic_reductions: bool) -> int:
   return levels + (kind == 'product')
 
 
-def _longest_chain_matrix(jaxpr: core.Jaxpr, logarithmic_reductions: bool) -> np.ndarray:
-  """The lengths [outputs, inputs + 1] of the longest chains from each input to each output.
+def _longest_path_lengths_from_inputs_to_outputs(
+  jaxpr: core.Jaxpr, reductions_have_log_depth: bool
+) -> np.ndarray:
+  """Lengths of the longest chains of dependent operations from each input to each output.
 
-  The last column holds the chains that start at constants.
+  The result has the shape [outputs, inputs + 1]. The last column holds the chains that start at
+  constants.
   """
   inputs = [*jaxpr.invars]
   identity = _max_plus_identity(len(inputs) + 1)
   constant = identity[-1]
   chains = dict(zip(inputs, identity, strict=False)) | dict.fromkeys(jaxpr.constvars, constant)
 
-  def longest_chains_to_value(atom):
-    return constant if isinstance(atom, core.Literal) else chains[atom]
+  def longest_path_length_from_each_input(variable_or_literal):
+    if isinstance(variable_or_literal, core.Literal):
+      return constant
+    return chains[variable_or_literal]
 
-  for equation in jaxpr.eqns:
-    operands = np.array([longest_chains_to_value(atom) for atom in equation.invars] + [constant])
-    if primitive_kind(equation) == 'control':
-      inner = _longest_chains_through_control_flow(equation, logarithmic_reductions)
-      chains |= zip(equation.outvars, max_plus_product(inner, operands), strict=True)
+  for jaxpr_equation in jaxpr.eqns:
+    operands = np.array(
+      [*map(longest_path_length_from_each_input, jaxpr_equation.invars), constant])
+    if primitive_kind(jaxpr_equation) == 'control':
+      inner = _longest_path_lengths_through_control_flow(jaxpr_equation, reductions_have_log_depth)
+      chains |= zip(jaxpr_equation.outvars, max_plus_product(inner, operands), strict=True)
     else:
-      longest = operands.max(0) + _equation_depth(equation, logarithmic_reductions)
-      chains |= dict.fromkeys(equation.outvars, longest)
-  to_outputs = [longest_chains_to_value(atom) for atom in jaxpr.outvars]
+      longest = operands.max(0) + _jaxpr_equation_depth(jaxpr_equation, reductions_have_log_depth)
+      chains |= dict.fromkeys(jaxpr_equation.outvars, longest)
+  to_outputs = [longest_path_length_from_each_input(output) for output in jaxpr.outvars]
   return np.array(to_outputs).reshape(-1, len(identity))
 
 
-def _longest_chains_through_control_flow(equation, logarithmic_reductions: bool) -> np.ndarray:
-  """Lengths [outputs, operands + 1] of the longest chains through a loop, branch or call.
+def _longest_path_lengths_through_control_flow(
+  jaxpr_equation, reductions_have_log_depth: bool
+) -> np.ndarray:
+  """Lengths of the longest chains of dependent operations through a loop, a branch or a call.
 
-  The last column holds the chains that start at constants.
+  The result has the shape [outputs, operands + 1]. The last column holds the chains that start at
+  constants.
   """
-  name, params = equation.primitive.name, equation.params
+  name, params = jaxpr_equation.primitive.name, jaxpr_equation.params
   if name == 'while':
     raise ValueError(
       'the depth of a while loop cannot be counted, because its iterations depend on data')
   inner = [
-    _longest_chain_matrix(body.jaxpr, logarithmic_reductions) for body in inner_jaxprs(equation)]
+    _longest_path_lengths_from_inputs_to_outputs(body.jaxpr, reductions_have_log_depth)
+    for body in inner_jaxprs(jaxpr_equation)]
   if name == 'scan':
-    return _longest_chains_through_scan(inner[0], count_scan_operands(equation), params['length'])
+    return _longest_path_lengths_through_scan(
+      inner[0], count_scan_operands(jaxpr_equation), params['length'])
   if name == 'cond':  # a branch starts after its index has been computed
     branch = np.max(inner, 0)
     return np.concatenate([branch.max(1, keepdims=True), branch], 1)
   return inner[0]
 
 
-def _longest_chains_through_scan(
-  body: np.ndarray, operands: LoopOperands, length: int
+def _longest_path_lengths_through_scan(
+  body_path_lengths: np.ndarray, operands: LoopOperands, num_iterations: int
 ) -> np.ndarray:
-  """Lengths [outputs, operands + 1] of the longest chains through all iterations of a scan.
+  """Lengths of the longest chains of dependent operations through all iterations of a scan.
 
-  The carried outputs precede the stacked outputs. The last column holds chains from constants.
+  The result has the shape [outputs, operands + 1]. The carried outputs precede the stacked outputs.
+  The last column holds the chains that start at constants.
   """
   consts, carry, _ = operands
-  iteration = _max_plus_identity(body.shape[1])  # operands that are not carried do not change
-  iteration[consts : consts + carry] = body[:carry]
-  last_carry = max_plus_power(iteration, length)[consts : consts + carry]
-  # The identity matrix allows chains that pass through fewer than length - 1 iterations.
+  iteration = _max_plus_identity(body_path_lengths.shape[1])  # only carried operands change
+  iteration[consts : consts + carry] = body_path_lengths[:carry]
+  last_carry = max_plus_power(iteration, num_iterations)[consts : consts + carry]
+  # An identity matrix represents a loop iteration that adds no operation to a dependency path.
+  # The elementwise maximum of `iteration` and the identity includes paths that skip the iteration.
   any_iteration = np.maximum(iteration, _max_plus_identity(len(iteration)))
-  earlier = max_plus_power(any_iteration, length - 1)
-  return np.concatenate([last_carry, max_plus_product(body[carry:], earlier)])
+  earlier = max_plus_power(any_iteration, num_iterations - 1)
+  return np.concatenate([last_carry, max_plus_product(body_path_lengths[carry:], earlier)])
 
 
 def _max_plus_identity(size: int) -> np.ndarray:
   return np.where(np.eye(size, dtype=bool), 0.0, NO_CHAIN)
 
 
-def max_plus_product(outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
+def max_plus_product(left: np.ndarray, right: np.ndarray) -> np.ndarray:
   """The product of matrices [a, b] and [b, c] over the max-plus semiring."""
-  return np.max(outer[:, :, None] + inner[None], 1, initial=NO_CHAIN)
+  return np.max(left[:, :, None] + right[None], 1, initial=NO_CHAIN)
 
 
 def max_plus_power(matrix: np.ndarray, exponent: int) -> np.ndarray:

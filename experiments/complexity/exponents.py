@@ -24,15 +24,17 @@ MEASURES = (times.STEP, times.MEMORY, times.TOKEN, times.STATE)
 
 def exponent_table(
   records: Sequence[dict],
-  published_orders: Mapping[str, str] | None = None,
-  is_only_grid: bool = True,
+  published_complexity_by_layer: Mapping[str, str] | None = None,
+  include_run_settings: bool = False,
 ) -> Table:
   """A table of growth exponents of time and memory for all layers of one timing grid.
 
   Args:
     records: the repetitions of one grid, with at least two lengths.
-    published_orders: the published order of growth of a layer, such as O(n²), by its name.
-    is_only_grid: whether there is a single grid, so that the title needs no distinction.
+    published_complexity_by_layer: the published order of growth of a layer, such as O(n²), by its
+      name.
+    include_run_settings: whether the title includes the tokens per step and the device, because
+      records of the report differ in them.
 
   Returns:
     The exponents over all lengths and between the two longest lengths.
@@ -42,13 +44,13 @@ def exponent_table(
   lengths, last = run['lengths'], sorted(run['lengths'])[-2:]
   last_indices = [lengths.index(length) for length in last]
   columns, rows = ['layer'], [[layer] for layer in run['layers']]
-  if published_orders:
+  if published_complexity_by_layer:
     columns.append('published complexity')
     for row in rows:
-      row.append(published_orders.get(row[0]))
+      row.append(published_complexity_by_layer.get(row[0]))
   for measure in MEASURES:
     columns += [measure.name, f'{measure.name}, {last[0]} to {last[-1]}']
-    samples = times.stack_measurements(records, measure)
+    samples = times.measurements_as_array(records, measure)
     extra = run['generated'] if measure == times.STATE else 0
     sizes = [length + extra for length in lengths]
     for row, rounds in zip(rows, np.moveaxis(samples, 1, 0), strict=True):
@@ -68,8 +70,8 @@ def exponent_table(
     f'state at its capacity.'
     f'{times.describe_out_of_memory(records, "train", "generate")}'
   )
-  title = times.title_with_tokens_and_device(
-    'Measured exponents of growth with length', records, is_only_grid)
+  title = times.add_token_count_and_device_to_title(
+    'Measured exponents of growth with length', records, include_run_settings)
   return Table(title, columns, rows, caption)
 
 

@@ -35,8 +35,8 @@ class Polynomial(NamedTuple):
     return ''.join(symbol + POWERS[power] for symbol, power in powers if power)
 
   @property
-  def order(self) -> str:
-    """The order of growth without dominated terms, such as O(n²d + nd²)."""
+  def growth_order(self) -> str:
+    """The order of growth, such as O(n²d + nd²), which omits all dominated terms."""
     leading = [
       e for e in self.terms
       if not any(other != e and all(map(int.__ge__, other, e)) for other in self.terms)
@@ -44,7 +44,7 @@ class Polynomial(NamedTuple):
     monomials = [self.format_monomial(e) or '1' for e in sorted(leading, reverse=True)]
     return f'O({" + ".join(monomials) or 0})'
 
-  def evaluate_polynomial(self, *sizes: int) -> Fraction:
+  def evaluate_polynomial(self, sizes: Sequence[int]) -> Fraction:
     """The value of the polynomial for given values of its symbols."""
     return sum((c * math.prod(map(pow, sizes, e)) for e, c in self.terms.items()), Fraction(0))
 
@@ -53,21 +53,22 @@ class Law(NamedTuple):
   """A growth law in the sequence length n, such as 2n + 1, and its order, such as O(n)."""
 
   text: str
-  order: str
+  growth_order: str
 
   def __str__(self) -> str:
     return self.text
 
 
 def fit_polynomial(
-  counts: Mapping[tuple[int, ...], int], symbols: Sequence[str], degree: int = 2
+  counts: Mapping[tuple[int, ...], int], variables: Sequence[str], degree: int = 2
 ) -> Polynomial | None:
-  """Fits a polynomial in the program's sizes that equals all operation counts exactly.
+  """Fits operation counts exactly with a polynomial in sizes such as length and width.
 
   Args:
-    counts: counts by sizes, one size per symbol.
-    symbols: the symbols of the sizes.
-    degree: the maximal exponent of a symbol, which is also below the number of its distinct sizes.
+    counts: counts by sizes, one size per variable.
+    variables: the symbols of the polynomial's variables, such as 'n' and 'd'.
+    degree: the maximal exponent of a variable, which is also below the number of its distinct
+      sizes.
 
   Returns:
     The polynomial, or None if there is none.
@@ -80,26 +81,29 @@ def fit_polynomial(
   if coefficients is None:
     return None
   terms = {e: c for e, c in zip(exponents, coefficients, strict=True) if c}
-  return Polynomial(tuple(symbols), terms)
+  return Polynomial(tuple(variables), terms)
 
 
-def fit_length_law(counts: Mapping[int, float | None], tokens_per_layer: int = 0) -> Law:
-  """Fits the simplest growth law that equals the counts at all lengths, else a power law.
+def fit_growth_with_sequence_length(
+  counts: Mapping[int, float | None], layer_receptive_field: int | None = None
+) -> Law:
+  """Fits the simplest growth law that reproduces all counts exactly, or otherwise a power law.
 
-  The candidates are multiples of ceil((n - 1) / tokens_per_layer), and sums of a constant, log2 n
-  and n.
+  The candidates are multiples of ceil((n - 1) / (layer_receptive_field - 1)), and sums of a
+  constant, log2 n and n.
 
   Args:
     counts: counts by length, where None means infinity.
-    tokens_per_layer: the receptive field of one layer minus 1 if the counts are path lengths of a
-      layer with a bounded receptive field, else 0.
+    layer_receptive_field: the receptive field of one layer if the counts are path lengths through
+      a stack of layers with a bounded receptive field, else None.
 
   Returns:
     The law. If no candidate equals all counts, its text is the count at the longest length, and its
-    order is an approximate power of n.
+    growth order is an approximate power of n.
 
   """
   counts = {n: math.inf if count is None else count for n, count in counts.items()}
+  tokens_per_layer = layer_receptive_field - 1 if layer_receptive_field else 0
   layers = f'⌈(n - 1)/{tokens_per_layer}⌉'
   bases = {
     '': lambda n: 1, 'log₂ n': lambda n: n.bit_length() - 1, 'n': lambda n: n,
@@ -134,9 +138,9 @@ def log_log_slope(counts: Mapping[int, float]) -> float:
 def solve_coefficients(
   counts: Mapping[tuple[int, ...], int], basis: Sequence[Callable[..., int]]
 ) -> list[Fraction] | None:
-  """Solves for the rational coefficients with which a sum of basis functions equals the counts.
+  """Computes rational coefficients of basis functions whose weighted sum reproduces every count.
 
-  Returns None if there is no solution, or if the solution is not unique.
+  Returns None if there is no exact solution, or if the solution is not unique.
   """
   rows = [[Fraction(f(*sizes)) for f in basis] + [Fraction(count)]
           for sizes, count in counts.items()]
@@ -164,18 +168,20 @@ def format_sum(terms: Sequence[tuple[Fraction, str]]) -> str:
     if coefficient:
       sign = ' - ' if coefficient < 0 else ' + '
       text += sign if text else sign.strip(' +')
-      text += _format_absolute_coefficient(abs(coefficient), monomial) + monomial
+      text += _format_term_without_sign(abs(coefficient), monomial)
   return text
 
 
-def _format_absolute_coefficient(coefficient: Fraction, monomial: str) -> str:
-  """Formats the absolute value of a coefficient, or returns '' for a 1 before a monomial.
+def _format_term_without_sign(coefficient: Fraction, monomial: str) -> str:
+  """Formats a nonnegative coefficient and its monomial, such as 4n²d.
 
-  A space separates a fraction from its monomial, and any coefficient from a logarithm or ceiling.
+  A coefficient of 1 is omitted before a monomial. A space separates a fraction from its
+  monomial, and any coefficient from a logarithm or ceiling.
   """
   if coefficient == 1 and monomial:
-    return ''
+    return monomial
   numerator, denominator = coefficient.as_integer_ratio()
   whole = denominator == 1
   text = f'{numerator:,}' if whole else f'{numerator}/{denominator}'
-  return text + ' ' * (monomial[:1] in ('l', '⌈') or (not whole and bool(monomial)))
+  space = ' ' * (monomial[:1] in ('l', '⌈') or (not whole and bool(monomial)))
+  return f'{text}{space}{monomial}'

@@ -36,10 +36,10 @@ MAX_ALL_PAIRS = 64
 PATH_WIDTH = 8  # path lengths do not depend on the width
 
 
-def settings_of_counting_cell(
+def operation_count_settings(
   layer: str, platform: str, lengths, widths, path_lengths
 ) -> dict:
-  """Settings of a grid cell that counts the operations of a layer on one platform.
+  """Settings of an experiment that counts the operations of a layer on one platform.
 
   Args:
     layer: the canonical spec of the layer.
@@ -62,38 +62,38 @@ def check_widths(run: dict) -> None:
   """Raises BadInput if the layer to be counted does not support one of the widths."""
   layer = spec.parse_spec(run['layer'], 'layer')
   for width in run['widths']:
-    if width % layer.width_divisor:
+    if width % layer.required_width_divisor:
       raise BadInput(f'{run["layer"]} cannot be counted at width {width}, which is not a multiple '
-                     f'of {layer.width_divisor}')
+                     f'of {layer.required_width_divisor}')
 
 
-def run_counting_cell(cell: Cell, report) -> Outcome:
-  """Counts the operations of a layer at all lengths and widths of a grid cell.
+def count_layer_operations_at_all_sizes(grid_cell: Cell, report_progress) -> Outcome:
+  """Counts the operations of a layer at all sequence lengths and widths of a grid cell.
 
   Raises BadInput for a layer that cannot be counted.
   """
   try:
-    return _count_layer_at_all_sizes(cell.run, report)
+    return _count_operations_and_path_lengths(grid_cell.run, report_progress)
   except ValueError as error:
-    raise BadInput(f'{cell.run["layer"]} cannot be counted: {error}') from None
+    raise BadInput(f'{grid_cell.run["layer"]} cannot be counted: {error}') from None
 
 
-def _count_layer_at_all_sizes(run: dict, report) -> Outcome:
+def _count_operations_and_path_lengths(run: dict, report_progress) -> Outcome:
   layer = spec.parse_spec(run['layer'], 'layer')
-  # A growth law in the kernel or window size is fitted only if there are several widths.
-  variants = kernel_or_window_variants(layer) if len(run['widths']) > 1 else (layer,)
+  # With a single model width, only the growth with the sequence length is fitted.
+  variants = layer_variants_by_kernel_or_window_size(layer) if len(run['widths']) > 1 else (layer,)
   with platform.override_platform(run['platform']):
     counts = []
-    sizes = list(counted_lengths_and_widths(run['lengths'], run['widths']))
+    sizes = list(pair_lengths_with_widths(run['lengths'], run['widths']))
     for i, (length, width) in enumerate(sizes):
-      report(i / len(sizes) / 2, f'{length} tokens at width {width}')
+      report_progress(i / len(sizes) / 2, f'{length} tokens at width {width}')
       counts += [count_layer_operations(variant, phase, length, width)
                  for variant in variants for phase in PHASES]
     paths = []
     for i, length in enumerate(run['path_lengths']):
-      report((1 + i / len(run['path_lengths'])) / 2, f'paths through {length} tokens')
+      report_progress((1 + i / len(run['path_lengths'])) / 2, f'paths through {length} tokens')
       paths.append(maximum_path_length(layer, length))
-  option = receptive_field_option(layer)
+  option = name_of_setting_that_limits_receptive_field(layer)
   return Outcome({
     'option': option and {'name': option, 'value': getattr(layer, option)},
     'receptive_field': layer.receptive_field,
@@ -102,7 +102,7 @@ def _count_layer_at_all_sizes(run: dict, report) -> Outcome:
   })
 
 
-def counted_lengths_and_widths(lengths, widths):
+def pair_lengths_with_widths(lengths, widths):
   """Yields the pairs (sequence length, width) at which the operations of a layer are counted.
 
   The first width is combined with all lengths, and each other width with all but the first length.
@@ -111,23 +111,23 @@ def counted_lengths_and_widths(lengths, widths):
   yield from itertools.product(lengths[1:], widths[1:])
 
 
-def receptive_field_option(layer: SequenceLayer) -> str | None:
-  """The option that bounds the receptive field of a layer, such as 'window', or None."""
+def name_of_setting_that_limits_receptive_field(layer: SequenceLayer) -> str | None:
+  """The name of the layer option that bounds the receptive field, such as 'window', or None."""
   if layer.receptive_field is None:
     return None
   return next((name for name in RECEPTIVE_FIELD_OPTIONS if getattr(layer, name, 0)), None)
 
 
-def kernel_or_window_variants(layer: SequenceLayer) -> tuple[SequenceLayer, ...]:
+def layer_variants_by_kernel_or_window_size(layer: SequenceLayer) -> tuple[SequenceLayer, ...]:
   """Returns the layer and, if it has a kernel size or window, a variant with twice this size."""
-  option = receptive_field_option(layer)
+  option = name_of_setting_that_limits_receptive_field(layer)
   if option is None:
     return (layer,)
   return layer, layer.clone(**{option: 2 * getattr(layer, option)})
 
 
 def count_layer_operations(layer: SequenceLayer, phase: str, length: int, width: int) -> dict:
-  """Counts the operations of a layer for one phase, sequence length and width.
+  """Counts the operations of a layer in inference, training or generation, at the given sizes.
 
   Args:
     layer: the layer.
@@ -140,21 +140,22 @@ def count_layer_operations(layer: SequenceLayer, phase: str, length: int, width:
     conventions, and the bytes of the decoding state.
 
   """
-  arguments = argument_shapes_for_phase(layer, phase, length, width)
-  program = jax.make_jaxpr(layer_function_for_phase(layer, phase))(*arguments).jaxpr
-  option = receptive_field_option(layer)
+  arguments = argument_shapes_for_training_or_inference(layer, phase, length, width)
+  program = jax.make_jaxpr(forward_or_gradient_function(layer, phase))(*arguments).jaxpr
+  option = name_of_setting_that_limits_receptive_field(layer)
   state = jax.eval_shape(functools.partial(layer.initial_state, 1, length, width))
   return {
     'phase': phase, 'length': length, 'width': width,
     'option': option and getattr(layer, option),
-    **work.count_jaxpr_work(program)._asdict(),
-    'depth': depth.longest_chain_length_of_jaxpr(program),
-    'logarithmic_depth': depth.longest_chain_length_of_jaxpr(program, logarithmic_reductions=True),
+    **work.count_operations_and_bytes_of_jaxpr(program)._asdict(),
+    'depth': depth.longest_operation_chain_length_of_jaxpr(program),
+    'logarithmic_depth': depth.longest_operation_chain_length_of_jaxpr(
+      program, reductions_have_log_depth=True),
     'state_bytes': sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)),
   }
 
 
-def layer_function_for_phase(layer: SequenceLayer, phase: str):
+def forward_or_gradient_function(layer: SequenceLayer, phase: str):
   """Returns the gradient function of the layer for the phase 'train', else its forward function."""
   def apply_layer(parameters, x, state=None):
     return layer.apply(parameters, x, state)
@@ -165,8 +166,10 @@ def layer_function_for_phase(layer: SequenceLayer, phase: str):
   return jax.grad(weighted_output_sum, (0, 1)) if phase == 'train' else apply_layer
 
 
-def argument_shapes_for_phase(layer: SequenceLayer, phase: str, length: int, width: int) -> list:
-  """The shapes of the arguments for which the layer is traced in one phase.
+def argument_shapes_for_training_or_inference(
+  layer: SequenceLayer, phase: str, length: int, width: int
+) -> list:
+  """The shapes of the arguments with which the layer is traced in the given phase.
 
   Args:
     layer: the layer.
@@ -210,8 +213,8 @@ def maximum_path_length(layer: SequenceLayer, length: int) -> dict:
     The sequence length, the number of layers and the number of operations on the path.
 
   """
-  width = math.lcm(layer.width_divisor, PATH_WIDTH)
-  stack, count = smallest_stack_covering_length(layer, length)
+  width = math.lcm(layer.required_width_divisor, PATH_WIDTH)
+  stack, count = smallest_stack_with_receptive_field(layer, length)
   x = jax.ShapeDtypeStruct((1, length, width), jnp.float32)
   parameters = random_nonzero_parameters(stack, width)
   sources = None if length <= MAX_ALL_PAIRS else [0]
@@ -221,10 +224,12 @@ def maximum_path_length(layer: SequenceLayer, length: int) -> dict:
   return {'length': length, 'layers': count, 'operations': operations}
 
 
-def smallest_stack_covering_length(layer: SequenceLayer, length: int) -> tuple[SequenceLayer, int]:
-  """Returns the smallest stack of layers whose receptive field covers a sequence, and its size.
+def smallest_stack_with_receptive_field(
+  layer: SequenceLayer, length: int
+) -> tuple[SequenceLayer, int]:
+  """Returns the smallest stack of layers whose receptive field covers a sequence, and its depth.
 
-  The size is the number of layers, or the number of levels of a dilated convolution.
+  The depth is the number of layers, or the number of levels of a dilated convolution.
   """
   field = layer.receptive_field
   if field is None:
@@ -238,7 +243,7 @@ def smallest_stack_covering_length(layer: SequenceLayer, length: int) -> tuple[S
 
 
 def random_nonzero_parameters(layer: SequenceLayer, width: int):
-  """Random parameters of a layer, all nonzero because multiplication by 0 removes paths."""
+  """Random parameters of a layer, all nonzero because a factor of 0 would hide a dependence."""
   random = np.random.default_rng(0)
 
   def random_normal_array(shape):

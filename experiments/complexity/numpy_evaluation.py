@@ -1,6 +1,6 @@
-"""Evaluation of one equation of a jaxpr with NumPy, or with JAX where NumPy lacks the operation.
+"""Evaluation of one operation of a jaxpr with NumPy, or with JAX if NumPy lacks the operation.
 
-NumPy is used because JAX would compile each equation separately, which takes longer than a single
+NumPy is used because JAX would compile each operation separately, which takes longer than a single
 evaluation.
 
 A product of many factors below 1 underflows to 0, and a factor of 0 removes a dependence. An
@@ -26,11 +26,11 @@ _MAY_UNDERFLOW = ('mul', 'div', 'exp', 'exp2', 'integer_pow', 'pow', 'square')
 ABSORBING = 1e30
 
 
-def evaluate_equation(equation, values: Sequence[np.ndarray]) -> list[np.ndarray]:
-  """Evaluates a jaxpr equation, and replaces results that underflow to 0 by tiny numbers."""
-  outputs = _compute_outputs(equation, values)
+def evaluate_jaxpr_equation(jaxpr_equation, values: Sequence[np.ndarray]) -> list[np.ndarray]:
+  """Evaluates a jaxpr operation, and substitutes tiny numbers for results that underflow to 0."""
+  outputs = _compute_outputs(jaxpr_equation, values)
   first = outputs[0]
-  name = equation.primitive.name
+  name = jaxpr_equation.primitive.name
   if name not in _MAY_UNDERFLOW or first.dtype.kind not in 'fc' or first.all():
     return outputs
   exact_zero = np.zeros(first.shape, bool)
@@ -41,11 +41,11 @@ def evaluate_equation(equation, values: Sequence[np.ndarray]) -> list[np.ndarray
   return [np.where((first == 0) & ~exact_zero, smallest, first).astype(first.dtype)]
 
 
-def _compute_outputs(equation, values: Sequence[np.ndarray]) -> list[np.ndarray]:
-  primitive, params = equation.primitive, equation.params
+def _compute_outputs(jaxpr_equation, values: Sequence[np.ndarray]) -> list[np.ndarray]:
+  primitive, params = jaxpr_equation.primitive, jaxpr_equation.params
   if primitive.name in _MOVEMENTS:
     return _MOVEMENTS[primitive.name](params, *values)
-  aval = equation.outvars[0].aval
+  aval = jaxpr_equation.outvars[0].aval
   if primitive.name in _ELEMENTWISE and not any(v.dtype == bool for v in values):
     with np.errstate(all='ignore'):
       return [np.asarray(_ELEMENTWISE[primitive.name](*values)).astype(aval.dtype)]
@@ -58,13 +58,13 @@ def _wrap_output_in_list(function):
   return lambda params, *values: [function(params, *values)]
 
 
-def _evaluate_slice(params, x):
+def _evaluate_slice_primitive(params, x):
   strides = params['strides'] or (1,) * x.ndim
   bounds = zip(params['start_indices'], params['limit_indices'], strides, strict=True)
   return x[tuple(slice(*bound) for bound in bounds)]
 
 
-def _evaluate_broadcast_in_dim(params, x, *dynamic):
+def _evaluate_broadcast_in_dim_primitive(params, x, *dynamic):
   del dynamic
   shape, axes = params['shape'], params['broadcast_dimensions']
   aligned_shape = [1] * len(shape)
@@ -73,7 +73,7 @@ def _evaluate_broadcast_in_dim(params, x, *dynamic):
   return np.broadcast_to(x.reshape(aligned_shape), shape)
 
 
-def _evaluate_pad(params, x, padding_value):
+def _evaluate_pad_primitive(params, x, padding_value):
   """Pads between and around the elements, or removes end elements if padding is negative."""
   shape, inside, retained = [], [], []
   for length, (low, high, between) in zip(x.shape, params['padding_config'], strict=True):
@@ -86,7 +86,7 @@ def _evaluate_pad(params, x, padding_value):
   return padded[tuple(retained)]
 
 
-def _evaluate_split(params, x):
+def _evaluate_split_primitive(params, x):
   return np.split(x, np.cumsum(params['sizes'])[:-1], params['axis'])
 
 
@@ -96,13 +96,13 @@ def _clamp_start_indices(operand, sizes, starts):
           for start, length, size in zip(starts, operand.shape, sizes, strict=True)]
 
 
-def _evaluate_dynamic_slice(params, x, *starts):
+def _evaluate_dynamic_slice_primitive(params, x, *starts):
   sizes = params['slice_sizes']
   bounds = zip(_clamp_start_indices(x, sizes, starts), sizes, strict=True)
   return x[tuple(slice(start, start + size) for start, size in bounds)]
 
 
-def _evaluate_dynamic_update_slice(params, x, update, *starts):
+def _evaluate_dynamic_update_slice_primitive(params, x, update, *starts):
   del params
   result = x.copy()
   bounds = zip(_clamp_start_indices(x, update.shape, starts), update.shape, strict=True)
@@ -119,10 +119,10 @@ _MOVEMENTS = {
   'rev': _wrap_output_in_list(lambda params, x: np.flip(x, tuple(params['dimensions']))),
   'concatenate': _wrap_output_in_list(
     lambda params, *parts: np.concatenate(parts, params['dimension'])),
-  'slice': _wrap_output_in_list(_evaluate_slice),
-  'broadcast_in_dim': _wrap_output_in_list(_evaluate_broadcast_in_dim),
-  'pad': _wrap_output_in_list(_evaluate_pad),
-  'split': _evaluate_split,
-  'dynamic_slice': _wrap_output_in_list(_evaluate_dynamic_slice),
-  'dynamic_update_slice': _wrap_output_in_list(_evaluate_dynamic_update_slice),
+  'slice': _wrap_output_in_list(_evaluate_slice_primitive),
+  'broadcast_in_dim': _wrap_output_in_list(_evaluate_broadcast_in_dim_primitive),
+  'pad': _wrap_output_in_list(_evaluate_pad_primitive),
+  'split': _evaluate_split_primitive,
+  'dynamic_slice': _wrap_output_in_list(_evaluate_dynamic_slice_primitive),
+  'dynamic_update_slice': _wrap_output_in_list(_evaluate_dynamic_update_slice_primitive),
 }

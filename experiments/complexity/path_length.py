@@ -25,11 +25,11 @@ from experiments.complexity.dependence import (
   NO_PATH,
   Array,
   DependentArray,
-  propagate_through_equation,
+  convert_to_numpy_if_constant,
+  propagate_path_lengths_through_jaxpr_equation,
   stack_arrays,
-  unwrap_constant_array,
 )
-from experiments.complexity.numpy_evaluation import evaluate_equation
+from experiments.complexity.numpy_evaluation import evaluate_jaxpr_equation
 from experiments.lab.measure.primitives import count_scan_operands, inner_jaxprs, primitive_kind
 
 
@@ -53,56 +53,63 @@ def shortest_path_lengths(
   """
   length, other_axes = x.shape[1], (1,) * (len(x.shape) - 2)
   input_positions = range(length) if input_positions is None else input_positions
-  # An additional row of path lengths covers all other input positions, which are not constant.
+  # The last row of `masks` is True exactly at the positions that are not in `input_positions`.
+  # Without the last row, inputs outside `input_positions` would be treated as constants.
   masks = np.array([*(np.arange(length) == i for i in input_positions),
                     ~np.isin(np.arange(length), input_positions)])
   start = np.where(masks, np.float32(0), NO_PATH).reshape(-1, 1, length, *other_axes)
   start = np.broadcast_to(start, (len(masks), *x.shape))
   program = jax.make_jaxpr(function)(jax.ShapeDtypeStruct(x.shape, x.dtype))
-  (y,) = propagate_through_jaxpr(program, [DependentArray(start, np.ones(x.shape, x.dtype))])
+  input_array = DependentArray(start, np.ones(x.shape, x.dtype))
+  (y,) = propagate_path_lengths_through_jaxpr(program, [input_array])
   if not isinstance(y, DependentArray):
     return np.full((len(input_positions), y.shape[1]), NO_PATH)
   return y.path_lengths[:-1].min((1, *range(3, y.path_lengths.ndim)))
 
 
-def propagate_through_jaxpr(program: core.ClosedJaxpr, arguments: Sequence[Array]) -> list[Array]:
-  """Computes the outputs of a jaxpr, with path lengths where they depend on the input."""
+def propagate_path_lengths_through_jaxpr(
+  program: core.ClosedJaxpr, arguments: Sequence[Array]
+) -> list[Array]:
+  """Evaluates a jaxpr, and attaches path lengths to the outputs that depend on the input."""
   jaxpr = program.jaxpr
   arrays = dict(zip(jaxpr.constvars, map(np.asarray, program.consts), strict=True))
   arrays |= zip(jaxpr.invars, arguments, strict=True)
 
-  def array_of_variable_or_literal(atom):
-    return np.asarray(atom.val, atom.aval.dtype) if isinstance(atom, core.Literal) else arrays[atom]
+  def look_up_array(variable_or_literal):
+    if isinstance(variable_or_literal, core.Literal):
+      return np.asarray(variable_or_literal.val, variable_or_literal.aval.dtype)
+    return arrays[variable_or_literal]
 
-  for equation in jaxpr.eqns:
-    operands = [array_of_variable_or_literal(atom) for atom in equation.invars]
-    if primitive_kind(equation) == 'control':
-      propagate = CONTROL_FLOW.get(equation.primitive.name, _propagate_through_call)
-      outputs = propagate(equation, operands)
+  for jaxpr_equation in jaxpr.eqns:
+    operands = [look_up_array(operand) for operand in jaxpr_equation.invars]
+    if primitive_kind(jaxpr_equation) == 'control':
+      propagate = CONTROL_FLOW.get(
+        jaxpr_equation.primitive.name, _propagate_path_lengths_through_call)
+      outputs = propagate(jaxpr_equation, operands)
     elif any(isinstance(operand, DependentArray) for operand in operands):
-      outputs = propagate_through_equation(equation, operands)
+      outputs = propagate_path_lengths_through_jaxpr_equation(jaxpr_equation, operands)
     else:
-      outputs = evaluate_equation(equation, operands)
-    arrays |= zip(equation.outvars, map(unwrap_constant_array, outputs), strict=True)
-  return [array_of_variable_or_literal(atom) for atom in jaxpr.outvars]
+      outputs = evaluate_jaxpr_equation(jaxpr_equation, operands)
+    arrays |= zip(jaxpr_equation.outvars, map(convert_to_numpy_if_constant, outputs), strict=True)
+  return [look_up_array(output) for output in jaxpr.outvars]
 
 
-def _propagate_through_call(equation, operands: Sequence[Array]) -> list[Array]:
-  return propagate_through_jaxpr(next(inner_jaxprs(equation)), operands)
+def _propagate_path_lengths_through_call(jaxpr_equation, operands: Sequence[Array]) -> list[Array]:
+  return propagate_path_lengths_through_jaxpr(next(inner_jaxprs(jaxpr_equation)), operands)
 
 
-def _propagate_through_scan(equation, operands: Sequence[Array]) -> list[Array]:
+def _propagate_path_lengths_through_scan(jaxpr_equation, operands: Sequence[Array]) -> list[Array]:
   """Computes the outputs of a scan and their path lengths by evaluating each iteration."""
-  params = equation.params
-  (body,), length = inner_jaxprs(equation), params['length']
-  consts, carried, _ = count_scan_operands(equation)
+  params = jaxpr_equation.params
+  (body,), length = inner_jaxprs(jaxpr_equation), params['length']
+  consts, carried, _ = count_scan_operands(jaxpr_equation)
   first = consts + carried
   carry, stacked = list(operands[consts:first]), []
   iterations = range(length)[::-1] if params['reverse'] else range(length)
   for i in iterations:
-    slices = [unwrap_constant_array(x.subarray(i)) if isinstance(x, DependentArray) else x[i]
+    slices = [convert_to_numpy_if_constant(x.subarray(i)) if isinstance(x, DependentArray) else x[i]
               for x in operands[first:]]
-    outputs = propagate_through_jaxpr(body, [*operands[:consts], *carry, *slices])
+    outputs = propagate_path_lengths_through_jaxpr(body, [*operands[:consts], *carry, *slices])
     carry = outputs[: len(carry)]
     stacked.append(outputs[len(carry) :])
   if params['reverse']:
@@ -110,29 +117,33 @@ def _propagate_through_scan(equation, operands: Sequence[Array]) -> list[Array]:
   return carry + [stack_arrays(parts) for parts in zip(*stacked, strict=True)]
 
 
-def _propagate_through_cond(equation, operands: Sequence[Array]) -> list[Array]:
+def _propagate_path_lengths_through_cond(jaxpr_equation, operands: Sequence[Array]) -> list[Array]:
   index, *operands = operands
   if isinstance(index, DependentArray):
     raise ValueError('a cond whose branch depends on the input is not supported')
-  return propagate_through_jaxpr(equation.params['branches'][int(index)], operands)
+  return propagate_path_lengths_through_jaxpr(
+    jaxpr_equation.params['branches'][int(index)], operands)
 
 
-def _propagate_through_while_loop(equation, operands: Sequence[Array]) -> list[Array]:
-  params = equation.params
+def _propagate_path_lengths_through_while_loop(
+  jaxpr_equation, operands: Sequence[Array]
+) -> list[Array]:
+  params = jaxpr_equation.params
   condition_end = params['cond_nconsts']
   body_end = condition_end + params['body_nconsts']
   carry = list(operands[body_end:])
   while True:
-    (goes_on,) = propagate_through_jaxpr(params['cond_jaxpr'], [*operands[:condition_end], *carry])
+    (goes_on,) = propagate_path_lengths_through_jaxpr(
+      params['cond_jaxpr'], [*operands[:condition_end], *carry])
     if isinstance(goes_on, DependentArray):
       raise ValueError('a while loop whose condition depends on the input is not supported')
     if not goes_on:
       return carry
     body_operands = [*operands[condition_end:body_end], *carry]
-    carry = propagate_through_jaxpr(params['body_jaxpr'], body_operands)
+    carry = propagate_path_lengths_through_jaxpr(params['body_jaxpr'], body_operands)
 
 
 CONTROL_FLOW = {
-  'scan': _propagate_through_scan, 'cond': _propagate_through_cond,
-  'while': _propagate_through_while_loop,
+  'scan': _propagate_path_lengths_through_scan, 'cond': _propagate_path_lengths_through_cond,
+  'while': _propagate_path_lengths_through_while_loop,
 }

@@ -20,7 +20,7 @@ COUNT = Fields({
 })
 
 
-def has_counts_at_two_lengths(run: dict, result: dict) -> bool:
+def has_operation_counts_at_two_sequence_lengths(run: dict, result: dict) -> bool:
   """Whether each phase has counts at two lengths or more, as the fit of a growth law requires.
 
   Only counts at the first width and the original kernel or window size are considered.
@@ -33,13 +33,13 @@ def has_counts_at_two_lengths(run: dict, result: dict) -> bool:
   return all(len(counted) > 1 for counted in lengths.values())
 
 
-def counts_state_kernel_size_iff_layer_has_one(run: dict, result: dict) -> bool:
-  """Whether all counts state a kernel or window size if the layer has one, and none otherwise."""
+def kernel_size_is_recorded_iff_layer_has_one(run: dict, result: dict) -> bool:
+  """Whether counts include a kernel or window size if and only if the layer has one."""
   return all((count['option'] is None) == (result['option'] is None) for count in result['counts'])
 
 
-def has_path_lengths_at_two_lengths(run: dict, result: dict) -> bool:
-  """Whether the result has path lengths for two sequence lengths or more."""
+def has_max_path_length_at_two_sequence_lengths(run: dict, result: dict) -> bool:
+  """Whether the maximum path length is recorded for at least two sequence lengths."""
   return len({path['length'] for path in result['paths']}) > 1
 
 
@@ -54,10 +54,12 @@ COUNTING = RecordKind(
     })),
   }),
   (
-    Constraint('each phase is counted at two lengths or more', has_counts_at_two_lengths),
+    Constraint('each phase is counted at two lengths or more',
+               has_operation_counts_at_two_sequence_lengths),
     Constraint('the option of each count is null if and only if that of the layer is null',
-               counts_state_kernel_size_iff_layer_has_one),
-    Constraint('path lengths are computed at two lengths or more', has_path_lengths_at_two_lengths),
+               kernel_size_is_recorded_iff_layer_has_one),
+    Constraint('path lengths are computed at two lengths or more',
+               has_max_path_length_at_two_sequence_lengths),
   ),
   modules=('experiments.complexity.layer_counts',),
 )

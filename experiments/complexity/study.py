@@ -29,7 +29,7 @@ from experiments.lab.results.timing_schema import GENERATING
 
 @dataclasses.dataclass(frozen=True)
 class ComplexityPreset:
-  """The layers, and the sequence lengths and widths at which their programs are counted and timed.
+  """Layers, sequence lengths and widths for which operations are counted and times are measured.
 
   Empty `layers` select all layers.
   """
@@ -87,7 +87,7 @@ def define_flags(presets) -> None:
     'measure', True, 'Measure durations and memory on this device, besides counting operations.')
 
 
-# The study uses one device, so that a CPU is not split into several devices.
+# The study needs only one device, so the CPU is not split into several JAX devices.
 STUDY = Study(
   'complexity', __doc__, PRESETS, report, CLAIMS, CONTROLS, define_flags,
   cells='experiments.complexity.cells', kinds=(COUNTING, GENERATING), devices=1,

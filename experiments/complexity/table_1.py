@@ -1,4 +1,4 @@
-"""Published complexity of layers (Table 1 of Vaswani et al., 2017) and the counted layers."""
+"""Complexities in Table 1 of Vaswani 2017, and layer implementations to compare with them."""
 
 IMPLEMENTATIONS = {'gpu': 'for an accelerator', 'cpu': 'for a CPU'}
 # The layer option `form` selects the implementation, whose default depends on the length.

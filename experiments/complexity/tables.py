@@ -1,4 +1,4 @@
-"""The report of the study, with tables of counts and times and heat maps of crossovers."""
+"""Tables of operation counts and measured times, and heat maps that compare costs of layers."""
 
 from collections.abc import Sequence
 
@@ -10,17 +10,17 @@ from experiments.lab.results import times
 def report(records: Sequence[dict]):
   """Returns tables and figures of all operation counts and of each grid of measured durations."""
   counted = [r for r in records if 'platform' in r['run'] and r['status'] == 'finished']
-  timed = times.group_records_differing_in_seed(filter(times.is_timing_record, records))
-  tables, panels, is_only_grid = [], [], len(timed) == 1
+  timed = times.group_records_differing_only_in_seed(filter(times.is_timing_record, records))
+  tables, panels, include_run_settings = [], [], len(timed) > 1
   if counted:
     names = {counted_form: name for name, counted_form in COUNTED.items()}
-    tables += count_tables.operation_tables(counted, names, PAPER, IMPLEMENTATIONS, SYMBOLS)
-    panels += count_tables.operation_panels(counted, names, IMPLEMENTATIONS)
+    tables += count_tables.operation_count_tables(counted, names, PAPER, IMPLEMENTATIONS, SYMBOLS)
+    panels += count_tables.operation_count_panels(counted, names, IMPLEMENTATIONS)
   for grid in timed:
     orders = {name: published[1] for name, published in PAPER.items()}
     if len(grid[0]['run']['lengths']) > 1:
-      tables.append(exponents.exponent_table(grid, orders, is_only_grid))
+      tables.append(exponents.exponent_table(grid, orders, include_run_settings))
     if len(grid[0]['run']['layers']) > 1:
-      tables.append(crossovers.crossover_table(grid, is_only_grid))
-      panels += crossovers.crossover_heat_maps(grid, is_only_grid)
+      tables.append(crossovers.crossover_table(grid, include_run_settings))
+      panels += crossovers.crossover_heat_maps(grid, include_run_settings)
   return tables, panels

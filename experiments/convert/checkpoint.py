@@ -1,4 +1,4 @@
-"""Checkpoints in the format of Hugging Face, a config.json with tensors in safetensors files.
+"""Checkpoints in the Hugging Face format, which consist of config.json and safetensors files.
 
 All fields of the config and all tensors are accounted for. A field of the config is either used, or
 it cannot change a logit, or it is refused by name. It cannot change a logit if its value enables
@@ -38,17 +38,18 @@ EMPTY_VALUES = ('', [], {})
 MAX_SHOWN_CHARACTERS = 100  # of a value that an error message repeats
 MAX_INTEGER = 2**31 - 1  # sizes are counted in int32
 MAX_FLOAT = 1e18  # float32 can represent the square of this number
-# Config fields that do not affect the logits in transformers, grouped by purpose.
+# Config fields that do not affect the logits in the `transformers` library, grouped by purpose.
 IGNORED_FIELDS = frozenset((
-  # Ignored fields that state the origin of the checkpoint, or custom code that is off by default.
-  '_from_model_config', '_name_or_path', 'architectures', 'auto_map', 'dtype', 'finetuned',
+  # The conversion ignores these fields, which describe the origin of the checkpoint.
+  '_from_model_config', '_name_or_path', 'architectures', 'dtype', 'finetuned',
   'finetuning_task', 'is_llama_config', 'tokenizer_class', 'torch_dtype',
   'transformers.js_config', 'transformers_version', 'unsloth_fixed', 'unsloth_version',
-  # Ignored fields with settings of training, such as the length of the training texts.
+  'auto_map',  # names custom code, which is not executed by default
+  # The conversion ignores these fields, which are settings of training such as dropout rates.
   'attention_dropout', 'attn_pdrop', 'classifier_dropout', 'embd_pdrop', 'gradient_checkpointing',
   'hidden_dropout', 'initializer_range', 'max_sequence_length', 'model_max_length', 'n_ctx',
   'neftune_noise_alpha', 'pretraining_tp', 'resid_pdrop', 'seq_length',
-  # Ignored fields that define special tokens and the settings of text generation.
+  # The conversion ignores these fields, which define special tokens and settings of generation.
   'bad_words_ids', 'begin_suppress_tokens', 'bos_token_id', 'decoder_start_token_id',
   'diversity_penalty', 'do_sample', 'early_stopping', 'encoder_no_repeat_ngram_size',
   'eos_token_id', 'exponential_decay_length_penalty', 'forced_bos_token_id',
@@ -56,14 +57,14 @@ IGNORED_FIELDS = frozenset((
   'no_repeat_ngram_size', 'num_beam_groups', 'num_beams', 'num_return_sequences', 'pad_token_id',
   'prefix', 'repetition_penalty', 'sep_token_id', 'suppress_tokens', 'task_specific_params',
   'temperature', 'top_k', 'top_p', 'typical_p',
-  # Ignored fields that determine which values a forward pass returns.
+  # The conversion ignores these fields, which select the values that a forward pass returns.
   'keys_to_ignore_at_inference', 'output_attentions', 'output_hidden_states', 'output_past',
   'output_scores', 'return_dict', 'return_dict_in_generate', 'use_cache',
-  # Ignored fields that choose between implementations that compute the same result.
+  # The conversion ignores these fields, which choose among equivalent implementations.
   '_attn_implementation', '_attn_implementation_autoset', '_attn_implementation_internal',
   '_flash_attn_2_enabled', 'chunk_size_feed_forward', 'reorder_and_upcast_attn',
   'remove_invalid_values', 'tf_legacy_loss', 'torchscript', 'use_bfloat16',
-  # Ignored fields that configure classification heads and encoder-decoder models.
+  # The conversion ignores these fields of classification heads and encoder-decoder models.
   '_num_labels', 'id2label', 'is_decoder', 'label2id', 'n_special', 'num_labels',
   'predict_special_tokens', 'problem_type', 'summary_activation', 'summary_first_dropout',
   'summary_last_dropout', 'summary_proj_to_labels', 'summary_type', 'summary_use_proj',
@@ -71,8 +72,8 @@ IGNORED_FIELDS = frozenset((
 ))
 
 
-class Config:
-  """Fields of a config.json that no part of the conversion has used yet."""
+class UnusedConfigFields:
+  """The fields of a config.json that the conversion has not used yet."""
 
   def __init__(self, fields: dict[str, Any], location: str):
     self.location = location
@@ -82,7 +83,7 @@ class Config:
     """Sets the values of fields that the config omits, and leaves null fields unchanged."""
     self._fields = {**defaults, **self._fields}
 
-  def take_field(self, name: str, default: Any = None) -> Any:
+  def pop_field(self, name: str, default: Any = None) -> Any:
     """Marks a config field as used, and returns its value.
 
     A field that is null or omitted has the default. Without a default, it is a BadInput.
@@ -92,15 +93,15 @@ class Config:
       raise BadInput(f'{self.location} lacks the field {name}')
     return default if value is None else value
 
-  def take_positive_integer(self, name: str, default: int | None = None) -> int:
+  def pop_positive_integer(self, name: str, default: int | None = None) -> int:
     """Marks a config field as used, and returns its value if it is a positive integer."""
-    return self._take_positive_number(name, int, default, MAX_INTEGER)
+    return self._pop_positive_number(name, int, default, MAX_INTEGER)
 
-  def take_positive_float(self, name: str, default: float | None = None) -> float:
+  def pop_positive_float(self, name: str, default: float | None = None) -> float:
     """Marks a config field as used, and returns its value if it is a positive float32 number."""
-    return float(self._take_positive_number(name, int | float, default, MAX_FLOAT))
+    return float(self._pop_positive_number(name, int | float, default, MAX_FLOAT))
 
-  def take_field_with_choices(self, name: str, choices: Iterable[Any], default: Any = None) -> Any:
+  def pop_field_with_choices(self, name: str, choices: Iterable[Any], default: Any = None) -> Any:
     """Marks a config field as used, and returns its value if the value is supported.
 
     Args:
@@ -115,7 +116,7 @@ class Config:
       BadInput: The value is not among the choices.
 
     """
-    value, choices = self.take_field(name, default), tuple(choices)
+    value, choices = self.pop_field(name, default), tuple(choices)
     if not any(isinstance(value, bool) == isinstance(choice, bool) and value == choice
                for choice in choices):  # 1 equals 1.0, but does not stand for true
       raise self.unsupported_value_error(name, value, choices)
@@ -124,16 +125,16 @@ class Config:
   def require_field_values(self, required_values: Mapping[str, Any]) -> None:
     """Marks config fields as used, and raises a BadInput if a value is not the required one."""
     for name, value in required_values.items():
-      self.take_field_with_choices(name, (value,), value)
+      self.pop_field_with_choices(name, (value,), value)
 
-  def take_first_nonempty_object(self, names: Sequence[str]) -> 'Config':
-    """Marks config fields as used, and returns the first value that is a nonempty object."""
-    values = {name: self.take_field(name, {}) for name in names}
+  def pop_first_nonempty_field(self, field_names: Sequence[str]) -> 'UnusedConfigFields':
+    """Marks the given fields as used, and returns the first nonempty JSON object among them."""
+    values = {name: self.pop_field(name, {}) for name in field_names}
     for name, value in values.items():
       if not isinstance(value, dict):
         raise self.unsupported_value_error(name, value)
-    name = next((name for name, value in values.items() if value), names[0])
-    return Config(values[name], f'{self.location}, {name}')
+    name = next((name for name, value in values.items() if value), field_names[0])
+    return UnusedConfigFields(values[name], f'{self.location}, {name}')
 
   def unsupported_value_error(self, name: str, value: Any, choices: Iterable[Any] = ()) -> BadInput:
     """Creates the BadInput for a config field whose value is not supported.
@@ -153,16 +154,16 @@ class Config:
       f'{self.location}: {name} = {_abbreviated_json(value)} is not supported{supported}')
 
   def reject_unused_fields(self) -> None:
-    """Raises a BadInput if an unused field of the config could change the logits."""
+    """Raises a BadInput if a field that the conversion did not use could affect the logits."""
     for name, value in self._fields.items():
       enables_nothing = value is None or value is False or value in EMPTY_VALUES
       if name not in IGNORED_FIELDS and not enables_nothing:
         raise self.unsupported_value_error(name, value)
 
-  def _take_positive_number(
+  def _pop_positive_number(
     self, name: str, number_type: type, default: float | None, maximum: float
   ) -> Any:
-    value = self.take_field(name, default)
+    value = self.pop_field(name, default)
     if value is default:
       return value
     if isinstance(value, bool) or not isinstance(value, number_type) or not 0 < value <= maximum:
@@ -170,13 +171,13 @@ class Config:
     return value
 
 
-class Tensors:
-  """Tensors of a checkpoint that no part of the conversion has used yet."""
+class UnusedTensors:
+  """The tensors of a checkpoint that the conversion has not used yet."""
 
   def __init__(self, folder: pathlib.Path, prefix: str):
     self.folder = folder
     self._archives = {}  # name without the prefix -> archive and name with the prefix
-    for archive in _open_archives(folder):
+    for archive in _open_weight_files(folder):
       for name in archive.names:
         if (short := name.removeprefix(prefix)) in self._archives:
           raise BadInput(f'{folder} has two tensors with the name {short!r}')
@@ -185,7 +186,7 @@ class Tensors:
   def __contains__(self, name: str) -> bool:
     return name in self._archives
 
-  def take_tensor(self, name: str, *shape: int) -> np.ndarray:
+  def pop_tensor(self, name: str, *shape: int) -> np.ndarray:
     """Marks a tensor of the given shape as used, and returns it as float32."""
     if name not in self._archives:
       raise BadInput(f'{self.folder} lacks the tensor {name!r}')
@@ -193,7 +194,7 @@ class Tensors:
     return archive.read_tensor(stored_name, shape, FLOATS).astype(np.float32)
 
   def reject_unused_tensors(self, ignored_pattern: str) -> None:
-    """Raises a BadInput for an unused tensor whose name does not match the ignored pattern."""
+    """Raises a BadInput for an unused tensor unless its name has the pattern of ignored tensors."""
     for name, (archive, stored_name) in sorted(self._archives.items()):
       if not re.fullmatch(ignored_pattern, name):
         raise BadInput(f'{archive.path} has an unexpected tensor {stored_name!r}')
@@ -232,8 +233,8 @@ def build_decoder(
   )
 
 
-def convert_head_parameters(
-  tensors: Tensors, model: DecoderOnly, embedding: np.ndarray
+def convert_output_head_parameters(
+  tensors: UnusedTensors, model: DecoderOnly, embedding: np.ndarray
 ) -> dict[str, Any]:
   """Converts the output projection of a checkpoint, or checks that it equals the embedding.
 
@@ -251,17 +252,18 @@ def convert_head_parameters(
   """
   name = 'lm_head.weight'
   if model.head is not None:
-    return {'head': {'kernel': tensors.take_tensor(name, *embedding.shape).T}}
+    return {'head': {'kernel': tensors.pop_tensor(name, *embedding.shape).T}}
   if name in tensors and not np.array_equal(
-      tensors.take_tensor(name, *embedding.shape), embedding):
+      tensors.pop_tensor(name, *embedding.shape), embedding):
     raise BadInput(
       f'{tensors.folder}: {name!r} differs from the embedding, although the config ties the two')
   return {}
 
 
 def load_checkpoint(
-  folder: str | os.PathLike, build_model: Callable[[Config], DecoderOnly],
-  convert_parameters: Callable[[Tensors, DecoderOnly], dict], prefix: str, ignored_pattern: str,
+  folder: str | os.PathLike, build_model: Callable[[UnusedConfigFields], DecoderOnly],
+  convert_parameters: Callable[[UnusedTensors, DecoderOnly], dict], prefix: str,
+  ignored_pattern: str,
 ) -> tuple[DecoderOnly, dict]:
   """Loads a model and its parameters, or raises a BadInput for unused fields or tensors.
 
@@ -281,13 +283,15 @@ def load_checkpoint(
   """
   folder = pathlib.Path(folder)
   model = model_from_config(read_config(folder), build_model)
-  tensors = Tensors(folder, prefix)
+  tensors = UnusedTensors(folder, prefix)
   parameters = convert_parameters(tensors, model)
   tensors.reject_unused_tensors(ignored_pattern)
   return model, jax.tree.map(jnp.asarray, {'params': parameters})
 
 
-def model_from_config(config: Config, build_model: Callable[[Config], DecoderOnly]) -> DecoderOnly:
+def model_from_config(
+  config: UnusedConfigFields, build_model: Callable[[UnusedConfigFields], DecoderOnly]
+) -> DecoderOnly:
   """Builds a model from a config, and raises a BadInput for an invalid or unused field."""
   try:
     model = build_model(config)
@@ -299,10 +303,13 @@ def model_from_config(config: Config, build_model: Callable[[Config], DecoderOnl
   return model
 
 
-def read_config(folder: pathlib.Path, name: str = CONFIG) -> Config:
-  """Reads a JSON file in a folder, by default config.json, as a Config."""
+def read_config(folder: pathlib.Path, name: str = CONFIG) -> UnusedConfigFields:
+  """Reads the fields of a JSON file in a folder, by default of config.json.
+
+  All fields are marked as not yet used by the conversion.
+  """
   path = folder / name
-  return Config(_read_json_object(path), str(path))
+  return UnusedConfigFields(_read_json_object(path), str(path))
 
 
 def read_end_tokens(folder: str | os.PathLike) -> tuple[int, ...]:
@@ -314,7 +321,7 @@ def read_end_tokens(folder: str | os.PathLike) -> tuple[int, ...]:
   for name in (GENERATION_CONFIG, CONFIG):
     if name == CONFIG or (folder / name).exists():
       config = read_config(folder, name)
-      value = config.take_field('eos_token_id', [])
+      value = config.pop_field('eos_token_id', [])
       tokens = value if isinstance(value, list) else [value]
       if not all(type(token) is int and abs(token) <= MAX_INTEGER for token in tokens):
         raise config.unsupported_value_error('eos_token_id', value)
@@ -341,7 +348,7 @@ def _abbreviated_json(value: Any) -> str:
   return text if len(text) <= MAX_SHOWN_CHARACTERS else f'{text[:MAX_SHOWN_CHARACTERS]}...'
 
 
-def _open_archives(folder: pathlib.Path) -> list[Archive]:
+def _open_weight_files(folder: pathlib.Path) -> list[Archive]:
   """Opens model.safetensors, or the files that model.safetensors.index.json lists."""
   if not (folder / INDEX).exists():
     if not (folder / SINGLE_FILE).exists():

@@ -17,7 +17,7 @@ CONVERTERS = {'gpt2': gpt2.load_gpt2, **dict.fromkeys(llama.FAMILIES, llama.load
 
 def load_model(folder: str | os.PathLike) -> tuple[DecoderOnly, dict]:
   """Loads a checkpoint as a model and its variables, or raises a BadInput if unsupported."""
-  kind = read_config(pathlib.Path(folder)).take_field('model_type')
+  kind = read_config(pathlib.Path(folder)).pop_field('model_type')
   if not isinstance(kind, str) or kind not in CONVERTERS:
     raise unknown_name_error(
       'converter for the model_type', str(kind)[:MAX_SHOWN_CHARACTERS], CONVERTERS)

@@ -35,48 +35,48 @@ def load_gpt2(folder: str | os.PathLike) -> tuple[DecoderOnly, dict]:
     folder, build_gpt2, convert_gpt2_parameters, 'transformer.', MASKS)
 
 
-def build_gpt2(config: checkpoint.Config) -> DecoderOnly:
+def build_gpt2(config: checkpoint.UnusedConfigFields) -> DecoderOnly:
   """Builds the model that the config of a GPT-2 checkpoint describes."""
-  config.take_field_with_choices('model_type', ('gpt2',))
+  config.pop_field_with_choices('model_type', ('gpt2',))
   config.require_field_values({
     'scale_attn_weights': True, 'scale_attn_by_inverse_layer_idx': False,
     'add_cross_attention': False, 'is_encoder_decoder': False, 'is_causal': True,
   })
-  width = config.take_positive_integer('n_embd')
-  activation = config.take_field_with_choices('activation_function', ACTIVATIONS, 'gelu_new')
+  width = config.pop_positive_integer('n_embd')
+  activation = config.pop_field_with_choices('activation_function', ACTIVATIONS, 'gelu_new')
   return checkpoint.build_decoder(
-    vocabulary=config.take_positive_integer('vocab_size'),
+    vocabulary=config.pop_positive_integer('vocab_size'),
     width=width,
-    depth=config.take_positive_integer('n_layer'),
+    depth=config.pop_positive_integer('n_layer'),
     attention=Attention(
-      config.take_positive_integer('n_head'),
-      Learned(config.take_positive_integer('n_positions')),
+      config.pop_positive_integer('n_head'),
+      Learned(config.pop_positive_integer('n_positions')),
       use_bias=True,
     ),
     feedforward=FeedForward(
-      ACTIVATIONS[activation], config.take_positive_integer('n_inner', 4 * width) / width
+      ACTIVATIONS[activation], config.pop_positive_integer('n_inner', 4 * width) / width
     ),
-    normalization=LayerNorm(config.take_positive_float('layer_norm_epsilon', 1e-5)),
-    tied=config.take_field_with_choices('tie_word_embeddings', (True, False), True),
+    normalization=LayerNorm(config.pop_positive_float('layer_norm_epsilon', 1e-5)),
+    tied=config.pop_field_with_choices('tie_word_embeddings', (True, False), True),
   )
 
 
-def convert_gpt2_parameters(tensors: checkpoint.Tensors, model: DecoderOnly) -> dict:
+def convert_gpt2_parameters(tensors: checkpoint.UnusedTensors, model: DecoderOnly) -> dict:
   """Converts the tensors of a GPT-2 checkpoint into the parameters of the model."""
   width = model.embedding.features
   attention, feedforward = (block.layer for block in model.stack.layers)
   heads, inner = attention.num_heads, round(feedforward.expansion * width)
 
   def convert_norm(tensor_prefix):
-    return {parameter: tensors.take_tensor(f'{tensor_prefix}.{tensor}', width)
+    return {parameter: tensors.pop_tensor(f'{tensor_prefix}.{tensor}', width)
             for parameter, tensor in (('scale', 'weight'), ('bias', 'bias'))}
 
   def convert_dense(tensor_prefix, input_shape, output_shape):
     shape = math.prod(input_shape), math.prod(output_shape)
     return {
-      'kernel': tensors.take_tensor(f'{tensor_prefix}.weight', *shape).reshape(
+      'kernel': tensors.pop_tensor(f'{tensor_prefix}.weight', *shape).reshape(
         *input_shape, *output_shape),
-      'bias': tensors.take_tensor(f'{tensor_prefix}.bias', shape[1]).reshape(output_shape),
+      'bias': tensors.pop_tensor(f'{tensor_prefix}.bias', shape[1]).reshape(output_shape),
     }
 
   stack = {}
@@ -91,12 +91,12 @@ def convert_gpt2_parameters(tensors: checkpoint.Tensors, model: DecoderOnly) -> 
       'expand': convert_dense(f'{name}.mlp.c_fc', (width,), (inner,)),
       'contract': convert_dense(f'{name}.mlp.c_proj', (inner,), (width,)),
     }}
-  embedding = tensors.take_tensor('wte.weight', model.embedding.num_embeddings, width)
-  positions = tensors.take_tensor('wpe.weight', attention.positions.max_length, width)
+  embedding = tensors.pop_tensor('wte.weight', model.embedding.num_embeddings, width)
+  positions = tensors.pop_tensor('wpe.weight', attention.positions.max_length, width)
   return {
     'embedding': {'embedding': embedding},
     'prelude': {'positions': positions},
     'stack': stack,
     'last_norm': convert_norm('ln_f'),
-    **checkpoint.convert_head_parameters(tensors, model, embedding),
+    **checkpoint.convert_output_head_parameters(tensors, model, embedding),
   }

@@ -57,8 +57,9 @@ CONFIGURATIONS = {
 }
 
 
-# Beyond the trained length, dynamic rotary logits of Hugging Face depend on caching.
-# This repository computes the logits with a cache, so only cached logits are compared.
+# With dynamic RoPE, Hugging Face logits of long inputs differ with and without a key-value cache.
+# The converted model's logits match those that Hugging Face computes with a key-value cache.
+# For long inputs with dynamic RoPE, the comparison only uses logits computed with a cache.
 CACHED_ONLY = frozenset({'Llama, dynamic rotary, long input'})
 
 

@@ -10,7 +10,7 @@
   Qwen2       biases of queries, keys and values           (Yang et al. 2024)
   Qwen3       norms of queries and keys                    (Yang et al. 2025)
 
-Rotary positions may be plain, linear, Llama 3.1's, YaRN or dynamic, in any of these families.
+In all families, rotary positions may be unscaled, linearly scaled, Llama 3.1's, YaRN or dynamic.
 The stored matrices have the layout [out, in].
 """
 
@@ -63,101 +63,104 @@ def load_llama(folder: str | os.PathLike) -> tuple[DecoderOnly, dict]:
     folder, build_llama, convert_llama_parameters, 'model.', FREQUENCIES)
 
 
-def build_llama(config: checkpoint.Config) -> DecoderOnly:
+def build_llama(config: checkpoint.UnusedConfigFields) -> DecoderOnly:
   """Builds the model that a Llama, Mistral or Qwen config describes."""
-  family = FAMILIES[config.take_field_with_choices('model_type', FAMILIES)]
+  family = FAMILIES[config.pop_field_with_choices('model_type', FAMILIES)]
   config.set_defaults(family.defaults)
-  config.take_field_with_choices('hidden_act', ('silu', 'swish'), 'silu')  # the same function
+  config.pop_field_with_choices('hidden_act', ('silu', 'swish'), 'silu')  # the same function
   config.require_field_values({
     'mlp_bias': False, 'rope_interleaved': False, 'is_encoder_decoder': False, 'is_causal': True})
-  width = config.take_positive_integer('hidden_size')
-  heads = config.take_positive_integer('num_attention_heads')
-  head_width = config.take_positive_integer('head_dim', width // heads)
-  epsilon = config.take_positive_float('rms_norm_eps', 1e-6)
+  width = config.pop_positive_integer('hidden_size')
+  heads = config.pop_positive_integer('num_attention_heads')
+  head_width = config.pop_positive_integer('head_dim', width // heads)
+  epsilon = config.pop_positive_float('rms_norm_eps', 1e-6)
   biases = (True, False) if family.attention_bias else (False,)
   return checkpoint.build_decoder(
-    vocabulary=config.take_positive_integer('vocab_size'),
+    vocabulary=config.pop_positive_integer('vocab_size'),
     width=width,
-    depth=config.take_positive_integer('num_hidden_layers'),
+    depth=config.pop_positive_integer('num_hidden_layers'),
     attention=Attention(
       heads,
-      rotary_positions(config),
-      config.take_positive_integer('num_key_value_heads', heads),
+      build_rotary_encoding(config),
+      config.pop_positive_integer('num_key_value_heads', heads),
       window=attention_window(config, family),
       query_key_norm=family.query_key_norm,
       query_key_epsilon=epsilon if family.query_key_norm else Attention.query_key_epsilon,
       key_width=head_width,
       value_width=head_width,
-      use_bias=config.take_field_with_choices('attention_bias', biases, False),
+      use_bias=config.pop_field_with_choices('attention_bias', biases, False),
       input_bias=family.input_bias,
     ),
     feedforward=FeedForward(
-      'swiglu', config.take_positive_integer('intermediate_size') / width),
+      'swiglu', config.pop_positive_integer('intermediate_size') / width),
     normalization=RMSNorm(epsilon),
-    tied=config.take_field_with_choices('tie_word_embeddings', (True, False), False),
+    tied=config.pop_field_with_choices('tie_word_embeddings', (True, False), False),
   )
 
 
-def attention_window(config: checkpoint.Config, family: Family) -> int:
+def attention_window(config: checkpoint.UnusedConfigFields, family: Family) -> int:
   """Returns the size of the sliding attention window in tokens, or 0 for no window."""
-  size = config.take_positive_integer('sliding_window', 0)
+  size = config.pop_positive_integer('sliding_window', 0)
   config.require_field_values({'use_sliding_window': False})
-  config.take_field('max_window_layers', 0)  # has no effect where use_sliding_window is false
-  kinds = config.take_field('layer_types', [])
+  config.pop_field('max_window_layers', 0)  # has no effect where use_sliding_window is false
+  kinds = config.pop_field('layer_types', [])
   if not isinstance(kinds, list) or any(kind != 'full_attention' for kind in kinds):
     raise config.unsupported_value_error('layer_types', kinds, ('full_attention',))
   return size if family.window else 0
 
 
-def rotary_positions(config: checkpoint.Config) -> Rotary:
+def build_rotary_encoding(config: checkpoint.UnusedConfigFields) -> Rotary:
   """Builds the rotary position encoding that the config of a checkpoint describes.
 
   The config has the fields of transformers 5 or of earlier versions.
   """
-  base = config.take_positive_float('rope_theta', 10000.0)
-  max_positions = config.take_positive_integer('max_position_embeddings', 2048)
+  base = config.pop_positive_float('rope_theta', 10000.0)
+  max_positions = config.pop_positive_integer('max_position_embeddings', 2048)
   config.require_field_values({'partial_rotary_factor': 1.0})
-  fields = config.take_first_nonempty_object(('rope_scaling', 'rope_parameters'))
-  fields.require_field_values({'partial_rotary_factor': 1.0})
-  kind = fields.take_field_with_choices(
-    'rope_type', ROTARY_KINDS, fields.take_field_with_choices('type', ROTARY_KINDS, 'default'))
-  trained_length = fields.take_positive_integer('original_max_position_embeddings', max_positions)
-  base = fields.take_positive_float('rope_theta', base)
-  positions = ROTARY_KINDS[kind](fields, base, max_positions, trained_length)
-  fields.reject_unused_fields()
+  rope_config = config.pop_first_nonempty_field(('rope_scaling', 'rope_parameters'))
+  rope_config.require_field_values({'partial_rotary_factor': 1.0})
+  kind = rope_config.pop_field_with_choices(
+    'rope_type', ROTARY_KINDS, rope_config.pop_field_with_choices('type', ROTARY_KINDS, 'default'))
+  trained_length = rope_config.pop_positive_integer(
+    'original_max_position_embeddings', max_positions)
+  base = rope_config.pop_positive_float('rope_theta', base)
+  positions = ROTARY_KINDS[kind](rope_config, base, max_positions, trained_length)
+  rope_config.reject_unused_fields()
   return positions
 
 
-def _plain_rotary_positions(fields, base: float, max_positions: int, trained_length: int) -> Rotary:
+def _build_standard_rotary_encoding(
+  rope_config, base: float, max_positions: int, trained_length: int
+) -> Rotary:
   return Rotary(base)
 
 
-def _linear_rotary_positions(
-  fields, base: float, max_positions: int, trained_length: int
+def _build_linearly_scaled_rotary_encoding(
+  rope_config, base: float, max_positions: int, trained_length: int
 ) -> Rotary:
-  """Builds rotary positions with all frequencies divided by the same factor."""
-  return Rotary(base, fields.take_positive_float('factor'))
+  """Builds a rotary position encoding with all frequencies divided by the same factor."""
+  return Rotary(base, rope_config.pop_positive_float('factor'))
 
 
-def _llama3_rotary_positions(
-  fields, base: float, max_positions: int, trained_length: int
+def _build_llama3_rotary_encoding(
+  rope_config, base: float, max_positions: int, trained_length: int
 ) -> Llama3Rotary:
-  """Builds the rotary positions of Llama 3.1."""
+  """Builds the rotary position encoding of Llama 3.1."""
   return Llama3Rotary(
     base=base,
-    stretch=fields.take_positive_float('factor'),
+    stretch=rope_config.pop_positive_float('factor'),
     trained_length=trained_length,
-    min_rotations=fields.take_positive_float('low_freq_factor'),
-    max_rotations=fields.take_positive_float('high_freq_factor'),
+    min_rotations=rope_config.pop_positive_float('low_freq_factor'),
+    max_rotations=rope_config.pop_positive_float('high_freq_factor'),
   )
 
 
-def _yarn_rotary_positions(
-  fields, base: float, max_positions: int, trained_length: int
+def _build_yarn_rotary_encoding(
+  rope_config, base: float, max_positions: int, trained_length: int
 ) -> YarnRotary:
-  """Builds YaRN rotary positions with the attention factor that the config states or implies."""
-  stretch = fields.take_positive_float('factor', max_positions / trained_length)
-  slopes = [fields.take_positive_float(name, 0.0) for name in ('mscale', 'mscale_all_dim')]
+  """Builds a YaRN rotary encoding with the attention factor that the config states or implies."""
+  stretch = rope_config.pop_positive_float('factor', max_positions / trained_length)
+  slopes = [rope_config.pop_positive_float(name, 0.0) for name in ('mscale', 'mscale_all_dim')]
   attention_factor = yarn_query_key_scale(stretch)
   if all(slopes):
     numerator, denominator = (yarn_query_key_scale(stretch, slope) for slope in slopes)
@@ -166,31 +169,31 @@ def _yarn_rotary_positions(
     base=base,
     stretch=stretch,
     trained_length=trained_length,
-    min_rotations=fields.take_positive_float('beta_slow', 1.0),
-    max_rotations=fields.take_positive_float('beta_fast', 32.0),
-    round_boundaries=fields.take_field_with_choices('truncate', (True, False), True),
-    attention_factor=fields.take_positive_float('attention_factor', attention_factor),
+    min_rotations=rope_config.pop_positive_float('beta_slow', 1.0),
+    max_rotations=rope_config.pop_positive_float('beta_fast', 32.0),
+    round_boundaries=rope_config.pop_field_with_choices('truncate', (True, False), True),
+    attention_factor=rope_config.pop_positive_float('attention_factor', attention_factor),
   )
 
 
-def _dynamic_rotary_positions(
-  fields, base: float, max_positions: int, trained_length: int
+def _build_dynamic_rotary_encoding(
+  rope_config, base: float, max_positions: int, trained_length: int
 ) -> DynamicRotary:
-  """Builds rotary positions with lower frequencies beyond max_position_embeddings tokens."""
+  """Builds a rotary encoding with lower frequencies at positions beyond max_position_embeddings."""
   return DynamicRotary(
-    base=base, stretch=fields.take_positive_float('factor'), trained_length=max_positions)
+    base=base, stretch=rope_config.pop_positive_float('factor'), trained_length=max_positions)
 
 
 ROTARY_KINDS = {
-  'default': _plain_rotary_positions,
-  'linear': _linear_rotary_positions,
-  'llama3': _llama3_rotary_positions,
-  'yarn': _yarn_rotary_positions,
-  'dynamic': _dynamic_rotary_positions,
+  'default': _build_standard_rotary_encoding,
+  'linear': _build_linearly_scaled_rotary_encoding,
+  'llama3': _build_llama3_rotary_encoding,
+  'yarn': _build_yarn_rotary_encoding,
+  'dynamic': _build_dynamic_rotary_encoding,
 }
 
 
-def convert_llama_parameters(tensors: checkpoint.Tensors, model: DecoderOnly) -> dict:
+def convert_llama_parameters(tensors: checkpoint.UnusedTensors, model: DecoderOnly) -> dict:
   """Converts the tensors of a Llama, Mistral or Qwen checkpoint into the model's parameters."""
   width = model.embedding.features
   attention, feedforward = (block.layer for block in model.stack.layers)
@@ -198,14 +201,14 @@ def convert_llama_parameters(tensors: checkpoint.Tensors, model: DecoderOnly) ->
   inner = round(feedforward.expansion * width)
 
   def convert_norm(tensor_prefix, channels=width):
-    return {'scale': tensors.take_tensor(f'{tensor_prefix}.weight', channels)}
+    return {'scale': tensors.pop_tensor(f'{tensor_prefix}.weight', channels)}
 
   def convert_dense(tensor_prefix, input_shape, output_shape, bias=False):
     shape = math.prod(output_shape), math.prod(input_shape)
-    kernel = tensors.take_tensor(f'{tensor_prefix}.weight', *shape)
+    kernel = tensors.pop_tensor(f'{tensor_prefix}.weight', *shape)
     parameters = {'kernel': kernel.T.reshape(*input_shape, *output_shape)}
     if bias:
-      stored_bias = tensors.take_tensor(f'{tensor_prefix}.bias', shape[0])
+      stored_bias = tensors.pop_tensor(f'{tensor_prefix}.bias', shape[0])
       parameters['bias'] = stored_bias.reshape(output_shape)
     return parameters
 
@@ -240,10 +243,10 @@ def convert_llama_parameters(tensors: checkpoint.Tensors, model: DecoderOnly) ->
         'contract': convert_dense(f'{name}.mlp.down_proj', (inner,), (width,)),
       },
     }
-  embedding = tensors.take_tensor('embed_tokens.weight', model.embedding.num_embeddings, width)
+  embedding = tensors.pop_tensor('embed_tokens.weight', model.embedding.num_embeddings, width)
   return {
     'embedding': {'embedding': embedding},
     'stack': stack,
     'last_norm': convert_norm('norm'),
-    **checkpoint.convert_head_parameters(tensors, model, embedding),
+    **checkpoint.convert_output_head_parameters(tensors, model, embedding),
   }

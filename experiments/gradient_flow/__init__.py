@@ -1,1 +1,1 @@
-"""Norm of the gradient of an output with respect to an input, against their distance in tokens."""
+"""Gradient norm of an output with respect to an input, as a function of their token distance."""

@@ -1,4 +1,4 @@
-"""Grid cells that measure gradient norms of untrained models and of models in training."""
+"""Experiments that measure gradient norms of untrained models and of models in training."""
 
 import itertools
 from collections.abc import Iterable
@@ -16,38 +16,42 @@ from experiments.lab.launch.study import Study
 
 def jobs(study: Study, preset: GradientPreset) -> list[Job]:
   """Returns a job that measures gradient norms in training, and a job for untrained models."""
-  cells, experiments = initial_gradient_cells(study.name, preset), training_experiments(preset)
+  cells = create_experiment_grid_cells_for_untrained_models(study.name, preset)
+  experiments = training_experiments(preset)
   return [
     training_grid.training_job(study, experiments, gradient_norms.gradient_norms_in_training),
-    Job(cells, gradient_norms.measure_gradient_norms_of_grid_cell),
+    Job(cells, gradient_norms.measure_gradient_norms_at_initialisation),
   ]
 
 
-def _layers_with_varied_settings(grids: Iterable[LayerGrid]):
-  """Yields every pair of a layer and a combination of the varied settings of its grid.
+def _iterate_layers_and_setting_combinations(layer_grids: Iterable[LayerGrid]):
+  """Yields every layer of each grid, with every combination of the settings that the grid varies.
 
   The flag --layers replaces the layers of the grids.
   """
-  for grid in grids:
+  for grid in layer_grids:
     layers = flags.FLAGS.layers if flags.flag_was_set('layers') else grid.layers or tuple(LAYERS)
     for layer in spec.parse_spec_list(layers, 'layer'):
       for values in itertools.product(*grid.varied.values()):
         yield layer, dict(zip(grid.varied, values, strict=True))
 
 
-def initial_gradient_cells(study: str, preset: GradientPreset) -> list[Cell]:
-  """The grid cells that measure gradient norms of the untrained models of a preset.
+def create_experiment_grid_cells_for_untrained_models(
+  study: str, preset: GradientPreset
+) -> list[Cell]:
+  """Creates a grid cell for each untrained model whose gradient norms are measured.
 
   A model is a single layer without a residual block unless the settings of its grid differ.
   """
   cells = []
   for length in flags.requested_lengths() or (preset.length,):
-    for layer, varied in _layers_with_varied_settings(preset.untrained):
+    for layer, varied in _iterate_layers_and_setting_combinations(preset.untrained):
       single_layer = {'block': 'plain', 'depth': len(layer.layer_pattern)}
       settings = preset.settings | single_layer | varied | flags.requested_settings()
-      run = flags.make_run(**settings | {'layer': spec.format_spec(layer, 'layer')})
+      run = flags.create_run(settings | {'layer': spec.component_to_spec_string(layer, 'layer')})
       measurement = gradient_norms.measurement_settings(run, length)
-      cell = gradient_norms.initial_gradient_cell(study, measurement, layer)
+      cell = gradient_norms.create_experiment_grid_cell_for_untrained_model(
+        study, measurement, layer)
       if cell not in cells:
         checks.check_experiment(cell.experiment)
         cells.append(cell)
@@ -60,5 +64,5 @@ def training_experiments(preset: GradientPreset) -> list[Experiment]:
     training_grid.experiment_from_settings(
       preset.settings | task_grid.settings | varied | flags.requested_settings(), layer, task)
     for task_grid, task in training_grid.requested_tasks(preset)
-    for layer, varied in _layers_with_varied_settings(preset.trained)
+    for layer, varied in _iterate_layers_and_setting_combinations(preset.trained)
   )

@@ -33,18 +33,18 @@ from typing import NamedTuple
 
 from experiments.lab import optional
 from experiments.lab.results.scores import results_at_best_learning_rate
-from experiments.lab.results.statistics import Interval, mean_interval
+from experiments.lab.results.statistics import Interval, mean_with_confidence_interval
 
 np = optional.lazy_module('numpy')
 SMALLEST_NORM = 1e-30  # far above float32's smallest normal number, 1e-38
 FEWEST_DISTANCES = 3  # for a fit
 LOG_2 = math.log(2)
-# Each decay law is log norm = a + b f(k) at distance k. The values of this dict are f.
+# Each decay law is log norm = a + b f(k) at distance k. This dict contains the functions f.
 DECAY_LAWS = {'exponential': lambda k: k, 'power': lambda k: np.log(k)}
 
 
 class NormCurves(NamedTuple):
-  """Gradient norms of a model for each seed and distance, with its receptive field."""
+  """Gradient norms for each seed and input-output distance, and the model's receptive field."""
 
   distances: 'np.ndarray'  # [N]
   norms: 'np.ndarray'  # [seeds, N]
@@ -59,31 +59,37 @@ class NormCurves(NamedTuple):
     if distance not in self.distances:
       return None
     values = self.norms[:, list(self.distances).index(distance)]
-    is_beyond = self.extends_beyond_receptive_field and distance >= self.receptive_field
+    is_beyond = self.has_distances_beyond_receptive_field and distance >= self.receptive_field
     if is_beyond and not np.any(values):
-      return Interval.without_bounds(-math.inf, len(values))
+      return Interval.without_confidence_bounds(-math.inf, len(values))
     if np.any(values < SMALLEST_NORM):  # checked first, because other seeds may be NaN
       return f'below {math.log10(SMALLEST_NORM):.0f}'
-    return mean_interval(np.log10(values))
+    return mean_with_confidence_interval(np.log10(values))
 
-  def geometric_mean_norms(self, lowest_norm: float) -> list[tuple[int, Interval]]:
-    """Distances with a geometric mean norm over seeds above `lowest_norm`, and these means."""
+  def geometric_mean_norms_over_seeds(self, min_norm: float) -> list[tuple[int, Interval]]:
+    """Returns pairs of a distance and the geometric mean of the norms over seeds.
+
+    Distance 0 and distances with a mean of at most `min_norm` are omitted.
+    """
     with np.errstate(divide='ignore'):
-      logs = [mean_interval(column) for column in np.log10(self.norms[:, 1:]).T]
+      logs = [mean_with_confidence_interval(column) for column in np.log10(self.norms[:, 1:]).T]
     return [
       (int(k), Interval(*(10.0 ** min(bound, 300) for bound in log[:3]), log.count))
       for k, log in zip(self.distances[1:], logs, strict=True)
-      if log.estimate > math.log10(lowest_norm)
+      if log.estimate > math.log10(min_norm)
     ]
 
   @property
-  def extends_beyond_receptive_field(self) -> bool:
+  def has_distances_beyond_receptive_field(self) -> bool:
     """Whether norms were measured at distances outside the receptive field."""
     return self.receptive_field is not None and self.receptive_field <= self.distances[-1]
 
   @property
   def curves_within_fit_range(self) -> 'NormCurves':
-    """Gradient norms from distance 1 on, cut before the first norm below `SMALLEST_NORM`."""
+    """The part of the gradient-norm curves to which decay laws are fitted.
+
+    It starts at distance 1 and ends before the first norm below `SMALLEST_NORM`.
+    """
     too_small = np.flatnonzero(np.any(self.norms[:, 1:] < SMALLEST_NORM, 0))
     stop = 1 + too_small[0] if len(too_small) else len(self.distances)
     return self._replace(distances=self.distances[1:stop], norms=self.norms[:, 1:stop])
@@ -98,7 +104,7 @@ class Fit(NamedTuple):
 
 
 class Decay(NamedTuple):
-  """Fits to gradient norms, and a verdict on the decay of the norms, such as `vanishing`."""
+  """Exponential and power-law fits to gradient norms, and a verdict such as `vanishing`."""
 
   verdict: str
   better: str | None = None  # a key of DECAY_LAWS
@@ -106,21 +112,25 @@ class Decay(NamedTuple):
   half_life: Interval | str | None = None  # in tokens, of the exponential fit
 
 
-def initial_norm_curves(record: dict) -> NormCurves:
-  """The gradient norms in the record of an untrained model, for each seed and distance."""
-  return _norm_curves_of_ensemble_members(record['result'], record['result'], slice(None))
+def gradient_norm_curves_at_initialisation(record: dict) -> NormCurves:
+  """Returns the gradient norms in the record of an untrained model, by seed and distance."""
+  return _gradient_norm_curves_of_ensemble_members(record['result'], record['result'], slice(None))
 
 
-def training_norm_curves(record: dict) -> dict[int, NormCurves]:
-  """Returns the gradient norms at the best learning rate, by the training step of evaluation."""
+def gradient_norm_curves_by_training_step(record: dict) -> dict[int, NormCurves]:
+  """Returns gradient norms at the best learning rate, keyed by the training step of evaluation."""
   members, result = record['result']['members'], record['result']
   rows = [members.index(member) for member in results_at_best_learning_rate(record)]
-  return {evaluation['step']: _norm_curves_of_ensemble_members(evaluation, result, rows)
-          for evaluation in result['watched']}
+  return {
+    evaluation['step']: _gradient_norm_curves_of_ensemble_members(evaluation, result, rows)
+    for evaluation in result['watched']
+  }
 
 
-def _norm_curves_of_ensemble_members(measurement: dict, result: dict, member_indices) -> NormCurves:
-  """The gradient norms of the ensemble members with the given indices, at each distance."""
+def _gradient_norm_curves_of_ensemble_members(
+  measurement: dict, result: dict, member_indices
+) -> NormCurves:
+  """Returns the gradient norms of the given ensemble members at all measured distances."""
   norms = np.array(measurement['norms'], float)[member_indices]
   return NormCurves(np.array(measurement['distances']), norms, result['receptive_field'])
 
@@ -135,20 +145,24 @@ def fit_log_norms(curves: NormCurves, decay_law: str) -> Fit:
 
 
 def analyse_decay(curves: NormCurves) -> Decay:
-  """Returns exponential and power-law fits to gradient norms, a half-life and a classification."""
+  """Fits decay laws to gradient norms, and classifies their decay, for example as `vanishing`.
+
+  The result contains the fits, the verdict, and the half-life of the exponential fit in tokens.
+  """
   if not np.all(np.isfinite(curves.norms)):
     return Decay('not finite')
   part, field_verdict = curves.curves_within_fit_range, None
-  if curves.extends_beyond_receptive_field:
+  if curves.has_distances_beyond_receptive_field:
     field_verdict = f'zero beyond {curves.receptive_field - 1}'
   if len(part.distances) < FEWEST_DISTANCES:
     return Decay(field_verdict or 'unclear')
   fits = {law: fit_log_norms(part, law) for law in DECAY_LAWS}
   better = min(fits, key=lambda law: fits[law].residual)
   half_life = half_life_from_slope(
-    mean_interval(fits['exponential'].slopes), int(part.distances[-1]))
+    mean_with_confidence_interval(fits['exponential'].slopes), int(part.distances[-1]))
   verdict = _classify_norm_change(
-    mean_interval(fits[better].change), mean_interval(np.log(part.norms[:, -1])))
+    mean_with_confidence_interval(fits[better].change),
+    mean_with_confidence_interval(np.log(part.norms[:, -1])))
   return Decay(field_verdict or verdict, better, fits, half_life)
 
 
@@ -174,25 +188,27 @@ def half_life_from_slope(slope: Interval, longest_distance: int) -> Interval | s
   if tokens[0] > longest_distance:
     return f'none within {longest_distance}'
   if not slope.has_bounds:
-    return Interval.without_bounds(tokens[0], slope.count)
+    return Interval.without_confidence_bounds(tokens[0], slope.count)
   return Interval(*tokens, slope.count) if slope.high < 0 else f'{tokens[1]:.2g} or more'
 
 
-def log10_norm_decrease(curves: NormCurves, first_distance: int = 1) -> list[float]:
-  """The log10 gradient norm at `first_distance` minus that at the longest distance.
+def log10_gradient_norm_decrease_with_distance(
+  norm_curves: NormCurves, smallest_token_distance: int = 1
+) -> list[float]:
+  """The log10 gradient norm at `smallest_token_distance` minus that at the longest distance.
 
-  The list has an entry for each seed, or none if `first_distance` was not measured.
+  The list has an entry for each seed, or none if `smallest_token_distance` was not measured.
   Norms below `SMALLEST_NORM` count as `SMALLEST_NORM`, so that the result is a lower bound.
   """
-  if first_distance not in curves.distances:
+  if smallest_token_distance not in norm_curves.distances:
     return []
-  start, end = (np.log10(np.maximum(curves.norms[:, index], SMALLEST_NORM))
-                for index in (list(curves.distances).index(first_distance), -1))
+  start, end = (np.log10(np.maximum(norm_curves.norms[:, index], SMALLEST_NORM))
+                for index in (list(norm_curves.distances).index(smallest_token_distance), -1))
   return (start - end).tolist()
 
 
 def largest_norms_beyond_receptive_field(curves: NormCurves) -> list[float]:
   """The largest norm of each seed outside the receptive field, or [] if none was measured."""
-  if not curves.extends_beyond_receptive_field:
+  if not curves.has_distances_beyond_receptive_field:
     return []
   return curves.norms[:, curves.distances >= curves.receptive_field].max(1).tolist()

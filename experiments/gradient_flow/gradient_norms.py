@@ -35,33 +35,37 @@ START = 'initialisation'  # value of the field `at` in the record of an untraine
 MODEL_SETTINGS = ('layer', 'width', 'depth', 'feedforward', 'expansion', 'block', 'seeds')
 
 
-def measured_distances(length: int) -> list[int]:
-  """The distances 0, 2^i, 3 * 2^i and `length - 1` that are below `length`, in ascending order."""
-  candidates = {factor << octave for factor in (1, 3) for octave in range(length.bit_length())}
-  return sorted({0, length - 1} | {k for k in candidates if k < length})
+def distances_to_measure(sequence_length: int) -> list[int]:
+  """Returns the distances 0, T - 1, and all numbers 2^i and 3 * 2^i below the sequence length T.
+
+  The distances are in tokens and in ascending order. The exponents i are integers of at least 0.
+  """
+  octaves = range(sequence_length.bit_length())
+  candidates = {factor << octave for factor in (1, 3) for octave in octaves}
+  return sorted({0, sequence_length - 1} | {k for k in candidates if k < sequence_length})
 
 
 def gradient_norms_by_distance(
-  stack: SequenceLayer, parameters, x: jax.Array
+  layer_stack: SequenceLayer, parameters, x: jax.Array
 ) -> dict[str, jax.Array]:
   """Norms of the gradient of the last output with respect to the input at each distance.
 
   Args:
-    stack: the residual blocks of a model.
-    parameters: the parameters of the stack.
+    layer_stack: the residual blocks of a model.
+    parameters: the parameters of these blocks.
     x: the inputs of the first block, [B, T, D].
 
   Returns:
-    The `norms` and the `spectral_norms`, each [N] for the N distances of `measured_distances(T)`.
+    The `norms` and the `spectral_norms`, each [N] for the N distances of `distances_to_measure(T)`.
 
   """
   def apply_stack(x):
-    return stack.apply({'params': parameters}, x)[0]
+    return layer_stack.apply({'params': parameters}, x)[0]
 
   last = x.shape[1] - 1
   # Gradients are computed in float32, because lower training precisions round small values to 0.
-  rows = jacobian.jacobian_at_output(apply_stack, x.astype(jnp.float32), last)
-  rows = rows[:, last - np.array(measured_distances(last + 1))]
+  rows = jacobian.jacobian_of_output_at_position(apply_stack, x.astype(jnp.float32), last)
+  rows = rows[:, last - np.array(distances_to_measure(last + 1))]
   by_sequence = {
     'norms': jacobian.frobenius_norm(rows) / x.shape[2] ** 0.5,
     'spectral_norms': jacobian.spectral_norm(rows),
@@ -75,20 +79,20 @@ def measurement_settings(run: Run, length: int) -> dict:
   return {'at': START, 'length': length} | settings
 
 
-def _run_from_measurement_settings(measurement: dict) -> Run:
-  """Creates a Run with the model settings and the sequence length of a gradient measurement."""
+def _create_run_configuration(measurement: dict) -> Run:
+  """Creates the Run with the model settings and the sequence length of a gradient measurement."""
   settings = {name: measurement[name] for name in MODEL_SETTINGS}
   settings['seeds'] = tuple(measurement['seeds'])
   return Run(task=f'adding(length={measurement["length"]})', match='none', **settings)
 
 
-_parse_task = functools.cache(functools.partial(spec.parse_spec, kind='task'))
+_parse_task = functools.cache(functools.partial(spec.parse_spec, component_kind='task'))
 
 
-def initial_gradient_cell(
+def create_experiment_grid_cell_for_untrained_model(
   study: str, measurement: dict, layer: SequenceLayer | None = None
 ) -> Cell:
-  """The grid cell that measures gradient norms of a model at initialisation.
+  """Creates the grid cell that measures gradient norms of an untrained model.
 
   Args:
     study: the name of the study.
@@ -100,41 +104,46 @@ def initial_gradient_cell(
 
   """
   label = f'{measurement["layer"]}, {measurement["block"]}, at {START}'
-  run = _run_from_measurement_settings(measurement)
+  run = _create_run_configuration(measurement)
   return Cell(study, measurement, label, create_experiment(run, layer, _parse_task(run.task)))
 
 
-def measure_gradient_norms_of_grid_cell(
-  cell: Cell, report: Callable[[float, str], None]
+def measure_gradient_norms_at_initialisation(
+  grid_cell: Cell, report_progress: Callable[[float, str], None]
 ) -> Outcome:
-  """Measures the gradient norms of a model at initialisation, for every seed and distance."""
-  del report
-  run, stack = cell.experiment.run, cell.experiment.model_at_width().stack
-  shape = SEQUENCES, cell.run['length'], run.width
+  """Measures gradient norms of a model at initialisation for each seed and input-output distance.
+
+  The distance is the number of tokens between the input and the last output.
+  """
+  del report_progress
+  run, stack = grid_cell.experiment.run, grid_cell.experiment.model_at_width().stack
+  shape = SEQUENCES, grid_cell.run['length'], run.width
   norms = _gradient_norms_at_initialisation(stack, shape, np.array(run.seeds, np.int32))
   field = {'receptive_field': stack.receptive_field}
-  return Outcome(field | _gradient_norms_as_lists(cell.run['length'], norms))
+  return Outcome(field | _gradient_norms_as_lists(grid_cell.run['length'], norms))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _gradient_norms_at_initialisation(stack: SequenceLayer, shape: tuple[int, int, int], seeds):
-  """Norms [seeds, N] of the gradient of an untrained stack's last output, at N input distances.
+def _gradient_norms_at_initialisation(
+  layer_stack: SequenceLayer, input_shape: tuple[int, int, int], seeds
+):
+  """Norms [seeds, N] of the gradient of the last output with respect to inputs at N distances.
 
-  The inputs are Gaussian and have the shape [B, T, D].
+  The stack is untrained. The inputs are Gaussian and have the shape [B, T, D].
   """
   def gradient_norms_of_seed(seed):
     keys = jax.random.split(jax.random.key(seed))
-    x = jax.random.normal(keys[0], shape)
-    return gradient_norms_by_distance(stack, stack.init(keys[1], x)['params'], x)
+    x = jax.random.normal(keys[0], input_shape)
+    return gradient_norms_by_distance(layer_stack, layer_stack.init(keys[1], x)['params'], x)
 
   return jax.lax.map(gradient_norms_of_seed, seeds)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _gradient_norms_of_ensemble_members(model: DecoderOnly, task: Task, parameters):
-  """Norms [members, N] of the last output's gradient in ensemble members, at N input distances.
+  """Norms [members, N] of the gradient of the last output with respect to inputs at N distances.
 
-  The inputs are embedded sequences of the test split.
+  There is a row for each ensemble member. The inputs are embedded sequences of the test split.
   """
   source = task.batch('test', 0, SEQUENCES).source
 
@@ -145,14 +154,17 @@ def _gradient_norms_of_ensemble_members(model: DecoderOnly, task: Task, paramete
   return jax.lax.map(gradient_norms_of_ensemble_member, parameters)
 
 
-def gradient_norms_in_training(training: Training, states) -> dict:
+def gradient_norms_in_training(trainer: Training, states) -> dict:
   """Measures the gradient norms of every ensemble member at one evaluation during training."""
   norms = _gradient_norms_of_ensemble_members(
-    training.model, training.task, states.parameters['params'])
-  return _gradient_norms_as_lists(batch_shapes(training.task).source.shape[1], norms)
+    trainer.model, trainer.task, states.parameters['params'])
+  return _gradient_norms_as_lists(batch_shapes(trainer.task).source.shape[1], norms)
 
 
 def _gradient_norms_as_lists(length: int, norms) -> dict:
-  """Distances, gradient norms and spectral norms as lists of numbers for a record."""
+  """Returns distances between input and output, and gradient norms at each distance, as lists.
+
+  The norms of the gradient are its scaled Frobenius norm and its spectral norm.
+  """
   lists = {name: np.asarray(values).tolist() for name, values in norms.items()}
-  return {'distances': measured_distances(length), **lists}
+  return {'distances': distances_to_measure(length), **lists}

@@ -18,11 +18,11 @@ NORM_FIELDS = {
 }
 
 
-def has_all_gradient_norms(measurement: dict, num_members: int) -> bool:
+def has_all_gradient_norms(measurement: dict, num_ensemble_members: int) -> bool:
   """Whether each ensemble member has a Frobenius norm and a spectral norm at every distance."""
   distances = measurement['distances']
   return distances[0] == 0 and is_ascending(distances) and all(
-    has_matrix_shape(measurement[name], num_members, len(distances))
+    has_matrix_shape(measurement[name], num_ensemble_members, len(distances))
     for name in ('norms', 'spectral_norms'))
 
 
@@ -41,7 +41,7 @@ UNTRAINED_NORMS = RecordKind(
 EVALUATION = Fields({'step': Integer(), **NORM_FIELDS})
 TRAINING_NORMS = dataclasses.replace(
   TRAINING,
-  result=TRAINING.result.with_required_fields({'watched': ListOf(EVALUATION, 1)}),
+  result=TRAINING.result.with_additional_required_fields({'watched': ListOf(EVALUATION, 1)}),
   constraints=(*TRAINING.constraints, Constraint(
     'there are two norms for each ensemble member at each distance',
     lambda run, result: all(

@@ -34,7 +34,10 @@ BLOCKS = ('plain', 'no_norm', 'pre_norm', 'post_norm')
 
 @dataclasses.dataclass(frozen=True)
 class LayerGrid:
-  """Grid of layers and varied settings. An empty tuple of layers selects all layers."""
+  """Layers, and settings that are varied for each layer.
+
+  The grid contains all available layers if `layers` is empty.
+  """
 
   layers: tuple[str, ...] = ()
   varied: Mapping[str, Sequence] = dataclasses.field(default_factory=dict)
@@ -42,7 +45,7 @@ class LayerGrid:
 
 @dataclasses.dataclass(frozen=True)
 class GradientPreset:
-  """Layers to be measured untrained, layers and tasks for training, and common model settings."""
+  """Layers to measure at initialisation, layers and tasks to train, and common model settings."""
 
   untrained: tuple[LayerGrid, ...]
   length: int  # of sequences at initialisation, in tokens

@@ -7,7 +7,7 @@ from experiments.gradient_flow import decay
 from experiments.gradient_flow.claims import CONTROL
 from experiments.lab.results import scores
 from experiments.lab.results.figures import Panel
-from experiments.lab.results.statistics import mean_interval
+from experiments.lab.results.statistics import mean_with_confidence_interval
 from experiments.lab.results.table import Table
 
 TABLE_DISTANCES = (1, 8, 32)  # columns of tables, beside the longest distance
@@ -21,40 +21,47 @@ def report(records: list[dict]):
   untrained = [record for record in with_result if 'at' in record['run']]
   trained = [record for record in with_result if 'at' not in record['run']]
   titled_records = (
-    ('every layer alone', _records_of_simplest_models(untrained)),
+    ('every layer alone', _records_of_shallowest_models(untrained)),
     ('residual blocks and depths compared', _records_of_compared_layers(untrained)),
   )
   tables = [
-    _initial_norms_table(f'Gradient norm against distance at initialisation: {title}', selected)
+    _table_of_norms_at_initialisation(
+      f'Gradient norm against distance at initialisation: {title}', selected)
     for title, selected in titled_records if selected
   ]
   if untrained:
-    tables.append(_decay_fits_table(_records_of_simplest_models(untrained)))
+    tables.append(_decay_fits_table(_records_of_shallowest_models(untrained)))
   if trained:
-    tables.append(_trained_norms_table(trained))
-  return tables, [*_initial_norms_panels(untrained), *_trained_norms_panels(trained)]
+    tables.append(_table_of_norms_during_training(trained))
+  return tables, [
+    *_panels_of_norms_at_initialisation(untrained),
+    *_panels_of_norms_before_and_after_training(trained),
+  ]
 
 
-def _records_of_simplest_models(records: Sequence[dict]) -> list[dict]:
-  """One record for each layer, preferably without residual blocks and of the smallest depth."""
-  simplest = {}
+def _records_of_shallowest_models(records: Sequence[dict]) -> list[dict]:
+  """Returns one record per layer, preferably without residual block and of the smallest depth."""
+  shallowest = {}
   for record in sorted(records, key=lambda r: (r['run']['block'] != 'plain', r['run']['depth'])):
     run = record['run']
-    simplest.setdefault((run['layer'], run['length'], run['width']), record)
-  return list(simplest.values())
+    shallowest.setdefault((run['layer'], run['length'], run['width']), record)
+  return list(shallowest.values())
 
 
 def _records_of_compared_layers(records: Sequence[dict]) -> list[dict]:
-  """The records of layers that were measured at several depths or in several residual blocks."""
+  """Records of layers that were measured at several depths or with several residual block types."""
   layers = [record['run']['layer'] for record in records]
   return [record for record in records if layers.count(record['run']['layer']) > 1]
 
 
-def _initial_norms_table(title: str, records: Sequence[dict]):
-  """Table of gradient norms at initialisation by distance, with half-lives and classifications."""
+def _table_of_norms_at_initialisation(title: str, records: Sequence[dict]):
+  """Table of gradient norms at initialisation, and whether they vanish or explode with distance.
+
+  Half-lives are in tokens. A verdict is the class of a decay, such as `vanishing`.
+  """
   rows = []
   for record in records:
-    run, curves = record['run'], decay.initial_norm_curves(record)
+    run, curves = record['run'], decay.gradient_norm_curves_at_initialisation(record)
     analysis = decay.analyse_decay(curves)
     rows.append((
       run['layer'], run['block'], run['depth'], run['length'],
@@ -79,13 +86,14 @@ def _decay_fits_table(records: Sequence[dict]):
   """Table of exponential and power-law fits to gradient norms at initialisation."""
   rows = []
   for record in records:
-    curves = decay.initial_norm_curves(record)
+    curves = decay.gradient_norm_curves_at_initialisation(record)
     fits = decay.analyse_decay(curves).fits or {}
     longest = curves.curves_within_fit_range.distances[-1] if fits else None
     rows.append((
       record['run']['layer'], f'1 to {longest}' if fits else None,
       *(value for law in decay.DECAY_LAWS for value in (
-        (mean_interval(fits[law].slopes), fits[law].residual) if fits else (None, None))),
+        (mean_with_confidence_interval(fits[law].slopes), fits[law].residual)
+        if fits else (None, None))),
     ))
   return Table(
     'Gradient norm against distance at initialisation: fits',
@@ -98,12 +106,15 @@ def _decay_fits_table(records: Sequence[dict]):
   )
 
 
-def _trained_norms_table(records: Sequence[dict]):
-  """Table of test scores, and of gradient half-lives before, during and after training."""
+def _table_of_norms_during_training(records: Sequence[dict]):
+  """Table of test scores, of gradient norms, and of the distances over which the norms halve.
+
+  The norms are those before, halfway through and after training.
+  """
   rows = []
   for record in records:
     run, result = record['run'], record['result']
-    evaluations = list(decay.training_norm_curves(record).values())
+    evaluations = list(decay.gradient_norm_curves_by_training_step(record).values())
     before, halfway, after = (
       decay.analyse_decay(evaluations[i]) for i in (0, len(evaluations) // 2, -1))
     rows.append((
@@ -111,7 +122,7 @@ def _trained_norms_table(records: Sequence[dict]):
       before.half_life, halfway.half_life, after.half_life,
       *(curves.mean_log10_norm_at(int(curves.distances[-1]))
         for curves in (evaluations[0], evaluations[-1])),
-      before.verdict, after.verdict, scores.test_metric_interval(record),
+      before.verdict, after.verdict, scores.mean_test_metric_with_interval(record),
     ))
   metrics = ', '.join(dict.fromkeys(record['result']['metric'] for record in records))
   return Table(
@@ -130,16 +141,26 @@ def _trained_norms_table(records: Sequence[dict]):
 
 def _gradient_norms_panel(title: str, series: Mapping[str, Any]):
   """A panel of gradient norms against distance, without norms below `LOWEST_PLOTTED`."""
-  drawn = {name: curves.geometric_mean_norms(LOWEST_PLOTTED) for name, curves in series.items()}
+  drawn = {
+    name: curves.geometric_mean_norms_over_seeds(LOWEST_PLOTTED)
+    for name, curves in series.items()
+  }
   most = max((norm.estimate for points in drawn.values() for _, norm in points), default=1.0)
   return Panel(title, 'distance k in tokens', 'norm of the gradient', drawn, log_x=True, log_y=True,
                y_range=(LOWEST_PLOTTED, 4 * most))
 
 
-def _initial_norms_panels(records: Sequence[dict]):
-  """Panels of gradient norms at initialisation, by layer, initial weights or residual block."""
-  simplest = _records_of_simplest_models(records)
-  by_layer = {record['run']['layer']: decay.initial_norm_curves(record) for record in simplest}
+def _panels_of_norms_at_initialisation(records: Sequence[dict]):
+  """Panels of gradient norms at initialisation against distance.
+
+  The first panel compares layers. The other panels compare initial weights of a layer, or residual
+  blocks around a layer.
+  """
+  shallowest = _records_of_shallowest_models(records)
+  by_layer = {
+    record['run']['layer']: decay.gradient_norm_curves_at_initialisation(record)
+    for record in shallowest
+  }
   main_layers = {name: by_layer[name] for name in PLOTTED_LAYERS if name in by_layer}
   panels = [_gradient_norms_panel('at initialisation', main_layers)]
   for family in ('elman', 'lstm'):
@@ -152,13 +173,13 @@ def _initial_norms_panels(records: Sequence[dict]):
     same_layer = [record for record in compared if record['run']['layer'] == layer]
     depth = max(record['run']['depth'] for record in same_layer)
     panels.append(_gradient_norms_panel(f'{layer} by residual block, depth {depth}', {
-      record['run']['block']: decay.initial_norm_curves(record)
+      record['run']['block']: decay.gradient_norm_curves_at_initialisation(record)
       for record in same_layer if record['run']['depth'] == depth
     }))
   return [panel for panel in panels if any(panel.series.values())]
 
 
-def _trained_norms_panels(records: Sequence[dict]):
+def _panels_of_norms_before_and_after_training(records: Sequence[dict]):
   """Panels of gradient norms before and after training with gradient clipping, for each layer.
 
   Each layer has only one kind of residual block.
@@ -168,7 +189,7 @@ def _trained_norms_panels(records: Sequence[dict]):
     by_layer = {}
     for record in sorted(records, key=lambda r: r['run']['block']):
       if record['result']['title'] == title and record['run']['clip']:
-        evaluations = list(decay.training_norm_curves(record).values())
+        evaluations = list(decay.gradient_norm_curves_by_training_step(record).values())
         by_layer.setdefault(record['run']['layer'], evaluations)
     for time, index in (('before', 0), ('after', -1)):
       panels.append(_gradient_norms_panel(f'{time} training on {title}', {

@@ -32,15 +32,15 @@ def write(path: str | os.PathLike, data: bytes) -> None:
     if isinstance(error, OSError):  # its file name may be the temporary one, or missing
       raise OSError(error.errno, error.strerror or str(error), str(path)) from None
     raise
-  _sync_folder(path.parent)
+  _flush_folder_to_disk(path.parent)
 
 
-def temporary_path(path: pathlib.Path, purpose: str) -> pathlib.Path:
-  """The path of a hidden temporary file beside `path`, with the purpose in its name."""
-  return path.with_name(f'.{path.name}.{purpose}{TEMPORARY_SUFFIX}')
+def temporary_path(path: pathlib.Path, label: str) -> pathlib.Path:
+  """The path of a hidden temporary file beside `path`, whose name contains the given label."""
+  return path.with_name(f'.{path.name}.{label}{TEMPORARY_SUFFIX}')
 
 
-def file_system_time(path: pathlib.Path) -> float:
+def current_time_of_file_system(path: pathlib.Path) -> float:
   """Returns the current time of the file system that contains a path, in seconds since the epoch.
 
   A network file system uses the clock of its server. Modification times of files must therefore be
@@ -58,13 +58,13 @@ def remove_abandoned_files(folder: str | os.PathLike) -> None:
   """Deletes the temporary files that were last modified more than an hour ago."""
   for partial in pathlib.Path(folder).glob(f'.*{TEMPORARY_SUFFIX}'):
     with contextlib.suppress(OSError):  # another process may have deleted it already
-      if file_system_time(partial) - partial.stat().st_mtime > ABANDONED_SECONDS:
+      if current_time_of_file_system(partial) - partial.stat().st_mtime > ABANDONED_SECONDS:
         partial.unlink()
 
 
-def _sync_folder(folder: pathlib.Path) -> None:
+def _flush_folder_to_disk(folder: pathlib.Path) -> None:
   """Flushes a folder's entries to the disk, so that a new name survives a power failure."""
-  # Some network file systems cannot flush a folder, but the file is stored safely without it.
+  # Some network file systems cannot flush a folder, but they store the file safely anyway.
   with contextlib.suppress(OSError):
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -31,9 +31,9 @@ MESSAGE = (
 class Interrupted(KeyboardInterrupt):
   """The error that long computations raise after a signal has requested the process to stop."""
 
-  def __init__(self, number: int, message: str = ''):
+  def __init__(self, signal_number: int, message: str = ''):
     super().__init__(message)
-    self.exit_code = 128 + number  # the exit code that shells report for a signal
+    self.exit_code = 128 + signal_number  # the exit code that shells report for a signal
 
 
 class _Listener:
@@ -43,7 +43,8 @@ class _Listener:
     self.first_signal: int | None = None
     self._reader, self._writer = os.pipe()
     os.set_blocking(self._writer, False)
-    self._thread = threading.Thread(target=self._announce_signals, name='signals', daemon=True)
+    self._thread = threading.Thread(
+      target=self._process_received_signals, name='signals', daemon=True)
 
   def install_handlers(self) -> None:
     # A background job ignores Ctrl-C, and signals that are already ignored must remain ignored.
@@ -64,7 +65,7 @@ class _Listener:
   def _record_signal(self, number: int, frame: FrameType | None) -> None:
     self.first_signal = self.first_signal or number
 
-  def _announce_signals(self) -> None:
+  def _process_received_signals(self) -> None:
     first_time = None
     while number := os.read(self._reader, 1)[0]:
       if number not in self._previous_handlers:
@@ -116,7 +117,7 @@ def raise_if_stopped(message: str = '') -> None:
     raise Interrupted(_listener.first_signal, message)
 
 
-def sleep_until_stopped(seconds: float) -> None:
+def sleep_unless_interrupted(seconds: float) -> None:
   """Sleeps for some seconds, and raises Interrupted as soon as a signal requests a stop."""
   deadline = time.monotonic() + seconds
   raise_if_stopped()

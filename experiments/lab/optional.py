@@ -47,9 +47,10 @@ class LazyModule(types.ModuleType):
 
 
 def lazy_module(module: str) -> LazyModule:
-  """Returns a module object that imports a required library on first use.
+  """Returns a module object that imports the named module when an attribute is first used.
 
-  Annotations that refer to the library must be strings.
+  The module belongs to a library that is required but slow to import. Annotations that refer to
+  the library must be strings.
   """
   return LazyModule(module)
 

@@ -2,7 +2,7 @@
 
 The manifest is written last, so that a folder whose writer was killed has no manifest. A file that
 is lost, added or altered by a single bit no longer agrees with the manifest. Code that loads such a
-folder first calls `describe_damage`.
+folder first calls `describe_difference_from_manifest`.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ def write_manifest(folder: pathlib.Path) -> None:
   atomic.write(folder / NAME, text.encode())
 
 
-def describe_damage(folder: pathlib.Path) -> str:
+def describe_difference_from_manifest(folder: pathlib.Path) -> str:
   """Describes the first difference between a folder and its manifest, or returns ''."""
   try:
     sealed = json.loads((folder / NAME).read_bytes())
@@ -41,7 +41,7 @@ def describe_damage(folder: pathlib.Path) -> str:
 
 
 def folder_digest(folder: pathlib.Path) -> str:
-  """Twelve hex digits that identify the content of a sealed folder."""
+  """The first twelve hex digits of the hash of a manifest, which identify a folder's content."""
   return hashlib.sha256((folder / NAME).read_bytes()).hexdigest()[:12]
 
 

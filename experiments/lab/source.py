@@ -1,4 +1,4 @@
-"""Static analysis of the source code, which yields catalogues, imports and code fingerprints.
+"""Static analysis of the source code, which lists layers, tasks and imports, and hashes modules.
 
 The numbers of an experiment cell depend on the modules that execute the cell, on its layer and
 task, and on all modules that these import. Their fingerprints are a part of the key under which a
@@ -20,8 +20,9 @@ from collections.abc import Iterable
 
 ROOT = pathlib.Path(__file__).parents[2]
 PACKAGES = ('transformer', 'baselines', 'experiments')
-# Packages of experiments/lab whose modules can affect the results of a grid cell.
-# Outside experiments/lab, every module that a grid cell imports or names can affect its results.
+# In experiments/lab, only modules of these packages can affect the results of a grid cell.
+# All modules outside experiments/lab can affect the results of the grid cells that import them.
+# The modules that define a grid cell's layer, task or benchmark can also affect its results.
 RELEVANT_PACKAGES = tuple(f'experiments.lab.{package}' for package in (
   'cells', 'tasks', 'corpora', 'training', 'measure'))
 # These modules validate settings or identify the machine, and do not affect numerical results.
@@ -31,7 +32,8 @@ CATALOGUES = {
   'LAYERS': 'baselines', 'TRANSLATORS': 'baselines', 'POSITIONS': 'transformer.positions',
   'TASKS': 'experiments.lab.tasks', 'BENCHMARKS': 'experiments.speed.benchmarks',
 }
-# The catalogues that define the names in each run setting that contains specs.
+# Maps each run setting whose value contains names to the catalogues that define those names.
+# The value of such a setting is a spec string, such as attention(num_heads=4), or a list of them.
 SPEC_SETTINGS = {
   **dict.fromkeys(('layer', 'layers'), ('LAYERS', 'TRANSLATORS', 'POSITIONS')),
   'task': ('TASKS',), 'benchmark': ('BENCHMARKS',),
@@ -56,7 +58,7 @@ def source_bytes(module: str) -> bytes:
   return source_path(module).read_bytes()
 
 
-def cache_all_sources() -> None:
+def cache_source_files() -> None:
   """Caches all source files, so that later edits do not change the code fingerprints.
 
   Files that are edited while the command computes its cells do not change these fingerprints.
@@ -92,14 +94,14 @@ def imported_names(nodes: Iterable[ast.AST]) -> dict[str, tuple[str, str]]:
 
 @functools.cache
 def top_level_imports(module: str) -> dict[str, tuple[str, str]]:
-  """Maps each top-level import of a module to the module of origin and the original name."""
+  """Maps each name imported at the top level of a module to its origin module and original name."""
   return imported_names(syntax_tree(module).body)
 
 
 @functools.cache
 def imported_modules(module: str) -> frozenset[str]:
   """The modules of this repository that a module imports, including imports inside functions."""
-  # Two import statements may bind the same name, so that each statement is analysed separately.
+  # Two import statements may bind the same name, so each statement is analysed separately.
   statements = ([node] for node in ast.walk(syntax_tree(module)))
   return frozenset(
     name for statement in statements
@@ -107,10 +109,13 @@ def imported_modules(module: str) -> frozenset[str]:
 
 
 @functools.cache
-def catalogue_entries(catalogue: str) -> dict[str, tuple[str, str]]:
-  """Maps each entry of a catalogue to the module and the class that define it."""
-  module = CATALOGUES[catalogue]
-  entries = module_constants(module)[catalogue]
+def registered_components(catalogue_name: str) -> dict[str, tuple[str, str]]:
+  """Maps each name in a catalogue such as LAYERS to the module and class that it refers to.
+
+  A benchmark is a function instead of a class.
+  """
+  module = CATALOGUES[catalogue_name]
+  entries = module_constants(module)[catalogue_name]
   return {
     key.value: top_level_imports(module).get(value.id, (module, value.id))
     for key, value in zip(entries.keys, entries.values, strict=True)
@@ -124,8 +129,8 @@ def class_definition(module: str, name: str) -> ast.ClassDef | None:
                if isinstance(node, ast.ClassDef) and node.name == name), None)
 
 
-def component_options(module: str, class_name: str) -> dict[str, str]:
-  """Maps each option of a component to its default as text in spec notation."""
+def constructor_options(module: str, class_name: str) -> dict[str, str]:
+  """Maps each constructor option of a layer or task to its default as written in a spec string."""
   fields = dataclass_fields(module, class_name).items()
   return {option: text for option, text in fields if text and option not in FLAX_FIELDS}
 
@@ -144,7 +149,7 @@ def dataclass_fields(module: str, class_name: str) -> dict[str, str]:
       fields |= dataclass_fields(*top_level_imports(module).get(base.id, (module, base.id)))
   for node in definition.body:
     if isinstance(node, ast.AnnAssign) and 'ClassVar' not in ast.unparse(node.annotation):
-      fields[node.target.id] = format_default(module, node.value) if node.value else ''
+      fields[node.target.id] = format_option_default(module, node.value) if node.value else ''
   return fields
 
 
@@ -161,22 +166,23 @@ def module_constants(module: str) -> dict[str, ast.expr]:
   return constants
 
 
-def format_default(module: str, value: ast.expr) -> str:
+def format_option_default(defining_module: str, default: ast.expr) -> str:
   """Formats the default value of an option in spec notation, such as attention(num_heads=4)."""
-  if isinstance(value, ast.Tuple):
-    return ', '.join(format_default(module, element) for element in value.elts)
-  if isinstance(value, ast.Name):  # a constant of the module
-    return format_default(module, module_constants(module)[value.id])
-  if isinstance(value, ast.Call) and isinstance(value.func, ast.Name):
-    origin = top_level_imports(module).get(value.func.id, (module, value.func.id))
+  if isinstance(default, ast.Tuple):
+    return ', '.join(format_option_default(defining_module, element) for element in default.elts)
+  if isinstance(default, ast.Name):  # a constant of the module
+    return format_option_default(defining_module, module_constants(defining_module)[default.id])
+  if isinstance(default, ast.Call) and isinstance(default.func, ast.Name):
+    class_name = default.func.id
+    origin = top_level_imports(defining_module).get(class_name, (defining_module, class_name))
     names = (name for catalogue in CATALOGUES
-             for name, entry in catalogue_entries(catalogue).items() if entry == origin)
-    options = [f'{keyword.arg}={format_default(module, keyword.value)}'
-               for keyword in value.keywords if keyword.arg not in FLAX_FIELDS]
-    name = next(names, value.func.id)
+             for name, entry in registered_components(catalogue).items() if entry == origin)
+    options = [f'{keyword.arg}={format_option_default(defining_module, keyword.value)}'
+               for keyword in default.keywords if keyword.arg not in FLAX_FIELDS]
+    name = next(names, class_name)
     return f'{name}({", ".join(options)})' if options else name
-  text = ast.literal_eval(value) if isinstance(value, ast.Constant) else ast.unparse(value)
-  return text if isinstance(text, str) and text.isidentifier() else ast.unparse(value)
+  text = ast.literal_eval(default) if isinstance(default, ast.Constant) else ast.unparse(default)
+  return text if isinstance(text, str) and text.isidentifier() else ast.unparse(default)
 
 
 def docstring_summary(module: str, class_name: str) -> str:
@@ -184,20 +190,20 @@ def docstring_summary(module: str, class_name: str) -> str:
   return (ast.get_docstring(class_definition(module, class_name)) or '').partition('\n')[0]
 
 
-def modules_named_in_run(run: dict) -> set[str]:
+def python_modules_defining_run_components(run: dict) -> set[str]:
   """Returns the modules that define the layers, tasks and benchmarks in the settings of a run."""
   modules = set()
   for setting, catalogues in SPEC_SETTINGS.items():
     value = run.get(setting, ())
     for text in (value,) if isinstance(value, str) else value:
       words = set(re.findall(r'\w+', text))
-      for entries in map(catalogue_entries, catalogues):
+      for entries in map(registered_components, catalogues):
         modules |= {entries[word][0] for word in words & entries.keys()}
   return modules
 
 
 def can_affect_results(module: str) -> bool:
-  """Whether the results of a grid cell may depend on an imported module of this repository."""
+  """Whether the given imported module of this repository may affect the results of a grid cell."""
   if source_path(module).name == '__init__.py' or module in IRRELEVANT_MODULES:
     return False
   in_lab = module.startswith('experiments.lab.')
@@ -205,8 +211,8 @@ def can_affect_results(module: str) -> bool:
 
 
 @functools.cache
-def relevant_imports(module: str) -> frozenset[str]:
-  """Returns a module with all its direct and indirect imports that may affect results."""
+def imports_that_affect_results(module: str) -> frozenset[str]:
+  """Returns the module itself and all its direct and indirect imports that may affect results."""
   visited, pending = set(), [module]
   while pending:
     current = pending.pop()
@@ -216,15 +222,16 @@ def relevant_imports(module: str) -> frozenset[str]:
   return frozenset(visited)
 
 
-def code_fingerprints(cell_modules: Iterable[str], run: dict) -> dict[str, str]:
+def code_fingerprints(grid_cell_modules: Iterable[str], run: dict) -> dict[str, str]:
   """Maps each module that may affect the results of a run to the fingerprint of its code.
 
   Args:
-    cell_modules: names of the modules that execute the run's cell.
+    grid_cell_modules: names of the modules that execute the run's grid cell.
     run: the settings of the run, as JSON values by name.
 
   """
-  modules = set().union(*map(relevant_imports, {*cell_modules, *modules_named_in_run(run)}))
+  components = python_modules_defining_run_components(run)
+  modules = set().union(*map(imports_that_affect_results, {*grid_cell_modules, *components}))
   return {module: module_fingerprint(module) for module in sorted(modules)}
 
 
@@ -235,7 +242,7 @@ def module_fingerprint(module: str) -> str:
 
 
 def syntax_tree_digest(tree: ast.Module) -> str:
-  """Returns twelve hex digits that identify a syntax tree apart from its docstrings."""
+  """Returns a hash of a syntax tree without its docstrings, as twelve hexadecimal digits."""
   return hashlib.sha256(_serialize_tree(tree).encode()).hexdigest()[:12]
 
 

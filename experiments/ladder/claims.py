@@ -1,20 +1,21 @@
 """Claims on task scores of recurrent layers, and control experiments."""
 
-from experiments.lab.evidence.claim import Claim, oracle_and_baseline_controls
+from experiments.lab.evidence.claim import Claim, claims_about_oracle_and_baseline_scores
 from experiments.lab.evidence.effects import (
   advantage_at_longest_distance,
-  scores_outside_or_inside_receptive_field,
+  scores_beyond_or_within_receptive_field,
 )
 
 CONTROL = 'convolution'
 CONTROLS = (
-  *oracle_and_baseline_controls('ladder'),
+  *claims_about_oracle_and_baseline_scores('ladder'),
   Claim(
     'blind-ladder',
     'A convolution scores no better than chance on copy memory at a distance beyond its receptive '
     'field',
     'control', 'ladder',
-    scores_outside_or_inside_receptive_field('copy_memory', 'convolution', outside=True),
+    scores_beyond_or_within_receptive_field(
+      'copy_memory', 'convolution', beyond_receptive_field=True),
     'copy memory score, 0 at chance and 1 if perfect', '<', 0.05,
   ),
 )

@@ -82,11 +82,11 @@ def report(records: list[dict]):
   trained, timed = tables.split_training_and_timing_records(records, PRESETS['paper'].layers)
   columns = scoreboard.group_by_table_column(trained)
   layers = scoreboard.layers_in_record_order(trained)
-  scores = scoreboard.test_metric_table(
+  scores = scoreboard.table_of_test_metrics(
     'Layers from Elman to attention: scores, state size and step time', columns, layers)
   budgets = scoreboard.parameter_budget_table(
     'Layers from Elman to attention: parameter budgets and training time', columns, layers)
-  panels = scoreboard.state_size_panels(trained)
+  panels = scoreboard.panels_of_metric_against_state_size(trained)
   return [tables.insert_state_size_and_step_time_columns(scores, columns, timed), budgets], panels
 
 

@@ -14,12 +14,12 @@ def split_training_and_timing_records(
   """Returns training records sorted by `layer_order`, and records of training-step times."""
   trained = [record for record in records if 'layer' in record['run']]
 
-  def index_in_layer_order(record):
+  def index_of_layer_in_display_order(record):
     name = record['run']['layer'].partition('(')[0]
     return layer_order.index(name) if name in layer_order else len(layer_order)
 
   timed = [record for record in records if 'layers' in record['run']]
-  return sorted(trained, key=index_in_layer_order), timed
+  return sorted(trained, key=index_of_layer_in_display_order), timed
 
 
 def insert_state_size_and_step_time_columns(

@@ -1,4 +1,7 @@
-"""Grid cells of the parallelism study, one for each repetition of all measurements."""
+"""Creates the grid cells of the parallelism study.
+
+Each grid cell runs all measurements once, as one repetition.
+"""
 
 from experiments.lab.cells import checks, spec, timing
 from experiments.lab.cells.cell import Cell
@@ -12,33 +15,37 @@ from experiments.parallelism.study import SIZES, ParallelismPreset
 def jobs(study: Study, preset: ParallelismPreset) -> list[Job]:
   """Returns the job that measures the times of all requested layers and sequence lengths."""
   return [
-    Job(create_repetition_cells(study.name, preset), timing.timing_executor(flags.FLAGS.timeout))]
+    Job(
+      create_grid_cell_for_each_seed(study.name, preset),
+      timing.executor_for_timing_grid_cells(flags.FLAGS.timeout)),
+  ]
 
 
-def create_repetition_cells(study: str, preset: ParallelismPreset) -> list[Cell]:
-  """Creates one grid cell per seed. Each grid cell measures all layers at all sequence lengths.
+def create_grid_cell_for_each_seed(study: str, preset: ParallelismPreset) -> list[Cell]:
+  """Creates grid cells that measure all layers at all sequence lengths, one grid cell per seed.
 
   Raises a BadInput for invalid sizes, or if a flag was set that has no effect in this study.
   """
-  run = timing_grid.requested_timing_run(
-    preset.settings, 'one device is timed, at --tokens and --lengths')
-  layers = spec.canonical_specs(
+  run = timing_grid.apply_flags_to_timing_preset(
+    preset.settings, (), 'one device is timed, at --tokens and --lengths')
+  layers = spec.remove_default_options_from_specs(
     flags.FLAGS.layers if flags.flag_was_set('layers') else preset.layers, 'layer')
   if len(run.learning_rates) > 1:
     raise BadInput(
       '--learning_rates takes one value here, because the time of a step does not depend on it')
   sizes = {
     name: getattr(flags.FLAGS if flags.flag_was_set(name) else preset, name) for name in SIZES}
-  settings = timing.timing_cell_settings(
+  settings = timing.timing_grid_cell_settings(
     run, layers, flags.requested_lengths() or preset.lengths, timing.QUANTITIES,
     rounds=run.steps, **sizes)
-  check_timing_sizes(settings)
+  check_timing_settings(settings)
   return [
-    timing.create_timing_cell(study, settings, seed, f'repetition {seed}') for seed in run.seeds
+    timing.create_timing_grid_cell(study, settings, seed, f'repetition {seed}')
+    for seed in run.seeds
   ]
 
 
-def check_timing_sizes(settings: dict) -> None:
+def check_timing_settings(settings: dict) -> None:
   """Raises a BadInput unless sizes are positive and all lengths divide the number of tokens."""
   for name in SIZES:
     if settings[name] < 1:
@@ -52,4 +59,4 @@ def check_timing_sizes(settings: dict) -> None:
     spec.parse_spec(timing.create_timing_run(settings, settings['layers'][0], length).task, 'task')
   for layer in settings['layers']:
     checks.check_experiment(
-      timing.cached_timing_experiment(settings, layer, settings['lengths'][0]))
+      timing.create_or_reuse_timing_experiment(settings, layer, settings['lengths'][0]))

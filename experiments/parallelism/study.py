@@ -1,4 +1,4 @@
-"""How do time and memory grow with sequence length? All layers have the same residual block.
+"""How do time and memory grow with sequence length? Training and generation are measured.
 
   python -m experiments.parallelism --preset=quick --layers=attention,lstm --runs=runs/quick
 
@@ -7,7 +7,7 @@ time therefore grows with the length only if the layer's cost per token does. Ge
 from a position by a fixed number of tokens, so its time grows with the position only if a token
 costs more after a longer prefix. Training steps, forward passes and generation of all layers at all
 lengths are timed in interleaved rounds in one process on one device
-(experiments/lab/cells/timing.py).
+(experiments/lab/cells/timing.py). The same type of residual block surrounds every layer.
 
 A grid cell is one repetition of all these measurements with its own parameters and data. Finished
 grid cells are stored and skipped in later runs. The device is part of a grid cell's key, so the

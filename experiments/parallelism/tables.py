@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from experiments.lab.results import times
 from experiments.lab.results.figures import Panel
-from experiments.lab.results.statistics import Interval, ratio_interval
+from experiments.lab.results.statistics import Interval, median_ratio_with_confidence_interval
 from experiments.lab.results.table import Table
 
 MEBI = 2**20
@@ -30,23 +30,23 @@ METRICS = (
 
 def report(records: Iterable[dict]) -> tuple[list, list]:
   """Returns separate tables and figure panels for each device and combination of settings."""
-  grids = times.group_records_differing_in_seed(records)
+  grids = times.group_records_differing_only_in_seed(records)
   reported = [
-    metric_table_and_panel(metric, repetitions, single_grid=len(grids) == 1)
+    metric_table_and_panel(metric, repetitions, include_run_settings=len(grids) > 1)
     for repetitions in grids for metric in METRICS
   ]
   return [table for table, _ in reported], [panel for _, panel in reported]
 
 
 def metric_table_and_panel(
-  metric: Metric, records: Sequence[dict], single_grid: bool
+  metric: Metric, records: Sequence[dict], include_run_settings: bool
 ) -> tuple[Table, Panel]:
   """Makes a table and a figure panel of one metric against the sequence length.
 
   Args:
     metric: Metric to show.
     records: Repetitions of one grid.
-    single_grid: Whether the report has only this grid, so that titles omit its settings.
+    include_run_settings: Whether titles include the run settings, because records differ in them.
 
   Returns:
     The table with one row per layer, and the panel with one line per layer.
@@ -64,7 +64,7 @@ def metric_table_and_panel(
     columns.append(f'{lengths[-1]} / {lengths[0]}')
     for row in rows:
       row.append(metric_growth_ratio(metric, records, row[0], lengths[0], lengths[-1]))
-  title = times.title_with_tokens_and_device(metric.title, records, single_grid)
+  title = times.add_token_count_and_device_to_title(metric.title, records, include_run_settings)
   best = dict.fromkeys(map(str, lengths), 'lower')
   table = Table(f'{title}, {metric.unit}', columns, rows, metric_caption(metric, records), best)
   series = {
@@ -77,7 +77,7 @@ def metric_table_and_panel(
 def metric_at_length(
   metric: Metric, records: Sequence[dict], layer: str, length: int
 ) -> Interval | None:
-  """Returns the median time or the planned memory of a layer at one sequence length.
+  """Returns the median time or the temporary memory of a layer at one sequence length.
 
   Args:
     metric: Metric to show.
@@ -86,7 +86,8 @@ def metric_at_length(
     length: Sequence length, or position for generation.
 
   Returns:
-    Microseconds per token with an interval, or MiB, or None where nothing was measured.
+    Microseconds per token with an interval, or MiB that the compiled program plans, or None where
+    nothing was measured.
 
   """
   if metric.unit == 'MiB':
@@ -96,7 +97,7 @@ def metric_at_length(
     planned = [
       point['bytes'] for point in points
       if point['length'] == length and point['bytes'] is not None]
-    return Interval.without_bounds(planned[0] / MEBI, len(planned)) if planned else None
+    return Interval.without_confidence_bounds(planned[0] / MEBI, len(planned)) if planned else None
   return times.median_microseconds_per_token(records, layer, metric.quantity, length)
 
 
@@ -119,10 +120,11 @@ def metric_growth_ratio(
   if metric.unit == 'MiB':
     low, high = (
       metric_at_length(metric, records, layer, length) for length in (first_length, last_length))
-    # Without temporary memory at the shortest length, the ratio would be a division by zero.
+    # The ratio is undefined if the program uses no temporary memory at the shortest length.
     is_defined = low and high and low.estimate
     return (
-      Interval.without_bounds(high.estimate / low.estimate, low.count) if is_defined else None)
+      Interval.without_confidence_bounds(high.estimate / low.estimate, low.count)
+      if is_defined else None)
   repetitions = [times.seconds_per_token(record, layer, metric.quantity) for record in records]
   complete = [
     by_length for by_length in repetitions
@@ -130,7 +132,7 @@ def metric_growth_ratio(
   pooled = [
     [seconds for by_length in complete for seconds in by_length[length]]
     for length in (last_length, first_length)]
-  return ratio_interval(*pooled, paired=True) if complete else None
+  return median_ratio_with_confidence_interval(*pooled, paired=True) if complete else None
 
 
 def metric_caption(metric: Metric, records: Sequence[dict]) -> str:

@@ -1,12 +1,16 @@
-"""Claims on pronoun resolution by distance, and control experiments."""
+"""Claims on how pronoun resolution depends on the distance between pronoun and antecedent.
 
-from experiments.lab.evidence.claim import VASWANI, Claim, oracle_and_baseline_controls
+The distance is the number of words between their clauses. The controls test an oracle, a baseline
+and a convolution with a short receptive field.
+"""
+
+from experiments.lab.evidence.claim import VASWANI, Claim, claims_about_oracle_and_baseline_scores
 from experiments.lab.evidence.effects import score_at_longest_distance, score_drop_with_distance
 
 CONTROL = 'convolution'
 DROP = 'pronoun resolution score at the shortest distance minus that at the longest'
 CONTROLS = (
-  *oracle_and_baseline_controls('pronouns'),
+  *claims_about_oracle_and_baseline_scores('pronouns'),
   Claim(
     'blind-pronouns',
     'A convolution with a receptive field of a few words does not resolve pronouns at the longest '

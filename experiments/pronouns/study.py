@@ -46,16 +46,17 @@ PRESETS = {
 
 
 def report(records: list[dict]):
-  """Tables of accuracy, attention weights and budgets, and panels against distance."""
+  """Tables and panels of accuracy and attention weights, and a table of parameter budgets."""
   columns = scoreboard.group_by_table_column(records)
   layers = scoreboard.layers_in_record_order(records)
   report_tables = [
-    scoreboard.test_metric_table('Pronouns: accuracy by distance', columns, layers),
+    scoreboard.table_of_test_metrics('Pronouns: accuracy by distance', columns, layers),
     tables.antecedent_attention_table(columns),
     scoreboard.parameter_budget_table(
       'Pronouns: parameter budgets and training time', columns, layers),
   ]
-  panels = [*scoreboard.test_metric_panels(records), *tables.antecedent_attention_panels(columns)]
+  panels = [
+    *scoreboard.panels_of_test_metrics(records), *tables.antecedent_attention_panels(columns)]
   return report_tables, panels
 
 

@@ -45,7 +45,7 @@ def antecedent_attention_panels(records_by_task):
     for record in group:
       largest = largest_attention_weight_on_antecedent(record)
       if largest is not None:
-        point = record['result']['distance'], Interval.without_bounds(largest[0])
+        point = record['result']['distance'], Interval.without_confidence_bounds(largest[0])
         series.setdefault(record['run']['layer'], []).append(point)
   if not series:
     return []

@@ -1,1 +1,1 @@
-"""Declared, measured and effective receptive fields of layers."""
+"""Theoretical, measured and effective receptive fields of layers."""

@@ -1,4 +1,4 @@
-"""Grid cells that measure receptive fields of untrained stacks and of models in training."""
+"""Experiments that measure receptive fields of layer stacks, before and during training."""
 
 from experiments.lab.cells import checks, spec
 from experiments.lab.cells.cell import Cell
@@ -9,19 +9,19 @@ from experiments.lab.launch.grid import Job
 from experiments.lab.launch.study import Study, TaskGrid
 from experiments.lab.tasks.recall import Recall
 from experiments.receptive_field import field_measurement
-from experiments.receptive_field.study import FieldPreset
+from experiments.receptive_field.study import ReceptiveFieldPreset
 
-PLACEHOLDER = Recall()  # a run needs a task, but untrained stacks do not use it
+PLACEHOLDER = Recall()  # a run needs a task, but measurements at initialisation do not use it
 DEPTH = 2  # of trained layers for which the preset has no depths
 
 
-def jobs(study: Study, preset: FieldPreset) -> list[Job]:
-  """Returns a job that measures receptive fields in training, and a job for untrained stacks."""
-  cells = untrained_stack_cells(study.name, preset)
-  experiments = experiments_around_field_edges(preset)
+def jobs(study: Study, preset: ReceptiveFieldPreset) -> list[Job]:
+  """Returns a job that measures receptive fields in training, and a job for untrained layers."""
+  cells = create_experiment_grid_cells_for_untrained_models(study.name, preset)
+  experiments = experiments_near_receptive_field_boundary(preset)
   return [
     training_grid.training_job(study, experiments, field_measurement.receptive_fields_in_training),
-    Job(cells, field_measurement.measure_receptive_field_of_grid_cell),
+    Job(cells, field_measurement.measure_receptive_field_at_initialisation),
   ]
 
 
@@ -30,8 +30,10 @@ def _requested_layers() -> list | None:
   return spec.parse_spec_list(flags.FLAGS.layers, 'layer') if flags.flag_was_set('layers') else None
 
 
-def untrained_stack_cells(study: str, preset: FieldPreset) -> list[Cell]:
-  """The grid cells that measure receptive fields of layer stacks at initialisation."""
+def create_experiment_grid_cells_for_untrained_models(
+  study: str, preset: ReceptiveFieldPreset
+) -> list[Cell]:
+  """Creates a grid cell for each untrained layer stack whose receptive field is measured."""
   layers, sweeps = _requested_layers(), preset.sweeps
   if layers:
     sweeps = sweeps[:1]
@@ -47,19 +49,20 @@ def untrained_stack_cells(study: str, preset: FieldPreset) -> list[Cell]:
   for experiment in experiments.values():
     checks.check_experiment(experiment)
   return [
-    field_measurement.untrained_stack_cell(study, experiment, preset.length, preset.sequences)
+    field_measurement.create_experiment_grid_cell_for_untrained_model(
+      study, experiment, preset.length, preset.sequences)
     for experiment in experiments.values()
   ]
 
 
-def distances_around_field_edge(receptive_field: int) -> tuple[int, ...]:
-  """Four distances in tokens, two inside a receptive field and two outside it."""
-  largest_lag = receptive_field - 1
-  return largest_lag // 2, largest_lag, receptive_field, 2 * largest_lag
+def distances_near_receptive_field_boundary(receptive_field: int) -> tuple[int, ...]:
+  """Returns four distances in tokens, two inside a receptive field and two outside it."""
+  largest_distance = receptive_field - 1
+  return largest_distance // 2, largest_distance, receptive_field, 2 * largest_distance
 
 
-def experiments_around_field_edges(preset: FieldPreset) -> list[Experiment]:
-  """Experiments on tasks with distances just within and beyond the receptive field of a model.
+def experiments_near_receptive_field_boundary(preset: ReceptiveFieldPreset) -> list[Experiment]:
+  """Experiments on tasks with dependency distances within and beyond a model's receptive field.
 
   The flag --lengths replaces these distances. Without it a model with an unbounded field is trained
   at the first distances outside the fields of the other models.
@@ -79,14 +82,15 @@ def experiments_around_field_edges(preset: FieldPreset) -> list[Experiment]:
       raise BadInput('none of these layers has a bounded receptive field, so --lengths is needed')
     for model, field in fields.items():
       distances = flags.requested_lengths() or (
-        distances_around_field_edge(field) if field else outside)
-      tasks = (training_grid.task_at_distance(task, distance) for distance in distances)
+        distances_near_receptive_field_boundary(field) if field else outside)
+      tasks = (
+        training_grid.task_with_dependency_distance(task, distance) for distance in distances)
       experiments += [_training_experiment(preset, task_grid, *model, task) for task in tasks]
   return training_grid.distinct_experiments(experiments)
 
 
 def _training_experiment(
-  preset: FieldPreset, task_grid: TaskGrid, layer, depth: int, task
+  preset: ReceptiveFieldPreset, task_grid: TaskGrid, layer, depth: int, task
 ) -> Experiment:
   """The experiment that trains a layer on a task. The flag --depth overrides `depth`."""
   settings = preset.settings | task_grid.settings | {'depth': depth} | flags.requested_settings()

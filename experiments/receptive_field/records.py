@@ -1,4 +1,4 @@
-"""Schemas of stored receptive fields of untrained stacks and of models in training."""
+"""Schemas of the stored receptive fields of layer stacks before and during training."""
 
 import dataclasses
 
@@ -12,10 +12,13 @@ FIELD_STATISTICS = {
 EVALUATION = Fields({'step': Integer(), **FIELD_STATISTICS})
 
 
-def has_all_statistics(measurement: dict, num_members: int) -> bool:
-  """Whether each ensemble member has all statistics, with the same number of energies by lag."""
-  return has_matrix_shape(measurement['energy'], num_members) and all(
-    len(measurement[name]) == num_members for name in ('measured', 'effective', 'spread'))
+def has_all_statistics(measurement: dict, num_ensemble_members: int) -> bool:
+  """Whether every ensemble member has all receptive-field statistics.
+
+  All members must have the same number of squared gradient norms.
+  """
+  return has_matrix_shape(measurement['energy'], num_ensemble_members) and all(
+    len(measurement[name]) == num_ensemble_members for name in ('measured', 'effective', 'spread'))
 
 
 UNTRAINED_FIELDS = RecordKind(
@@ -31,7 +34,7 @@ UNTRAINED_FIELDS = RecordKind(
 )
 TRAINING_FIELDS = dataclasses.replace(
   TRAINING,
-  result=TRAINING.result.with_required_fields({'watched': ListOf(EVALUATION, 1)}),
+  result=TRAINING.result.with_additional_required_fields({'watched': ListOf(EVALUATION, 1)}),
   constraints=(*TRAINING.constraints, Constraint(
     'there is a receptive field for each ensemble member', lambda run, result: all(
       has_all_statistics(evaluation, len(result['members'])) for evaluation in result['watched']))),

@@ -1,14 +1,14 @@
-"""How many tokens does an output depend on? Declared, measured and effective receptive fields.
+"""How many tokens does an output depend on? Theoretical, measured and effective receptive fields.
 
   python -m experiments.receptive_field --preset=quick --layers=tcn,bytenet --runs=runs/quick
 
-At initialisation, stacks of several depths, kernel sizes and dilations are measured. The receptive
-field that a stack declares must equal the measured one, which is the support of the Jacobian of its
-last output. Most of the gradient comes from a smaller, effective field (Luo et al. 2016). Without
-residual connections it grows with the square root of the depth.
+At initialisation, stacks of several depths, kernel sizes and dilations are measured. The
+theoretical receptive field, which a stack declares, must equal the measured one, which is the
+support of the Jacobian of its last output. Most of the gradient comes from a smaller, effective
+field (Luo et al. 2016). Without residual connections it grows with the square root of the depth.
 
-Then models are trained on copy memory at distances inside their receptive field, at its edge and
-beyond. In copy memory all symbols are at the same distance from their targets, so that a field
+Then models are trained on copy memory at distances inside their receptive field, at its boundary
+and beyond. In copy memory all symbols are at the same distance from their targets, so that a field
 contains all of them or none. A model needs a field of d + 1 tokens or more to copy at a distance d.
 The control is the score beyond the field, which has to be chance. Models with an unbounded field
 are trained at the same distances. The effective fields of all models are measured during training.
@@ -31,7 +31,7 @@ UNBOUNDED = ('attention', 'lstm', 'mamba')
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-  """Layers, depths and residual blocks whose combinations are measured at initialisation."""
+  """Layers, depths and types of residual block, measured at initialisation in all combinations."""
 
   layers: tuple[str, ...]
   depths: tuple[int, ...]
@@ -39,8 +39,8 @@ class Sweep:
 
 
 @dataclasses.dataclass(frozen=True)
-class FieldPreset:
-  """Stacks to be measured at initialisation, and models to be trained.
+class ReceptiveFieldPreset:
+  """Layer stacks that are measured at initialisation, and models that are trained.
 
   Attributes:
     sweeps: the stacks to be measured at initialisation.
@@ -64,7 +64,7 @@ class FieldPreset:
 
 PRESETS = {
   # This preset runs all code of the `paper` preset at the smallest sizes, as a fast test.
-  'smoke': FieldPreset(
+  'smoke': ReceptiveFieldPreset(
     sweeps=(Sweep(('convolution',), (1, 2, 3)), Sweep(('attention',), (1,))),
     initialised={'width': 8, 'seeds': (0, 1)},
     length=8,
@@ -74,7 +74,7 @@ PRESETS = {
     settings=SMOKE,
   ),
   # This preset takes about six minutes on two CPU cores.
-  'quick': FieldPreset(
+  'quick': ReceptiveFieldPreset(
     sweeps=(
       Sweep((*KERNELS, *DILATIONS), (1, 2, 4)),
       Sweep(('convolution(kernel_size=3)',), (1, 2, 4, 8), ('pre_norm', 'plain')),
@@ -95,7 +95,7 @@ PRESETS = {
     },
   ),
   # The sizes of this preset need a GPU or a TPU.
-  'paper': FieldPreset(
+  'paper': ReceptiveFieldPreset(
     sweeps=(
       Sweep(
         tuple(f'convolution(kernel_size={size}, dilation={step})'

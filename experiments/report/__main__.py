@@ -13,7 +13,7 @@ import sys
 from absl import flags as absl_flags
 
 from experiments.claims import rule, verdict_table
-from experiments.claims.current_records import load_current_records
+from experiments.claims.current_records import load_records_of_current_code
 from experiments.lab.launch import flags
 from experiments.lab.results import notes, publish
 from experiments.report import page, sections
@@ -27,12 +27,12 @@ def define_flags() -> None:
 
 
 def main() -> None:
-  """Writes <runs>/report.html and prints the verdicts and the first table of each study."""
+  """Writes <runs>/report.html, and prints the verdicts on claims and each study's first table."""
   folder = pathlib.Path(flags.FLAGS.runs)
-  records, omitted = load_current_records(folder)
-  claims, controls = rule.evaluate_claims(records), rule.evaluate_controls(records)
+  records, omitted = load_records_of_current_code(folder)
+  claims, controls = rule.evaluate_claims(records), rule.evaluate_control_experiments(records)
   studies, unreadable = sections.study_sections(records, folder)
-  errors = verdict_table.evaluation_error_notes([*claims, *controls], folder)
+  errors = verdict_table.notes_on_failed_claim_evaluations([*claims, *controls], folder)
   faults = [*omitted, *errors, *unreadable]
   html = page.render_page(
     flags.FLAGS.title,
@@ -42,7 +42,7 @@ def main() -> None:
     subtitle='Measured verdicts on claims about the Transformer, recurrence and convolution.',
     reproduction_commands='\n'.join(
       notes.shell_command(script, folder) for script in (*studies, 'report')),
-    notes=[*faults, *verdict_table.unsupported_control_notes(controls, folder)],
+    notes=[*faults, *verdict_table.notes_on_failed_or_undecided_controls(controls, folder)],
   )
   path = page.write_page(folder / 'report.html', html)
   tables = [
@@ -56,4 +56,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  flags.main(main, define_flags, __doc__)
+  flags.run_command_line(main, define_flags, __doc__)

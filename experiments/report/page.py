@@ -121,7 +121,7 @@ def render_page(
 def write_page(path: str | os.PathLike, html: str) -> pathlib.Path:
   """Writes the HTML of `render_page` to a file atomically and returns the path of the file."""
   path = pathlib.Path(path)
-  # The folder name in the page may contain characters that UTF-8 cannot encode.
+  # Bytes of a folder name that are not valid UTF-8 become surrogates, which UTF-8 cannot encode.
   data = html.encode(errors='replace')
   path.parent.mkdir(parents=True, exist_ok=True)
   atomic.write(path, data)

@@ -26,7 +26,10 @@ def study_section(study_name: str, records):
 
 
 def sorted_layers(records) -> list[str]:
-  """Returns the distinct layers of the records in the sorted order that determines curve styles."""
+  """Returns the distinct layers of the records in sorted order.
+
+  The position of a layer in this order determines the style of its curve.
+  """
   layers = {record['run'].get('layer') for record in records} - {None}
   return sorted(layers.union(*(record['run'].get('layers', ()) for record in records)))
 
@@ -68,10 +71,10 @@ def verdict_rows(findings: Iterable[Finding]) -> list[Verdict]:
       f.claim.statement,
       f.verdict,
       verdict_table.describe_expected_effect(f),
-      f.interval,
+      f.confidence_interval,
       f.seeds or None,
       f.claim.source,
-      f.reason,
+      f.verdict_explanation,
     )
     for f in findings
   ]

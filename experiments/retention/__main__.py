@@ -1,4 +1,4 @@
-"""Command line of the study of retention over distance, python -m experiments.retention."""
+"""Command line of the study of long-range memory, python -m experiments.retention."""
 
 from experiments.lab.launch import driver
 from experiments.retention.study import STUDY

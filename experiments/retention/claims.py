@@ -1,10 +1,13 @@
-"""Claims on associative recall and copying by distance, and control experiments."""
+"""Claims on how scores in recall and copying change with the dependency distance.
 
-from experiments.lab.evidence.claim import VASWANI, Claim, oracle_and_baseline_controls
+The controls test an oracle, a baseline and a network with a short receptive field.
+"""
+
+from experiments.lab.evidence.claim import VASWANI, Claim, claims_about_oracle_and_baseline_scores
 from experiments.lab.evidence.effects import (
   advantage_at_longest_distance,
   score_drop_with_distance,
-  scores_outside_or_inside_receptive_field,
+  scores_beyond_or_within_receptive_field,
 )
 
 RECURRENT = ('lstm', 'gru')
@@ -12,13 +15,13 @@ RECALL_DROP = 'recall score at the shortest distance minus that at the longest'
 COPY_DROP = 'copy memory score after the shortest delay minus that after the longest'
 COPY_SCORE = 'copy memory score, 0 at chance and 1 if perfect'
 CONTROLS = (
-  *oracle_and_baseline_controls('retention'),
+  *claims_about_oracle_and_baseline_scores('retention'),
   Claim(
     'blind',
     'A temporal convolutional network scores no better than chance on copy memory at a distance '
     'beyond its receptive field',
     'control', 'retention',
-    scores_outside_or_inside_receptive_field('copy_memory', 'tcn', outside=True),
+    scores_beyond_or_within_receptive_field('copy_memory', 'tcn', beyond_receptive_field=True),
     COPY_SCORE, '<', 0.05,
   ),
 )
@@ -64,7 +67,7 @@ CLAIMS = (
     'A temporal convolutional network, trained on copy memory, copies symbols at distances within '
     'its receptive field',
     'Bai et al. 2018', 'retention',
-    scores_outside_or_inside_receptive_field('copy_memory', 'tcn', outside=False),
+    scores_beyond_or_within_receptive_field('copy_memory', 'tcn', beyond_receptive_field=False),
     COPY_SCORE, '>', 0.5,
   ),
   Claim(
@@ -72,7 +75,7 @@ CLAIMS = (
     'A temporal convolutional network, trained on copy memory, does not copy symbols at distances '
     'beyond its receptive field',
     'Luo et al. 2016', 'retention',
-    scores_outside_or_inside_receptive_field('copy_memory', 'tcn', outside=True),
+    scores_beyond_or_within_receptive_field('copy_memory', 'tcn', beyond_receptive_field=True),
     COPY_SCORE, '<', 0.05,
   ),
 )

@@ -78,12 +78,12 @@ def report(records: list[dict]):
   columns = scoreboard.group_by_table_column(records)
   layers = scoreboard.layers_in_record_order(records)
   tables = [
-    scoreboard.test_metric_table('Retention: score against distance', columns, layers),
+    scoreboard.table_of_test_metrics('Retention: score against distance', columns, layers),
     scoreboard.parameter_budget_table(
       'Retention: parameter budgets and training time', columns, layers),
     *scoreboard.tables_of_published_numbers(records),
   ]
-  return tables, scoreboard.test_metric_panels(records)
+  return tables, scoreboard.panels_of_test_metrics(records)
 
 
 STUDY = Study('retention', __doc__, PRESETS, report, CLAIMS, CONTROLS)

@@ -47,7 +47,7 @@ def selected_records(store: Store, prefixes: Sequence[str]) -> list[dict]:
   return [r for r in records if not (flags.FLAGS.stale and store.is_current(r))]
 
 
-def show_list(*prefixes: str) -> None:
+def list_records(*prefixes: str) -> None:
   """Prints one line per selected record."""
   store = open_store(flags.FLAGS.runs)
   records = selected_records(store, prefixes)
@@ -63,7 +63,7 @@ def show_list(*prefixes: str) -> None:
 
 
 def show_record(*prefixes: str) -> None:
-  """Prints the fields of each record whose name begins with a prefix."""
+  """Prints the fields of every record that has a name beginning with one of the prefixes."""
   if not prefixes:
     raise BadInput('show takes the name of a record or the beginning of a name; see `list`')
   store = open_store(flags.FLAGS.runs)
@@ -104,14 +104,14 @@ def remove_records(*prefixes: str) -> None:
   print(f'{len(records)} records removed')
 
 
-def show_differences(*folders: str) -> None:
+def print_record_differences(*folders: str) -> None:
   """Prints the grid cells whose records differ between two folders."""
   if len(folders) != 2:
     raise BadInput(f'diff takes two folders, not {len(folders)}')
   stores = [open_store(folder) for folder in folders]
-  # Sorting moves current records to the end, and only the last record of a grid cell is compared.
+  # Records of the current code come last, because only the last record of a grid cell is compared.
   records = [sorted(store.all_records(), key=store.is_current) for store in stores]
-  for line in differences.record_difference_lines(*records):
+  for line in differences.describe_differing_grid_cells(*records):
     print(line)
 
 
@@ -120,7 +120,7 @@ def merge_folders(*folders: str) -> None:
   if not folders:
     raise BadInput('merge takes the folders whose records are to be copied into --runs')
   sources = [open_store(folder) for folder in folders]
-  target = Store(flags.FLAGS.runs, KINDS).prepare(check_history=True)
+  target = Store(flags.FLAGS.runs, KINDS).create_writable_folders(include_record_history=True)
   target.all_records()  # moves damaged files away, so that intact copies can replace them
   for folder, source in zip(folders, sources, strict=True):
     counts = {'copied': 0, 'already stored': 0, 'added to history': 0}
@@ -132,14 +132,14 @@ def merge_folders(*folders: str) -> None:
       elif path.read_bytes() == data:
         counts['already stored'] += 1
       else:
-        target.add_to_history(path.name, data)
+        target.copy_record_to_history_folder(path.name, data)
         counts['added to history'] += 1
     summary = ', '.join(f'{count} {action}' for action, count in counts.items())
     print(f'{folder}: {summary}')
 
 
 ACTIONS = {
-  'list': show_list, 'show': show_record, 'rm': remove_records, 'diff': show_differences,
+  'list': list_records, 'show': show_record, 'rm': remove_records, 'diff': print_record_differences,
   'merge': merge_folders,
 }
 
@@ -156,4 +156,4 @@ def main(action: str = 'list', *arguments: str) -> None:
 
 
 if __name__ == '__main__':
-  flags.main(main, define_flags, __doc__, takes_arguments=True)
+  flags.run_command_line(main, define_flags, __doc__, takes_arguments=True)

@@ -1,11 +1,11 @@
-"""Comparison of the grid cells, numbers and code in the records of two folders."""
+"""Differences in grid cells, results and code fingerprints between two folders of records."""
 
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from experiments.lab.results import notation, notes, scores
-from experiments.lab.results.statistics import mean_interval
+from experiments.lab.results.statistics import mean_with_confidence_interval
 from experiments.lab.results.store import canonical_json
 from experiments.runs import names
 
@@ -13,13 +13,16 @@ from experiments.runs import names
 TIME_FIELDS = ('seconds', 'peak')
 
 
-def record_difference_lines(first: Sequence[dict], second: Sequence[dict]) -> Iterator[str]:
-  """Yields a line for each grid cell whose records in two folders differ in numbers or code.
+def describe_differing_grid_cells(
+  first_records: Sequence[dict], second_records: Sequence[dict]
+) -> Iterator[str]:
+  """Yields a line for each grid cell whose records in two folders differ in results or code hashes.
 
   If several versions of the code computed a cell, its last record is compared. Times are not
   compared.
   """
-  folders, num_equal = (latest_record_by_cell(first), latest_record_by_cell(second)), 0
+  folders = latest_record_by_cell(first_records), latest_record_by_cell(second_records)
+  num_equal = 0
   for cell in sorted(folders[0].keys() | folders[1].keys()):
     first_record, second_record = (records.get(cell) for records in folders)
     if text := describe_record_difference(first_record, second_record):
@@ -102,5 +105,6 @@ def mean_test_metric(record: dict | None):
 
   Records of different code or of unknown studies may have results of any form.
   """
-  value, _ = notes.call_or_describe_failure(lambda: mean_interval(scores.test_metrics(record)))
+  value, _ = notes.call_or_describe_failure(
+    lambda: mean_with_confidence_interval(scores.metrics_on_test_split(record)))
   return value

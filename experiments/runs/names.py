@@ -20,12 +20,13 @@ MAX_SUGGESTIONS = 20  # names that an error message lists
 def record_name(record: dict) -> str:
   """Returns the name of a record in the format study/layer/task/key."""
   key = cell_key(record['study'], record['run'], record['code'])
-  parts = (format_layers_or_benchmark(record['run']), format_distinguishing_settings(record['run']))
+  run = record['run']
+  parts = format_layers_in_record_name(run), format_distinguishing_settings(run)
   return '/'.join((record['study'], *(to_slug(part) for part in parts if part), key[:KEY_DIGITS]))
 
 
-def format_layers_or_benchmark(run: dict) -> str:
-  """Formats the layers or the benchmark of a run as a part of a record name."""
+def format_layers_in_record_name(run: dict) -> str:
+  """Formats the second part of a record name, which states the run's layers or its benchmark."""
   layers = run.get('layers', ())  # the schema of all records requires a list of strings here
   several = '-'.join(layers) if len(layers) <= MAX_LISTED_LAYERS else f'{len(layers)} layers'
   return str(run.get('layer') or run.get('benchmark') or several)
@@ -43,7 +44,7 @@ def format_distinguishing_settings(run: dict) -> str:
 
 
 def matching_records(records: Iterable[dict], prefixes: Sequence[str]) -> list[dict]:
-  """Returns the records whose names begin with any of the prefixes, or all without prefixes.
+  """Returns the records whose names begin with a given prefix, or all records if none is given.
 
   Raises:
     BadInput: if no name begins with one of the prefixes.

@@ -44,7 +44,10 @@ class Unavailable(Exception):
 
 
 class Implementation(NamedTuple):
-  """Timed functions of one implementation, and a function that returns their results."""
+  """Functions of one implementation that are timed.
+
+  The function `results` returns their outputs, which are verified before the timing.
+  """
 
   calls: Mapping[str, Callable[[], Any]]  # by computation, 'forward' and 'gradient'
   results: Callable[[], Any]  # a tree of arrays in this repository's layout
@@ -56,14 +59,15 @@ class Benchmark(NamedTuple):
 
   # Maps implementation names to functions that compile them, with this repository's entry first.
   implementations: Mapping[str, Callable[[], Implementation]]
-  # The number of matrix-product operations in this repository's 'forward' or 'gradient' program.
+  # For each timed computation, the number of operations in this repository's matrix products.
   # The dict of FLOPs is empty if operations other than matrix products dominate the cost.
   matmul_flops: Mapping[str, float]
 
 
 class Alternative(NamedTuple):
-  """Alternative implementation of a computation, with conversions to its memory layout.
+  """Another implementation of the same computation.
 
+  Its functions `convert_arguments` and `convert_output` convert arrays to its memory layout.
   `batch_axes` holds the batch axis of each argument and, last, of the output. It is None for an
   argument without a batch axis. Both conversions are linear, so their transposes convert results
   back to this repository's layout. The transpose of `convert_arguments` converts the gradient, and
@@ -81,7 +85,7 @@ def make_benchmark(
   our_function: Callable,
   arguments: tuple,
   batch_axes: tuple,
-  alternatives: Mapping[str, Alternative],
+  alternative_implementations: Mapping[str, Alternative],
   matmul_flops: float | None = None,
   steps: int = 0,
 ) -> Benchmark:
@@ -91,7 +95,7 @@ def make_benchmark(
     our_function: This repository's function, which returns one array.
     arguments: Trees of arrays, the arguments of `our_function`.
     batch_axes: Batch axes of the arguments and of the output, as in `Alternative`.
-    alternatives: Other implementations by name.
+    alternative_implementations: Other implementations by name.
     matmul_flops: Operations of the matrix products of a forward pass, or None where these do not
       dominate the cost. The gradient takes twice as many.
     steps: Number of gradient descent steps that are timed as one loop. With 0, the forward pass
@@ -106,11 +110,11 @@ def make_benchmark(
   flops_by_computation = {}
   if matmul_flops is not None:
     flops_by_computation['gradient'] = 3 * matmul_flops * max(1, steps)
-  candidates = {OURS: Alternative(our_function)} | alternatives
+  candidates = {OURS: Alternative(our_function)} | alternative_implementations
   return Benchmark(
     {
       name: functools.partial(
-        _prepare_alternative,
+        _create_forward_and_gradient_calls,
         candidate._replace(batch_axes=candidate.batch_axes or batch_axes),
         arguments, cotangent, steps,
       )
@@ -120,26 +124,29 @@ def make_benchmark(
   )
 
 
-def _prepare_alternative(
-  alternative: Alternative, arguments: tuple, cotangent: jax.Array, steps: int
+def _create_forward_and_gradient_calls(
+  implementation: Alternative, arguments: tuple, output_cotangent: jax.Array,
+  num_gradient_steps: int,
 ) -> Implementation:
-  """Prepares an implementation whose results are converted to this repository's layout."""
-  converted, gradient_back = jax.vjp(jax.jit(alternative.convert_arguments), *arguments)
-  converted_cotangent, output_back = jax.vjp(jax.jit(alternative.convert_output), cotangent)
-  prepare = alternative.prepare or functools.partial(
-    compile_jax_implementation, alternative.batch_axes)
-  implementation = prepare(alternative.function, converted, converted_cotangent, steps)
+  """Creates calls of an implementation, with results in the array layout of this repository."""
+  converted, gradient_back = jax.vjp(jax.jit(implementation.convert_arguments), *arguments)
+  converted_cotangent, output_back = jax.vjp(
+    jax.jit(implementation.convert_output), output_cotangent)
+  prepare = implementation.prepare or functools.partial(
+    compile_jax_implementation, implementation.batch_axes)
+  prepared = prepare(
+    implementation.function, converted, converted_cotangent, num_gradient_steps)
 
-  def alternative_results_in_our_layout():
+  def output_and_gradient_in_common_layout():
     back = {'output': output_back, 'gradient': gradient_back}
     return {
-      name: jax.jit(back[name])(value) for name, value in implementation.results().items()
+      name: jax.jit(back[name])(value) for name, value in prepared.results().items()
     }
 
-  return implementation._replace(results=alternative_results_in_our_layout)
+  return prepared._replace(results=output_and_gradient_in_common_layout)
 
 
-def shard_batch(
+def shard_function_over_batch(
   function: Callable, batch_axes: tuple, arguments: tuple, cotangent: jax.Array
 ) -> tuple[Callable, tuple, jax.Array]:
   """Shards a function and its arrays along the batch axis over several devices.
@@ -176,7 +183,9 @@ def shard_batch(
 def compile_jax_implementation(
   batch_axes: tuple, function: Callable, arguments: tuple, cotangent: jax.Array, steps: int
 ) -> Implementation:
-  """Compiles a JAX function and its gradient, or a loop of gradient descent steps.
+  """Compiles a JAX function and its gradient.
+
+  If `steps` is positive, a loop of gradient descent steps is compiled instead.
 
   Args:
     batch_axes: Batch axes of the arguments and of the output, as in `Alternative`.
@@ -189,28 +198,30 @@ def compile_jax_implementation(
     The compiled calls, their results, and the memory that the gradient program plans.
 
   """
-  function, arguments, cotangent = shard_batch(function, batch_axes, arguments, cotangent)
+  function, arguments, cotangent = shard_function_over_batch(
+    function, batch_axes, arguments, cotangent)
 
-  def output_and_gradient(output_cotangent, *arguments):
+  def output_and_gradient(output_cotangent, arguments):
     output, back = jax.vjp(function, *arguments)
     return output, back(output_cotangent)
 
-  def run_gradient_descent(output_cotangent, *arguments):
+  def run_gradient_descent_on_arguments(output_cotangent, initial_arguments):
     def gradient_descent_step(arguments, _):
-      _, gradient = output_and_gradient(output_cotangent, *arguments)
+      _, gradient = output_and_gradient(output_cotangent, arguments)
       return jax.tree.map(lambda a, g: a - STEP_SIZE * g, arguments, gradient), None
 
-    return jax.lax.scan(gradient_descent_step, arguments, length=steps)[0]
+    return jax.lax.scan(gradient_descent_step, initial_arguments, length=steps)[0]
 
-  def compiled_call_and_memory(function, *arguments):
+  def compile_and_get_planned_memory(function, *arguments):
     program = jax.jit(function).lower(*arguments).compile()
     return functools.partial(program, *arguments), memory.program_memory(program)
 
   if steps:
-    descend, plan = compiled_call_and_memory(run_gradient_descent, cotangent, *arguments)
+    descend, plan = compile_and_get_planned_memory(
+      run_gradient_descent_on_arguments, cotangent, arguments)
     return Implementation({'gradient': descend}, lambda: {'gradient': descend()}, plan)
-  forward, _ = compiled_call_and_memory(function, *arguments)
-  gradient, plan = compiled_call_and_memory(output_and_gradient, cotangent, *arguments)
+  forward, _ = compile_and_get_planned_memory(function, *arguments)
+  gradient, plan = compile_and_get_planned_memory(output_and_gradient, cotangent, arguments)
   return Implementation(
     {'forward': forward, 'gradient': gradient},
     lambda: dict(zip(('output', 'gradient'), gradient(), strict=True)),
@@ -229,11 +240,14 @@ class ImplementationOutcome:
   seconds: dict[str, list[float]] = dataclasses.field(default_factory=dict)
 
   def set_status(self, status: str, reason: object) -> None:
-    """Stores the status of the implementation, and only the first line of the reason."""
+    """Stores the status of the implementation, and the first line of the reason for the status."""
     self.status, self.reason = status, str(reason).partition('\n')[0]
 
   def set_status_from_error(self, error: Exception) -> bool:
-    """Stores the status for an `Unavailable` or out-of-memory error, or else returns False."""
+    """Stores the status for an `Unavailable` or out-of-memory error.
+
+    Returns whether the error is of one of these two kinds.
+    """
     if isinstance(error, Unavailable):
       self.set_status('left out', error)
     elif isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error)):
@@ -248,10 +262,13 @@ def benchmark_runner(benchmarks: Mapping[str, Callable[..., Benchmark]], timeout
   return functools.partial(_run_benchmark_of_grid_cell, benchmarks, timeout)
 
 
-def _run_benchmark_of_grid_cell(benchmarks, timeout: float, cell: Cell, report) -> Outcome:
-  end, run = time.monotonic() + timeout, cell.run
+def _run_benchmark_of_grid_cell(
+  benchmarks, timeout: float, grid_cell: Cell, report_progress
+) -> Outcome:
+  end, run = time.monotonic() + timeout, grid_cell.run
   benchmark = benchmarks[run['benchmark']](seed=run['seed'], **run['sizes'])
-  outcomes, calls = _compile_and_verify_implementations(benchmark, run['timed'], report)
+  outcomes, calls = _compile_and_verify_implementations(
+    benchmark, not run['timed'], report_progress)
   if run['timed']:
     matrix_products = peak.compile_matrix_products(run['peak'])
     calls |= {('peak', size): call for size, call in matrix_products.items()}
@@ -261,7 +278,7 @@ def _run_benchmark_of_grid_cell(benchmarks, timeout: float, cell: Cell, report) 
     timeout=end - time.monotonic(),
     tolerate=lambda key, error: (
       key[0] in outcomes and outcomes[key[0]].set_status_from_error(error)),
-    progress=lambda part: report(
+    progress=lambda part: report_progress(
       PREPARATION_SHARE + (1 - PREPARATION_SHARE) * part, f'{part:.0%} of the timed rounds'),
   )
   for (name, computation), seconds in times.items():
@@ -296,11 +313,12 @@ def _status_and_reason_of_first_failure(
 
 
 def _compile_and_verify_implementations(
-  benchmark: Benchmark, timed: bool, report
+  benchmark: Benchmark, compile_only: bool, report
 ) -> tuple[dict[str, ImplementationOutcome], dict]:
   """Compiles and verifies all implementations of a benchmark before they are timed.
 
-  Returns the outcomes by name of the implementation, and the calls that are to be timed.
+  Returns the outcomes by name of the implementation, and the calls that are to be timed. With
+  `compile_only` the implementations are neither verified nor timed.
   """
   outcomes, calls, expected = {}, {}, None
   for i, (name, prepare) in enumerate(benchmark.implementations.items()):
@@ -310,7 +328,7 @@ def _compile_and_verify_implementations(
       implementation = prepare()
       if implementation.memory_plan:
         outcome.bytes = implementation.memory_plan.temporary
-      if not timed:
+      if compile_only:
         continue
       memory.require_available_memory(implementation.memory_plan)
       results = implementation.results()

@@ -22,10 +22,10 @@ from experiments.speed.tables import LARGE_PAGES
 def jobs(study: Study, preset: SpeedPreset) -> list[Job]:
   """Returns the job that runs the comparisons requested by the command-line flags."""
   run_cell = benchmark.benchmark_runner(BENCHMARKS, flags.FLAGS.timeout)
-  return [Job(create_comparison_cells(study.name, preset), run_cell)]
+  return [Job(create_comparison_grid_cells(study.name, preset), run_cell)]
 
 
-def create_comparison_cells(study: str, preset: SpeedPreset) -> list[Cell]:
+def create_comparison_grid_cells(study: str, preset: SpeedPreset) -> list[Cell]:
   """Creates a grid cell for every requested comparison and seed.
 
   Raises a BadInput if a flag was set that has no effect in this study.
@@ -38,7 +38,7 @@ def create_comparison_cells(study: str, preset: SpeedPreset) -> list[Cell]:
   for name in selected:
     if name not in TITLES:
       raise unknown_name_error('comparison', name, TITLES)
-  run = flags.make_run(**preset.settings | flags.requested_settings())
+  run = flags.create_run(preset.settings | flags.requested_settings())
   shared = {
     'peak': list(preset.peak),
     'rounds': run.steps,

@@ -17,12 +17,15 @@ TITLES = {
 }
 LETTERS = {
   'batch': 'B', 'length': 'T', 'width': 'D', 'heads': 'H', 'head_width': 'K', 'kernel': 'k',
-  'dilation': 'd', 'depth': 'L', 'steps': 'x', 'generated': 'g',
+  'dilation': 'd', 'depth': 'L', 'steps': 'x', 'num_generated_tokens': 'g',
 }
 
 
 class Target(NamedTuple):
-  """Required and desired upper bounds on the ratio of our time to an alternative's time."""
+  """Two upper limits on our time divided by another implementation's time.
+
+  The limit `required` must be met, and the limit `desired` is stricter.
+  """
 
   required: float
   desired: float
@@ -30,7 +33,11 @@ class Target(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-  """Name and sizes of a benchmark, with upper bounds on its time ratios by alternative."""
+  """Name and sizes of a benchmark, and target time ratios.
+
+  The mapping `targets` contains, for each other implementation, the upper limits on our time
+  divided by its time.
+  """
 
   benchmark: str
   sizes: Mapping[str, int]

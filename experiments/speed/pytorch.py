@@ -79,7 +79,9 @@ def synchronized_call(call: Callable[[], Any]) -> Callable[[], Any]:
 def prepare_torch_implementation(
   function: Callable, arguments: tuple, cotangent: Any, steps: int
 ) -> Implementation:
-  """Prepares timed calls of a PyTorch function and its gradient, or of gradient descent steps.
+  """Prepares timed calls of a PyTorch function and its gradient.
+
+  If `steps` is positive, gradient descent steps are timed instead.
 
   Args:
     function: Function of the arguments, which are passed as PyTorch parameters. It returns a call
@@ -112,30 +114,31 @@ def prepare_torch_implementation(
         for leaf, gradient in zip(leaves, gradients, strict=True):
           leaf -= STEP_SIZE * gradient
 
-  def to_argument_tree(tensors: Sequence) -> Any:
+  def tensors_to_array_pytree(tensors: Sequence) -> Any:
     return jax.tree.unflatten(tree, [to_array(tensor) for tensor in tensors])
 
-  def parameters_after_gradient_descent():
+  def run_gradient_descent_and_return_parameters():
     run_gradient_descent()
-    return {'gradient': to_argument_tree(leaves)}
+    return {'gradient': tensors_to_array_pytree(leaves)}
 
-  def output_and_gradient_in_our_layout():
+  def results_of_forward_and_backward_pass():
     output, gradients = output_and_gradient()
-    return {'output': to_array(output), 'gradient': to_argument_tree(gradients)}
+    return {'output': to_array(output), 'gradient': tensors_to_array_pytree(gradients)}
 
   if steps:
     return Implementation(
-      {'gradient': synchronized_call(run_gradient_descent)}, parameters_after_gradient_descent)
+      {'gradient': synchronized_call(run_gradient_descent)},
+      run_gradient_descent_and_return_parameters)
   return Implementation(
     {
       'forward': synchronized_call(forward_without_gradient),
       'gradient': synchronized_call(output_and_gradient),
     },
-    output_and_gradient_in_our_layout,
+    results_of_forward_and_backward_pass,
   )
 
 
-def recurrent_layer_call(class_name: str, weights: dict, x: Any) -> Callable[[], Any]:
+def create_recurrent_layer_closure(class_name: str, weights: dict, x: Any) -> Callable[[], Any]:
   """Returns a function that applies PyTorch's LSTM or GRU layer to the given input.
 
   Args:
@@ -144,7 +147,7 @@ def recurrent_layer_call(class_name: str, weights: dict, x: Any) -> Callable[[],
     x: Input [B, T, D].
 
   Returns:
-    A call that computes the output [B, T, D].
+    A function without arguments that computes the output [B, T, D].
 
   """
   width = x.shape[-1]
@@ -155,8 +158,8 @@ def recurrent_layer_call(class_name: str, weights: dict, x: Any) -> Callable[[],
   return lambda: layer(x)[0]
 
 
-def fused_attention_call(query: Any, key: Any, value: Any) -> Callable[[], Any]:
-  """Returns a function that applies PyTorch's fused attention kernel with a causal mask.
+def create_fused_attention_closure(query: Any, key: Any, value: Any) -> Callable[[], Any]:
+  """Returns a function that applies PyTorch's fused causal attention to the given tensors.
 
   Args:
     query: Queries [B, H, T, K].
@@ -164,15 +167,17 @@ def fused_attention_call(query: Any, key: Any, value: Any) -> Callable[[], Any]:
     value: Values [B, H, T, K].
 
   Returns:
-    A call that computes the output [B, H, T, K].
+    A function without arguments that computes the output [B, H, T, K].
 
   """
   attend = load_torch().nn.functional.scaled_dot_product_attention
   return lambda: attend(query, key, value, is_causal=True)
 
 
-def causal_convolution_call(dilation: int, kernel: Any, bias: Any, x: Any) -> Callable[[], Any]:
-  """Returns a function that applies PyTorch's convolution with zeros before the first token.
+def create_causal_convolution_closure(
+  dilation: int, kernel: Any, bias: Any, x: Any
+) -> Callable[[], Any]:
+  """Returns a function that applies PyTorch's convolution to an input padded with zeros in front.
 
   Args:
     dilation: Distance in tokens between neighbouring kernel taps.
@@ -181,7 +186,7 @@ def causal_convolution_call(dilation: int, kernel: Any, bias: Any, x: Any) -> Ca
     x: Input [B, D, T].
 
   Returns:
-    A call that computes the output [B, F, T].
+    A function without arguments that computes the output [B, F, T].
 
   """
   functional, padding = load_torch().nn.functional, (kernel.shape[-1] - 1) * dilation
@@ -211,8 +216,8 @@ def prepare_eager_decoder_training(
   """
   torch = load_torch()
 
-  def training_call_and_model(batches):
-    """Returns a function that trains a new decoder on all batches, and this decoder."""
+  def make_training_function_and_model(batches):
+    """Returns a function that trains on all batches, and the new decoder that it trains."""
     vocabulary, width = initial_weights['embedding.weight'].shape
     model = build_torch_decoder(vocabulary, width, depth, heads).to(torch_device())
     model.load_state_dict(
@@ -238,15 +243,15 @@ def prepare_eager_decoder_training(
 
     return train_on_all_batches, model
 
-  def verification_losses_and_weights():
-    train_on_all_batches, model = training_call_and_model(verification_batches)
+  def train_and_return_losses_and_weights():
+    train_on_all_batches, model = make_training_function_and_model(verification_batches)
     losses = train_on_all_batches()
     trained_weights = {name: to_array(weight) for name, weight in model.state_dict().items()}
     return [to_array(loss) for loss in losses], trained_weights
 
-  train_on_all_batches, _ = training_call_and_model(timed_batches)
+  train_on_all_batches, _ = make_training_function_and_model(timed_batches)
   return Implementation(
-    {'gradient': synchronized_call(train_on_all_batches)}, verification_losses_and_weights)
+    {'gradient': synchronized_call(train_on_all_batches)}, train_and_return_losses_and_weights)
 
 
 def build_torch_decoder(vocabulary: int, width: int, depth: int, heads: int) -> Any:

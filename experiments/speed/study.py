@@ -30,7 +30,7 @@ from experiments.speed.records import BENCHMARK_RECORD
 
 @dataclasses.dataclass(frozen=True)
 class SpeedPreset:
-  """A preset of the speed study, with run settings, comparisons and sizes of the peak-rate test."""
+  """Benchmarks to run, matrix sizes for the measurement of peak FLOP/s, and run settings."""
 
   comparisons: tuple[Comparison, ...]
   peak: tuple[int, ...]
@@ -45,36 +45,37 @@ TORCH_CONVOLUTION, TORCH_DECODER = 'torch conv1d', 'torch eager, fused AdamW'
 NO_CACHE = 'no cache, recomputes the prefix'
 
 
-def benchmark_sizes(batch: int, length: int, **sizes: int) -> dict[str, int]:
-  """Returns a dict of the batch size, the sequence length and further benchmark sizes."""
+def workload_sizes(batch: int, length: int, **sizes: int) -> dict[str, int]:
+  """Returns a dict of the batch size, the sequence length and further sizes of a benchmark."""
   return {'batch': batch, 'length': length, **sizes}
 
 
-def sizes_with_four_heads(batch: int, length: int) -> dict[str, int]:
+def workload_sizes_with_four_heads(batch: int, length: int) -> dict[str, int]:
   """Returns a dict of benchmark sizes with 4 attention heads of width 32."""
-  return benchmark_sizes(batch, length, heads=4, head_width=32)
+  return workload_sizes(batch, length, heads=4, head_width=32)
 
 
 KERNEL = {'width': 128, 'kernel': 3, 'dilation': 4}
-DECODER = benchmark_sizes(32, 256, width=128, depth=2, heads=4)
+DECODER = workload_sizes(32, 256, width=128, depth=2, heads=4)
 
 PRESETS = {
   # This preset runs all code paths of the `paper` preset at the smallest sizes.
   'smoke': SpeedPreset(
     comparisons=(
-      Comparison('lstm', benchmark_sizes(2, 6, width=4), {FLAX_LSTM: Target(1.0, 0.7)}),
-      Comparison('gru', benchmark_sizes(2, 6, width=4)),
-      Comparison('attention', benchmark_sizes(1, 8, heads=2, head_width=4)),
-      Comparison('attention', benchmark_sizes(1, 16, heads=2, head_width=4)),
-      Comparison('attention', benchmark_sizes(1, 32, heads=2, head_width=4), timed=False),
-      Comparison('recurrence', benchmark_sizes(2, 8, width=4)),
-      Comparison('ssd', benchmark_sizes(1, 16, heads=2, head_width=4)),
-      Comparison('gated_delta_rule', benchmark_sizes(1, 16, heads=2, head_width=4)),
-      Comparison('convolution', benchmark_sizes(2, 8, width=4, kernel=2, dilation=2)),
-      Comparison('convolution', benchmark_sizes(2, 8, width=4, kernel=2, dilation=2, steps=2)),
-      Comparison('decoder', benchmark_sizes(2, 8, width=8, depth=1, heads=2)),
-      Comparison('decoder', benchmark_sizes(2, 8, width=8, depth=1, heads=2, steps=2)),
-      Comparison('generation', benchmark_sizes(2, 8, width=8, depth=1, heads=2, generated=3)),
+      Comparison('lstm', workload_sizes(2, 6, width=4), {FLAX_LSTM: Target(1.0, 0.7)}),
+      Comparison('gru', workload_sizes(2, 6, width=4)),
+      Comparison('attention', workload_sizes(1, 8, heads=2, head_width=4)),
+      Comparison('attention', workload_sizes(1, 16, heads=2, head_width=4)),
+      Comparison('attention', workload_sizes(1, 32, heads=2, head_width=4), timed=False),
+      Comparison('recurrence', workload_sizes(2, 8, width=4)),
+      Comparison('ssd', workload_sizes(1, 16, heads=2, head_width=4)),
+      Comparison('gated_delta_rule', workload_sizes(1, 16, heads=2, head_width=4)),
+      Comparison('convolution', workload_sizes(2, 8, width=4, kernel=2, dilation=2)),
+      Comparison('convolution', workload_sizes(2, 8, width=4, kernel=2, dilation=2, steps=2)),
+      Comparison('decoder', workload_sizes(2, 8, width=8, depth=1, heads=2)),
+      Comparison('decoder', workload_sizes(2, 8, width=8, depth=1, heads=2, steps=2)),
+      Comparison('generation', workload_sizes(
+        2, 8, width=8, depth=1, heads=2, num_generated_tokens=3)),
     ),
     peak=(32, 64),
     settings={'steps': 2, 'seeds': (0,)},
@@ -83,36 +84,39 @@ PRESETS = {
   'quick': SpeedPreset(
     comparisons=(
       *(
-        Comparison('lstm', benchmark_sizes(batch, 128, width=128), {
+        Comparison('lstm', workload_sizes(batch, 128, width=128), {
           FLAX_LSTM: flax_target, TORCH_LSTM: Target(1.6, 1.2)})
         for batch, flax_target in ((8, Target(0.7, 0.4)), (32, Target(1.0, 0.7)))
       ),
       *(
-        Comparison('gru', benchmark_sizes(batch, 128, width=128), {TORCH_GRU: Target(0.6, 0.3)})
+        Comparison('gru', workload_sizes(batch, 128, width=128), {TORCH_GRU: Target(0.6, 0.3)})
         for batch in (8, 32)
       ),
       *(
-        Comparison('attention', sizes_with_four_heads(8192 // length, length), {
+        Comparison('attention', workload_sizes_with_four_heads(8192 // length, length), {
           TORCH_ATTENTION: Target(1.1, 0.8), **others})
         for length, others in (
           (512, {}), (1024, {}), (2048, {JAX_ATTENTION: Target(0.25, 0.12)}))
       ),
-      Comparison('attention', sizes_with_four_heads(1, 8192), timed=False),
-      Comparison('recurrence', benchmark_sizes(32, 256, width=128), {LOOP: Target(0.7, 0.3)}),
+      Comparison('attention', workload_sizes_with_four_heads(1, 8192), timed=False),
+      Comparison('recurrence', workload_sizes(32, 256, width=128), {LOOP: Target(0.7, 0.3)}),
       *(
-        Comparison(benchmark, sizes_with_four_heads(4096 // length, length), {RECURRENT: target})
+        Comparison(
+          benchmark, workload_sizes_with_four_heads(4096 // length, length), {RECURRENT: target})
         for benchmark, target in (
           ('ssd', Target(0.3, 0.15)), ('gated_delta_rule', Target(0.6, 0.25)))
         for length in (256, 1024)
       ),
-      Comparison('convolution', benchmark_sizes(32, 256, **KERNEL), {
+      Comparison('convolution', workload_sizes(32, 256, **KERNEL), {
         TORCH_CONVOLUTION: Target(0.8, 0.6)}),
-      Comparison('convolution', benchmark_sizes(32, 256, **KERNEL, steps=8), {
+      Comparison('convolution', workload_sizes(32, 256, **KERNEL, steps=8), {
         TORCH_CONVOLUTION: Target(1.4, 1.0)}),
       Comparison('decoder', DECODER, {TORCH_DECODER: Target(1.0, 0.75)}),
       Comparison('decoder', DECODER | {'steps': 8}, {TORCH_DECODER: Target(1.0, 0.75)}),
-      Comparison('generation', benchmark_sizes(8, 256, width=64, depth=2, heads=4, generated=32), {
-        NO_CACHE: Target(0.1, 0.05)}),
+      Comparison(
+        'generation',
+        workload_sizes(8, 256, width=64, depth=2, heads=4, num_generated_tokens=32),
+        {NO_CACHE: Target(0.1, 0.05)}),
     ),
     peak=(1024, 2048),
     settings={'steps': 7, 'seeds': (0,)},
@@ -121,26 +125,27 @@ PRESETS = {
   'paper': SpeedPreset(
     comparisons=(
       *(
-        Comparison(benchmark, benchmark_sizes(batch, 512, width=1024))
+        Comparison(benchmark, workload_sizes(batch, 512, width=1024))
         for benchmark in ('lstm', 'gru') for batch in (32, 256)
       ),
       *(
-        Comparison('attention', benchmark_sizes(65536 // length, length, heads=16, head_width=64))
+        Comparison('attention', workload_sizes(65536 // length, length, heads=16, head_width=64))
         for length in (512, 1024, 2048, 4096)
       ),
-      Comparison('attention', benchmark_sizes(1, 32768, heads=16, head_width=64), timed=False),
-      Comparison('recurrence', benchmark_sizes(64, 1024, width=1024)),
+      Comparison('attention', workload_sizes(1, 32768, heads=16, head_width=64), timed=False),
+      Comparison('recurrence', workload_sizes(64, 1024, width=1024)),
       *(
-        Comparison(benchmark, benchmark_sizes(65536 // length, length, heads=16, head_width=64))
+        Comparison(benchmark, workload_sizes(65536 // length, length, heads=16, head_width=64))
         for benchmark in ('ssd', 'gated_delta_rule') for length in (256, 1024, 4096)
       ),
-      Comparison('convolution', benchmark_sizes(64, 1024, width=1024, kernel=3, dilation=4)),
+      Comparison('convolution', workload_sizes(64, 1024, width=1024, kernel=3, dilation=4)),
       Comparison(
-        'convolution', benchmark_sizes(64, 1024, width=1024, kernel=3, dilation=4, steps=8)),
-      Comparison('decoder', benchmark_sizes(64, 512, width=512, depth=6, heads=8)),
-      Comparison('decoder', benchmark_sizes(64, 512, width=512, depth=6, heads=8, steps=8)),
+        'convolution', workload_sizes(64, 1024, width=1024, kernel=3, dilation=4, steps=8)),
+      Comparison('decoder', workload_sizes(64, 512, width=512, depth=6, heads=8)),
+      Comparison('decoder', workload_sizes(64, 512, width=512, depth=6, heads=8, steps=8)),
       Comparison(
-        'generation', benchmark_sizes(64, 512, width=512, depth=6, heads=8, generated=256)),
+        'generation',
+        workload_sizes(64, 512, width=512, depth=6, heads=8, num_generated_tokens=256)),
     ),
     peak=(2048, 4096, 8192),
     settings={'steps': 20, 'seeds': (0, 1, 2)},

@@ -29,26 +29,29 @@ LEGEND = (
 )
 
 
-def time_ratio_target(
-  comparisons: Sequence[Comparison], benchmark: str, sizes: Mapping[str, int], alternative: str
+def select_time_ratio_targets(
+  comparisons: Sequence[Comparison], benchmark: str, sizes: Mapping[str, int],
+  other_implementation: str,
 ) -> Target | None:
-  """Returns the upper bounds on the time ratio of this repository to an alternative.
+  """Returns two upper limits on our time divided by another implementation's time.
+
+  The first limit is required, and the second is desired.
 
   Args:
     comparisons: Comparisons of the presets.
     benchmark: Name of the benchmark.
     sizes: Sizes of the benchmark.
-    alternative: Name of the other implementation.
+    other_implementation: Name of the other implementation.
 
   Returns:
-    The target of the first matching comparison, or None if no comparison states a target.
+    The upper limits of the first matching comparison, or None if no comparison matches.
 
   """
   return next(
     (
-      comparison.targets[alternative] for comparison in comparisons
+      comparison.targets[other_implementation] for comparison in comparisons
       if (comparison.benchmark, dict(comparison.sizes)) == (benchmark, dict(sizes))
-      and alternative in comparison.targets
+      and other_implementation in comparison.targets
     ),
     None,
   )
@@ -69,13 +72,13 @@ def report(comparisons: Sequence[Comparison], records: Iterable[dict]) -> tuple[
     for record in group:
       compared = [record['run'][name] for name in ('benchmark', 'sizes', 'timed')]
       repetitions.setdefault(canonical_json(compared), []).append(record)
-    ordered = sorted(repetitions.values(), key=comparison_sort_key)
-    tables.append(speed_table(comparisons, ordered, single_grid=len(grids) == 1))
+    ordered = sorted(repetitions.values(), key=sort_key_of_comparison)
+    tables.append(speed_table(comparisons, ordered, include_run_settings=len(grids) > 1))
     panels += time_ratio_panels(ordered)
   return tables, panels
 
 
-def comparison_sort_key(records: Sequence[dict]) -> tuple:
+def sort_key_of_comparison(records: Sequence[dict]) -> tuple:
   """Returns a key that sorts comparisons by the order of benchmarks in TITLES, then by size."""
   run, titles = records[0]['run'], list(TITLES)
   rank = titles.index(run['benchmark']) if run['benchmark'] in titles else len(titles)
@@ -84,61 +87,66 @@ def comparison_sort_key(records: Sequence[dict]) -> tuple:
 
 def speed_table(
   comparisons: Sequence[Comparison],
-  repetition_groups: Sequence[Sequence[dict]],
-  single_grid: bool,
+  records_by_comparison: Sequence[Sequence[dict]],
+  include_run_settings: bool,
 ) -> Table:
-  """Makes the table of time ratios on one device, one row per benchmark and alternative.
+  """Makes the table of times relative to alternative implementations, for one device.
 
   Args:
     comparisons: Comparisons that provide the targets.
-    repetition_groups: Records of each comparison, its repetitions together.
-    single_grid: Whether the report has only this grid, so that the title omits its settings.
+    records_by_comparison: Groups of records, where a group has all repetitions of a comparison.
+    include_run_settings: Whether the title includes the run settings, because records differ in
+      them.
 
   Returns:
-    The table.
+    The table, with one row per benchmark and alternative implementation.
 
   """
-  run = repetition_groups[0][0]['run']
-  settings = '' if single_grid else (
+  run = records_by_comparison[0][0]['run']
+  settings = '' if not include_run_settings else (
     f', {run["rounds"]} rounds on {run["device"]} as {run["devices"]} JAX devices, '
     + (f'PyTorch {run["torch"]}' if run['torch'] else 'without PyTorch')
     + ('' if run['large_pages'] else ', without large pages')
   )
   rows = [
-    row for records in repetition_groups for row in comparison_table_rows(comparisons, records)]
+    row for records in records_by_comparison for row in comparison_table_rows(comparisons, records)]
   title = f'Speed: time of this repository / time of the alternative{settings}'
-  return Table(title, COLUMNS, rows, speed_table_caption(repetition_groups))
+  return Table(title, COLUMNS, rows, speed_table_caption(records_by_comparison))
 
 
 def comparison_table_rows(
   comparisons: Sequence[Comparison], records: Sequence[dict]
 ) -> list[tuple]:
   """Makes the table rows of one comparison, one row per alternative implementation."""
-  def temporary_mebibytes(implementation):
+  def temporary_memory_mib(implementation):
     planned = ratios.temporary_memory_bytes(records, implementation)
     return None if planned is None else planned / MEBI
 
   run, rows = records[0]['run'], []
   on_cpu = records[0]['result'].get('platform') == 'cpu'
   percent = ratios.percent_of_peak_rate(records, 'gradient')
-  for alternative in ratios.alternative_names(records) or [None]:
+  for other_implementation in ratios.names_of_alternative_implementations(records) or [None]:
     forward, gradient = (
-      ratios.median_time_ratio(records, alternative, computation)
+      ratios.median_time_ratio(records, other_implementation, computation)
       for computation in ('forward', 'gradient'))
     ratio = forward if gradient is None else gradient
     target = None
     if on_cpu:
-      target = time_ratio_target(comparisons, run['benchmark'], run['sizes'], alternative)
+      target = select_time_ratio_targets(
+        comparisons, run['benchmark'], run['sizes'], other_implementation)
     rows.append((
-      comparison_title(run['benchmark'], run['sizes']), alternative, forward, gradient,
-      *(target or (None, None)), time_ratio_target_status(ratio, target),
-      percent, temporary_mebibytes(OURS), temporary_mebibytes(alternative),
+      comparison_title(run['benchmark'], run['sizes']), other_implementation, forward, gradient,
+      *(target or (None, None)), classify_time_ratio(ratio, target),
+      percent, temporary_memory_mib(OURS), temporary_memory_mib(other_implementation),
     ))
   return rows
 
 
-def time_ratio_target_status(ratio, target: Target | None) -> str | None:
-  """Returns the name of the lowest upper bound that a time ratio meets, or else 'missed'."""
+def classify_time_ratio(ratio, target: Target | None) -> str | None:
+  """Returns 'desired' or 'required', the name of the strictest target that a time ratio meets.
+
+  Returns 'missed' if the ratio meets neither target, and None without a ratio or a target.
+  """
   if ratio is None or target is None:
     return None
   if ratio.estimate <= target.desired:
@@ -146,13 +154,13 @@ def time_ratio_target_status(ratio, target: Target | None) -> str | None:
   return 'required' if ratio.estimate <= target.required else 'missed'
 
 
-def speed_table_caption(repetition_groups: Sequence[Sequence[dict]]) -> str:
-  """Describes the device, the table columns and the peak rate, and explains missing values."""
-  records = [record for group in repetition_groups for record in group]
+def speed_table_caption(records_by_comparison: Sequence[Sequence[dict]]) -> str:
+  """Describes the device, its peak FLOP/s and the table columns, and explains missing values."""
+  records = [record for group in records_by_comparison for record in group]
   run, repetitions = records[0]['run'], len({record['run']['seed'] for record in records})
   peaks = sorted(
     ratios.operations_per_second(product)
-    for record in records if (product := ratios.fastest_matrix_product(record))
+    for record in records if (product := ratios.timing_of_fastest_matrix_product(record))
   )
   notes = [
     f'{run["device"]}, JAX devices: {run["devices"]}, rounds: {run["rounds"]}, '
@@ -177,18 +185,22 @@ def speed_table_caption(repetition_groups: Sequence[Sequence[dict]]) -> str:
   return ' '.join(dict.fromkeys(notes))
 
 
-def time_ratio_panels(repetition_groups: Sequence[Sequence[dict]]) -> list:
+def time_ratio_panels(records_by_comparison: Sequence[Sequence[dict]]) -> list:
   """Makes a figure panel per benchmark, with time ratios against sequence length or batch size."""
   panels = []
   for benchmark, title in TITLES.items():
-    same = [records for records in repetition_groups if records[0]['run']['benchmark'] == benchmark]
+    same = [
+      records for records in records_by_comparison
+      if records[0]['run']['benchmark'] == benchmark]
     for size, axis in AXES.items():
       series: dict[str, list] = {}
       for records in same:
         sizes = records[0]['run']['sizes']
-        for alternative in ratios.alternative_names(records) if size in sizes else ():
-          if (ratio := ratios.median_time_ratio(records, alternative, 'gradient')) is not None:
-            series.setdefault(alternative, []).append((sizes[size], ratio))
+        if size not in sizes:
+          continue
+        for implementation in ratios.names_of_alternative_implementations(records):
+          if (ratio := ratios.median_time_ratio(records, implementation, 'gradient')) is not None:
+            series.setdefault(implementation, []).append((sizes[size], ratio))
       if len({x for points in series.values() for x, _ in points}) > 1:
         panels.append(Panel(
           title, axis, 'time / time of the alternative', series, log_x=True, log_y=True,

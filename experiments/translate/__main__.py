@@ -32,4 +32,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  flags.main(main, define_flags, __doc__)
+  flags.run_command_line(main, define_flags, __doc__)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from experiments.lab.cells import checks, experiment, models
-from experiments.lab.cells.run import run_from_json
+from experiments.lab.cells.run import create_run_from_json
 from experiments.lab.corpora.reserved import END, PAD, START
 from experiments.lab.errors import BadInput
 from experiments.lab.launch import flags
@@ -81,13 +81,13 @@ def read_stored_run_settings(path: str):
     values = json.loads(metadata['run'])
     if not isinstance(values, dict):
       raise ValueError('they are not a JSON object')
-    return run_from_json(values)
+    return create_run_from_json(values)
   except (ValueError, RecursionError) as error:
     raise BadInput(f'{path} has invalid settings of a run: {error!s:.300}') from None
 
 
 def _beam_search_translations(model, parameters, task, source: list[int]):
-  """Yields pairs of a score and a text of beam-search hypotheses, in descending order of score.
+  """Yields the score and text of each beam-search hypothesis, in descending order of score.
 
   Args:
     model: the encoder-decoder.

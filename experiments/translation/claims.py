@@ -1,6 +1,9 @@
-"""The claim that the Transformer translates best, and control experiments."""
+"""The claim that the Transformer translates best.
 
-from experiments.lab.evidence.claim import VASWANI, Claim, oracle_and_baseline_controls
+The control experiments test an oracle and a baseline.
+"""
+
+from experiments.lab.evidence.claim import VASWANI, Claim, claims_about_oracle_and_baseline_scores
 from experiments.lab.evidence.effects import advantage_over_best_alternative
 
 TRANSLATORS = (
@@ -8,7 +11,7 @@ TRANSLATORS = (
   'bytenet', 'convs2s', 'transformer',
 )
 CONTROLS = (
-  *oracle_and_baseline_controls('translation'),
+  *claims_about_oracle_and_baseline_scores('translation'),
 )
 CLAIMS = (
   Claim(

@@ -55,7 +55,10 @@ PRESETS = {
 
 
 def report(records: list[dict]):
-  """Panels of translation quality. Tables of quality, budgets, examples and published scores."""
+  """Tables and panels of translation quality, with parameter budgets and published scores.
+
+  Another table contains example translations.
+  """
   columns = scoreboard.group_by_table_column(records)
   layers = scoreboard.layers_in_record_order(records)
   entries = published.find_published_numbers(task='corpus', dataset='wmt14_translate/de-en')
@@ -69,7 +72,8 @@ def report(records: list[dict]):
       'Translation: published results on WMT14, English to German', entries),
   ]
   return tables, [
-    *translation_tables.source_length_panels(columns), *translation_tables.alignment_maps(records)
+    *translation_tables.panels_of_exact_match_by_source_length(columns),
+    *translation_tables.alignment_maps(records),
   ]
 
 

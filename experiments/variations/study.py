@@ -42,7 +42,8 @@ PRESETS = {
       'test_batches': 8, 'learning_rates': (3e-3,),
     },
   ),
-  # This preset has the sizes of Table 3 and, as in the paper, no checkpoint averaging.
+  # The model sizes of this preset are those of Table 3 of Vaswani 2017.
+  # As in Table 3 of Vaswani 2017, this preset does not average checkpoints.
   'paper': Preset(
     layers=(*ROWS, 'big'),
     task_grids=(TaskGrid('corpus', (256,)),),
@@ -56,7 +57,7 @@ PRESETS = {
 
 def report(records: list[dict]):
   """Tables of results and parameter counts, and a panel of perplexity against parameters."""
-  # The import is local, because it loads JAX to count the parameters of the models.
+  # The module `tables` imports JAX to count parameters, so it is imported only when needed.
   from experiments.variations import tables
 
   report_tables = [tables.variations_table(records), tables.parameter_count_table()]

@@ -1,4 +1,4 @@
-"""Measured and published results and parameter counts of the models in Table 3."""
+"""Measured and published results and parameter counts of the models in Table 3 of Vaswani 2017."""
 
 import collections
 
@@ -8,7 +8,7 @@ from experiments.lab.cells import spec
 from experiments.lab.errors import BadInput
 from experiments.lab.results import published, scores, translation_scores
 from experiments.lab.results.figures import Panel
-from experiments.lab.results.statistics import mean_interval
+from experiments.lab.results.statistics import mean_with_confidence_interval
 from experiments.lab.results.table import Table
 from transformer.presets import TABLE_3, VOCABULARY, infer_vocabulary_size
 
@@ -16,8 +16,8 @@ PUBLISHED_METRICS = ('perplexity per wordpiece', 'BLEU', 'parameters in millions
 BASE_STEPS = 100_000  # training steps of the base model in the paper
 
 
-def table_row_settings(row, width: int, depth: int, steps: int) -> dict:
-  """Run settings for a row of Table 3, scaled to the given size of the base model.
+def settings_of_vaswani_table_3_row(row, width: int, depth: int, steps: int) -> dict:
+  """Run settings of a model in Table 3 of Vaswani 2017, scaled in proportion to the base model.
 
   Args:
     row: the row, a preset of the Transformer.
@@ -29,10 +29,11 @@ def table_row_settings(row, width: int, depth: int, steps: int) -> dict:
     The settings by name.
 
   """
-  scaled = row.scale_with_base(depth, width)
+  scaled = row.rescale_for_new_base_size(depth, width)
   heads = f'num_heads={scaled.heads}, positions={scaled.positions}'
   widths = f'key_width={scaled.key_width}, value_width={scaled.value_width}'
-  (layer,) = spec.canonical_specs([f'transformer(attention({heads}, {widths}))'], 'translator')
+  (layer,) = spec.remove_default_options_from_specs(
+    [f'transformer(attention({heads}, {widths}))'], 'translator')
   return {
     'layer': layer,
     'width': scaled.width,
@@ -45,16 +46,19 @@ def table_row_settings(row, width: int, depth: int, steps: int) -> dict:
 
 
 def infer_base_model_sizes(runs: list[dict]) -> tuple[int, int, int]:
-  """The most frequent width, depth and number of training steps, assumed for the base model."""
+  """Infers the base model's width, depth and steps as the most frequent combination of all runs."""
   sizes = collections.Counter((run['width'], run['depth'], run['steps']) for run in runs)
   return sizes.most_common(1)[0][0]
 
 
-def table_row_name(run: dict, base_sizes: tuple[int, int, int]) -> str:
-  """The name of the row of Table 3 with a run's settings, or the run's layer without a match."""
+def name_of_vaswani_table_3_row(run: dict, base_sizes: tuple[int, int, int]) -> str:
+  """The name of the row in Table 3 of Vaswani 2017 whose settings equal the settings of a run.
+
+  If there is no such row, the result is the layer of the run.
+  """
   for name, row in TABLE_3.items():
     try:
-      settings = table_row_settings(row, *base_sizes)
+      settings = settings_of_vaswani_table_3_row(row, *base_sizes)
     except BadInput:  # raised if the row has no model of this width
       continue
     if all(run.get(field) == value for field, value in settings.items()):
@@ -63,14 +67,14 @@ def table_row_name(run: dict, base_sizes: tuple[int, int, int]) -> str:
 
 
 def variations_table(records: list[dict]):
-  """Table of perplexity, BLEU and exact match of every row, with the results of the paper."""
+  """Table of perplexity, BLEU and exact match of Transformer variants, with published results."""
   published_values = {
     (dict(entry.settings)['row'], entry.metric): entry.value
     for entry in published.find_published_numbers(task='variations')
   }
   rows, runs = [], [record['run'] for record in records]
   for record in records:
-    name = table_row_name(record['run'], infer_base_model_sizes(runs))
+    name = name_of_vaswani_table_3_row(record['run'], infer_base_model_sizes(runs))
     if record['status'] != 'finished':
       rows.append((name, record['run']['task'], record['status'], *[None] * 7))
       continue
@@ -104,17 +108,17 @@ def perplexity_interval(record: dict):
   """
   losses = [member['test_loss'] for member in scores.results_at_best_learning_rate(record)]
   with np.errstate(over='ignore'):
-    return mean_interval(np.exp(losses))
+    return mean_with_confidence_interval(np.exp(losses))
 
 
 def perplexity_panels(records: list[dict]):
-  """A panel of perplexity against parameters, with one series for each row group of Table 3."""
+  """A panel of perplexity against parameters, with a series for each group of model variations."""
   series, runs = {}, [record['run'] for record in records]
   for record in records:
     if record['status'] == 'finished':
-      name = table_row_name(record['run'], infer_base_model_sizes(runs)).partition(':')[0]
+      name = name_of_vaswani_table_3_row(record['run'], infer_base_model_sizes(runs))
       point = record['result']['parameters'], perplexity_interval(record)
-      series.setdefault(name, []).append(point)
+      series.setdefault(name.partition(':')[0], []).append(point)
   title = 'rows of Table 3 at reduced size'
   return [Panel(title, 'parameters', 'perplexity', series, log_x=True)] if series else []
 

@@ -55,12 +55,12 @@ def delta_arguments(
 def generalised_arguments(length, seed, log_decay=None):
   """Random arguments of `generalised_delta_scan` in float32."""
   generator = np.random.default_rng(seed)
-  query, key, removal = generator.normal(size=(3, BATCH, length, HEADS, KEY))
+  query, key, removal_key = generator.normal(size=(3, BATCH, length, HEADS, KEY))
   rate, draw = generator.uniform(size=(2, *query.shape))
   value = generator.normal(size=(BATCH, length, HEADS, VALUE))
   log_decay = MIN_LOG_DECAY * draw if log_decay is None else np.full(query.shape, log_decay)
   initial = generator.normal(size=(BATCH, HEADS, KEY, VALUE))
-  arrays = query, key, value, normalize(removal), rate, log_decay, initial
+  arrays = query, key, value, normalize(removal_key), rate, log_decay, initial
   return tuple(np.asarray(a, np.float32) for a in arrays)
 
 
@@ -222,11 +222,11 @@ def reference_rwkv7(layer, part, x, state):
   a = logistic(low_rank_map(x_a, part, 'rate', lambda z: z))
   g = low_rank_map(x_g, part, 'gate', logistic)
   r, k, v, w, a, g = (split_heads(z, layer.num_heads) for z in (r, k, v, w, a, g))
-  removal = normalize_with_epsilon(k * part['removal'])
+  removal_key = normalize_with_epsilon(k * part['removal'])
   k = k * (1 + part['replacement'] * (a - 1))
   y = np.zeros_like(v)
   for b, t, h in np.ndindex(y.shape[:3]):
-    kappa, state = removal[b, t, h], memory[b, h].T  # [K], [V, K]
+    kappa, state = removal_key[b, t, h], memory[b, h].T  # [K], [V, K]
     state = state @ (np.diag(w[b, t, h]) - np.outer(kappa, a[b, t, h] * kappa))
     state = state + np.outer(v[b, t, h], k[b, t, h])
     memory[b, h] = state.T

@@ -108,7 +108,7 @@ class Broken(SequenceLayer):
   """A convolution of two tokens that keeps every law; the fault of each subclass is its own."""
 
   field = 2
-  padding_counts_as_steps = True
+  padding_occupies_positions = True
 
   @property
   def receptive_field(self):
@@ -178,7 +178,7 @@ class RemembersPadding(Broken):
 
 
 class MovesItsStateAtPadding(Broken):
-  padding_counts_as_steps = False
+  padding_occupies_positions = False
 
 
 class GrowsItsState(Broken):
@@ -319,7 +319,7 @@ FAULTS = {
 ADVICE = {  # a part of what is advised, of faults that users make most
   ForgetsTheState: 'state that it is given', StopsTheGradient: 'stop_gradient',
   LooksAhead: 'causal mask', MasksByProduct: 'not by a product', IgnoresTheMask: 'pass mask.T to a',
-  MovesItsStateAtPadding: 'padding_counts_as_steps', GrowsItsState: 'initial_state',
+  MovesItsStateAtPadding: 'padding_occupies_positions', GrowsItsState: 'initial_state',
   DeadParameter: 'whether the parameter is used', TracesAgain: 'hashable',
   WidensBfloat16: 'dtype of the input', DeclaresTooLittle: 'receptive_field',
   CentresOverTheBatch: 'batch axis', Overflows: 'subtract a maximum',
@@ -340,8 +340,8 @@ def test_the_contract_rejects(law, fault):
     verify_layer(fault(), [law])
   (violation,) = error.value.violations
   message = str(error.value)
-  assert violation.law == law and fault.__name__ in message and 'B=2, T=10, D=8' in message
-  assert ADVICE.get(fault, '') in violation.advice
+  assert violation.law_name == law and fault.__name__ in message and 'B=2, T=10, D=8' in message
+  assert ADVICE.get(fault, '') in violation.hint
 
 
 class LooksAheadAndGrows(LooksAhead, GrowsItsState):
@@ -351,7 +351,7 @@ class LooksAheadAndGrows(LooksAhead, GrowsItsState):
 def test_all_broken_laws_are_reported_at_once():
   with pytest.raises(LawViolations) as error:
     verify_layer(LooksAheadAndGrows(), ['causality', 'large_inputs', 'state'])
-  assert [violation.law for violation in error.value.violations] == ['causality', 'state']
+  assert [violation.law_name for violation in error.value.violations] == ['causality', 'state']
 
 
 def test_an_unknown_law_is_refused():

@@ -156,18 +156,18 @@ def test_a_layer_equals_the_recurrence_of_its_paper(layer, reference):
 def test_default_state_widths_are_as_published(layer, state):
   leaves = jax.tree.leaves(layer.initial_state(1, 0, 32))
   assert state in [leaf.shape[1:] for leaf in leaves]
-  assert 32 % layer.width_divisor == 0
+  assert 32 % layer.required_width_divisor == 0
 
 
 @pytest.mark.parametrize('layer', [LinearAttention(6), RetNet(6), GLA(3, key_expand=1 / 3)])
 def test_heads_have_equal_widths_at_multiples_of_the_width_divisor(layer):
   for factor in (1, 2, 5):
-    key, value = layer.head_widths(factor * layer.width_divisor)
-    assert key * layer.num_heads == round(layer.key_expand * factor * layer.width_divisor)
-    assert value * layer.num_heads == layer.value_expand * factor * layer.width_divisor
+    key, value = layer.head_widths(factor * layer.required_width_divisor)
+    assert key * layer.num_heads == round(layer.key_expand * factor * layer.required_width_divisor)
+    assert value * layer.num_heads == layer.value_expand * factor * layer.required_width_divisor
     assert key % layer.key_multiple == 0
-  with pytest.raises(ValueError, match=f'multiples of {layer.width_divisor}'):
-    layer.head_widths(layer.width_divisor + 1)
+  with pytest.raises(ValueError, match=f'multiples of {layer.required_width_divisor}'):
+    layer.head_widths(layer.required_width_divisor + 1)
 
 
 def test_mamba2_starts_with_the_published_steps_and_decay_rates():

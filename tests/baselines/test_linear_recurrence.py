@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from baselines.discretization import hippo_normal_eigenpairs
+from baselines.discretization import hippo_normal_part_eigenpairs
 from baselines.linear_recurrence import (
   LRU,
   MAX_SQRT_DERIVATIVE,
@@ -189,7 +189,7 @@ REFERENCES = {
 @pytest.mark.parametrize('name', REFERENCES)
 def test_a_layer_equals_the_equations_of_its_paper(name):
   layer, reference = REFERENCES[name]
-  width = 2 * layer.width_divisor if layer.width_divisor > 1 else WIDTH
+  width = 2 * layer.required_width_divisor if layer.required_width_divisor > 1 else WIDTH
   parameters, x, state = draw_normal_inputs(layer, length=10, width=width)
   y, after = jax.jit(layer.apply)(parameters, x, state)
   weights, x, state = to_float64(parameters['params'], x, state)
@@ -297,7 +297,7 @@ def test_initial_eigenvalues_of_s4d_match_the_named_initialization(initialisatio
 
 
 def test_hippo_normal_eigenpairs_are_eigenpairs():
-  frequency, basis = (np.asarray(a) for a in hippo_normal_eigenpairs(16))
+  frequency, basis = (np.asarray(a) for a in hippo_normal_part_eigenpairs(16))
   np.testing.assert_allclose(hippo_n(16) @ basis, basis * (-0.5 + 1j * frequency), atol=1e-4)
   np.testing.assert_allclose(basis.conj().T @ basis, np.eye(8), atol=1e-5)
 
@@ -311,7 +311,7 @@ def test_s5_starts_from_hippo_normal_with_real_matrices_in_its_eigenbasis(blocks
   np.testing.assert_allclose(-np.exp(weights['log_real']), -0.5, rtol=1e-6)
   imaginary = np.tile(np.sort(eigenvalues.imag)[size // 2 :], blocks)
   np.testing.assert_allclose(weights['imaginary'], imaginary, rtol=1e-5)
-  basis = np.kron(np.eye(blocks), hippo_normal_eigenpairs(size)[1])
+  basis = np.kron(np.eye(blocks), hippo_normal_part_eigenpairs(size)[1])
   b, c = as_complex(weights['input_kernel'], 1), as_complex(weights['output_kernel'])
   real_b, real_c = 2 * (b @ basis.T).real, 2 * (basis.conj() @ c).real
   np.testing.assert_allclose(real_b @ basis.conj(), b, atol=1e-5)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from baselines.long_convolution import Hyena, contribution_of_stored_inputs, long_convolution
+from baselines.long_convolution import Hyena, convolve_stored_inputs_with_kernel, long_convolution
 from tests.support.reference import (
   BATCH,
   LENGTH,
@@ -84,7 +84,7 @@ def test_a_long_convolution_is_exactly_causal(length, block_size):
 def test_the_contribution_of_stored_inputs_completes_the_sum(block_size):
   capacity, length = 11, 4
   x, kernel = draw_normal_arrays(1, (BATCH, capacity, WIDTH), (capacity, WIDTH))
-  contribution = jax.jit(lambda index: contribution_of_stored_inputs(
+  contribution = jax.jit(lambda index: convolve_stored_inputs_with_kernel(
     jnp.where(jnp.arange(capacity)[None, :, None] < index, x, 0), kernel, index, length, block_size
   ))
   total = direct_convolution(x, kernel)
@@ -103,7 +103,8 @@ def reference_filters(parts, length):
     part = parts[f'Dense_{i}']
     hidden = np.sin(LAYER.sine_frequency * (hidden @ part['kernel'] + part['bias']))
   values = np.einsum('tf,fnd->tnd', hidden, parts['DenseGeneral_0']['kernel'])
-  # The windows decay to 1 % at lags from 1.5 max_length, first channel, to 0.3 max_length, last.
+  # The window of the first channel decays to 1 % at a distance of 1.5 max_length.
+  # The window of the last channel decays to 1 % at a distance of 0.3 max_length.
   for channel in range(WIDTH):
     window_length = 1.5 + (0.3 - 1.5) * channel / (WIDTH - 1)
     values[..., channel] *= 0.01 ** (time / window_length)

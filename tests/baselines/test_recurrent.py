@@ -95,7 +95,7 @@ def test_invalid_recurrent_options_raise_an_error(options, message):
 
 def test_gate_activations_are_accurate_for_large_inputs():
   z = np.array([-1e4, -90, -3, 0, 0.5, 90, 1e4], np.float32)
-  sigmoid, tanh = gate_activations(jnp.array([z, z]), (0.5, 1))
+  sigmoid, tanh = gate_activations(jnp.array([z, z]), ('sigmoid', 'tanh'))
   np.testing.assert_allclose(sigmoid, [0, 0, logistic(-3), 0.5, logistic(0.5), 1, 1], atol=1e-7)
   np.testing.assert_allclose(tanh, np.tanh(z), atol=1e-6)
 

@@ -16,21 +16,21 @@ EXPLICIT_FORMS = FORMS[1:]  # without 'auto'
 BATCH, WIDTH = 2, 3
 
 
-def reference_states(decay, drive, initial):
+def reference_states(decay, input_term, initial_state):
   """The recurrence in float64."""
-  wide = np.complex128 if np.iscomplexobj(drive) else np.float64
-  h, states = np.asarray(initial, wide), []
-  decay = np.broadcast_to(np.asarray(decay, wide), drive.shape)
-  for a, b in zip(decay, np.asarray(drive, wide), strict=True):
+  wide = np.complex128 if np.iscomplexobj(input_term) else np.float64
+  h, states = np.asarray(initial_state, wide), []
+  decay = np.broadcast_to(np.asarray(decay, wide), input_term.shape)
+  for a, b in zip(decay, np.asarray(input_term, wide), strict=True):
     h = a * h + b
     states.append(h)
   return np.stack(states), h
 
 
-def reference_gradients(decay, drive, initial, cotangent):
-  """Gradients of the sum of real states times cotangents for decay, drive and initial state."""
-  states, _ = reference_states(decay, drive, initial)
-  before, later, adjoint = np.concatenate([initial[None], states[:-1]]), 0.0, []
+def reference_gradients(decay, input_term, initial_state, cotangent):
+  """Gradients of a weighted sum of real states for decay, input term and initial state."""
+  states, _ = reference_states(decay, input_term, initial_state)
+  before, later, adjoint = np.concatenate([initial_state[None], states[:-1]]), 0.0, []
   for a, dh in zip(np.float64(decay[::-1]), np.float64(cotangent[::-1]), strict=True):
     adjoint.append(dh + later)
     later = a * adjoint[-1]
@@ -38,27 +38,28 @@ def reference_gradients(decay, drive, initial, cotangent):
   return adjoint * before, adjoint, later
 
 
-def scan_for_autodiff(decay, drive, initial):
+def scan_for_autodiff(decay, input_term, initial_state):
   """The recurrence as a plain loop, for automatic differentiation."""
   last, states = jax.lax.scan(
     lambda h, inputs: (inputs[0] * h + inputs[1],) * 2,
-    initial,
-    (jnp.broadcast_to(decay, (len(drive), *decay.shape[1:])), drive),
+    initial_state,
+    (jnp.broadcast_to(decay, (len(input_term), *decay.shape[1:])), input_term),
   )
   return states, last
 
 
 def draw_arguments(seed, length, shared=(), low=-1.0, high=1.0, is_complex=False):
-  """A decay between low and high, or of that modulus if complex, a drive and an initial state."""
+  """A decay with values or moduli from low to high, an input term and an initial state."""
   generator = np.random.default_rng(seed)
   shape = [length, BATCH, WIDTH]
   decay = generator.uniform(low, high, [1 if i in shared else n for i, n in enumerate(shape)])
-  drive, initial = generator.normal(size=shape), generator.normal(size=shape[1:])
+  input_term, initial_state = generator.normal(size=shape), generator.normal(size=shape[1:])
   if is_complex:
     decay = decay * np.exp(1j * generator.uniform(0, 6.3, decay.shape))
-    drive, initial = drive * np.exp(1j * drive), initial * np.exp(1j * initial)
+    input_term = input_term * np.exp(1j * input_term)
+    initial_state = initial_state * np.exp(1j * initial_state)
   dtype = np.complex64 if is_complex else np.float32
-  return tuple(a.astype(dtype) for a in (decay, drive, initial))
+  return tuple(a.astype(dtype) for a in (decay, input_term, initial_state))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -125,31 +126,31 @@ def test_scans_of_long_sequences_are_accurate(form, interval):
 
 @pytest.mark.parametrize('shared', [(), (0, 1)])
 def test_a_masked_step_leaves_the_state_unchanged(shared):
-  decay, drive, initial = draw_arguments(1, 7, shared)
+  decay, input_term, initial_state = draw_arguments(1, 7, shared)
   mask = np.random.default_rng(0).random((7, BATCH)) < 0.6
-  states, last = linear_scan(decay, drive, initial, mask)
+  states, last = linear_scan(decay, input_term, initial_state, mask)
   for b in range(BATCH):
     valid = mask[:, b]
-    a = np.broadcast_to(decay, drive.shape)[valid, b]
-    expected, end = reference_states(a, drive[valid, b], initial[b])
+    a = np.broadcast_to(decay, input_term.shape)[valid, b]
+    expected, end = reference_states(a, input_term[valid, b], initial_state[b])
     assert_close(np.asarray(states)[valid, b], expected)
     assert_close(last[b], end)
-    before = np.concatenate([initial[None], states[:-1]])
+    before = np.concatenate([initial_state[None], states[:-1]])
     np.testing.assert_array_equal(np.asarray(states)[~valid, b], before[~valid, b])
 
 
 @functools.partial(jax.jit, static_argnames='form')
-def state_space_scan(step, b, c, rate, initial, form='auto'):
-  """A state space with states [B, N, D], decay exp(-rate step), drive b step and readout c."""
-  def decay_and_drive(inputs):
+def state_space_scan(step, b, c, rate, initial_state, form='auto'):
+  """A state space with states [B, N, D], decay exp(-rate step), input term b step and readout c."""
+  def compute_decay_and_input_term(inputs):
     step, b, _ = inputs
     return jnp.exp(-rate[None] * step[:, None]), b[..., None] * step[:, None]
 
   return scan_without_storing_states(
-    decay_and_drive,
+    compute_decay_and_input_term,
     lambda h, inputs: jnp.sum(h * inputs[2][..., None], 1),
     (step, b, c),
-    initial,
+    initial_state,
     form,
   )
 
@@ -168,15 +169,15 @@ def state_space_inputs(length, size=2):
 # The lengths are a part of a chunk, a full chunk, and two chunks with a remainder.
 @pytest.mark.parametrize('length', [1, 8, 21])
 def test_a_scan_without_storing_states_equals_the_readout_of_all_states(length):
-  step, b, c, rate, initial = arguments = state_space_inputs(length)
+  step, b, c, rate, initial_state = arguments = state_space_inputs(length)
 
-  def unchunked_scan(step, b, c, rate, initial):
+  def unchunked_scan(step, b, c, rate, initial_state):
     decay = jnp.exp(-rate[None, None] * step[:, :, None])
-    states, last = scan_for_autodiff(decay, b[..., None] * step[:, :, None], initial)
+    states, last = scan_for_autodiff(decay, b[..., None] * step[:, :, None], initial_state)
     return jnp.sum(states * c[..., None], 2), last
 
   decay = np.exp(-np.float64(rate) * step[:, :, None])
-  states, end = reference_states(decay, np.float64(b[..., None]) * step[:, :, None], initial)
+  states, end = reference_states(decay, np.float64(b[..., None]) * step[:, :, None], initial_state)
 
   def gradient_of(scan):
     return jax.grad(lambda *arrays: sum(jnp.sum(jnp.sin(y)) for y in scan(*arrays)), range(5))
@@ -206,17 +207,19 @@ def test_a_scan_without_storing_states_saves_memory():
 @pytest.mark.parametrize('form', FORMS)
 @pytest.mark.parametrize('shared', [(), (0,)])
 def test_a_scan_without_tokens_returns_the_initial_state_and_gradient(form, shared):
-  decay, drive, initial = (jnp.array(a) for a in draw_arguments(0, 2, shared))
-  decay, drive = decay[: 1 if shared else 0], drive[:0]
+  decay, input_term, initial_state = (jnp.array(a) for a in draw_arguments(0, 2, shared))
+  decay, input_term = decay[: 1 if shared else 0], input_term[:0]
 
-  def loss(decay, drive, initial):
-    states, last = linear_scan(decay, drive, initial, form=form)
+  def loss(decay, input_term, initial_state):
+    states, last = linear_scan(decay, input_term, initial_state, form=form)
     return jnp.sum(jnp.sin(last)) + jnp.sum(states), (states, last)
 
-  gradients, (states, last) = jax.grad(loss, range(3), has_aux=True)(decay, drive, initial)
-  assert states.shape == drive.shape
-  np.testing.assert_array_equal(last, initial)
-  np.testing.assert_allclose(gradients[2], jnp.cos(initial), rtol=1e-6)
+  gradients, (states, last) = jax.grad(loss, range(3), has_aux=True)(
+    decay, input_term, initial_state
+  )
+  assert states.shape == input_term.shape
+  np.testing.assert_array_equal(last, initial_state)
+  np.testing.assert_allclose(gradients[2], jnp.cos(initial_state), rtol=1e-6)
   assert not np.any(gradients[0])
 
 

@@ -159,8 +159,9 @@ def build_model(translator, depth=1):
 
   encoder, decoder = build_stack(translator.encoder(depth)), build_stack(translator.decoder(depth))
   return EncoderDecoder(
-    nn.Embed(VOCABULARY, max(decoder.width_divisor, WIDTH)), encoder, decoder, normalization=None,
-    carry_state=translator.carry_state, reverse_source=translator.reverses_source,
+    nn.Embed(VOCABULARY, max(decoder.required_width_divisor, WIDTH)), encoder, decoder,
+    normalization=None, carry_state=translator.carry_state,
+    reverse_source=translator.reverses_source,
   )
 
 

@@ -52,7 +52,7 @@ def run_command(script, *arguments: str, define_flags=None, main=None) -> Comman
   ):
     try:
       takes_arguments = bool(inspect.signature(main).parameters)
-      flags.main(main, define_flags, text, takes_arguments=takes_arguments)
+      flags.run_command_line(main, define_flags, text, takes_arguments=takes_arguments)
     except SystemExit as end:
       code = end.code or 0
   return CommandResult(code, out.getvalue(), err.getvalue())

@@ -55,7 +55,7 @@ def training_record(
   """
   if not isinstance(extrapolation, dict):
     extrapolation = {2 * distance: extrapolation} if extrapolation else {}
-  task = (task or TASKS[family]()).with_distance(distance)
+  task = (task or TASKS[family]()).with_dependency_distance(distance)
   run = Run(
     layer=layer, task=f'{family} at {distance}', seeds=tuple(range(len(scores))),
     learning_rates=(RATE,), **settings,
@@ -64,7 +64,7 @@ def training_record(
   if task.model_kind == 'translator':
     outputs = translation_outputs(distance, extrapolation, len(scores))
   model = models.build_model(run, spec.parse_spec(layer, task.model_kind), task, run.width)
-  span = task.metric.perfect - task.chance
+  span = task.metric.perfect - task.chance_level
   return {
     'study': study,
     'run': run.to_json_values(),
@@ -74,17 +74,18 @@ def training_record(
       'family': family,
       'title': task.title,
       'axis': task.axis,
-      'distance': task.distance,
+      'distance': task.dependency_distance,
       'metric': task.metric.name,
       'perfect': task.metric.perfect,
-      'chance': task.chance,
+      'chance': task.chance_level,
       'settings': {'length': distance},
       'digest': '',
       'controls': {'oracle': 1.0, 'baseline': 0.0} | (controls or {}),
       'receptive_field': model.receptive_field,
       'state_bytes': 1024,
       **outputs,
-      'extrapolation': [{'distance': further, 'chance': task.chance} for further in extrapolation],
+      'extrapolation': [
+        {'distance': further, 'chance': task.chance_level} for further in extrapolation],
       'width': run.width,
       'parameters': 1000,
       'budget': 1000,
@@ -94,10 +95,10 @@ def training_record(
           'seed': seed, 'learning_rate': RATE, 'status': 'finished', 'steps': run.steps,
           'validation_loss': 1 - score,
           'extrapolation_loss': [1 - further[seed] for further in extrapolation.values()],
-          'validation': task.chance + span * score, 'test': task.chance + span * score,
+          'validation': task.chance_level + span * score, 'test': task.chance_level + span * score,
           'test_loss': 1 - score, 'curve': [[run.steps, 1 - score, score]],
           'extrapolation': [
-            task.chance + span * further[seed] for further in extrapolation.values()],
+            task.chance_level + span * further[seed] for further in extrapolation.values()],
         }
         for seed, score in enumerate(scores)
       ],

@@ -52,7 +52,7 @@ def translation_records(attention_scores, fixed_vector_scores, covered_scores, u
     return training_record(layer, 'number_words', 6, scores, study=study)
 
   def variation_record(name):
-    settings = variations.table_row_settings(TABLE_3[name], 64, 1, 10)
+    settings = variations.settings_of_vaswani_table_3_row(TABLE_3[name], 64, 1, 10)
     return training_record(
       settings.pop('layer'), 'copy', SHORT_DISTANCE, PERFECT_SCORES, study='variations',
       match='none', **settings)
@@ -172,7 +172,7 @@ def field_stack_record(depth, effective, spread, layer='convolution(kernel_size=
   """
   declared = 1 + 2 * depth
   run = Run(layer=layer, depth=depth, block=block, seeds=tuple(range(len(effective))))
-  run = field_measurement.untrained_stack_cell(
+  run = field_measurement.create_experiment_grid_cell_for_untrained_model(
     'receptive_field', experiment.create_experiment(run), length=64, sequences=2).run
   return {
     'study': 'receptive_field', 'run': run, 'status': 'finished', 'reason': '',
@@ -238,13 +238,13 @@ def count_record(layer, platform='gpu', products=1, depth=0, operations=0, layer
   Returns:
     The record.
   """
-  settings = layer_counts.settings_of_counting_cell(
+  settings = layer_counts.operation_count_settings(
     table_1.COUNTED.get(layer, layer), platform, LENGTHS, (8, 16, 32), LENGTHS)
   counts = [
     {'phase': phase, 'length': n, 'width': d, 'option': None,
      'products': 4 * n**products * d**2, 'elementwise': n * d, 'bytes': 4 * n * d,
      'depth': 3 * n**depth, 'logarithmic_depth': 5 * n**depth, 'state_bytes': 4 * d}
-    for n, d in layer_counts.counted_lengths_and_widths(LENGTHS, (8, 16, 32))
+    for n, d in layer_counts.pair_lengths_with_widths(LENGTHS, (8, 16, 32))
     for phase in layer_counts.PHASES
   ]
   paths = [{'length': n, 'layers': n**layers, 'operations': 3 * n**operations} for n in LENGTHS]

@@ -17,7 +17,7 @@ from transformer.positions import (
   AddLearned,
   AddSinusoid,
   ALiBi,
-  RelativeTables,
+  RelativePositionTerms,
   Rotary,
   T5Bias,
 )
@@ -151,7 +151,8 @@ def test_dot_product_attention_matches_equation_1():
   distance = 2 + np.arange(3)[:, None] - np.arange(5)
   visible = (distance >= 0) & valid[:, None]
   blocks = query.transpose(0, 2, 1, 3)[:, :, None], *np.transpose([key, value], (0, 1, 3, 4, 2))
-  for relative, added in ((RelativeTables(score=bias), bias), (RelativeTables(), 0 * bias)):
+  with_bias, without_bias = RelativePositionTerms(score=bias), RelativePositionTerms()
+  for relative, added in ((with_bias, bias), (without_bias, 0 * bias)):
     y = dense_attention(*blocks, AttentionMask(2, 0, valid), relative)
     y = y[:, :, 0].transpose(0, 2, 1, 3)
     added = added[np.maximum(distance, 0)].transpose(2, 0, 1)
@@ -258,7 +259,7 @@ def test_rotary_preserves_norms_and_leaves_position_0_unchanged():
 ])
 def test_alibi_slopes_match_the_published_slopes(heads, exponents):
   """The slopes are 2^-e, also for numbers of heads that are not a power of two."""
-  bias = ALiBi().relative_tables(3, heads, 4).score
+  bias = ALiBi().relative_position_terms(3, heads, 4).score
   np.testing.assert_allclose(-bias[1], 0.5 ** np.array(exponents), rtol=1e-7)
   np.testing.assert_allclose(bias[2], 2 * bias[1], rtol=1e-7)
   assert not bias[0].any()
@@ -268,7 +269,7 @@ def test_alibi_slopes_match_the_published_slopes(heads, exponents):
 def test_t5_buckets_match_integer_arithmetic(num_buckets, max_distance):
   table = {'params': {'bias': jnp.arange(num_buckets, dtype=jnp.float32)[:, None]}}
   positions, distances = T5Bias(num_buckets, max_distance), 2 * max_distance
-  score = positions.apply(table, distances, 1, 4, method='relative_tables').score
+  score = positions.apply(table, distances, 1, 4, method='relative_position_terms').score
   expected = [t5_bucket(d, num_buckets, max_distance) for d in range(distances)]
   np.testing.assert_array_equal(score[:, 0], expected)
 
@@ -302,7 +303,7 @@ def test_invalid_widths_raise_an_error_that_names_valid_multiples(
   positions, width, multiple
 ):
   layer = Attention(3, POSITIONS[positions]())
-  assert layer.width_divisor == multiple
+  assert layer.required_width_divisor == multiple
   with pytest.raises(ValueError, match=f'width of {width} .*3 heads.*multiples of {multiple}$'):
     layer.initial_state(1, 4, width)
   with pytest.raises(ValueError, match=f'multiples of {multiple}'):

@@ -15,7 +15,7 @@ from transformer import platform
 from transformer.attention import Attention, SlidingWindow, attend, fastest_attention_algorithm
 from transformer.banded_attention import banded_attention, gather_bands
 from transformer.dot_product import AttentionMask, dense_attention
-from transformer.positions import POSITIONS, RelativeTables
+from transformer.positions import POSITIONS, RelativePositionTerms
 
 WIDTH = 4
 
@@ -38,7 +38,7 @@ def dense_and_banded_gradients(length, size, window, block_size=128, shared=1, k
   query = normal_array(2, 2, shared, length, WIDTH)
   key, value = normal_array(2, 2, 2, WIDTH, size)
   tables = {'score': (window, 2 * shared), 'key': (window, WIDTH), 'value': (window, WIDTH)}
-  relative = RelativeTables(**{kind: normal_array(*tables[kind]) for kind in kinds})
+  relative = RelativePositionTerms(**{kind: normal_array(*tables[kind]) for kind in kinds})
   inputs = jax.tree.map(lambda x: jnp.asarray(x, dtype), (query, key, value)), relative
   static_offset = isinstance(offset, int)
 

@@ -30,7 +30,7 @@ def mark_slow(names):
 
 
 def valid_width(layer):
-  return layer.width_divisor * -(-8 // layer.width_divisor)
+  return layer.required_width_divisor * -(-8 // layer.required_width_divisor)
 
 
 def layer_gradient_function(layer, length):
@@ -87,10 +87,10 @@ def test_make_bidirectional_selects_the_form_of_each_layer():
     assert make_bidirectional(ordered) == Bidirectional(ordered)
   stack = make_bidirectional(Stack((Block(GRU()), Block(Convolution(3))), depth=2))
   forms = [make_bidirectional(GRU()), make_bidirectional(Convolution(3))]
-  assert [level.layer for level in stack.levels] == forms * 2
+  assert [level.layer for level in stack.all_layers] == forms * 2
   for name, layer in CATALOGUE.items():
     form = make_bidirectional(layer)
-    assert form.width_divisor == layer.width_divisor, name
+    assert form.required_width_divisor == layer.required_width_divisor, name
     assert form.input_layer == layer.input_layer, name
     assert make_bidirectional(form) == form or name == 'interleave', name
 

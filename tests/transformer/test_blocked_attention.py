@@ -14,10 +14,10 @@ from transformer.blocked_attention import blocked_attention, visible_block_pairs
 from transformer.dot_product import (
   AttentionMask,
   dense_attention,
-  shift_distances_to_key_positions,
-  shift_key_positions_to_distances,
+  reindex_scores_by_key,
+  reindex_weights_by_distance,
 )
-from transformer.positions import RelativeTables
+from transformer.positions import RelativePositionTerms
 
 WIDTH = 4
 
@@ -32,7 +32,7 @@ def dense_and_blocked_gradients(length, size, shared, kinds, soft_cap, window, v
   query = normal_array(2, 2, shared, length, WIDTH)
   key, value = normal_array(2, 2, 2, WIDTH, size)
   tables = {'score': (size, 2 * shared), 'key': (size, WIDTH), 'value': (size, WIDTH)}
-  relative = RelativeTables(**{kind: normal_array(*tables[kind]) for kind in kinds})
+  relative = RelativePositionTerms(**{kind: normal_array(*tables[kind]) for kind in kinds})
   inputs = jax.tree.map(lambda x: jnp.asarray(x, dtype), (query, key, value)), relative
   weight = normal_array(*query.shape) * 3
 
@@ -91,8 +91,8 @@ def test_blocked_attention_in_bfloat16_matches_dense_attention():
 def test_relative_to_absolute_and_its_transpose_match_index_arithmetic(window):
   length, size = 3 + window, 5
   rows = normal_array(2, length, length + size)
-  absolute = shift_distances_to_key_positions(rows, size)
-  relative = shift_key_positions_to_distances(normal_array(2, length, size))
+  absolute = reindex_scores_by_key(rows, size)
+  relative = reindex_weights_by_distance(normal_array(2, length, size))
   for t, s in np.ndindex(length, size):
     np.testing.assert_array_equal(absolute[:, t, s], rows[:, t, length - 1 - t + s])
     np.testing.assert_array_equal(
@@ -118,7 +118,7 @@ def test_blocked_memory_is_linear_in_the_length():
     key = jax.ShapeDtypeStruct((1, 4, 32, length), jnp.float32)
 
     def loss(query, key, value):
-      y = blocked_attention(query, key, value, AttentionMask(), RelativeTables())
+      y = blocked_attention(query, key, value, AttentionMask(), RelativePositionTerms())
       return jnp.sum(jnp.sin(y))
 
     compiled = jax.jit(jax.grad(loss, (0, 1, 2))).lower(query, key, key).compile()
@@ -158,7 +158,7 @@ def sequence_inputs(length, width=64, dtype=jnp.bfloat16, shared=1):
   return jnp.zeros((1, 2, shared, length, width), dtype), key, key
 
 
-SCORE = RelativeTables(score=jnp.zeros((128, 2)))
+SCORE = RelativePositionTerms(score=jnp.zeros((128, 2)))
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ SCORE = RelativeTables(score=jnp.zeros((128, 2)))
     ('gpu', sequence_inputs(128), AttentionMask(jnp.int32(0)), {}, 'naive'),
     ('gpu', sequence_inputs(128), AttentionMask(valid=jnp.ones((1, 128), bool)), {}, 'naive'),
     ('gpu', sequence_inputs(128), AttentionMask(), {'soft_cap': 1.0}, 'naive'),
-    ('gpu', sequence_inputs(128), AttentionMask(), {'relative_tables': SCORE}, 'naive'),
+    ('gpu', sequence_inputs(128), AttentionMask(), {'relative_position_terms': SCORE}, 'naive'),
     ('tpu', sequence_inputs(256, dtype=jnp.float32), AttentionMask(), {}, 'fused'),
     ('tpu', sequence_inputs(200), AttentionMask(), {}, 'naive'),
     ('tpu', sequence_inputs(256, shared=2), AttentionMask(), {}, 'naive'),
@@ -211,7 +211,7 @@ def test_the_cudnn_call_matches_dense_attention(monkeypatch, window):
   query = normal_array(2, 2, 2, 7, WIDTH)
   key, value = normal_array(2, 2, 2, WIDTH, 7)
   attention_mask = AttentionMask(0, window)
-  expected = dense_attention(query, key, value, attention_mask, RelativeTables())
+  expected = dense_attention(query, key, value, attention_mask, RelativePositionTerms())
   assert_close(fused_attention.fused_attention(query, key, value, attention_mask), expected)
 
 

@@ -15,7 +15,7 @@ from baselines.recurrent import GRU, LSTM
 from experiments.lab.cells.experiment import create_experiment
 from experiments.lab.cells.run import Run
 from experiments.lab.tasks import TASKS
-from experiments.variations.tables import table_row_settings
+from experiments.variations.tables import settings_of_vaswani_table_3_row
 from transformer.attention import Attention
 from transformer.block import Block
 from transformer.cross_attention import CrossAttention
@@ -35,7 +35,7 @@ def transformer_model(norm='post', positions='sinusoidal', **options):
   stack = lambda *layers: Stack(tuple(Block(l, norm=norm) for l in layers), 2)  # noqa: E731, E741
   return EncoderDecoder(
     nn.Embed(VOCABULARY, WIDTH),
-    encoder=stack(attention.bidirectional_form, FeedForward('relu')),
+    encoder=stack(attention.bidirectional_version, FeedForward('relu')),
     decoder=stack(attention, CrossAttention(2), FeedForward('relu')),
     normalization=nn.LayerNorm() if norm == 'pre' else None,
     **options,
@@ -161,7 +161,7 @@ def test_embeddings_are_scaled_and_tied_to_the_output():
   positions, _ = model.encoder.input_layer.apply({}, jnp.zeros((1, SOURCE, WIDTH)))
   memory, _ = encode(matrix[source] * WIDTH**0.5 + positions, mask=mask)
   state = model.apply(tree, source, mask=mask, method='encode')
-  source_projection = model.decoder.levels[1].source_projection
+  source_projection = model.decoder.all_layers[1].source_projection
   projection_parameters = {'params': tree['params']['bridges_1']}
   expected = source_projection.apply(projection_parameters, memory, mask)
   jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), state[1][1], expected)
@@ -194,7 +194,7 @@ def count_initialized_parameters(model):
 @pytest.mark.parametrize('name', TABLE_3)
 def test_parameter_counts_of_table_3_match_the_models(name):
   row = TABLE_3[name]
-  small = row.scale_with_base(2, 32)
+  small = row.rescale_for_new_base_size(2, 32)
   assert count_initialized_parameters(small.build_model(11)) == small.count_parameters(11)
   if name in ('base', 'big'):
     assert count_initialized_parameters(row.build_model()) == row.count_parameters()
@@ -208,12 +208,12 @@ def test_base_and_big_have_63_and_214_million_parameters():
 @pytest.mark.parametrize('name', ['base', 'A: 32 heads', 'B: d_k 16', 'C: d_model 256', 'big'])
 def test_variations_study_trains_the_preset_model(name):
   row = TABLE_3[name]
-  settings_of_row = table_row_settings(row, width=64, depth=3, steps=10)
+  settings_of_row = settings_of_vaswani_table_3_row(row, width=64, depth=3, steps=10)
   run = Run(task='copy', feedforward='relu', block='post_norm', match='none', **settings_of_row)
   task = TASKS['copy']()
   model = create_experiment(run).model
-  preset = row.scale_with_base(3, 64).build_model(task.input_space.size)
+  preset = row.rescale_for_new_base_size(3, 64).build_model(task.input_space.size)
   for stack in ('encoder', 'decoder'):
-    assert getattr(model, stack).levels == getattr(preset, stack).levels
+    assert getattr(model, stack).all_layers == getattr(preset, stack).all_layers
   without_stacks = {'encoder': None, 'decoder': None}
   assert model.clone(**without_stacks) == preset.clone(**without_stacks)

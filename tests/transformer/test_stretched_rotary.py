@@ -30,35 +30,35 @@ FORMS = {
        pairs=st.integers(1, 64))
 def test_mixed_frequencies_lie_between_stretched_and_plain_frequencies(
     base, stretch, length, pairs):
-  plain = np.array(Rotary(base).pair_frequencies(pairs))
+  plain = np.array(Rotary(base).rotation_frequencies(pairs))
   for kind in (Llama3Rotary, YarnRotary):
     mixed = np.array(
-      kind(base=base, stretch=stretch, trained_length=length).pair_frequencies(pairs))
+      kind(base=base, stretch=stretch, trained_length=length).rotation_frequencies(pairs))
     assert np.all(mixed <= plain * (1 + 1e-12)) and np.all(mixed >= plain / stretch * (1 - 1e-12))
 
 
 def test_yarn_keeps_fast_pairs_and_stretches_slow_pairs():
   """Of 64 pairs as in Llama 2, the authors' code keeps 0 to 20 and stretches 46 to 63 fully."""
   yarn = YarnRotary(base=1e4, stretch=16.0, trained_length=4096)
-  share = np.array(yarn.pair_frequencies(64)) / Rotary(1e4).pair_frequencies(64)
+  share = np.array(yarn.rotation_frequencies(64)) / Rotary(1e4).rotation_frequencies(64)
   np.testing.assert_allclose(share[:21], 1)
   np.testing.assert_allclose(share[46:], 1 / 16)
   np.testing.assert_allclose(np.diff(share[20:47]), (1 / 16 - 1) / 26)
-  rotations = 4096 * np.array(Rotary(1e4).pair_frequencies(64)) / (2 * np.pi)
+  rotations = 4096 * np.array(Rotary(1e4).rotation_frequencies(64)) / (2 * np.pi)
   assert rotations[20] > 32 > rotations[21] and rotations[45] > 1 > rotations[46]
 
 
 def test_min_rotations_near_zero_stretch_no_pair_fully():
-  frequencies = np.array(YarnRotary(min_rotations=1e-320).pair_frequencies(PAIRS))
+  frequencies = np.array(YarnRotary(min_rotations=1e-320).rotation_frequencies(PAIRS))
   assert np.isfinite(frequencies).all()
-  assert (frequencies > 1.001 * np.array(Rotary(stretch=8.0).pair_frequencies(PAIRS))).all()
+  assert (frequencies > 1.001 * np.array(Rotary(stretch=8.0).rotation_frequencies(PAIRS))).all()
 
 
 def test_without_a_stretch_every_form_equals_plain_rotary():
-  plain = Rotary(100.0).pair_frequencies(PAIRS)
+  plain = Rotary(100.0).rotation_frequencies(PAIRS)
   for kind in (Llama3Rotary, YarnRotary):
     form = kind(base=100.0, stretch=1.0)
-    np.testing.assert_allclose(form.pair_frequencies(PAIRS), plain)
+    np.testing.assert_allclose(form.rotation_frequencies(PAIRS), plain)
     assert form.query_key_scale == 1
   index = np.arange(20)
   np.testing.assert_array_equal(
@@ -127,4 +127,4 @@ def test_invalid_rotary_options_raise_errors(construct, message):
 
 def test_a_form_without_unstretched_fraction_raises_an_error():
   with pytest.raises(TypeError, match='does not implement'):
-    StretchedRotary().pair_frequencies(2)
+    StretchedRotary().rotation_frequencies(2)

@@ -36,4 +36,4 @@ def decode_table(search, table, limits, options):
   state = jnp.zeros(len(limits), jnp.int32), jnp.int32(0)
   start_tokens = jnp.zeros(len(limits), jnp.int32)
   return search(table_step(table), state, start_tokens, MAX_LENGTH, END_TOKEN, -1,
-                limits=limits, **dict(options))
+                length_limits=limits, **dict(options))

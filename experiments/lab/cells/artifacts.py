@@ -31,70 +31,74 @@ from experiments.lab.weights import files
 ALIGNED_SENTENCES = 2  # sentences whose attention weights are stored
 
 
-def collect_artifacts(ensemble: Ensemble, tasks: Sequence[Task], trained, states, active) -> dict:
+def collect_artifacts(
+    ensemble: Ensemble, tasks: Sequence[Task], member_results, states, member_mask) -> dict:
   """Collects translations or attention weights of the ensemble members selected by a mask.
 
   Args:
     ensemble: all members.
     tasks: the task that was trained, followed by the tasks of extrapolation.
-    trained: the `Member` results. Scores of translations are added to them.
+    member_results: the `Member` results. Scores of translations are added to them.
     states: training states [members, ...] on the devices.
-    active: [members] mask of the members whose artifacts are collected.
+    member_mask: [members] mask of the members whose artifacts are collected.
 
   Returns:
     Fields of the record by name; empty if the task has no artifacts.
 
   """
-  task, training = tasks[0], ensemble.training
-  first_state = jax.tree.map(lambda x: x[np.argmax(active)], ensemble.gather_from_devices(states))
-  parameters = training.parameters_for_test(first_state)
+  task, trainer = tasks[0], ensemble.training
+  first_state = jax.tree.map(
+    lambda x: x[np.argmax(member_mask)], ensemble.gather_from_devices(states))
+  parameters = trainer.parameters_for_test(first_state)
   if task.model_kind == 'translator':
     return {
-      **collect_translations(ensemble, tasks, trained, states, active),
-      'alignments': source_alignments(task, training.model, parameters),
-      'step_flops': training_step_flops(training, first_state),
+      **collect_translations(ensemble, tasks, member_results, states, member_mask),
+      'alignments': source_alignments(task, trainer.model, parameters),
+      'step_flops': training_step_flops(trainer, first_state),
     }
-  if task.relevant_positions(task.batch('test', 0, 1).source):
+  if task.positions_for_attention_analysis(task.batch('test', 0, 1).source):
     return {'antecedent_attention': [
-      _antecedent_attention(training, tested_task, parameters) for tested_task in tasks]}
+      _mean_attention_to_pronoun_antecedents(trainer, tested_task, parameters)
+      for tested_task in tasks]}
   return {}
 
 
 def save_member_weights(
-    path: pathlib.Path, ensemble: Ensemble, task: Task, run: dict, trained, states, active) -> None:
-  """Saves the parameters of each ensemble member selected by a mask in a safetensors file.
+    path: pathlib.Path, ensemble: Ensemble, task: Task, run: dict, member_results, states,
+    member_mask) -> None:
+  """Saves the parameters of each selected ensemble member in a separate safetensors file.
 
   Args:
     path: path of the files, to which -seed<n>.safetensors is appended.
     ensemble: all members.
     task: the task, whose digest identifies the vocabulary in the file's metadata.
     run: settings of the run as JSON values, which the metadata contains.
-    trained: the `Member` results.
+    member_results: the `Member` results.
     states: training states [members, ...] on the devices.
-    active: [members] mask of the members to save.
+    member_mask: [members] mask of the members to save.
 
   """
-  training, states = ensemble.training, ensemble.gather_from_devices(states)
+  trainer, states = ensemble.training, ensemble.gather_from_devices(states)
   metadata = {
-    'run': canonical_json(run), 'vocabulary': task.digest, 'model': str(training.model)}
-  for i in np.flatnonzero(active):
-    parameters = training.parameters_for_test(jax.tree.map(lambda x: x[i], states))  # noqa: B023
-    member_path = path.with_name(f'{path.name}-seed{trained[i].seed}.safetensors')
+    'run': canonical_json(run), 'vocabulary': task.digest, 'model': str(trainer.model)}
+  for i in np.flatnonzero(member_mask):
+    parameters = trainer.parameters_for_test(jax.tree.map(lambda x: x[i], states))  # noqa: B023
+    member_path = path.with_name(f'{path.name}-seed{member_results[i].seed}.safetensors')
     member_path.parent.mkdir(parents=True, exist_ok=True)
     files.save_parameters(member_path, parameters, metadata)
 
 
 def collect_translations(
-    ensemble: Ensemble, tasks: Sequence[Task], trained, states, active) -> dict:
+    ensemble: Ensemble, tasks: Sequence[Task], member_results, states, member_mask) -> dict:
   """Translates and scores the test split of every task with the selected ensemble members.
 
   Args:
     ensemble: all members.
     tasks: the task that was trained, followed by the tasks of extrapolation.
-    trained: the `Member` results. The scores of extrapolation are added to them. A member that
-      produced NaN on the trained task is marked as diverged.
+    member_results: the `Member` results. The scores of extrapolation are added to them. A member
+      that produced NaN on the trained task is marked as diverged.
     states: training states [members, ...] on the devices.
-    active: [members] mask of the members that translate.
+    member_mask: [members] mask of the members that translate.
 
   Returns:
     The field `written`, a list with the sentences of each task.
@@ -106,20 +110,21 @@ def collect_translations(
   for task in tasks:
     batches = _padded_test_batches(task, recipe.batch_size, recipe.test_batches, *max_lengths)
     decoded = [
-      ensemble.gather_from_devices(ensemble.decode(states, batch, active)) for batch in batches]
-    seeds = {str(trained[i].seed): i for i in np.flatnonzero(active)}
+      ensemble.gather_from_devices(ensemble.decode(states, batch, member_mask))
+      for batch in batches]
+    seeds = {str(member_results[i].seed): i for i in np.flatnonzero(member_mask)}
     sentences = translations_as_text(task, recipe.batch_size, seeds, batches, decoded)
     texts.append(sentences | unigram_baseline(batches))
     broken = np.any([output.broken.any(1) for output in decoded], 0)
     sums = jax.tree.map(lambda *parts: np.sum(parts, 0), *(output[:2] for output in decoded))
-    for i in np.flatnonzero(active):
+    for i in np.flatnonzero(member_mask):
       metric, loss = (float(total[i] / max(count[i], 1)) for total, count in sums)
       usable = np.isfinite(loss) and not broken[i]
       if task is not tasks[0]:
-        trained[i].extrapolation.append(metric if usable else np.nan)
-        trained[i].extrapolation_loss.append(loss)
+        member_results[i].extrapolation.append(metric if usable else np.nan)
+        member_results[i].extrapolation_loss.append(loss)
       elif not usable:
-        trained[i].mark_diverged()
+        member_results[i].mark_diverged()
   return {'written': texts}
 
 
@@ -163,10 +168,11 @@ def translations_as_text(
     for name in ('source', 'weight'))
   real = weight.any(1)
   tokens = _concatenate_padded([output.tokens for output in decoded])[:, real]  # [members, rows, T]
-  pairs = [pair for i in range(len(batches)) for pair in task.test_sentence_pairs(i, batch_size)]
+  pairs = [pair for i in range(len(batches))
+           for pair in task.sentence_pairs_of_test_batch(i, batch_size)]
   sources, references = map(list, zip(*pairs, strict=True))
   return {
-    'distance': task.distance,
+    'distance': task.dependency_distance,
     'source_length': (source[real] != PAD).sum(1).tolist(),
     'source': sources,
     'reference': references,
@@ -207,7 +213,7 @@ def source_alignments(task: Task, model, parameters) -> list[dict]:
   arguments, named = task.model_arguments(batch)
   weights = attention.attention_weights(model, parameters, *arguments, **named)
   source_levels = {
-    f'level_{i}' for i, level in enumerate(model.decoder.levels) if level.source_projection
+    f'level_{i}' for i, level in enumerate(model.decoder.all_layers) if level.source_projection
   }
   alignments = []
   for b, (source, target) in enumerate(zip(*batch[:2], strict=True)):
@@ -226,35 +232,37 @@ def source_alignments(task: Task, model, parameters) -> list[dict]:
   return alignments
 
 
-def _antecedent_attention(training: Training, task: Task, parameters) -> dict:
-  """Returns each head's attention weight on the antecedent, averaged over the test sequences."""
-  recipe = training.recipe
+def _mean_attention_to_pronoun_antecedents(trainer: Training, task: Task, parameters) -> dict:
+  """Returns each head's attention weight on pronoun antecedents, averaged over test sequences."""
+  recipe = trainer.recipe
 
   @jax.jit
-  def mean_antecedent_attention(batch_index):
+  def attention_to_pronoun_antecedents(batch_index):
+    """Returns each head's weight on the antecedents, averaged over the sequences of a batch."""
     batch = task.batch('test', batch_index, recipe.batch_size)
     arguments, named = task.model_arguments(batch)
-    weights = attention.attention_weights(training.model, parameters, *arguments, **named)
-    row, positions = jnp.arange(len(batch.source)), task.relevant_positions(batch.source)
+    weights = attention.attention_weights(trainer.model, parameters, *arguments, **named)
+    row = jnp.arange(len(batch.source))
+    positions = task.positions_for_attention_analysis(batch.source)
     return {
       name: weight[row, :, positions['prediction'], positions['antecedent']].mean(0)
       for name, weight in weights.items()
     }
 
-  batches = [mean_antecedent_attention(index) for index in range(recipe.test_batches)]
+  batches = [attention_to_pronoun_antecedents(index) for index in range(recipe.test_batches)]
   mean = jax.tree.map(lambda *heads: np.mean(heads, 0).tolist(), *batches)
   length = task.batch('test', 0, 1).source.shape[1]
-  return {'distance': task.distance, 'tokens': length, 'heads': mean}
+  return {'distance': task.dependency_distance, 'tokens': length, 'heads': mean}
 
 
-def training_step_flops(training: Training, state) -> int:
+def training_step_flops(trainer: Training, state) -> int:
   """Counts the floating-point operations of the matrix products in a training step.
 
   If batches have several shapes, the count is the mean over the steps of training, but at most over
   the first epoch.
   """
-  single_device = dataclasses.replace(training, num_devices=1, axis=None)
-  task, size, steps = training.task, training.recipe.batch_size, training.recipe.steps
+  single_device = dataclasses.replace(trainer, num_devices=1, axis=None)
+  task, size, steps = trainer.task, trainer.recipe.batch_size, trainer.recipe.steps
   shapes = [None]
   if task.streams:
     steps = min(steps, task.num_batches('train', size))

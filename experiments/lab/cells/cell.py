@@ -36,7 +36,7 @@ class Cell:
       they identify the cell.
     label: short description for the progress bar.
     experiment: the run with its specs parsed, for cells that are executed in this process.
-    code: fingerprints of the modules that determine the numbers, which `run_cells` fills in.
+    code: fingerprints of the modules that determine the numbers, which `run_grid_cells` fills in.
     expected: values that a stored result must have to be valid for this cell, such as the budget of
       parameters.
     rerun: whether the cell is executed although it is stored; its checkpoints are then ignored.
@@ -57,6 +57,9 @@ class Cell:
     return cell_key(self.study, self.run, self.code)
 
   def accepts_record(self, record: dict | None) -> bool:
-    """Whether a record exists and its result has the values that this grid cell expects."""
+    """Whether a record exists and has this cell's expected values, such as the parameter budget.
+
+    A record without a result is accepted too.
+    """
     return record is not None and (not record['result'] or all(
       record['result'].get(name) == value for name, value in self.expected.items()))

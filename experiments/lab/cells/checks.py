@@ -41,11 +41,11 @@ def check_experiment(experiment: Experiment) -> None:
   run, task, layer = experiment.run, experiment.task, experiment.layer
   try:
     for tested_task in (task, *experiment.extrapolation_tasks):
-      _check_causality_and_length(run, layer, tested_task)
-    divisor = experiment.width_divisor  # the matched width is at least as large
+      _check_causality_and_sequence_length(run, layer, tested_task)
+    divisor = experiment.required_width_divisor  # the matched width is at least as large
     widths = {layer: divisor if run.match == 'params' else run.width}
     if run.match == 'params':
-      widths[experiment.budget_reference] = run.width
+      widths[experiment.layer_that_sets_parameter_budget] = run.width
     for component, width in widths.items():
       _check_width(run, component, task, width)
       sequence_layer = getattr(component, 'layer', component)
@@ -55,16 +55,16 @@ def check_experiment(experiment: Experiment) -> None:
 
 
 def _check_width(run: Run, layer, task: Task, width: int) -> None:
-  """Raises BadInput if the model width is not divisible, for example, by the number of heads."""
-  divisor = models.required_width_divisor(run, layer, task)
+  """Raises BadInput if the model width is not a multiple of the divisor that the layer requires."""
+  divisor = models.required_model_width_divisor(run, layer, task)
   if width % divisor:
     raise BadInput(
-      f'--width={width} is invalid for {spec.format_spec(layer, task.model_kind)}: '
+      f'--width={width} is invalid for {spec.component_to_spec_string(layer, task.model_kind)}: '
       f'the width must be a multiple of {divisor}'
     )
 
 
-def _check_causality_and_length(run: Run, layer, task: Task) -> None:
+def _check_causality_and_sequence_length(run: Run, layer, task: Task) -> None:
   """Raises BadInput if a layer is not causal or does not support sequences of the task's length."""
   if not all(getattr(part, 'causal', True) for part in getattr(layer, 'layer_pattern', ())):
     raise BadInput(f'{run.layer} attends to later tokens, which only an encoder may do')
@@ -73,6 +73,6 @@ def _check_causality_and_length(run: Run, layer, task: Task) -> None:
   length = jax.tree.map(lambda x: x.shape[1], models.batch_shapes(task))
   if max_length is not None and max(length) > max_length:
     raise BadInput(
-      f'{spec.format_spec(task, "task")} has sequences of {max(length)} tokens, '
+      f'{spec.component_to_spec_string(task, "task")} has sequences of {max(length)} tokens, '
       f'but {run.layer} supports at most {max_length}'
     )

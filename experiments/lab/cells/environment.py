@@ -27,7 +27,7 @@ def configure_jax(host_devices: int, cache: str) -> None:
     BadInput: if the cache folder cannot be created.
 
   """
-  devices = device_or_process_count(host_devices)
+  devices = degree_of_parallelism(host_devices)
   if jax.config.jax_num_cpu_devices != devices:  # some versions of JAX reject a second update
     jax.config.update('jax_num_cpu_devices', devices)
   if cache:
@@ -41,9 +41,9 @@ def configure_jax(host_devices: int, cache: str) -> None:
     jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
 
 
-def device_or_process_count(requested: int) -> int:
+def degree_of_parallelism(requested_degree: int) -> int:
   """Returns the requested number of devices or processes, or min(cores, 8) for a request of 0."""
-  return requested or min(available_cores(), MAX_DEFAULT_DEVICES)
+  return requested_degree or min(available_cores(), MAX_DEFAULT_DEVICES)
 
 
 def available_cores() -> int:
@@ -85,13 +85,13 @@ def git_commit() -> str:
   """
   folder = pathlib.Path(__file__).parent
 
-  def run_git(*arguments):
+  def run_git_command(arguments):
     return subprocess.run(
       ('git', '-C', str(folder), *arguments), capture_output=True, text=True, check=True
     ).stdout.strip()
 
   try:
-    changed = '+' if run_git('status', '--porcelain') else ''
-    return run_git('rev-parse', '--short=12', 'HEAD') + changed
+    changed = '+' if run_git_command(('status', '--porcelain')) else ''
+    return run_git_command(('rev-parse', '--short=12', 'HEAD')) + changed
   except (OSError, subprocess.CalledProcessError):
     return ''

@@ -38,14 +38,17 @@ class Experiment:
   extrapolation_tasks: tuple[Task, ...] = ()
 
   @property
-  def width_divisor(self) -> int:
+  def required_width_divisor(self) -> int:
     """The number that must divide the model width, such as the number of heads."""
-    return models.required_width_divisor(self.run, self.layer, self.task)
+    return models.required_model_width_divisor(self.run, self.layer, self.task)
 
   @property
-  def budget_reference(self) -> nn.Module:
-    """The reference layer or translator that defines the parameter budget."""
-    return reference_component(self.task.model_kind)
+  def layer_that_sets_parameter_budget(self) -> nn.Module:
+    """The layer or encoder-decoder of the model whose parameter count other models should match.
+
+    This reference model sets the parameter budget of runs with `match='params'`.
+    """
+    return layer_of_reference_model(self.task.model_kind)
 
   def model_at_width(self, layer: nn.Module | None = None, width: int | None = None) -> nn.Module:
     """Builds the model of a given layer and width, by default the layer and width of the run."""
@@ -54,13 +57,16 @@ class Experiment:
 
   @property
   def model(self) -> nn.Module:
-    """The model of the run at the width whose parameter count is nearest to the budget."""
-    return self._matched_model_and_sizes[0]
+    """The run's model, at the width that brings its parameter count nearest to the budget.
+
+    Without a budget, the model has the width of the run.
+    """
+    return self._parameter_matched_model_and_its_size[0]
 
   @property
-  def matched_sizes(self) -> dict:
+  def model_width_and_parameter_counts(self) -> dict:
     """A dictionary of the model's `width`, number of `parameters` and parameter `budget`."""
-    return self._matched_model_and_sizes[1]
+    return self._parameter_matched_model_and_its_size[1]
 
   @functools.cached_property
   def parameter_budget(self) -> int | None:
@@ -68,13 +74,14 @@ class Experiment:
     if self.run.match != 'params':
       return None
     try:
-      return models.count_parameters(self.model_at_width(self.budget_reference), self.task)
+      reference_model = self.model_at_width(self.layer_that_sets_parameter_budget)
+      return models.count_parameters(reference_model, self.task)
     except ValueError as error:
       raise BadInput(str(error)) from None
 
   @functools.cached_property
-  def _matched_model_and_sizes(self) -> tuple[nn.Module, dict]:
-    """Returns the model whose parameter count is nearest to the budget, and its sizes."""
+  def _parameter_matched_model_and_its_size(self) -> tuple[nn.Module, dict]:
+    """Returns the model, and a dictionary of its width, parameter count and budget."""
     run = self.run
     try:
       def num_parameters_at_width(layer, width):
@@ -83,7 +90,8 @@ class Experiment:
       width, budget = run.width, self.parameter_budget
       if budget is not None:
         width = nearest_width(
-          functools.partial(num_parameters_at_width, self.layer), budget, self.width_divisor, width)
+          functools.partial(num_parameters_at_width, self.layer), budget,
+          self.required_width_divisor, width)
       parameters = num_parameters_at_width(self.layer, width)
       sizes = {'width': width, 'parameters': parameters, 'budget': budget}
       return self.model_at_width(width=width), sizes
@@ -92,14 +100,16 @@ class Experiment:
 
 
 @functools.cache
-def reference_component(kind: str) -> nn.Module:
-  """Creates the reference layer or translator that defines the parameter budget."""
-  return spec.parse_spec(REFERENCE[kind], kind)
+def layer_of_reference_model(model_kind: str) -> nn.Module:
+  """Creates the layer or encoder-decoder of the reference model that sets the parameter budget."""
+  return spec.parse_spec(REFERENCE[model_kind], model_kind)
 
 
 def create_experiment(
     run: Run, layer: nn.Module | None = None, task: Task | None = None) -> Experiment:
-  """Creates the experiment of a run, and parses the specs of a layer or task that is None.
+  """Creates the experiment of a run from its settings, its layer and its task.
+
+  The layer and the task default to those that the specs of the run describe.
 
   Args:
     run: the settings.
@@ -126,11 +136,12 @@ def extrapolation_tasks(run: Run, task: Task) -> tuple[Task, ...]:
   """
   tasks = []
   for length in run.test_lengths:
-    longer = tasks or length > task.distance
+    longer = tasks or length > task.dependency_distance
     if not longer and task.model_kind == 'layer':
-      raise BadInput(f'--test_lengths must exceed the trained {task.distance}, not be {length}')
+      raise BadInput(
+        f'--test_lengths must exceed the trained {task.dependency_distance}, not be {length}')
     try:
-      task = task.extrapolation_task(length) if longer else task.with_distance(length)
+      task = task.extrapolation_task(length) if longer else task.with_dependency_distance(length)
     except ValueError as error:
       raise BadInput(f'--test_lengths: {error}') from None
     tasks.append(task)
@@ -153,7 +164,8 @@ def nearest_width(
 
   """
   count_parameters = functools.cache(count_parameters)
-  # `low` and `high` count multiples of the divisor. The model at `low` is smaller than the budget.
+  # The widths `low` and `high` are in units of `width_divisor`.
+  # At the width `low`, the model has fewer parameters than the budget.
   low, high = 0, max(1, initial_width // width_divisor)
   while count_parameters(high * width_divisor) < budget:
     low, high = high, 2 * high

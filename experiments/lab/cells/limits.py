@@ -8,7 +8,7 @@ the bounds, the module `sizes` estimates the bytes of a run before anything is a
 FLOAT_BYTES = 4
 MAX_AXIS = 2**31 - 1  # length of an array axis, unless MAX_AXES has a smaller bound
 MAX_STEPS = 10**8
-# Upper bounds of settings and options that multiply a program's size or its running time.
+# Upper bounds of settings and options that increase program size or running time linearly.
 MAX_REPETITIONS = {
   'depth': 1024, 'levels': 64, 'order': 64, 'blocks': 1024,
   'expansion': 1024, 'expand': 1024, 'key_expand': 1024, 'value_expand': 1024,
@@ -45,7 +45,7 @@ def check_limit(name: str, value: float, *owners: str) -> None:
     names = (*(f'{owner}.{name}' for owner in owners), name)
     default = MAX_AXIS if isinstance(value, int) else float('inf')
     bound = next((MAX_AXES[key] for key in names if key in MAX_AXES), default)
-    note = f': {describe_array_memory(value)}'
+    note = f': {describe_float32_vector_memory(value)}'
   if abs(value) > bound:
     owner = f' of {owners[0]}' if owners else ''
     raise ValueError(f'{name}{owner} is at most {bound}, not {format_number(value)}{note}')
@@ -57,9 +57,9 @@ def format_number(value: float) -> str:
   return f'a number of {digits} digits' if digits > 30 else f'{value}'
 
 
-def describe_array_memory(length: float) -> str:
-  """Describes the minimum memory of a float32 array with an axis of the given length."""
-  return f'an axis of this length takes {format_bytes(FLOAT_BYTES * abs(length))}'
+def describe_float32_vector_memory(num_elements: float) -> str:
+  """Describes the memory of a float32 vector with the given number of elements."""
+  return f'an axis of this length takes {format_bytes(FLOAT_BYTES * abs(num_elements))}'
 
 
 def format_bytes(num_bytes: float) -> str:

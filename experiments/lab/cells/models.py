@@ -47,14 +47,14 @@ def build_model(run: Run, layer, task: Task, width: int) -> nn.Module:
   )
 
 
-def build_stack(run: Run, blocks, depth: int = 1) -> Stack:
+def build_stack(run: Run, layers_of_each_block, num_repetitions: int = 1) -> Stack:
   """Builds a stack of residual blocks.
 
   Args:
     run: the settings, of which block, dropout and feed-forward network are used.
-    blocks: one tuple of layers per block. Each layer is wrapped in the run's kind of residual
-      block, and each tuple is followed by the run's feed-forward network if it has one.
-    depth: number of repetitions of all blocks, each with its own parameters.
+    layers_of_each_block: one tuple of layers per block. Each layer is wrapped in the run's kind of
+      residual block, and each tuple is followed by the run's feed-forward network if it has one.
+    num_repetitions: number of repetitions of all blocks, each with its own parameters.
 
   Returns:
     The stack.
@@ -63,7 +63,9 @@ def build_stack(run: Run, blocks, depth: int = 1) -> Stack:
   wrap, feedforward = functools.partial(BLOCKS[run.block], dropout=run.dropout), ()
   if run.feedforward != 'none':
     feedforward = (FeedForward(run.feedforward, run.expansion),)
-  return Stack(tuple(wrap(layer) for layers in blocks for layer in (*layers, *feedforward)), depth)
+  blocks = tuple(
+    wrap(layer) for layers in layers_of_each_block for layer in (*layers, *feedforward))
+  return Stack(blocks, num_repetitions)
 
 
 def _build_decoder_only(run: Run, layer: SequenceLayer, task: Task, width: int) -> DecoderOnly:
@@ -89,8 +91,9 @@ def _build_encoder_decoder(run: Run, translator, task: Task, width: int) -> Enco
   encoder, decoder = (
     build_stack(run, blocks(run.depth)) for blocks in (translator.encoder, translator.decoder)
   )
-  if run.feedforward != 'none' and not any(level.source_projection for level in decoder.levels):
-    # A decoder without source attention makes no use of the encoder's last feed-forward network.
+  if run.feedforward != 'none' and not any(level.source_projection for level in decoder.all_layers):
+    # Without cross-attention, the decoder receives only the final states of the encoder's layers.
+    # Without cross-attention, the last feed-forward network of the encoder thus has no effect.
     encoder = Stack(encoder.layers[:-1])
   return EncoderDecoder(
     embedding=tied_embedding(task.input_space.size, width),
@@ -123,7 +126,7 @@ def first_block_input(model: DecoderOnly, parameters, source: jax.Array) -> jax.
   return input_layer.apply({'params': parameters.get('prelude', {})}, x)[0]
 
 
-def required_width_divisor(run: Run, layer, task: Task) -> int:
+def required_model_width_divisor(run: Run, layer, task: Task) -> int:
   """Returns the number that must divide the model width, such as the number of heads.
 
   Args:
@@ -136,9 +139,9 @@ def required_width_divisor(run: Run, layer, task: Task) -> int:
 
   """
   if task.model_kind == 'layer':
-    return layer.width_divisor
+    return layer.required_width_divisor
   blocks = *layer.encoder(run.depth), *layer.decoder(run.depth)
-  return build_stack(run, blocks).width_divisor
+  return build_stack(run, blocks).required_width_divisor
 
 
 def batch_shapes(task: Task) -> Batch:

@@ -20,7 +20,7 @@ FEEDFORWARDS = ('none', 'relu', 'gelu', 'gelu_exact', 'swiglu')
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run(Recipe):
-  """The settings for training a layer on a task with all seeds and learning rates."""
+  """The settings of a grid cell, which trains a layer with all seeds and learning rates."""
 
   layer: str = setting_field('attention', 'Layer, as a spec.')
   task: str = setting_field('recall', 'Task, as a spec.')
@@ -73,9 +73,9 @@ class Run(Recipe):
         f'--block=plain has no feed-forward network and needs --feedforward=none, '
         f'not {self.feedforward!r}'
       )
-    self._check_lengths_seeds_and_rates()
+    self._check_lengths_seeds_and_learning_rates()
 
-  def _check_lengths_seeds_and_rates(self) -> None:
+  def _check_lengths_seeds_and_learning_rates(self) -> None:
     """Raises ValueError for invalid test lengths, seeds or learning rates."""
     if (0, *self.test_lengths) != tuple(sorted({0, *self.test_lengths})):
       raise ValueError(f'test_lengths must be positive and ascending, not {self.test_lengths}')
@@ -101,13 +101,13 @@ class Run(Recipe):
     }
 
 
-def run_from_json(values: dict) -> Run:
+def create_run_from_json(json_values: dict) -> Run:
   """Creates a run from its JSON values, or raises ValueError if a value has a wrong type."""
   types = {field.name: field.type for field in dataclasses.fields(Run)}
-  for name, value in values.items():
+  for name, value in json_values.items():
     if name not in types or not _has_type(value, types[name]):
       raise ValueError(f'a run has no setting {name} with a value such as {value!r:.100}')
-  return Run(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+  return Run(**{k: tuple(v) if isinstance(v, list) else v for k, v in json_values.items()})
 
 
 def _has_type(value: Any, expected: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Lower bounds of the memory of a run, computed from shapes before any array is allocated.
+"""Lower bounds on the memory of a run, computed from shapes before any array is allocated.
 
   parameters    those of every layer, the embeddings and the head
   training      each parameter of each member and its two Adam moments, and one gradient
@@ -18,7 +18,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments.lab.cells.limits import FLOAT_BYTES, MAX_AXIS, describe_array_memory, format_bytes
+from experiments.lab.cells.limits import (
+  FLOAT_BYTES,
+  MAX_AXIS,
+  describe_float32_vector_memory,
+  format_bytes,
+)
 from experiments.lab.cells.run import Run
 from experiments.lab.errors import BadInput
 from experiments.lab.measure import memory
@@ -37,12 +42,15 @@ class Sizes(NamedTuple):
 
 @functools.cache
 def _layer_sizes(layer: SequenceLayer, width: int) -> Sizes:
-  """Counts a layer's parameters and state values, or rejects a receptive field above MAX_AXIS."""
+  """Counts the parameters and the state values of a layer.
+
+  Raises BadInput if the receptive field exceeds MAX_AXIS, the largest length of an array axis.
+  """
   field = layer.receptive_field or 0
   if field > MAX_AXIS:
     raise BadInput(
       f'{type(layer).__name__} has a receptive field of {field} tokens, '
-      f'but the limit is {MAX_AXIS}: {describe_array_memory(field)}')
+      f'but the limit is {MAX_AXIS}: {describe_float32_vector_memory(field)}')
   trees = (
     jax.eval_shape(lambda: layer.init(jax.random.key(0), jnp.zeros((1, 1, width)))),
     jax.eval_shape(lambda: layer.initial_state(1, 1, width)),
@@ -77,8 +85,8 @@ def model_sizes(run: Run, layer: SequenceLayer, task: Task, width: int) -> Sizes
   )
 
 
-def training_bytes(run: Run, task: Task, batch: Batch, parameters: int, width: int) -> int:
-  """Computes a lower bound of the memory for training the ensemble members sequentially.
+def training_memory_bytes(run: Run, task: Task, batch: Batch, parameters: int, width: int) -> int:
+  """Computes a lower bound on the memory for training the ensemble members sequentially.
 
   Args:
     run: the settings.
@@ -92,14 +100,17 @@ def training_bytes(run: Run, task: Task, batch: Batch, parameters: int, width: i
 
   """
   members = len(run.seeds) * len(run.learning_rates)
-  # Activations of a corpus task are omitted, because its batches have many shapes.
+  # The lower bound on memory omits activations for corpus tasks, because batch shapes vary.
   tokens = 0 if task.streams else run.batch_size * batch.target.shape[1]
   activations = tokens * (run.depth * width + task.output_space.size)
   return FLOAT_BYTES * parameters * (3 * members + 1) + jnp.dtype(run.dtype).itemsize * activations
 
 
-def _decoding_bytes(run: Run, task: Task, batch: Batch) -> int:
-  """Returns the bytes of beam-search logits and test batches, or 0 for a task without decoding."""
+def _decoding_memory_bytes(run: Run, task: Task, batch: Batch) -> int:
+  """Returns the total size in bytes of the beam-search logits and the test batches.
+
+  The result is 0 for a task without decoding.
+  """
   if task.model_kind == 'layer':
     return 0
   tokens = batch.source.shape[1] + batch.target.shape[1]
@@ -123,8 +134,8 @@ def check_memory_limit(
 
   """
   size = model_sizes(run, layer, task, width)
-  needed = training_bytes(run, task, batch, size.parameters, width)
-  needed += _decoding_bytes(run, task, batch)
+  needed = training_memory_bytes(run, task, batch, size.parameters, width)
+  needed += _decoding_memory_bytes(run, task, batch)
   needed += FLOAT_BYTES * run.batch_size * size.state
   if needed > MAX_RUN_BYTES:
     raise BadInput(
@@ -134,7 +145,8 @@ def check_memory_limit(
     )
 
 
-def require_memory(run: Run, task: Task, batch: Batch, parameters: int, width: int) -> None:
+def check_training_fits_in_memory(
+    run: Run, task: Task, batch: Batch, parameters: int, width: int) -> None:
   """Raises MemoryError if this machine's devices have too little memory to train a run.
 
   Args:
@@ -148,7 +160,7 @@ def require_memory(run: Run, task: Task, batch: Batch, parameters: int, width: i
     MemoryError: if the memory does not suffice.
 
   """
-  needed = training_bytes(run, task, batch, parameters, width)
+  needed = training_memory_bytes(run, task, batch, parameters, width)
   available = total_device_memory()
   if needed > available:
     raise MemoryError(f'the run takes at least {format_bytes(needed)}, '

@@ -9,9 +9,9 @@
             call is a part of the time)
 
 All measurements of a grid cell use one device. A program is compiled ahead of time once for all
-repetitions, and provides both the time and the memory. A point that does not fit into memory, at
-compilation or at execution, is recorded with the status 'out of memory', and the other points are
-still measured.
+repetitions, and provides both the time and the memory. A measurement that does not fit into memory,
+at compilation or at execution, is recorded with the status 'out of memory', and the other
+measurements are still made.
 """
 
 import dataclasses
@@ -31,12 +31,13 @@ from experiments.lab.measure import memory
 from experiments.lab.measure.time import time_interleaved
 from experiments.lab.training.step import Training
 
-# Run settings that do not affect durations, or that the number of tokens per step replaces.
+# Of these run settings, only the batch size affects durations.
+# The batch size is computed from the number of tokens per step.
 UNUSED_SETTINGS = (
   'batch_size', 'validations', 'validation_batches', 'test_batches', 'stop_when_solved',
   'test_lengths', 'beam', 'length_penalty', 'average',
 )
-# Run settings that vary within a timing grid cell, which stores their values under other names.
+# A timing cell stores these run settings under other names, for example `steps` as `rounds`.
 VARIED_SETTINGS = ('layer', 'task', 'steps', 'seeds', 'learning_rates')
 QUANTITIES = ('train', 'forward', 'generate')
 PREPARATION_SHARE = 0.5  # share of a cell's progress that is attributed to compilation
@@ -46,13 +47,13 @@ _create_cached_experiment = functools.cache(experiment.create_experiment)
 
 
 @dataclasses.dataclass
-class Point:
-  """The durations and memory of one quantity, such as 'train', for one layer at one length.
+class Measurement:
+  """The durations and memory use of one timed operation for one layer at one sequence length.
 
   Attributes:
     layer: spec of the layer.
     length: tokens of a sequence.
-    quantity: 'train', 'forward', 'repeat' or 'generate'.
+    quantity: the timed operation, 'train', 'forward', 'repeat' or 'generate'.
     tokens: tokens that one call processes or generates.
     status: 'timeout' until times are measured, then 'finished'; or 'out of memory'.
     reason: first line of the error if memory did not suffice.
@@ -70,7 +71,7 @@ class Point:
   bytes: int | None = None
   seconds: list[float] = dataclasses.field(default_factory=list)
 
-  def record_if_out_of_memory(self, error: Exception) -> bool:
+  def store_error_if_out_of_memory(self, error: Exception) -> bool:
     """Returns whether an error reports a lack of memory, and stores such an error in the status."""
     exhausted = isinstance(error, jax.errors.JaxRuntimeError) and OUT_OF_MEMORY.search(str(error))
     if exhausted or isinstance(error, MemoryError):
@@ -79,16 +80,16 @@ class Point:
     return False
 
 
-def timing_cell_settings(
-  run: Run, layers: Iterable[str], lengths: Iterable[int], quantities: Iterable[str], **sizes
+def timing_grid_cell_settings(
+  run: Run, layers: Iterable[str], lengths: Iterable[int], timed_operations: Iterable[str], **sizes
 ) -> dict:
-  """Returns the settings that, together with a seed, identify a grid cell of time measurements.
+  """Returns the settings that, together with a seed, identify one cell of a timing grid.
 
   Args:
     run: settings of the timed layers.
     layers: specs of the layers.
     lengths: tokens of a sequence.
-    quantities: quantities to time, of QUANTITIES.
+    timed_operations: operations to time, of QUANTITIES.
     **sizes: `tokens` of a step and number of `rounds`. To time generation, also the number of
       `sequences` in a batch and the number of tokens `generated` in each.
 
@@ -100,7 +101,7 @@ def timing_cell_settings(
   return {
     'layers': list(layers),
     'lengths': list(lengths),
-    'quantities': list(quantities),
+    'quantities': list(timed_operations),
     **sizes,
     'learning_rate': run.learning_rates[0],
     'settings': {k: v for k, v in run.to_json_values().items() if k not in omitted},
@@ -108,14 +109,14 @@ def timing_cell_settings(
   }
 
 
-def create_timing_run(values: dict, layer: str, length: int) -> Run:
+def create_timing_run(grid_cell_settings: dict, layer: str, length: int) -> Run:
   """Creates the run settings used to measure a layer at one sequence length.
 
   All repetitions share this run and hence its compiled programs. The seed of a repetition
   determines only the parameters and the data.
 
   Args:
-    values: settings from `timing_cell_settings`.
+    grid_cell_settings: settings from `timing_grid_cell_settings`.
     layer: spec of the layer.
     length: tokens of a sequence.
 
@@ -126,18 +127,19 @@ def create_timing_run(values: dict, layer: str, length: int) -> Run:
   return Run(
     layer=layer,
     task=f'text(length={length})',
-    batch_size=values['tokens'] // length,
-    steps=values['rounds'],
-    learning_rates=(values['learning_rate'],),
-    **values['settings'],
+    batch_size=grid_cell_settings['tokens'] // length,
+    steps=grid_cell_settings['rounds'],
+    learning_rates=(grid_cell_settings['learning_rate'],),
+    **grid_cell_settings['settings'],
   )
 
 
-def cached_timing_experiment(values: dict, layer: str, length: int) -> Experiment:
+def create_or_reuse_timing_experiment(
+    grid_cell_settings: dict, layer: str, length: int) -> Experiment:
   """Creates or reuses the experiment that measures a layer at one sequence length.
 
   Args:
-    values: settings from `timing_cell_settings`.
+    grid_cell_settings: settings from `timing_grid_cell_settings`.
     layer: spec of the layer.
     length: tokens of a sequence.
 
@@ -145,15 +147,15 @@ def cached_timing_experiment(values: dict, layer: str, length: int) -> Experimen
     The cached experiment.
 
   """
-  return _create_cached_experiment(create_timing_run(values, layer, length))
+  return _create_cached_experiment(create_timing_run(grid_cell_settings, layer, length))
 
 
-def create_timing_cell(study: str, values: dict, seed: int, label: str) -> Cell:
+def create_timing_grid_cell(study: str, grid_cell_settings: dict, seed: int, label: str) -> Cell:
   """Creates the grid cell that measures the durations of all layers at all lengths with one seed.
 
   Args:
     study: name of the study.
-    values: settings from `timing_cell_settings`.
+    grid_cell_settings: settings from `timing_grid_cell_settings`.
     seed: seed of the repetition's parameters and data.
     label: short description for the progress bar.
 
@@ -161,108 +163,119 @@ def create_timing_cell(study: str, values: dict, seed: int, label: str) -> Cell:
     The cell, which expects a stored result to have the same budget of parameters.
 
   """
-  shortest = cached_timing_experiment(values, values['layers'][0], min(values['lengths']))
+  shortest = create_or_reuse_timing_experiment(
+    grid_cell_settings, grid_cell_settings['layers'][0], min(grid_cell_settings['lengths']))
   expected = {'budget': shortest.parameter_budget}
-  return Cell(study, values | {'seed': seed}, label, expected=expected)
+  return Cell(study, grid_cell_settings | {'seed': seed}, label, expected=expected)
 
 
-def timing_executor(timeout: float):
-  """Returns a function that measures all durations of a grid cell within `timeout` seconds."""
-  return functools.partial(_execute_timing_cell, timeout)
+def executor_for_timing_grid_cells(timeout: float):
+  """Returns a function that performs all timing measurements of a grid cell.
+
+  The function stops after `timeout` seconds.
+  """
+  return functools.partial(_execute_timing_grid_cell, timeout)
 
 
-def _execute_timing_cell(timeout: float, cell: Cell, report_progress) -> Outcome:
+def _execute_timing_grid_cell(timeout: float, cell: Cell, report_progress) -> Outcome:
   deadline, run = time.monotonic() + timeout, cell.run
   timed_calls, calls = TimedCalls(run), {}
-  points = [
-    Point(layer, length, quantity, timed_calls.tokens_per_call(quantity))
+  measurements = [
+    Measurement(layer, length, quantity, timed_calls.tokens_per_call(quantity))
     for length, layer, quantity in itertools.product(
       run['lengths'], run['layers'], run['quantities'])
   ]
   shortest, step_tokens = min(run['lengths']), timed_calls.tokens_per_call('train')
-  points += [Point(layer, shortest, 'repeat', step_tokens) for layer in run['layers']]
-  for i, point in enumerate(points):
+  measurements += [Measurement(layer, shortest, 'repeat', step_tokens) for layer in run['layers']]
+  for i, measurement in enumerate(measurements):
     if time.monotonic() > deadline:
       break
-    part = PREPARATION_SHARE * i / len(points)
-    report_progress(part, f'{point.quantity} {point.layer} at {point.length}')
+    part = PREPARATION_SHARE * i / len(measurements)
+    report_progress(part, f'{measurement.quantity} {measurement.layer} at {measurement.length}')
     try:
-      calls[i] = timed_calls.prepare_call(point)
+      calls[i] = timed_calls.prepare_timed_call(measurement)
     except (jax.errors.JaxRuntimeError, MemoryError) as error:
-      if not point.record_if_out_of_memory(error):
+      if not measurement.store_error_if_out_of_memory(error):
         raise
   times = time_interleaved(
     calls,
     run['rounds'],
     timeout=deadline - time.monotonic(),
-    tolerate=lambda i, error: points[i].record_if_out_of_memory(error),
+    tolerate=lambda i, error: measurements[i].store_error_if_out_of_memory(error),
     progress=lambda part: report_progress(
       PREPARATION_SHARE + (1 - PREPARATION_SHARE) * part, f'{part:.0%} of the rounds'),
   )
   for i, seconds in times.items():
-    points[i].seconds, points[i].status = seconds, 'finished' if seconds else 'timeout'
+    measurements[i].seconds, measurements[i].status = seconds, 'finished' if seconds else 'timeout'
   experiments = timed_calls.experiments
   result = {
     'budget': experiments[run['layers'][0]].parameter_budget,
-    'layers': {layer: matched.matched_sizes for layer, matched in experiments.items()},
-    'points': [dataclasses.asdict(point) for point in points],
+    'layers': {
+      layer: matched.model_width_and_parameter_counts for layer, matched in experiments.items()},
+    'points': [dataclasses.asdict(measurement) for measurement in measurements],
   }
-  if untimed := sum(point.status == 'timeout' for point in points):
-    return Outcome(result, 'timeout', f'{untimed} of {len(points)} points have no times')
+  if untimed := sum(measurement.status == 'timeout' for measurement in measurements):
+    return Outcome(result, 'timeout', f'{untimed} of {len(measurements)} points have no times')
   return Outcome(result)
 
 
 class TimedCalls:
   """Compiled calls whose durations are measured, with their shared parameters and data."""
 
-  def __init__(self, values: dict):
-    self.values = values
-    self.experiments = {layer: self._experiment_at_length(layer) for layer in values['layers']}
+  def __init__(self, grid_cell_settings: dict):
+    self.settings = grid_cell_settings
+    self.experiments = {
+      layer: self._experiment_at_length(layer) for layer in grid_cell_settings['layers']}
     self.states = {  # parameters do not depend on the length, so that the shortest serves for all
-      layer: _initialise(self._training_at_length(layer), values['seed'], values['learning_rate'])
-      for layer in values['layers']
+      layer: _initialise(
+        self._create_trainer(layer), grid_cell_settings['seed'],
+        grid_cell_settings['learning_rate'])
+      for layer in grid_cell_settings['layers']
     }
 
-  def tokens_per_call(self, quantity: str) -> int:
+  def tokens_per_call(self, operation: str) -> int:
     """Returns the number of tokens that one timed call processes or generates."""
-    if quantity == 'generate':
-      return self.values['sequences'] * self.values['generated']
-    return self.values['tokens']
+    if operation == 'generate':
+      return self.settings['sequences'] * self.settings['generated']
+    return self.settings['tokens']
 
-  def prepare_call(self, point: Point):
-    """Compiles the call that is timed for a point, and stores its memory use in the point."""
-    state, training = self.states[point.layer], self._training_at_length(point.layer, point.length)
-    if point.quantity == 'generate':
-      prompt_state, token = self._process_prompt(point, training, state.parameters)
-      point.bytes = memory.array_bytes(prompt_state)
+  def prepare_timed_call(self, measurement: Measurement):
+    """Compiles the function call to be timed, and stores its memory use in the measurement."""
+    state = self.states[measurement.layer]
+    trainer = self._create_trainer(measurement.layer, measurement.length)
+    if measurement.quantity == 'generate':
+      prompt_state, token = self._prefill_prompt(measurement, trainer, state.parameters)
+      measurement.bytes = memory.array_bytes(prompt_state)
       return functools.partial(
-        _generate_tokens, training.model, state.parameters, prompt_state, token,
-        self.values['generated']
+        _generate_tokens, trainer.model, state.parameters, prompt_state, token,
+        self.settings['generated']
       )
-    quantity = 'train' if point.quantity == 'repeat' else point.quantity
-    program = _compile_program(training, quantity)
+    operation = 'train' if measurement.quantity == 'repeat' else measurement.quantity
+    program = _compile_program(trainer, operation)
     if memory_use := memory.program_memory(program):
-      point.bytes = memory_use.temporary
+      measurement.bytes = memory_use.temporary
     memory.require_available_memory(memory_use)
-    batch = _batch(training.task, 'train', self.values['seed'], training.recipe.batch_size)
-    if quantity == 'train':
+    batch = _batch(trainer.task, 'train', self.settings['seed'], trainer.recipe.batch_size)
+    if operation == 'train':
       return functools.partial(program, state, batch)
     return functools.partial(program, state.parameters, batch.source)
 
   def _experiment_at_length(self, layer: str, length: int | None = None) -> Experiment:
-    return cached_timing_experiment(self.values, layer, length or min(self.values['lengths']))
+    return create_or_reuse_timing_experiment(
+      self.settings, layer, length or min(self.settings['lengths']))
 
-  def _training_at_length(self, layer: str, length: int | None = None) -> Training:
+  def _create_trainer(self, layer: str, length: int | None = None) -> Training:
     at_length = self._experiment_at_length(layer, length)
     return Training(self.experiments[layer].model, at_length.task, at_length.run)
 
-  def _process_prompt(self, point: Point, training: Training, parameters):
-    """Processes a prompt of the point's length, and returns the state and the next token."""
-    model, width = training.model, self.experiments[point.layer].matched_sizes['width']
-    text = _batch(training.task, 'test', self.values['seed'], self.values['sequences']).source
-    capacity = point.length + self.values['generated']
-    state = model.initial_state(self.values['sequences'], capacity, width)
-    for start in range(0, point.length, PROMPT_CHUNK):
+  def _prefill_prompt(self, measurement: Measurement, trainer: Training, parameters):
+    """Processes a prompt of the measured length, and returns the state and the next token."""
+    model = trainer.model
+    width = self.experiments[measurement.layer].model_width_and_parameter_counts['width']
+    text = _batch(trainer.task, 'test', self.settings['seed'], self.settings['sequences']).source
+    capacity = measurement.length + self.settings['generated']
+    state = model.initial_state(self.settings['sequences'], capacity, width)
+    for start in range(0, measurement.length, PROMPT_CHUNK):
       state, token = _decode_step(model, parameters, state, text[:, start : start + PROMPT_CHUNK])
     return state, token
 
@@ -274,14 +287,14 @@ _initialise = jax.jit(Training.initialise, static_argnums=0)
 
 
 @functools.cache
-def _compile_program(training: Training, quantity: str):
+def _compile_program(trainer: Training, operation: str):
   """Compiles a training step or a forward pass for the shape of the task's training batches."""
   number = functools.partial(jax.ShapeDtypeStruct, ())
-  state = jax.eval_shape(training.initialise, number(jnp.int32), number(jnp.float32))
-  batch = jax.eval_shape(lambda: training.task.batch('train', 0, training.recipe.batch_size))
-  if quantity == 'train':
-    return jax.jit(training.train_step).lower(state, batch).compile()
-  logits = jax.jit(lambda parameters, source: training.model.apply(parameters, source)[0])
+  state = jax.eval_shape(trainer.initialise, number(jnp.int32), number(jnp.float32))
+  batch = jax.eval_shape(lambda: trainer.task.batch('train', 0, trainer.recipe.batch_size))
+  if operation == 'train':
+    return jax.jit(trainer.train_step).lower(state, batch).compile()
+  logits = jax.jit(lambda parameters, source: trainer.model.apply(parameters, source)[0])
   return logits.lower(state.parameters, batch.source).compile()
 
 

@@ -31,8 +31,8 @@ from experiments.lab.training.streaming import StreamingEnsemble
 from experiments.lab.weights import safetensors
 
 
-def training_cell(study: str, experiment: Experiment) -> Cell:
-  """Creates the grid cell that trains the run of an experiment."""
+def create_training_grid_cell(study: str, experiment: Experiment) -> Cell:
+  """Creates the grid cell that trains an experiment's model with all seeds and learning rates."""
   run = experiment.run
   label, expected = f'{run.layer} on {run.task}', {'budget': experiment.parameter_budget}
   return Cell(study, run.to_json_values(), label, experiment, expected=expected)
@@ -40,7 +40,7 @@ def training_cell(study: str, experiment: Experiment) -> Cell:
 
 def training_executor(
   parallel: str, timeout: float, folder: str, save_weights: bool = False,
-  measure_states: Callable[[Training, Any], dict] | None = None,
+  metrics_callback: Callable[[Training, Any], dict] | None = None,
 ):
   """Returns a function that trains and scores all ensemble members of a training grid cell.
 
@@ -49,7 +49,7 @@ def training_executor(
     timeout: seconds after which training stops early.
     folder: folder for checkpoints and weights.
     save_weights: whether the parameters at the selected learning rate are saved.
-    measure_states: function of the training and the members' states [members, ...], called before
+    metrics_callback: function of the training and the members' states [members, ...], called before
       the first step and after each validation. The record contains the returned values, with the
       step, as `watched`.
 
@@ -64,18 +64,20 @@ def training_executor(
     safetensors.require_safetensors()
     (pathlib.Path(folder) / 'weights').mkdir(parents=True, exist_ok=True)
   return functools.partial(
-    _execute_training_cell, parallel, timeout, pathlib.Path(folder), save_weights, measure_states)
+    _execute_training_grid_cell, parallel, timeout, pathlib.Path(folder), save_weights,
+    metrics_callback)
 
 
-def _execute_training_cell(
-  parallel: str, timeout: float, folder: pathlib.Path, save_weights: bool, measure_states,
+def _execute_training_grid_cell(
+  parallel: str, timeout: float, folder: pathlib.Path, save_weights: bool, metrics_callback,
   cell: Cell, report_progress
 ) -> Outcome:
   experiment = cell.experiment
   run, task, model = experiment.run, experiment.task, experiment.model
-  matched, longer_tasks = experiment.matched_sizes, experiment.extrapolation_tasks
+  matched = experiment.model_width_and_parameter_counts
+  longer_tasks = experiment.extrapolation_tasks
   shapes = models.batch_shapes(task)
-  sizes.require_memory(run, task, shapes, matched['parameters'], matched['width'])
+  sizes.check_training_fits_in_memory(run, task, shapes, matched['parameters'], matched['width'])
   members = list(itertools.product(run.seeds, run.learning_rates))
   collected = {}
   ensemble_class, train_function = Ensemble, train
@@ -87,30 +89,33 @@ def _execute_training_cell(
     checkpoints = Checkpoints(checkpoint_folder, identity)
     ensemble_class = StreamingEnsemble
     train_function = functools.partial(streaming.train_from_stream, checkpoints=checkpoints)
-  elif measure_states:
-    def store_state_measurements(step, states):
-      values = measure_states(ensemble.training, ensemble.gather_from_devices(states))
+  elif metrics_callback:
+    def store_metrics_of_training_states(step, states):
+      values = metrics_callback(ensemble.training, ensemble.gather_from_devices(states))
       collected.setdefault('watched', []).append({'step': step, **values})
 
-    train_function = functools.partial(train, on_validation=store_state_measurements)
-  # Translations of longer source sentences are scored by the module `artifacts`.
+    train_function = functools.partial(train, on_validation=store_metrics_of_training_states)
+  # Translations of sources longer than in training are scored in the module `artifacts`.
   scored_tasks = () if task.model_kind == 'translator' else longer_tasks
   ensemble, *longer_ensembles = (
     ensemble_class(Training(model, scored_task, run), members, parallel)
     for scored_task in (task, *scored_tasks)
   )
 
-  def collect_artifacts_after_training(trained, states):
-    best = best_learning_rate(task, trained)
-    active = np.array([m.learning_rate == best and m.status != 'diverged' for m in trained])
-    if active.any():
+  def collect_artifacts_after_training(member_results, states):
+    best = best_learning_rate(task, member_results)
+    member_mask = np.array(
+      [m.learning_rate == best and m.status != 'diverged' for m in member_results])
+    if member_mask.any():
       tasks = (task, *longer_tasks)
-      collected.update(artifacts.collect_artifacts(ensemble, tasks, trained, states, active))
+      collected.update(
+        artifacts.collect_artifacts(ensemble, tasks, member_results, states, member_mask))
     if save_weights:
       path = folder / 'weights' / cell.record_key
-      artifacts.save_member_weights(path, ensemble, task, cell.run, trained, states, active)
+      artifacts.save_member_weights(
+        path, ensemble, task, cell.run, member_results, states, member_mask)
 
-  trained = train_function(
+  member_results = train_function(
     ensemble, task, run, timeout, report_progress, longer_ensembles,
     collect_artifacts_after_training)
   result = {
@@ -120,13 +125,14 @@ def _execute_training_cell(
     'receptive_field': model.receptive_field,
     'state_bytes': state_bytes(model, task, matched['width']),
     'extrapolation': [
-      {'distance': longer.distance, 'chance': longer.chance} for longer in longer_tasks],
+      {'distance': longer.dependency_distance, 'chance': longer.chance_level}
+      for longer in longer_tasks],
     **collected,
     **matched,
-    'learning_rate': best_learning_rate(task, trained),
-    'members': [dataclasses.asdict(member) for member in trained],
+    'learning_rate': best_learning_rate(task, member_results),
+    'members': [dataclasses.asdict(member) for member in member_results],
   }
-  return Outcome(result, *_status_and_reason(trained))
+  return Outcome(result, *_training_status_and_failure_reason(member_results))
 
 
 def _task_record_fields(task: Task) -> dict:
@@ -135,10 +141,10 @@ def _task_record_fields(task: Task) -> dict:
     'family': task.family,
     'title': task.title,
     'axis': task.axis,
-    'distance': task.distance,
+    'distance': task.dependency_distance,
     'metric': task.metric.name,
     'perfect': task.metric.perfect,
-    'chance': task.chance,
+    'chance': task.chance_level,
     'settings': dataclasses.asdict(task),
     'digest': task.digest,
   }
@@ -171,22 +177,23 @@ def score_oracle_and_baseline(task: Task, batch_size: int, num_batches: int) -> 
     num_batches: number of test batches.
 
   Returns:
-    The score of the `oracle`, which should be 1, and of the `baseline`, a predictor that ignores
+    The score of the oracle, which should be 1, and of the baseline, a predictor that ignores
     the input and should score 0.
 
   """
   @jax.jit
-  def oracle_and_baseline_metric_totals(batch_indices):
+  def sum_oracle_and_baseline_metrics(batch_indices):
     def metric_sums_of_batch(batch_index):
       batch = task.batch('test', batch_index, batch_size)
-      predictors = {'oracle': task.oracle, 'baseline': task.baseline}
+      predictors = {'oracle': task.oracle_outputs, 'baseline': task.baseline_outputs}
       return {name: task.metric_sums(predict(batch.source), batch)
               for name, predict in predictors.items()}
 
     return jax.tree.map(jnp.sum, jax.lax.map(metric_sums_of_batch, batch_indices))
 
-  totals = oracle_and_baseline_metric_totals(jnp.arange(num_batches))
-  return {name: float(task.score(total / count)) for name, (total, count) in totals.items()}
+  totals = sum_oracle_and_baseline_metrics(jnp.arange(num_batches))
+  return {
+    name: float(task.normalize_metric(total / count)) for name, (total, count) in totals.items()}
 
 
 def best_learning_rate(task: Task, members: Sequence[Member]) -> float:
@@ -195,22 +202,22 @@ def best_learning_rate(task: Task, members: Sequence[Member]) -> float:
   A rate at which a member diverged ranks last. Rates with equal metrics are ranked by the loss, and
   of rates with equal losses the lowest is selected.
   """
-  sign = 1 if task.metric.perfect > task.chance else -1
+  sign = 1 if task.metric.perfect > task.chance_level else -1
 
-  def validation_rank_of_rate(rate: float) -> tuple[float, float]:
-    at_rate = [member for member in members if member.learning_rate == rate]
+  def validation_sort_key_of_learning_rate(learning_rate: float) -> tuple[float, float]:
+    at_rate = [member for member in members if member.learning_rate == learning_rate]
     # An ensemble member with NaN logits may have a finite metric, because the argmax of NaN is 0.
     if any(m.status == 'diverged' or not math.isfinite(m.validation) for m in at_rate):
       return -math.inf, 0.0
-    # Validation losses rank the learning rates whose metrics are equal, such as an accuracy of 0.
+    # If several learning rates reach the same metric, such as 0, the validation loss decides.
     return sum(sign * m.validation for m in at_rate), -sum(m.validation_loss for m in at_rate)
 
-  return max(sorted({m.learning_rate for m in members}), key=validation_rank_of_rate)
+  return max(sorted({m.learning_rate for m in members}), key=validation_sort_key_of_learning_rate)
 
 
-def _status_and_reason(trained_members: Sequence[Member]) -> tuple[str, str]:
+def _training_status_and_failure_reason(ensemble_members: Sequence[Member]) -> tuple[str, str]:
   """Returns the status of a grid cell, and the reason if its training did not finish."""
-  statuses = [member.status for member in trained_members]
+  statuses = [member.status for member in ensemble_members]
   if 'timeout' in statuses:
     return 'timeout', f'{statuses.count("timeout")} of {len(statuses)} members were still training'
   if all(status == 'diverged' for status in statuses):

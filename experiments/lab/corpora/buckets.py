@@ -31,7 +31,10 @@ MAX_BUCKETS = 6  # limits the number of programs to compile
 
 
 class BatchShape(NamedTuple):
-  """The number of rows and the number of tokens per row of all batches in a bucket."""
+  """The number of rows and the number of tokens per row of a batch.
+
+  All batches of a bucket have the same shape.
+  """
 
   rows: int
   tokens: int  # per row, of the source and of the target each

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from experiments.lab import optional, sealed_folder
-from experiments.lab.corpora.network import hosts_if_none_reachable
+from experiments.lab.corpora.network import unreachable_hosts_that_prevent_download
 from experiments.lab.corpora.reserved import SPLITS
 from experiments.lab.corpora.vocabulary import normalize_whitespace
 
@@ -57,10 +57,11 @@ class SentencePairs:
   def __len__(self) -> int:
     return len(self.examples)
 
-  def iterate_pairs(self, step: int = 1) -> Iterator[tuple[str, str]]:
-    """Yields the sentence pair of every `step`-th example, if the pair belongs to the split."""
-    for first in range(0, len(self.examples), CHUNK * step):
-      indices = range(first, min(first + CHUNK * step, len(self.examples)), step)
+  def iterate_sentence_pairs(self, index_stride: int = 1) -> Iterator[tuple[str, str]]:
+    """Yields the sentence pair of every `index_stride`-th example that belongs to the split."""
+    for first in range(0, len(self.examples), CHUNK * index_stride):
+      last = min(first + CHUNK * index_stride, len(self.examples))
+      indices = range(first, last, index_stride)
       for example in self.examples.__getitems__(list(indices)):
         pair = tuple(_decode_utf8(example[language]) for language in self.languages)
         if self.splits is None or split_of_sentence_pair(pair) in self.splits:
@@ -153,7 +154,7 @@ def _download_dataset(builder) -> None:
   folder, name = pathlib.Path(builder.data_dir), builder.info.full_name
   if folder.exists():
     return
-  if hosts := hosts_if_none_reachable(builder.url_infos or ()):
+  if hosts := unreachable_hosts_that_prevent_download(builder.url_infos or ()):
     raise CorpusError(f'{name} is not in {folder}, and there is no network to download it:'
                       f' no connection to {", ".join(hosts)}')
   for incomplete in folder.parent.glob(f'incomplete.*_{folder.name}'):  # from a killed process

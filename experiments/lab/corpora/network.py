@@ -16,8 +16,10 @@ TIMEOUT = 5.0  # seconds
 PORTS = {'http': 80, 'https': 443}
 
 
-def hosts_if_none_reachable(urls: Iterable[str]) -> list[str]:
-  """All hosts of the URLs if no host accepts a connection within TIMEOUT, or else an empty list.
+def unreachable_hosts_that_prevent_download(urls: Iterable[str]) -> list[str]:
+  """Returns all hosts of the URLs if none of them accepts a connection within TIMEOUT.
+
+  If any host accepts a connection, the result is an empty list.
 
   If a proxy is configured, the connection to the proxy is tested instead.
   """
@@ -28,17 +30,18 @@ def hosts_if_none_reachable(urls: Iterable[str]) -> list[str]:
     _host_and_port(urllib.parse.urlsplit(proxies[part.scheme]) if part.scheme in proxies else part)
     for part in parts
   }
-  reachable = threading.Event()
+  reachable_event = threading.Event()
   attempts = [
-    threading.Thread(target=_set_event_if_reachable, args=(*host, reachable), daemon=True)
+    threading.Thread(
+      target=_set_event_if_host_is_reachable, args=(*host, reachable_event), daemon=True)
     for host in hosts
   ]
   for attempt in attempts:
     attempt.start()
-  # A DNS lookup has no timeout, so that a daemon thread may outlive this function.
+  # The threads are daemons, because a DNS lookup has no timeout and may outlast this function.
   for attempt in attempts:
     attempt.join(TIMEOUT)
-    if reachable.is_set():
+    if reachable_event.is_set():
       return []
   return sorted(host for host, _ in hosts)
 
@@ -47,10 +50,11 @@ def _host_and_port(url: urllib.parse.SplitResult) -> tuple[str, int]:
   return url.hostname or url.path, url.port or PORTS.get(url.scheme, 80)
 
 
-def _set_event_if_reachable(host: str, port: int, reachable: threading.Event) -> None:
-  """Sets the event `reachable` if the host accepts a connection within TIMEOUT."""
+def _set_event_if_host_is_reachable(
+    host: str, port: int, reachable_event: threading.Event) -> None:
+  """Sets the event if the host accepts a connection within TIMEOUT."""
   try:
     socket.create_connection((host, port), TIMEOUT).close()
   except OSError:  # unknown host, no route, or refused connection
     return
-  reachable.set()
+  reachable_event.set()

@@ -126,7 +126,7 @@ def _open_or_prepare_corpus(
       raise
     except OSError as error:  # no space, or no permission to write
       raise CorpusError(f'{name} cannot be prepared in {data_folder}: {error}') from None
-  problem = sealed_folder.describe_damage(folder)
+  problem = sealed_folder.describe_difference_from_manifest(folder)
   if not problem and not (folder / SENTENCES).exists():
     problem = 'was prepared by an earlier version of this program'
   if problem:
@@ -172,14 +172,15 @@ def _prepare_corpus(
   shutil.rmtree(draft, ignore_errors=True)  # from a killed process
   draft.mkdir()
   train = splits['train']
-  lines = (side for pair in train.iterate_pairs(-(-len(train) // SAMPLED)) for side in pair)
+  sampled_pairs = train.iterate_sentence_pairs(-(-len(train) // SAMPLED))
+  lines = (sentence for pair in sampled_pairs for sentence in pair)
   try:
     vocabulary = Vocabulary.train(lines, vocabulary_size)
   except ValueError as error:
     raise CorpusError(f'{builder.info.full_name}: {error}') from None
   vocabulary.save(draft / MODEL)
   for split, sentences in splits.items():
-    pairs = sentences.iterate_pairs()
+    pairs = sentences.iterate_sentence_pairs()
     if split == 'test':
       pairs = _yield_and_save_pairs(draft / SENTENCES, pairs)
     if not _write_encoded_pairs(draft, split, pairs, vocabulary, _token_dtype(vocabulary_size)):

@@ -41,7 +41,7 @@ class DamagedVocabulary(ValueError):
 
 
 def load_sentencepiece():
-  """Imports the optional package sentencepiece, which the extra `translation` installs."""
+  """Imports the optional package sentencepiece, which the pip extra `translation` installs."""
   return optional.import_optional('sentencepiece', 'subword vocabularies', 'translation')
 
 
@@ -59,7 +59,9 @@ class Vocabulary:
     cls, lines: Iterable[str], size: int, *, split_digits: bool = False, coverage: float = 1.0,
     threads: int = 1,
   ) -> 'Vocabulary':
-    """Trains a vocabulary on lines of text. Equal lines in equal order give equal vocabularies.
+    """Trains a subword vocabulary on lines of text.
+
+    The same lines in the same order always give the same vocabulary.
 
     Args:
       lines: the training text, all of which is used, including long lines.
@@ -90,41 +92,42 @@ class Vocabulary:
     return cls(model.getvalue())
 
   @functools.cached_property
-  def processor(self):
+  def sentencepiece_processor(self):
     """The SentencePiece processor, which encodes and decodes text with this vocabulary."""
     return load_sentencepiece().SentencePieceProcessor(model_proto=self.model)
 
   @property
   def size(self) -> int:
     """The number of tokens."""
-    return self.processor.vocab_size()
+    return self.sentencepiece_processor.vocab_size()
 
   @property
   def digest(self) -> str:
-    """A hash of the SentencePiece model. Equal vocabularies have equal hashes."""
+    """The first 12 hexadecimal digits of the SHA-256 hash of the SentencePiece model."""
     return hashlib.sha256(self.model).hexdigest()[:12]
 
   def encode(self, lines: Sequence[str]) -> list[list[int]]:
     """Encodes each line of text as tokens, followed by END."""
-    return self.processor.encode([_escape_special_characters(line) for line in lines], add_eos=True)
+    escaped_lines = [_escape_special_characters(line) for line in lines]
+    return self.sentencepiece_processor.encode(escaped_lines, add_eos=True)
 
   def decode(self, tokens: Sequence[int]) -> str:
     """The text of one row of tokens up to its first END."""
     row = [int(token) for token in tokens]
-    text = self.processor.decode(row[: row.index(END)] if END in row else row)
+    text = self.sentencepiece_processor.decode(row[: row.index(END)] if END in row else row)
     for character, stand_in in STAND_INS.items():
       text = text.replace(stand_in, character)
     return text
 
   def split_into_pieces(self, line: str) -> list[str]:
     """Splits a line into subword pieces, in which `▁` represents a space."""
-    return self.processor.encode(_escape_special_characters(line), out_type=str)
+    return self.sentencepiece_processor.encode(_escape_special_characters(line), out_type=str)
 
   def save(self, path: str | os.PathLike) -> None:
     """Atomically writes the SentencePiece model and its checksum to a file."""
     path = pathlib.Path(path)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    temporary.write_bytes(model_checksum(self.model) + b'\n' + self.model)
+    temporary.write_bytes(sentencepiece_model_checksum(self.model) + b'\n' + self.model)
     os.replace(temporary, path)
 
   @classmethod
@@ -137,7 +140,7 @@ class Vocabulary:
 
     """
     stated, _, model = pathlib.Path(path).read_bytes().partition(b'\n')
-    if stated != model_checksum(model):
+    if stated != sentencepiece_model_checksum(model):
       raise DamagedVocabulary(
         f'the vocabulary {path} is damaged: its checksum does not match its content; delete it,'
         f' and it is created again'
@@ -159,7 +162,7 @@ def _escape_special_characters(line: str) -> str:
 
 
 def _prepare_training_lines(lines: Iterable[str]) -> Iterator[str]:
-  """Escapes special text in training lines, and splits lines of more than LONGEST bytes."""
+  """Escapes text that SentencePiece would alter, and splits lines longer than LONGEST bytes."""
   for line in map(_escape_special_characters, lines):
     for marker in MARKERS:
       line = line.replace(marker, ' '.join(marker))
@@ -169,6 +172,6 @@ def _prepare_training_lines(lines: Iterable[str]) -> Iterator[str]:
       yield from textwrap.wrap(line, LONGEST // 4, break_on_hyphens=False)
 
 
-def model_checksum(model: bytes) -> bytes:
+def sentencepiece_model_checksum(serialized_model: bytes) -> bytes:
   """The SHA-256 checksum of a serialised SentencePiece model, as hexadecimal digits."""
-  return hashlib.sha256(model).hexdigest().encode()
+  return hashlib.sha256(serialized_model).hexdigest().encode()

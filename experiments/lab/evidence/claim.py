@@ -1,10 +1,10 @@
-"""The class of claims about measured effects, and the validity checks (controls) of a study."""
+"""Defines `Claim`, a statement about a measured effect, and validity checks (controls)."""
 
 import dataclasses
 import operator
 from typing import NamedTuple
 
-from experiments.lab.evidence.effects import Effect, oracle_or_baseline_score
+from experiments.lab.evidence.effects import Effect, reference_predictor_score
 
 RELATIONS = {'>': operator.gt, '<': operator.lt}
 VASWANI = 'Vaswani et al. 2017'
@@ -47,17 +47,17 @@ class Claim:
   remedy: Remedy = INSPECT_TABLES
 
 
-def oracle_and_baseline_controls(study: str) -> tuple[Claim, Claim]:
+def claims_about_oracle_and_baseline_scores(study: str) -> tuple[Claim, Claim]:
   """Returns the validity checks that require an oracle score of 1 and a baseline score of 0."""
   title = study.replace('_', ' ')
   return (
     Claim(
       f'oracle-{study}',
       f'The oracle, which computes the target from the source, scores 1 in {title}',
-      'control', study, oracle_or_baseline_score('oracle'), 'score', '>', 0.999, exact=True,
+      'control', study, reference_predictor_score('oracle'), 'score', '>', 0.999, exact=True,
     ),
     Claim(
       f'baseline-{study}', f'The baseline, which ignores the source, scores 0 in {title}',
-      'control', study, oracle_or_baseline_score('baseline'), 'score', '<', 0.05,
+      'control', study, reference_predictor_score('baseline'), 'score', '<', 0.05,
     ),
   )

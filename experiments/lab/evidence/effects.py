@@ -19,12 +19,14 @@ Effect = Callable[[Records], list[float] | None]
 TokenTimes = Callable[[dict, str], list[float]]  # From a record and a layer to times per token.
 
 
-def largest_comparable_group_by_layer(records: Records, task_family: str) -> dict[str, list[dict]]:
-  """Maps each layer to its records in the largest group of comparable records, sorted by distance.
+def comparable_records_by_layer(
+  records: Records, task_family: str
+) -> dict[str, list[dict]]:
+  """Selects records that differ only in layer and dependency distance, and groups them by layer.
 
-  Runs are comparable if they differ only in the layer and the distance; variants of a task are not
-  comparable. Of several groups of comparable runs the function selects the group with the most
-  records, then the most steps, then the most seeds. Layers with different options count as
+  The records of a layer are sorted by distance. Variants of a task are not compared with each
+  other. Of several groups of records with equal settings the function selects the group with the
+  most records, then the most steps, then the most seeds. Layers with different options count as
   different layers.
   """
   groups: dict[tuple, list[dict]] = {}
@@ -44,12 +46,13 @@ def largest_comparable_group_by_layer(records: Records, task_family: str) -> dic
 
 
 def score_drop_with_distance(task_family: str, layers: Iterable[str]) -> Effect:
-  """Returns a function that computes, for each seed, the score drop with distance.
+  """Returns a function that computes the score decrease from the shortest to the longest distance.
 
-  The drop is the score at the shortest distance minus the score at the longest distance.
+  For each seed the decrease is the score at the shortest distance minus the score at the longest
+  distance.
   """
-  def compute_score_drops_over_distances(records: Records) -> list[float] | None:
-    comparison, drops = largest_comparable_group_by_layer(records, task_family), []
+  def compute_score_drops_with_longer_dependencies(records: Records) -> list[float] | None:
+    comparison, drops = comparable_records_by_layer(records, task_family), []
     for layer in layers:
       if len(comparison.get(layer, ())) < 2:
         return None
@@ -57,107 +60,109 @@ def score_drop_with_distance(task_family: str, layers: Iterable[str]) -> Effect:
       drops += [shortest[seed] - longest[seed] for seed in shortest if seed in longest]
     return drops
 
-  return compute_score_drops_over_distances
+  return compute_score_drops_with_longer_dependencies
 
 
 def advantage_at_longest_distance(
-  task_family: str, layer: str, alternatives: Sequence[str]
+  task_family: str, layer: str, compared_layers: Sequence[str]
 ) -> Effect:
-  """Returns a function that computes, for each seed, the advantage over each alternative.
+  """Returns a function that computes a layer's score advantage at the longest dependency distance.
 
-  The advantage is the score of the layer minus the score of the alternative, at the longest
-  distance.
+  The advantage is the layer's score minus the score of each compared layer.
 
   Args:
     task_family: The name of the task, such as 'recall', for all its options.
     layer: The layer with the expected advantage.
-    alternatives: The layers whose scores are subtracted.
+    compared_layers: The layers whose scores are subtracted.
 
   Returns:
-    The effect, with a value for each alternative and seed.
+    The effect, with a value for each compared layer and seed.
   """
-  def compute_advantage_over_each_alternative(records: Records) -> list[float] | None:
-    comparison = largest_comparable_group_by_layer(records, task_family)
-    if not {layer, *alternatives} <= set(comparison):
+  def compute_score_gains_over_compared_layers(records: Records) -> list[float] | None:
+    comparison = comparable_records_by_layer(records, task_family)
+    if not {layer, *compared_layers} <= set(comparison):
       return None
-    record, *others = (comparison[name][-1] for name in (layer, *alternatives))
+    record, *others = (comparison[name][-1] for name in (layer, *compared_layers))
     if any(other['run']['task'] != record['run']['task'] for other in others):
       return None
     scores = scores_by_seed(record)
     return [
       scores[seed] - score for other in others for seed, score in scores_by_seed(other).items()]
 
-  return compute_advantage_over_each_alternative
+  return compute_score_gains_over_compared_layers
 
 
 def advantage_over_best_alternative(
-  task_family: str, layer: str, alternatives: Sequence[str]
+  task_family: str, layer: str, alternative_layers: Sequence[str]
 ) -> Effect:
-  """Returns a function that computes, for each seed, the advantage over the best alternative.
+  """Returns a function that subtracts the best alternative layer's score from a layer's score.
 
-  The advantage is the score of the layer minus the score of the best alternative, at the longest
-  distance.
+  The scores are those at the longest distance.
 
   Args:
     task_family: The name of the task, such as 'recall', for all its options.
     layer: The layer with the expected advantage.
-    alternatives: The layers among which the best is selected.
+    alternative_layers: The layers among which the best is selected.
 
   Returns:
     The effect, with a value for each seed.
   """
-  effects = [advantage_at_longest_distance(task_family, layer, (name,)) for name in alternatives]
+  effects = [
+    advantage_at_longest_distance(task_family, layer, (name,)) for name in alternative_layers]
 
-  def compute_advantage_over_best_alternative(records: Records) -> list[float] | None:
+  def compute_score_gains_over_best_alternative_layer(records: Records) -> list[float] | None:
     advantages = [effect(records) for effect in effects]
     if not all(advantages):
       return None
     return min(advantages, key=lambda advantage: sum(advantage) / len(advantage))
 
-  return compute_advantage_over_best_alternative
+  return compute_score_gains_over_best_alternative_layer
 
 
 def score_at_longest_distance(task_family: str, layer: str) -> Effect:
   """Returns a function that computes, for each seed, the score at the longest distance."""
-  def compute_scores_at_longest_distance(records: Records) -> list[float] | None:
-    by_distance = largest_comparable_group_by_layer(records, task_family).get(layer)
+  def compute_scores_at_longest_dependency_distance(records: Records) -> list[float] | None:
+    by_distance = comparable_records_by_layer(records, task_family).get(layer)
     return list(scores_by_seed(by_distance[-1]).values()) if by_distance else None
 
-  return compute_scores_at_longest_distance
+  return compute_scores_at_longest_dependency_distance
 
 
-def scores_outside_or_inside_receptive_field(task_family: str, layer: str, outside: bool) -> Effect:
-  """Returns a function that computes, for each seed, scores outside or inside a receptive field.
+def scores_beyond_or_within_receptive_field(
+  task_family: str, layer: str, beyond_receptive_field: bool
+) -> Effect:
+  """Returns a function that selects task scores at distances beyond or within a receptive field.
 
-  A score is outside if the distance that the task requires is at least the receptive field.
+  The distances are dependency distances of the task. A dependency is beyond the receptive field if
+  its distance is at least the receptive field.
 
   Args:
     task_family: The name of the task, such as 'recall', for all its options.
     layer: A layer with a bounded receptive field.
-    outside: Whether the distances exceed the receptive field.
+    beyond_receptive_field: Whether the selected dependencies are beyond the receptive field.
 
   Returns:
     The effect, with a value for each distance and seed.
   """
-  def compute_receptive_field_scores(records: Records) -> list[float] | None:
+  def select_scores_beyond_or_within_receptive_field(records: Records) -> list[float] | None:
     scores = [
-      score for record in largest_comparable_group_by_layer(records, task_family).get(layer, ())
-      if (field := record['result']['receptive_field'])
-      and (record['result']['distance'] >= field) == outside
+      score for record in comparable_records_by_layer(records, task_family).get(layer, ())
+      if (receptive_field := record['result']['receptive_field'])
+      and (record['result']['distance'] >= receptive_field) == beyond_receptive_field
       for score in scores_by_seed(record).values()
     ]
     return scores or None
 
-  return compute_receptive_field_scores
+  return select_scores_beyond_or_within_receptive_field
 
 
-def score_beyond_trained_distance(task_family: str, layers: Iterable[str]) -> Effect:
+def score_beyond_longest_training_dependency(task_family: str, layers: Iterable[str]) -> Effect:
   """Returns a function that computes, for each seed, the score at the longest test distance.
 
-  This distance is longer than all distances of the training data.
+  This distance is longer than all distances in the training data.
   """
-  def compute_scores_beyond_trained_distance(records: Records) -> list[float] | None:
-    comparison, scores = largest_comparable_group_by_layer(records, task_family), []
+  def compute_scores_at_longest_extrapolation_distance(records: Records) -> list[float] | None:
+    comparison, scores = comparable_records_by_layer(records, task_family), []
     for layer in layers:
       longest = [
         scores_at_longest_extrapolation_distance(record)
@@ -168,32 +173,35 @@ def score_beyond_trained_distance(task_family: str, layers: Iterable[str]) -> Ef
       scores += longest[0].values()
     return scores
 
-  return compute_scores_beyond_trained_distance
+  return compute_scores_at_longest_extrapolation_distance
 
 
-def scores_at_shortest_and_longest_trained_length(
+def scores_at_shortest_and_longest_training_length(
   record: dict
 ) -> tuple[dict[int, float], dict[int, float]] | None:
-  """Returns the scores of all seeds at the shortest and at the longest trained source length.
+  """Returns the scores of all seeds at the shortest and the longest source length in training.
 
   Returns:
-    Both mappings from seed to score, or None without two requested trained lengths.
+    Both mappings from seed to score, or None without two requested lengths that occur in training.
   """
   scores = extrapolation_scores(record)
-  trained = [length for length in scores if length <= record['result']['distance']]
-  return (scores[min(trained)], scores[max(trained)]) if len(trained) > 1 else None
+  training_lengths = [length for length in scores if length <= record['result']['distance']]
+  if len(training_lengths) < 2:
+    return None
+  return scores[min(training_lengths)], scores[max(training_lengths)]
 
 
 def score_drop_with_source_length(task_family: str, layers: Iterable[str]) -> Effect:
-  """Returns a function that computes, for each seed, the score drop with the source length.
+  """Returns a function that computes the score decrease from the shortest to the longest source.
 
-  The drop is the score at the shortest minus the score at the longest trained source length.
+  For each seed the decrease is the score at the shortest minus the score at the longest training
+  source length.
   """
-  def compute_score_drops_over_source_lengths(records: Records) -> list[float] | None:
-    comparison, drops = largest_comparable_group_by_layer(records, task_family), []
+  def compute_score_drops_with_longer_source_sequences(records: Records) -> list[float] | None:
+    comparison, drops = comparable_records_by_layer(records, task_family), []
     for layer in layers:
       pairs = [
-        scores_at_shortest_and_longest_trained_length(record)
+        scores_at_shortest_and_longest_training_length(record)
         for record in comparison.get(layer, ())[-1:]
       ]
       if not any(pairs):
@@ -202,61 +210,79 @@ def score_drop_with_source_length(task_family: str, layers: Iterable[str]) -> Ef
       drops += [shortest[seed] - longest[seed] for seed in shortest]
     return drops
 
-  return compute_score_drops_over_source_lengths
+  return compute_score_drops_with_longer_source_sequences
 
 
-def score_at_longest_trained_length(
-  task_family: str, layer: str, alternatives: Sequence[str] = ()
+def score_at_longest_training_length(task_family: str, layer: str) -> Effect:
+  """Returns a function that computes each seed's score at the longest source length in training."""
+  def compute_scores_at_longest_training_length(records: Records) -> list[float] | None:
+    layer_scores = _layer_scores_at_longest_training_length(records, task_family, (layer,))
+    return list(layer_scores[0].values()) if layer_scores else None
+
+  return compute_scores_at_longest_training_length
+
+
+def advantage_at_longest_training_length(
+  task_family: str, layer: str, compared_layers: Sequence[str]
 ) -> Effect:
-  """Returns a function that computes, for each seed, a score at the longest trained source length.
+  """Returns a function that computes a layer's advantage at the longest training source length.
 
-  With alternatives, the function computes the score differences to them instead.
+  The advantage is the layer's score minus the score of each compared layer.
 
   Args:
     task_family: The name of the task, such as 'recall', for all its options.
-    layer: The layer.
-    alternatives: The layers whose scores are subtracted; empty for the score itself.
+    layer: The layer with the expected advantage.
+    compared_layers: The layers whose scores are subtracted.
 
   Returns:
-    The effect, with a value for each seed and alternative.
+    The effect, with a value for each compared layer and seed.
   """
-  def compute_score_or_advantage_at_longest_length(records: Records) -> list[float] | None:
-    comparison = largest_comparable_group_by_layer(records, task_family)
-    pairs = [
-      scores_at_shortest_and_longest_trained_length(record)
-      for name in (layer, *alternatives) for record in comparison.get(name, ())[-1:]
-    ]
-    if len(pairs) < 1 + len(alternatives) or None in pairs:
+  def compute_score_differences_at_longest_training_length(records: Records) -> list[float] | None:
+    layer_scores = _layer_scores_at_longest_training_length(
+      records, task_family, (layer, *compared_layers))
+    if layer_scores is None:
       return None
-    scores, *others = (longest for _, longest in pairs)
-    if not others:
-      return list(scores.values())
+    scores, *others = layer_scores
     return [
       scores[seed] - score for other in others for seed, score in other.items() if seed in scores]
 
-  return compute_score_or_advantage_at_longest_length
+  return compute_score_differences_at_longest_training_length
 
 
-def oracle_or_baseline_score(predictor: str) -> Effect:
-  """Returns a function that collects the oracle score or the baseline score of each grid cell."""
-  def compute_predictor_scores(records: Records) -> list[float] | None:
+def _layer_scores_at_longest_training_length(
+  records: Records, task_family: str, layers: Sequence[str]
+) -> list[dict[int, float]] | None:
+  """Maps seeds to scores for each layer, or returns None if the scores of a layer are missing."""
+  comparison = comparable_records_by_layer(records, task_family)
+  pairs = [
+    scores_at_shortest_and_longest_training_length(record)
+    for layer in layers for record in comparison.get(layer, ())[-1:]
+  ]
+  if len(pairs) < len(layers) or None in pairs:
+    return None
+  return [longest for _, longest in pairs]
+
+
+def reference_predictor_score(predictor_name: str) -> Effect:
+  """Returns a function that collects the scores of the oracle or the baseline in all grid cells."""
+  def collect_reference_predictor_scores(records: Records) -> list[float] | None:
     controls = (record['result'].get('controls', {}) for record in records)
-    return [scores[predictor] for scores in controls if predictor in scores] or None
+    return [scores[predictor_name] for scores in controls if predictor_name in scores] or None
 
-  return compute_predictor_scores
+  return collect_reference_predictor_scores
 
 
 def median_time_ratio(
-  numerator: TokenTimes, denominator: TokenTimes, layers: Iterable[str]
+  get_numerator_times: TokenTimes, get_denominator_times: TokenTimes, layers: Iterable[str]
 ) -> Effect:
-  """Returns a function that computes, for each layer and repetition, a ratio of median durations.
+  """Returns a function that computes a ratio of two median times per token for each layer.
 
-  The rounds of a repetition share its parameters, its data and the load of the machine, so that
-  each repetition has a single ratio.
+  The ratio is computed for each layer and repetition. The rounds of a repetition share its
+  parameters, its data and the load of the machine, so that each repetition has a single ratio.
 
   Args:
-    numerator: A function that returns the times per token in the numerator.
-    denominator: A function that returns the times per token in the denominator.
+    get_numerator_times: A function that returns the times per token in the numerator.
+    get_denominator_times: A function that returns the times per token in the denominator.
     layers: The layers.
 
   Returns:
@@ -268,7 +294,7 @@ def median_time_ratio(
       grids.setdefault(str({**record['run'], 'seed': None}), []).append(record)
     largest = max(grids.values(), key=lambda g: (len(g), len(g[0]['run']['lengths'])), default=())
     pairs = [
-      (numerator(record, layer), denominator(record, layer))
+      (get_numerator_times(record, layer), get_denominator_times(record, layer))
       for layer in layers for record in largest
     ]
     if not pairs or not all(sample for pair in pairs for sample in pair):
@@ -278,42 +304,47 @@ def median_time_ratio(
   return compute_median_time_ratios
 
 
-def token_times_at_shortest_or_longest_length(quantity: str, min_or_max: Callable) -> TokenTimes:
+def seconds_per_token_at_selected_length(
+  timed_operation: str, select_length: Callable
+) -> TokenTimes:
   """Returns a function that selects the times per token at the shortest or the longest length.
 
   Args:
-    quantity: 'train', 'forward' or 'generate'.
-    min_or_max: `min` for the shortest length or `max` for the longest length.
+    timed_operation: 'train', 'forward' or 'generate'.
+    select_length: `min` for the shortest length or `max` for the longest length.
 
   Returns:
     A function of a record and a layer, with an empty list for fewer than two lengths.
   """
-  def times_per_token_at_shortest_or_longest_length(record: dict, layer: str) -> list[float]:
-    by_length = times.seconds_per_token(record, layer, quantity)
-    return by_length[min_or_max(by_length)] if len(by_length) > 1 else []
+  def select_times_per_token(record: dict, layer: str) -> list[float]:
+    by_length = times.seconds_per_token(record, layer, timed_operation)
+    return by_length[select_length(by_length)] if len(by_length) > 1 else []
 
-  return times_per_token_at_shortest_or_longest_length
+  return select_times_per_token
 
 
-def time_growth_with_length(quantity: str, layers: Iterable[str]) -> Effect:
-  """Returns a function that computes, for each repetition, the growth of the time per token.
+def time_per_token_growth_with_length(timed_operation: str, layers: Iterable[str]) -> Effect:
+  """Returns a function that computes the factor by which the time per token grows with the length.
 
-  The growth is the time per token at the longest length divided by that at the shortest length.
+  For each layer and repetition, the factor is the time per token at the longest length divided by
+  the time per token at the shortest length.
   """
   longest, shortest = (
-    token_times_at_shortest_or_longest_length(quantity, select) for select in (max, min))
+    seconds_per_token_at_selected_length(timed_operation, select) for select in (max, min))
   return median_time_ratio(longest, shortest, layers)
 
 
-def ratios_of_repeated_step_times(records: Records) -> list[float] | None:
-  """Returns the ratios (at least 1) of two measured durations of the same step, for each layer."""
-  def durations_of_repeated_step(record: dict, layer: str) -> list[float]:
+def ratios_between_repeated_timings(records: Records) -> list[float] | None:
+  """Returns, for each layer, the ratios (at least 1) of two timings of the same training step."""
+  def seconds_per_token_in_repeated_measurement(record: dict, layer: str) -> list[float]:
     return next(iter(times.seconds_per_token(record, layer, 'repeat').values()), [])
 
   # A layer without measurements gives None, and the other layers are still evaluated.
   timed = list(filter(times.is_timing_record, records))
   layers = dict.fromkeys(layer for record in timed for layer in record['run']['layers'])
-  first_times = token_times_at_shortest_or_longest_length('train', min)
+  first_times = seconds_per_token_at_selected_length('train', min)
   by_layer = (
-    median_time_ratio(durations_of_repeated_step, first_times, (layer,))(timed) for layer in layers)
+    median_time_ratio(seconds_per_token_in_repeated_measurement, first_times, (layer,))(timed)
+    for layer in layers
+  )
   return [max(ratio, 1 / ratio) for ratios in by_layer for ratio in ratios or ()] or None

@@ -151,7 +151,7 @@ def _define_execution_flags() -> None:
 
 
 def _format_defaults(field: dataclasses.Field, presets: Mapping[str, Any]) -> str:
-  """Formats for --help the default of a setting and the presets with a different value."""
+  """Returns, as text for --help, a setting's default and the presets that override it."""
   def format_value(value) -> str:
     if field.name == 'seeds':
       return str(len(value))
@@ -166,7 +166,7 @@ def _format_defaults(field: dataclasses.Field, presets: Mapping[str, Any]) -> st
 
 
 def format_preset_values(presets: Mapping[str, Any], attribute: str) -> str:
-  """Formats for --help the value of an attribute in each preset, or '' if all are empty."""
+  """Returns the value of an attribute in each preset as text for --help, or '' if all are empty."""
   values = {name: getattr(preset, attribute, ()) for name, preset in presets.items()}
   texts = [f'{name} {", ".join(map(str, value)) if isinstance(value, tuple) else value}'
            for name, value in values.items() if value]
@@ -256,19 +256,19 @@ def requested_preset(presets: dict[str, Any]) -> Any:
   return presets[FLAGS.preset]
 
 
-def refuse_flags_without_effect(reasons: Sequence[Mapping[str, str]]) -> None:
+def reject_flags_without_effect(unused_flags_per_run: Sequence[Mapping[str, str]]) -> None:
   """Raises BadInput if the command line sets a flag that has no effect in any run.
 
   Args:
-    reasons: for each run, its settings without effect, each with the reason.
+    unused_flags_per_run: for each run, its settings without effect, each with the reason.
 
   """
-  for name in reasons[0] if reasons else ():
-    if flag_was_set(name) and all(name in unused for unused in reasons):
-      raise BadInput(f'--{name} has no effect here: {reasons[0][name]}')
+  for name, reason in unused_flags_per_run[0].items() if unused_flags_per_run else ():
+    if flag_was_set(name) and all(name in unused_flags for unused_flags in unused_flags_per_run):
+      raise BadInput(f'--{name} has no effect here: {reason}')
 
 
-def make_run(**settings) -> Run:
+def create_run(settings: Mapping[str, Any]) -> Run:
   """Creates a run, or raises BadInput if a setting is invalid."""
   try:
     return Run(**settings)
@@ -276,7 +276,7 @@ def make_run(**settings) -> Run:
     raise BadInput(str(error)) from None
 
 
-def main(
+def run_command_line(
   command: Callable[..., None], define_flags: Callable[[], None], description: str,
   help_appendix: Callable[[], str] = str, takes_arguments: bool = False,
 ) -> None:
@@ -294,7 +294,7 @@ def main(
 
   def check_and_run_command(argv: Sequence[str]) -> None:
     try:
-      _check_arguments(argv, sys.argv[1:], takes_arguments)
+      _check_command_line(argv[1:], sys.argv[1:], takes_arguments)
       _check_numeric_flags()
       _check_execution_flags()
       with interruption.deferred_signals():
@@ -313,7 +313,7 @@ def main(
       app.run(check_and_run_command, flags_parser=parse_flags)
     except SystemExit:
       out.flush()
-      if out.output_was_lost:
+      if out.has_write_error_except_broken_pipe:
         _exit_with_error(f'cannot write to standard output: {out.error.strerror}')
       raise
 
@@ -350,13 +350,14 @@ def _format_help() -> str:
   return '\n'.join(lines)
 
 
-def _check_arguments(
-    argv: Sequence[str], arguments: Sequence[str], takes_arguments: bool) -> None:
+def _check_command_line(
+  positional_arguments: Sequence[str], all_arguments: Sequence[str], accepts_positional: bool
+) -> None:
   """Raises BadInput for an unexpected positional argument or a flag that is set twice."""
-  if len(argv) > 1 and not takes_arguments:
-    raise BadInput(f'{argv[1]!r} is not a flag; flags are written --name=value')
+  if positional_arguments and not accepts_positional:
+    raise BadInput(f'{positional_arguments[0]!r} is not a flag; flags are written --name=value')
   names = [argument.lstrip('-').partition('=')[0]
-           for argument in arguments if argument.startswith('-')]
+           for argument in all_arguments if argument.startswith('-')]
   for name, count in collections.Counter(names).items():
     if count > 1:
       raise BadInput(f'--{name} is given {count} times')

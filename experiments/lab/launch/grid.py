@@ -28,7 +28,7 @@ Execute = Callable[[Cell, Callable[[float, str], None]], Outcome]
 
 
 class Job(NamedTuple):
-  """A set of grid cells with their executing function and number of worker processes."""
+  """A set of grid cells, the function that runs each cell, and the number of processes."""
 
   cells: Sequence[Cell]
   execute: Execute
@@ -36,38 +36,42 @@ class Job(NamedTuple):
 
 
 def study_records(study: Study, preset: Any) -> list[dict]:
-  """Executes the requested grid cells without stored records, and returns all requested records."""
+  """Executes requested grid cells that have no stored record, and returns all requested records."""
   values = flags.FLAGS
   cache = values.cache if study.caches else ''
   environment.configure_jax(values.host_devices or study.devices, cache)
   store = Store(values.runs, {study.name: study.kinds})
   jobs = importlib.import_module(study.cells).jobs(study, preset)
-  needs_rerun = rerun_filter(values.rerun, [cell for job in jobs for cell in job.cells])
+  needs_rerun = parse_rerun_flag(values.rerun, [cell for job in jobs for cell in job.cells])
   return [
     record for job in jobs
-    for record in run_cells(job.cells, job.execute, store, values.retry, job.workers, needs_rerun)
+    for record in run_grid_cells(
+      job.cells, job.execute, store, values.retry, job.workers, needs_rerun)
   ]
 
 
-def rerun_filter(text: str | None, cells: Sequence[Cell]) -> Callable[[Cell], bool]:
+def parse_rerun_flag(flag_value: str | None, cells: Sequence[Cell]) -> Callable[[Cell], bool]:
   """Returns a function that decides whether the flag --rerun selects a grid cell.
 
   Raises:
     BadInput: if a name in the value of --rerun belongs to none of the cells.
 
   """
-  if text is None:
+  if flag_value is None:
     return lambda cell: False
-  known = {name for cell in cells for name in rerun_names_of_cell(cell)}
-  requested = spec.split_specs(text)
+  known = {name for cell in cells for name in names_accepted_by_rerun_flag(cell)}
+  requested = spec.split_specs(flag_value)
   for name in requested:
     if name not in known:
       raise unknown_name_error('layer, task or benchmark of this study named', name, sorted(known))
-  return lambda cell: bool(rerun_names_of_cell(cell) & set(requested))
+  return lambda cell: bool(names_accepted_by_rerun_flag(cell) & set(requested))
 
 
-def rerun_names_of_cell(cell: Cell) -> set[str]:
-  """Returns the specs of a grid cell, with and without options, which --rerun accepts as names."""
+def names_accepted_by_rerun_flag(cell: Cell) -> set[str]:
+  """Returns the names by which --rerun can select a grid cell, such as its layers and its task.
+
+  They are the specs in the settings of the cell, with and without their options.
+  """
   specs = set()
   for setting in source.SPEC_SETTINGS:
     value = cell.run.get(setting, ())
@@ -75,7 +79,7 @@ def rerun_names_of_cell(cell: Cell) -> set[str]:
   return specs | {text.partition('(')[0] for text in specs}
 
 
-def run_cells(
+def run_grid_cells(
   cells: Iterable[Cell],
   execute: Execute,
   store: Store,
@@ -103,41 +107,45 @@ def run_cells(
   """
   cells = [
     dataclasses.replace(
-      cell, code=store.cell_code_fingerprints(cell.study, cell.run), rerun=needs_rerun(cell))
+      cell, code=store.code_fingerprints_of_grid_cell(cell.study, cell.run),
+      rerun=needs_rerun(cell))
     for cell in cells
   ]
   records = [store.read(cell.study, cell.run) for cell in cells]
   missing = [
     i for i, (cell, record) in enumerate(zip(cells, records, strict=True))
     if not cell.accepts_record(record) or cell.rerun
-    or (retry and not times.is_finished_and_repeatable(record))
+    or (retry and not times.is_finished_with_consistent_timings(record))
   ]
   if not missing:  # the store is left untouched, as its folder may not be writable
     return records
-  store.prepare(check_history=any(records[i] is not None for i in missing))
-  if note := describe_stale_cells(store, [cells[i] for i in missing]):
+  store.create_writable_folders(include_record_history=any(records[i] is not None for i in missing))
+  if note := describe_stale_grid_cells(store, [cells[i] for i in missing]):
     print(note, file=sys.stderr, flush=True)
   previous = {i: records[i] for i in missing}
   with Progress(len(cells), len(missing)) as progress:
     while missing:
       free = [i for i in missing if lease.is_free(_lease_path(cells[i], store))]
       num_missing = len(missing)
-      run_cell = functools.partial(_run_cell, store=store, execute=execute)
+      run_grid_cell = functools.partial(_run_grid_cell, store=store, execute=execute)
       jobs = [(cells[i], previous[i]) for i in free]
-      for number, record in _run_jobs(run_cell, jobs, min(workers, len(jobs)), progress):
+      for number, record in _run_jobs(run_grid_cell, jobs, min(workers, len(jobs)), progress):
         if record is not None:
           i = free[number]
           records[i] = record
           missing.remove(i)
-          progress.finish_cell(cells[i].label, record)
+          progress.finish_grid_cell(cells[i].label, record)
       if len(missing) == num_missing:
-        progress.show_waiting(num_missing)
-        interruption.sleep_until_stopped(POLL_SECONDS)
+        progress.show_waiting_for_other_processes(num_missing)
+        interruption.sleep_unless_interrupted(POLL_SECONDS)
   return records
 
 
-def describe_stale_cells(store: Store, cells: Sequence[Cell]) -> str:
-  """Reports how many records different code computed and which modules changed, or returns ''."""
+def describe_stale_grid_cells(store: Store, cells: Sequence[Cell]) -> str:
+  """Reports how many records come from a different code version, and which modules changed.
+
+  The result is '' if no record comes from a different version.
+  """
   current_code = {canonical_json(cell.run): cell.code for cell in cells if cell.code}
   stale = [
     record for study in {cell.study for cell in cells} for record in store.all_records(study)
@@ -152,26 +160,26 @@ def describe_stale_cells(store: Store, cells: Sequence[Cell]) -> str:
           f'{", ".join(changed[:MAX_NAMED_MODULES])}{more}')
 
 
-def _run_jobs(run_cell, jobs: Sequence, workers: int, progress: Progress) -> Iterator[tuple]:
+def _run_jobs(run_grid_cell, jobs: Sequence, workers: int, progress: Progress) -> Iterator[tuple]:
   """Executes jobs, and yields the index and the record of each job in order of completion."""
   if workers > 1:
-    run_silently = functools.partial(run_cell, report_progress=_ignore_progress)
+    run_silently = functools.partial(run_grid_cell, report_progress=_ignore_progress)
     yield from map_in_processes(run_silently, jobs, workers)
     return
   for i, job in enumerate(jobs):
     interruption.raise_if_stopped()
-    progress.start_cell(job[0].label)
-    yield i, run_cell(job, report_progress=progress.report_progress)
+    progress.start_grid_cell(job[0].label)
+    yield i, run_grid_cell(job, report_progress=progress.report_progress)
 
 
-def _run_cell(
+def _run_grid_cell(
     job: tuple[Cell, dict | None], store: Store, execute, report_progress) -> dict | None:
   """Executes a grid cell and stores its record, or returns None if another process executes it.
 
   Args:
     job: the cell, and the stored record that is to be replaced, if any.
     store: the store of the record.
-    execute: function that executes the cell, as for `run_cells`.
+    execute: function that executes the cell, as for `run_grid_cells`.
     report_progress: progress callback, as for `execute`.
 
   """
@@ -180,13 +188,13 @@ def _run_cell(
     if not acquired:
       return None
     # The code may have been edited between its import by the main process and by a worker.
-    if store.cell_code_fingerprints(cell.study, cell.run) != cell.code:
+    if store.code_fingerprints_of_grid_cell(cell.study, cell.run) != cell.code:
       raise BadInput('the code was edited while this command ran; stored results are kept, and '
                      'the same command resumes with the edited code')
     record = store.read(cell.study, cell.run)
     if record is not None and record != previous:  # another process executed the cell meanwhile
       return record
-    return store.write(_execute_cell(cell, execute, report_progress))
+    return store.write(_execute_grid_cell(cell, execute, report_progress))
 
 
 def _lease_path(cell: Cell, store: Store) -> pathlib.Path:
@@ -197,7 +205,7 @@ def _ignore_progress(fraction: float, text: str) -> None:
   """Ignores progress, since worker processes show no progress bar."""
 
 
-def _execute_cell(cell: Cell, execute, report_progress) -> dict[str, Any]:
+def _execute_grid_cell(cell: Cell, execute, report_progress) -> dict[str, Any]:
   """Executes a grid cell and returns its record, even if the execution runs out of memory."""
   start = time.perf_counter()
   try:

@@ -105,7 +105,7 @@ def _lease_has_expired(path: pathlib.Path, content: bytes) -> bool:
 def _seconds_since_touch(path: pathlib.Path) -> float:
   """The number of seconds since a file was modified, or 0 if it does not exist."""
   with contextlib.suppress(FileNotFoundError):
-    return atomic.file_system_time(path) - path.stat().st_mtime
+    return atomic.current_time_of_file_system(path) - path.stat().st_mtime
   return 0.0
 
 

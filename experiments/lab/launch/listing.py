@@ -1,4 +1,4 @@
-"""Formatted lists of presets, layers, translators, position encodings and tasks.
+"""Formatted lists of presets, layers, encoder-decoder models, position encodings and tasks.
 
 The lists are read from the source code (`lab/source.py`), so that --help needs no import of JAX.
 """
@@ -20,16 +20,17 @@ TITLES = {
 
 
 def study_listing(study: Study) -> str:
-  """Lists the presets of a study, followed by all layers, translators, encodings and tasks."""
+  """Lists a study's presets, all layers, encoder-decoder models, position encodings and tasks."""
   presets = [format_preset(name, preset) for name, preset in study.presets.items()]
-  return '\n\n'.join((format_titled_list('Presets', presets), *map(catalogue_listing, TITLES)))
+  components = map(format_registered_components, TITLES)
+  return '\n\n'.join((format_titled_list('Presets', presets), *components))
 
 
-def catalogue_listing(catalogue: str) -> str:
-  """Lists the entries of a catalogue with their options and defaults."""
-  return format_titled_list(TITLES[catalogue], [
-    format_component(entry, source.component_options(*definition))
-    for entry, definition in source.catalogue_entries(catalogue).items()
+def format_registered_components(catalogue_name: str) -> str:
+  """Lists the components of a catalogue, such as LAYERS, with their options and defaults."""
+  return format_titled_list(TITLES[catalogue_name], [
+    format_component(entry, source.constructor_options(*definition))
+    for entry, definition in source.registered_components(catalogue_name).items()
   ])
 
 
@@ -42,7 +43,7 @@ def format_titled_list(title: str, entries: list[str]) -> str:
 
 
 def format_component(name: str, options: Mapping[str, str]) -> str:
-  """Formats a component as a spec that contains every option with its default."""
+  """Returns the spec of a component, such as a layer, with every option at its default value."""
   texts = [
     default if option in UNNAMED_OPTIONS else f'{option}={default}'
     for option, default in options.items()]

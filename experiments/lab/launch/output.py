@@ -27,28 +27,28 @@ class TolerantStream:
     return getattr(self._stream, name)
 
   def write(self, text: str) -> int:
-    """Writes a text, which is lost if the write fails, and returns its number of characters."""
+    """Writes text, or discards it after a write error, and returns its number of characters."""
     try:
       self._stream.write(text)
     except OSError as error:
-      self._redirect_to_null(error)
+      self._discard_further_output(error)
     return len(text)
 
   def flush(self) -> None:
-    """Flushes the stream, whose buffer is lost if the flush fails."""
+    """Flushes the stream, or discards the buffered text after a write error."""
     try:
       self._stream.flush()
     except OSError as error:
-      self._redirect_to_null(error)
+      self._discard_further_output(error)
 
   @property
-  def output_was_lost(self) -> bool:
+  def has_write_error_except_broken_pipe(self) -> bool:
     """Whether a write failed for any reason other than a closed pipe."""
     return self.error is not None and not isinstance(self.error, BrokenPipeError)
 
-  def _redirect_to_null(self, error: OSError) -> None:
+  def _discard_further_output(self, write_error: OSError) -> None:
     """Redirects the stream to the null device after an error, and stores the first error."""
-    self.error = self.error or error
+    self.error = self.error or write_error
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, self._stream.fileno())
     os.close(null)

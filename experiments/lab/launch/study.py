@@ -26,7 +26,7 @@ SMOKE = {
 
 @dataclasses.dataclass(frozen=True)
 class TaskGrid:
-  """A task with its distances in tokens and the settings of its runs.
+  """A task with its dependency distances in tokens and the settings of its runs.
 
   Attributes:
     task: spec of the task.

@@ -10,14 +10,17 @@ from experiments.lab.launch import flags
 from experiments.lab.tasks.text import Text
 
 
-def requested_timing_run(
-    preset_settings: Mapping[str, Any], reason: str, unused: tuple[str, ...] = ()) -> Run:
+def apply_flags_to_timing_preset(
+  preset_settings: Mapping[str, Any], flags_without_effect: tuple[str, ...],
+  reason_for_no_effect: str
+) -> Run:
   """Creates the run of a timing study from a preset's settings and the command-line flags.
 
   Args:
     preset_settings: settings of the preset by name.
-    reason: why some flags do not affect times, for the error message.
-    unused: flags that do not affect the times of this study, beside `timing.UNUSED_SETTINGS`.
+    flags_without_effect: names of flags that do not affect the times of this study, beside
+      `timing.UNUSED_SETTINGS`.
+    reason_for_no_effect: why some flags do not affect times, for the error message.
 
   Returns:
     The run, in which settings without effect have their defaults.
@@ -26,9 +29,9 @@ def requested_timing_run(
     BadInput: if the command sets a flag that does not affect times.
 
   """
-  for name in (*timing.UNUSED_SETTINGS, 'parallel', *unused):
+  for name in (*timing.UNUSED_SETTINGS, 'parallel', *flags_without_effect):
     if flags.flag_was_set(name):
-      raise BadInput(f'--{name} has no effect here: {reason}')
-  run = flags.make_run(**preset_settings | flags.requested_settings())
-  flags.refuse_flags_without_effect([checks.settings_without_effect(run, Text())])
+      raise BadInput(f'--{name} has no effect here: {reason_for_no_effect}')
+  run = flags.create_run(preset_settings | flags.requested_settings())
+  flags.reject_flags_without_effect([checks.settings_without_effect(run, Text())])
   return checks.reset_unused_settings(run, Text())

@@ -58,7 +58,7 @@ def map_in_processes(function: Callable, arguments: Iterable, workers: int) -> I
         call.cancel()
   if errors:
     # A signal to all processes may end a worker before the main process receives the signal.
-    interruption.sleep_until_stopped(interruption.POLL_SECONDS)
+    interruption.sleep_unless_interrupted(interruption.POLL_SECONDS)
     raise _explain_worker_error(errors[0], workers)
 
 

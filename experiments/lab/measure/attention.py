@@ -18,10 +18,10 @@ def attention_weights(model, parameters, *arguments, **named) -> dict[str, jax.A
   """
   _, variables = model.apply(parameters, *arguments, **named, mutable='intermediates')
   leaves = jax.tree_util.tree_leaves_with_path(variables.get('intermediates', {}))
-  return {_layer_path(path): leaf for path, leaf in leaves}
+  return {_dotted_module_path(path): leaf for path, leaf in leaves}
 
 
-def _layer_path(path) -> str:
-  """The path of the module that sowed an array, such as decoder.level_1.layer."""
-  names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+def _dotted_module_path(key_path) -> str:
+  """The dotted path of the module that sowed an array, such as decoder.level_1.layer."""
+  names = [key.key for key in key_path if isinstance(key, jax.tree_util.DictKey)]
   return '.'.join(name for name in names if name not in ('intermediates', 'weights'))

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 ROWS_AT_ONCE = 8
 
 
-def jacobian_at_output(function: Callable, x: jax.Array, position: int | jax.Array) -> jax.Array:
+def jacobian_of_output_at_position(
+  function: Callable, x: jax.Array, position: int | jax.Array
+) -> jax.Array:
   """The Jacobian of the output at one position with respect to all inputs of a sequence.
 
   The sequences of a batch are independent, so that one vector-Jacobian product gives a row of the
@@ -41,17 +43,17 @@ def jacobian_at_output(function: Callable, x: jax.Array, position: int | jax.Arr
 
 def frobenius_norm(jacobian: jax.Array) -> jax.Array:
   """The Frobenius norm [B, S] of each block [V, D] of a Jacobian [B, S, V, D]."""
-  blocks, scale = normalize_blocks(jacobian)
+  blocks, scale = normalize_jacobian_blocks_by_largest_entry(jacobian)
   return scale * jnp.sqrt(jnp.sum(jnp.square(blocks), (2, 3)))
 
 
 def spectral_norm(jacobian: jax.Array) -> jax.Array:
   """The largest singular value [B, S] of each block [V, D] of a Jacobian [B, S, V, D]."""
-  blocks, scale = normalize_blocks(jacobian)
+  blocks, scale = normalize_jacobian_blocks_by_largest_entry(jacobian)
   return scale * jnp.linalg.norm(blocks, 2, (2, 3))
 
 
-def normalize_blocks(jacobian: jax.Array) -> tuple[jax.Array, jax.Array]:
+def normalize_jacobian_blocks_by_largest_entry(jacobian: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Divides each block [V, D] by its largest absolute entry, so that squares do not underflow.
 
   Returns the blocks [B, S, V, D] and the divisors [B, S]. A block of zeros has the divisor 1.
@@ -62,5 +64,5 @@ def normalize_blocks(jacobian: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def dependence_mask(jacobian: jax.Array) -> jax.Array:
-  """A mask [B, S] of the inputs whose block [V, D] of a Jacobian [B, S, V, D] is nonzero."""
+  """A mask [B, S] of the positions at which a Jacobian [B, S, V, D] has any nonzero entry."""
   return jnp.any(jacobian != 0, (2, 3))

@@ -29,7 +29,7 @@ class MemoryUse(NamedTuple):
 
 
 def program_memory(compiled_program: Any) -> MemoryUse | None:
-  """The planned memory of a compiled program, or None if the platform reports no plan."""
+  """The memory that the compiler plans for a program, or None if the platform reports no plan."""
   plan = compiled_program.memory_analysis()
   if plan is None:
     return None

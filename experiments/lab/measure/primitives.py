@@ -65,17 +65,17 @@ class UnknownPrimitive(ValueError):
   """Error for a JAX primitive whose operations cannot be counted, because its kind is unknown."""
 
 
-def primitive_kind(equation) -> str:
+def primitive_kind(jaxpr_equation) -> str:
   """The kind of an equation's primitive, such as 'elementwise' or 'reduction'."""
-  name = equation.primitive.name
+  name = jaxpr_equation.primitive.name
   if name not in KINDS:
     raise UnknownPrimitive(f'the cost of the primitive {name!r} is unknown')
   return KINDS[name]
 
 
-def inner_jaxprs(equation) -> Iterator[core.ClosedJaxpr]:
+def inner_jaxprs(jaxpr_equation) -> Iterator[core.ClosedJaxpr]:
   """The jaxprs that an equation executes, which are loop bodies, branches and called functions."""
-  for value in equation.params.values():
+  for value in jaxpr_equation.params.values():
     for inner in value if isinstance(value, tuple | list) else (value,):
       if isinstance(inner, core.ClosedJaxpr):
         yield inner
@@ -91,30 +91,31 @@ class LoopOperands(NamedTuple):
   stacked: int  # one slice per iteration
 
 
-def count_scan_operands(equation) -> LoopOperands:
+def count_scan_operands(jaxpr_equation) -> LoopOperands:
   """Counts the constant, carried and stacked operands of a scan.
 
   A stacked array has one more axis than the slice that the body takes or returns.
   """
-  (body,) = inner_jaxprs(equation)
-  stacked = _num_stacked_variables(equation.invars, body.jaxpr.invars)
-  carried = len(equation.outvars) - _num_stacked_variables(equation.outvars, body.jaxpr.outvars)
-  return LoopOperands(len(equation.invars) - carried - stacked, carried, stacked)
+  (body,) = inner_jaxprs(jaxpr_equation)
+  stacked = _count_arrays_stacked_over_iterations(jaxpr_equation.invars, body.jaxpr.invars)
+  carried = len(jaxpr_equation.outvars) - _count_arrays_stacked_over_iterations(
+    jaxpr_equation.outvars, body.jaxpr.outvars)
+  return LoopOperands(len(jaxpr_equation.invars) - carried - stacked, carried, stacked)
 
 
-def _num_stacked_variables(outer_variables, body_variables) -> int:
-  """The number of loop variables that have one value per iteration, stacked along an axis.
+def _count_arrays_stacked_over_iterations(scan_variables, loop_body_variables) -> int:
+  """The number of stacked inputs or outputs of a scan, which have one slice per iteration.
 
-  These variables have more axes outside of the loop than in its body.
+  These arrays have more axes outside of the loop than in its body.
   """
-  pairs = zip(outer_variables, body_variables, strict=True)
+  pairs = zip(scan_variables, loop_body_variables, strict=True)
   return sum(outer.aval.ndim > body.aval.ndim for outer, body in pairs)
 
 
-def terms_per_output_element(equation) -> int:
-  """The number of terms per output element of an equation, such as the summands of a sum."""
-  operand, params = equation.invars[0].aval, equation.params
-  match primitive_kind(equation), equation.primitive.name:
+def num_elements_combined_per_output_element(jaxpr_equation) -> int:
+  """The number of elements that a jaxpr equation combines into each output element, as in a sum."""
+  operand, params = jaxpr_equation.invars[0].aval, jaxpr_equation.params
+  match primitive_kind(jaxpr_equation), jaxpr_equation.primitive.name:
     case 'reduction', _:
       return _product_of_lengths(operand.shape[axis] for axis in params['axes'])
     case 'cumulative', _:
@@ -127,7 +128,7 @@ def terms_per_output_element(equation) -> int:
       (contracted, _), _ = params['dimension_numbers']
       return _product_of_lengths(operand.shape[axis] for axis in contracted)
     case _, 'conv_general_dilated':
-      kernel = equation.invars[1].aval.shape
+      kernel = jaxpr_equation.invars[1].aval.shape
       return _product_of_lengths(kernel) // kernel[params['dimension_numbers'].rhs_spec[0]]
   return 1
 

@@ -46,26 +46,26 @@ def time_interleaved(
   """
   end, running = clock() + timeout, dict(functions)
 
-  def time_function_calls(name: Hashable, num_calls: int) -> float | None:
+  def measure_seconds_per_call(function_name: Hashable, num_calls: int) -> float | None:
     """Returns the seconds per call, or None after an exception that `tolerate` accepts."""
     try:
       start = clock()
       for _ in range(num_calls):
-        jax.block_until_ready(running[name]())
+        jax.block_until_ready(running[function_name]())
       return (clock() - start) / num_calls
     except Exception as error:
-      if not tolerate(name, error):
+      if not tolerate(function_name, error):
         raise
-      del running[name]
+      del running[function_name]
       return None
 
   repeats = {}
   for name in functions:
     if clock() > end:
       break
-    if time_function_calls(name, 1) is None:  # the first call compiles
+    if measure_seconds_per_call(name, 1) is None:  # the first call compiles
       continue
-    if (second_call := time_function_calls(name, 1)) is not None:
+    if (second_call := measure_seconds_per_call(name, 1)) is not None:
       repeats[name] = _num_calls_for_duration(second_call, min_seconds)
   seconds = {name: [] for name in running}
   for number in range(rounds):
@@ -74,7 +74,7 @@ def time_interleaved(
     order = list(running)
     random.Random(number).shuffle(order)
     for name in order:
-      seconds[name].append(time_function_calls(name, repeats[name]))
+      seconds[name].append(measure_seconds_per_call(name, repeats[name]))
     progress((number + 1) / rounds)
   return {name: seconds[name] for name in running}
 

@@ -22,8 +22,8 @@ from jax.extend import core
 
 from experiments.lab.measure.primitives import (
   inner_jaxprs,
+  num_elements_combined_per_output_element,
   primitive_kind,
-  terms_per_output_element,
 )
 
 
@@ -37,70 +37,72 @@ class Work(NamedTuple):
   def __add__(self, other: 'Work') -> 'Work':
     return Work(*(a + b for a, b in zip(self, other, strict=True)))
 
-  def work_of_executions(self, num_executions: int) -> 'Work':
+  def total_work(self, num_executions: int) -> 'Work':
     """The operations and the memory traffic of several executions of the program."""
     return Work(*(num_executions * number for number in self))
 
 
-def count_function_work(function: Callable, *arguments) -> Work:
+def count_operations_and_bytes(function: Callable, *arguments) -> Work:
   """Counts the operations and the memory traffic of a function, given arrays or shapes.
 
   A while loop with an unknown number of iterations raises a ValueError, and an unknown primitive
   raises UnknownPrimitive.
   """
-  return count_jaxpr_work(jax.make_jaxpr(function)(*arguments).jaxpr)
+  return count_operations_and_bytes_of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
 def flops(function: Callable, *arguments) -> int:
   """The number of operations in the matrix products and convolutions of a function."""
-  return count_function_work(function, *arguments).products
+  return count_operations_and_bytes(function, *arguments).products
 
 
-def count_jaxpr_work(jaxpr: core.Jaxpr) -> Work:
+def count_operations_and_bytes_of_jaxpr(jaxpr: core.Jaxpr) -> Work:
   """Counts the operations and the memory traffic of a jaxpr, including its inner jaxprs."""
-  return sum(map(_count_equation_work, jaxpr.eqns), Work())
+  return sum(map(_count_operations_and_bytes_of_jaxpr_equation, jaxpr.eqns), Work())
 
 
-def _count_equation_work(equation) -> Work:
-  kind = primitive_kind(equation)
+def _count_operations_and_bytes_of_jaxpr_equation(jaxpr_equation) -> Work:
+  kind = primitive_kind(jaxpr_equation)
   if kind == 'control':
-    return _count_control_flow_work(equation)
-  traffic = sum(_num_bytes(v) for v in (*equation.invars, *equation.outvars))
+    return _count_operations_and_bytes_of_control_flow(jaxpr_equation)
+  traffic = sum(_num_bytes(v) for v in (*jaxpr_equation.invars, *jaxpr_equation.outvars))
   inputs, outputs = (sum(v.aval.size for v in variables)
-                     for variables in (equation.invars, equation.outvars))
+                     for variables in (jaxpr_equation.invars, jaxpr_equation.outvars))
   match kind:
     case 'product':
-      return Work(products=2 * terms_per_output_element(equation) * outputs, bytes=traffic)
+      products = 2 * num_elements_combined_per_output_element(jaxpr_equation) * outputs
+      return Work(products=products, bytes=traffic)
     case 'elementwise':
       return Work(elementwise=outputs, bytes=traffic)
     case 'reduction' | 'cumulative':
       return Work(elementwise=inputs, bytes=traffic)
     case 'scatter':
-      return Work(elementwise=equation.invars[2].aval.size, bytes=traffic)
+      return Work(elementwise=jaxpr_equation.invars[2].aval.size, bytes=traffic)
     case 'sorting':
-      comparisons = math.ceil(math.log2(max(terms_per_output_element(equation), 1)))
-      return Work(elementwise=equation.invars[0].aval.size * comparisons, bytes=traffic)
+      length = num_elements_combined_per_output_element(jaxpr_equation)
+      comparisons = math.ceil(math.log2(max(length, 1)))
+      return Work(elementwise=jaxpr_equation.invars[0].aval.size * comparisons, bytes=traffic)
     case 'transform':
-      length = terms_per_output_element(equation)
+      length = num_elements_combined_per_output_element(jaxpr_equation)
       transforms = max(inputs, outputs) // length
       return Work(elementwise=round(5 * length * math.log2(length) * transforms), bytes=traffic)
   return Work(bytes=traffic)
 
 
-def _count_control_flow_work(equation) -> Work:
+def _count_operations_and_bytes_of_control_flow(jaxpr_equation) -> Work:
   """Counts the operations and the memory traffic of a loop, branch or call.
 
   The body of a scan counts once per iteration.
   """
-  name = equation.primitive.name
+  name = jaxpr_equation.primitive.name
   if name == 'while':
     raise ValueError(
       'the work of a while loop cannot be counted, because its iterations depend on data')
-  inner = [count_jaxpr_work(body.jaxpr) for body in inner_jaxprs(equation)]
+  inner = [count_operations_and_bytes_of_jaxpr(body.jaxpr) for body in inner_jaxprs(jaxpr_equation)]
   if name == 'cond':
     return max(inner)
-  total = sum(inner, Work())
-  return total.work_of_executions(equation.params['length']) if name == 'scan' else total
+  work = sum(inner, Work())
+  return work.total_work(jaxpr_equation.params['length']) if name == 'scan' else work
 
 
 def _num_bytes(variable) -> int:

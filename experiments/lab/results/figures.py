@@ -294,7 +294,7 @@ def _draw_curve(axes, points, style: Style, log_y: bool, z_order: int) -> None:
   """Draws estimates as a line with a confidence band, and isolated points with error bars."""
   points = sorted(points, key=lambda point: point[0])
   xs = [x for x, _ in points]
-  # On a logarithmic axis, an interval with a lower bound <= 0 is cut off at the estimate.
+  # On a logarithmic axis, an interval with a lower bound <= 0 is drawn from the estimate upward.
   low = [y.estimate if log_y and y.low <= 0 else y.low for _, y in points]
   high = [y.high for _, y in points]
   axes.plot(xs, [y.estimate for _, y in points], zorder=z_order, **_line_properties(style))

@@ -41,7 +41,9 @@ RECORD = Fields({
 def find_record_kind(
   study: str, run: dict, kinds: Mapping[str, Sequence[RecordKind]]
 ) -> RecordKind | None:
-  """Returns the kind of record that a grid cell produces, determined by the names of its settings.
+  """Returns the kind of record that a grid cell with the given run settings produces.
+
+  The names of the settings determine the kind.
 
   Args:
     study: The name of the study.

@@ -35,7 +35,7 @@ def format_number_for_table(value: float) -> str:
     return f'{value:,}' if abs(value) >= 10_000 else str(value)
   if not math.isfinite(value):
     return {math.inf: '∞', -math.inf: '-∞'}.get(value, 'nan')
-  if _displayed_exponent(value):
+  if _scientific_notation_exponent(value):
     digits, power = f'{value:.3e}'.split('e')
     return f'{_strip_trailing_zeros(digits)}e{int(power)}'
   decimals = max(0, 3 - _decimal_exponent(value))
@@ -52,12 +52,13 @@ def format_interval(value: Interval) -> str:
     half_text = format_number_for_table(0.0 if noise else half)
     return f'{format_number_for_table(float(value.estimate))} ± {half_text}'
   # The lower limit of -300 prevents underflow of 10**power to 0 in float64.
-  power = max(-300, _displayed_exponent(max(abs(value.estimate), half)))
+  power = max(-300, _scientific_notation_exponent(max(abs(value.estimate), half)))
   scale = 10.0**power
   estimate, low, high = (part / scale for part in value[:3])
   decimals = _decimal_places_to_display(half / scale)
   middle, below, above = (_format_fixed_point(part, decimals) for part in (estimate, low, high))
-  # Subtraction before scaling keeps the two half widths of a symmetric interval equal.
+  # Both half widths of a confidence interval are computed before division by a power of ten.
+  # Equal half widths of a confidence interval therefore stay equal after rounding.
   sides = (value.estimate - value.low, value.high - value.estimate)
   left, right = (_format_fixed_point(side / scale, decimals) for side in sides)
   text = f'{middle} ± {left}' if left == right else f'{middle} [{below}, {above}]'
@@ -68,19 +69,19 @@ def _decimal_exponent(value: float) -> int:
   return int(f'{value:e}'.split('e')[1])  # Formatting is exact, unlike a rounded logarithm.
 
 
-def _displayed_exponent(value: float) -> int:
+def _scientific_notation_exponent(value: float) -> int:
   """Returns the exponent of a number shown in scientific notation, or 0 in decimal notation."""
   plain = value == 0 or _PLAIN_RANGE[0] <= abs(value) < _PLAIN_RANGE[1]
   return 0 if plain else _decimal_exponent(value)
 
 
-def _decimal_places_to_display(half_width: float) -> int:
+def _decimal_places_to_display(interval_half_width: float) -> int:
   """Returns the number of decimal places with which a half width of an interval is displayed.
 
   The half width has one significant digit, or two if the leading digit is 1.
   """
-  exponent = _decimal_exponent(half_width)
-  leading = half_width / 10.0**exponent
+  exponent = _decimal_exponent(interval_half_width)
+  leading = interval_half_width / 10.0**exponent
   return -exponent + (1 if leading < 1.95 else 0)
 
 

@@ -62,7 +62,7 @@ def shell_command(script: str, folder: str | os.PathLike, *flags: str) -> str:
 
 
 def unreadable_records_note(study: str, reason: str, folder: str | os.PathLike) -> Note:
-  """Returns the note about a study whose records cause an error in a claim or a table.
+  """Returns a note on a study for which the computation of a claim or a table raises an error.
 
   Args:
     study: The name of the study.

@@ -1,8 +1,9 @@
 """Published results for comparison with the measurements of this repository.
 
 The numbers are stored in published.json, in groups that share a source. Each number has its metric,
-the rule by which the reported run was selected, the protocol, the source, and the reliability of
-the transcription. Layers and settings have the names of this repository where it implements them.
+the rule by which the reported run was selected, the protocol, the source, and a statement of how
+reliably the number was copied. Layers and settings have the names of this repository where it
+implements them.
 The layer `trivial` stands for the best predictor that ignores the input.
 """
 
@@ -27,9 +28,10 @@ RELIABILITIES = {
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-  """A published number with its task, layer, metric, source and reliability of transcription.
+  """A published number with its task, layer, metric, source and reliability.
 
-  `relation` is '<' where only an upper bound was printed. `note` is a remark on this number.
+  `reliability` states how reliably the number was copied, as a key of RELIABILITIES. `relation` is
+  '<' where only an upper bound was printed. `note` is a remark on this number.
   """
 
   task: str
@@ -92,7 +94,7 @@ def published_numbers_table(
   rows = [
     (
       *(entry.layer, entry.task, _describe_settings_and_note(entry, shared), entry.metric),
-      _published_value_or_bound(entry),
+      _published_value_or_upper_bound(entry),
       *(_format_value_and_difference(entry, measured.get(entry)) if measured is not None else ()),
       *(entry.reliability, entry.source),
     )
@@ -114,7 +116,7 @@ def _format_settings(settings: Iterable[tuple[str, Any]]) -> str:
   return ', '.join(f'{name}={value}' for name, value in sorted(settings))
 
 
-def _published_value_or_bound(entry: Entry) -> float | str:
+def _published_value_or_upper_bound(entry: Entry) -> float | str:
   return entry.value if entry.relation == '=' else f'{entry.relation} {entry.value:g}'
 
 
@@ -128,14 +130,17 @@ def _format_value_and_difference(
 @functools.cache
 def _load_entries() -> tuple[Entry, ...]:
   text = pathlib.Path(__file__).with_name('published.json').read_text(encoding='utf-8')
-  return tuple(entry for group in json.loads(text) for entry in _parse_json_group(group))
+  return tuple(entry for group in json.loads(text) for entry in _parse_published_numbers(group))
 
 
-def _parse_json_group(group: dict) -> Iterable[Entry]:
-  """Yields the entries of a group in published.json, and treats unknown JSON keys as settings."""
+def _parse_published_numbers(json_group: dict) -> Iterable[Entry]:
+  """Yields the published numbers in a JSON object that lists the numbers of one source.
+
+  JSON keys of a number that are not fields of `Entry` are settings of the published experiment.
+  """
   fields = {field.name for field in dataclasses.fields(Entry)}
-  shared = {name: value for name, value in group.items() if name not in ('settings', 'entries')}
-  for entry in group['entries']:
+  shared = {name: v for name, v in json_group.items() if name not in ('settings', 'entries')}
+  for entry in json_group['entries']:
     own_fields = {name: value for name, value in entry.items() if name in fields}
-    settings = group['settings'] | {k: v for k, v in entry.items() if k not in fields}
+    settings = json_group['settings'] | {k: v for k, v in entry.items() if k not in fields}
     yield Entry(**shared, **own_fields, settings=tuple(sorted(settings.items())))

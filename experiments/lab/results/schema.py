@@ -91,7 +91,7 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-  """Schema of a text from a given list of texts."""
+  """Schema of a string that must equal one of the given strings."""
 
   values: tuple[str, ...]
 
@@ -135,7 +135,7 @@ class ListOf:
 
 @dataclasses.dataclass(frozen=True)
 class MapOf:
-  """Schema of a JSON object with arbitrary field names and values that satisfy the same schema."""
+  """Schema of a JSON object with arbitrary field names, whose values all satisfy a given schema."""
 
   schema: Schema
   min_size: int = 0
@@ -186,9 +186,9 @@ class Fields:
       Text().check(name, path)
       schemas.get(name, Anything()).check(item, f'{path}.{name}')
 
-  def with_required_fields(self, schemas: Mapping[str, Schema]) -> 'Fields':
+  def with_additional_required_fields(self, field_schemas: Mapping[str, Schema]) -> 'Fields':
     """Returns a copy of the schema with additional required fields."""
-    return dataclasses.replace(self, required={**self.required, **schemas})
+    return dataclasses.replace(self, required={**self.required, **field_schemas})
 
 
 @dataclasses.dataclass(frozen=True)

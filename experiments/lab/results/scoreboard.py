@@ -6,7 +6,7 @@ from experiments.lab.results.table import Table
 
 
 def group_by_table_column(records) -> dict[str, list[dict]]:
-  """Groups records by table column, such that the records of a column differ only in the layer.
+  """Groups records by table column. Records in one column share all settings except the layer.
 
   The name of a column contains the task, the distance, and the settings that distinguish the column
   from other columns of the same task and distance.
@@ -42,9 +42,11 @@ def label_columns_by_differing_settings(shared_label: str, columns):
     yield ' '.join([shared_label, *(f'{k}={setting[k]}' for k in differing)]), group
 
 
-def test_metric_or_status(record: dict):
+def mean_test_metric_or_status(record: dict):
   """Returns the test metric with its interval, or the status of an unfinished grid cell."""
-  return record['status'] if record['status'] != 'finished' else scores.test_metric_interval(record)
+  if record['status'] != 'finished':
+    return record['status']
+  return scores.mean_test_metric_with_interval(record)
 
 
 def layers_in_record_order(records) -> list[str]:
@@ -52,8 +54,10 @@ def layers_in_record_order(records) -> list[str]:
   return list(dict.fromkeys(record['run']['layer'] for record in records))
 
 
-def test_metric_table(title: str, columns, layers) -> Table:
-  """Returns a table of test metrics, with rows for layers and columns for tasks and distances.
+def table_of_test_metrics(title: str, columns, layers) -> Table:
+  """Returns a table of the test metric for each layer, task and dependency distance.
+
+  A row contains the metrics of a layer. A column belongs to a task and a dependency distance.
 
   Args:
     title: The title of the table.
@@ -65,7 +69,7 @@ def test_metric_table(title: str, columns, layers) -> Table:
   """
   finished = {name: [r for r in group if r['result']] for name, group in columns.items()}
   cells = {
-    (record['run']['layer'], name): test_metric_or_status(record)
+    (record['run']['layer'], name): mean_test_metric_or_status(record)
     for name, group in columns.items() for record in group
   }
   rows = [(layer, *(cells.get((layer, name)) for name in columns)) for layer in layers]
@@ -88,7 +92,7 @@ def test_metric_table(title: str, columns, layers) -> Table:
 
 
 def extrapolation_table(title: str, columns, layers) -> Table:
-  """Returns a table of test metrics at the trained distance (in tokens) and at longer distances.
+  """Returns a table of test metrics at the training distance and at longer dependency distances.
 
   Args:
     title: The title of the table.
@@ -104,8 +108,9 @@ def extrapolation_table(title: str, columns, layers) -> Table:
     names.append(name)
     for record in group:
       result, layer = record['result'], record['run']['layer']
-      cells[layer, name], chances[name] = scores.test_metric_interval(record), result['chance']
-      intervals = scores.extrapolation_metric_intervals(record).values()
+      cells[layer, name] = scores.mean_test_metric_with_interval(record)
+      chances[name] = result['chance']
+      intervals = scores.mean_metric_of_each_extrapolation_test(record).values()
       for tested, value in zip(result['extrapolation'], intervals, strict=True):
         column = f'{name} at {tested["distance"]}'
         cells[layer, column], chances[column] = value, tested['chance']
@@ -122,10 +127,10 @@ def extrapolation_table(title: str, columns, layers) -> Table:
     title,
     ('layer', *names),
     rows,
-    'Test metric at the trained distance and at longer distances. The column of a longer distance '
+    'Test metric at the training distance and at longer distances. The column of a longer distance '
     'contains only the distances above the distance of the preceding column. '
     "Mean over seeds with Student's 95 % interval, at the learning rate that is best on the "
-    'validation split of the trained distance.',
+    'validation split with the training distance.',
     best if len(layers) > 1 else {},
     reference_rows=1,
   )
@@ -168,7 +173,7 @@ def parameter_budget_table(title: str, columns, layers) -> Table:
 
 
 def tables_of_published_numbers(records) -> list[Table]:
-  """Returns a table of published numbers for the tasks and layers of the records, or no table."""
+  """Returns a list with a table of published numbers, or an empty list if no records match any."""
   ours = {}
   for record in records:
     if record['status'] != 'finished':
@@ -177,26 +182,27 @@ def tables_of_published_numbers(records) -> list[Table]:
     for name in (layer, 'trivial'):
       settings = result['settings'] | {'width': result['width']}
       for entry in published.find_published_numbers(task=result['family'], layer=name, **settings):
-        measure = scores.test_metric_interval if entry.metric == result['metric'] else (
-          scores.test_loss_interval)
+        measure = scores.mean_test_metric_with_interval if entry.metric == result['metric'] else (
+          scores.mean_test_loss_with_interval)
         ours[entry] = measure(record) if name == layer else None
   if not ours:
     return []
   return [published.published_numbers_table('Published numbers and measurements', ours, ours)]
 
 
-def test_metric_panels(records) -> list[Panel]:
-  """Returns a figure panel for each task, with curves of the test metric against the distance."""
+def panels_of_test_metrics(records) -> list[Panel]:
+  """Returns a figure panel for each task, with the test metric against the dependency distance."""
   tasks: dict[str, list[dict]] = {}
   for record in records:
     if record['status'] == 'finished':
       tasks.setdefault(record['result']['title'], []).append(record)
   panels = []
-  # Sorting by record count puts tasks without a curve, with a single distance, at the end.
+  # Tasks with the most records come first.
+  # Tasks measured at a single distance have no curve, so they come last.
   for title, group in sorted(tasks.items(), key=lambda item: -len(item[1])):
     series: dict[str, list] = {}
     for record in group:
-      point = record['result']['distance'], scores.test_metric_interval(record)
+      point = record['result']['distance'], scores.mean_test_metric_with_interval(record)
       series.setdefault(record['run']['layer'], []).append(point)
     log_x = len({record['result']['distance'] for record in group}) > 1
     result = group[0]['result']
@@ -206,15 +212,15 @@ def test_metric_panels(records) -> list[Panel]:
 
 
 def extrapolation_panels(records) -> list[Panel]:
-  """Returns figure panels with curves of the test metric at the trained and at longer distances."""
+  """Returns figure panels of the test metric at the training distance and at longer distances."""
   panels = []
   finished = [record for record in records if record['status'] == 'finished']
   for name, group in group_by_table_column(finished).items():
     result = group[0]['result']
     series = {
       record['run']['layer']: [
-        (result['distance'], scores.test_metric_interval(record)),
-        *scores.extrapolation_metric_intervals(record).items(),
+        (result['distance'], scores.mean_test_metric_with_interval(record)),
+        *scores.mean_metric_of_each_extrapolation_test(record).items(),
       ]
       for record in group
     }
@@ -223,7 +229,7 @@ def extrapolation_panels(records) -> list[Panel]:
   return panels
 
 
-def state_size_panels(records) -> list[Panel]:
+def panels_of_metric_against_state_size(records) -> list[Panel]:
   """Returns figure panels of the test metric against the size of the recurrent state in bytes."""
   panels = []
   finished = [record for record in records if record['status'] == 'finished']
@@ -231,7 +237,7 @@ def state_size_panels(records) -> list[Panel]:
     result = group[0]['result']
     series = {
       record['run']['layer']: [
-        (max(1, record['result']['state_bytes']), scores.test_metric_interval(record))
+        (max(1, record['result']['state_bytes']), scores.mean_test_metric_with_interval(record))
       ]
       for record in group
     }

@@ -7,7 +7,7 @@ score of 0.
 
 import math
 
-from experiments.lab.results.statistics import Interval, mean_interval
+from experiments.lab.results.statistics import Interval, mean_with_confidence_interval
 
 
 def results_at_best_learning_rate(record: dict) -> list[dict]:
@@ -17,26 +17,33 @@ def results_at_best_learning_rate(record: dict) -> list[dict]:
   return sorted(members, key=lambda member: member['seed'])
 
 
-def test_metrics(record: dict) -> list[float]:
+def metrics_on_test_split(record: dict) -> list[float]:
   """Returns the test metric of each seed, or NaN for a seed whose training diverged."""
   return [member['test'] for member in results_at_best_learning_rate(record)]
 
 
-def test_loss_interval(record: dict) -> Interval:
-  """Returns the mean test loss (cross-entropy in nats or squared error) over seeds."""
-  return mean_interval([member['test_loss'] for member in results_at_best_learning_rate(record)])
+def mean_test_loss_with_interval(record: dict) -> Interval:
+  """Returns the mean test loss over seeds with its confidence interval.
+
+  The loss is a cross-entropy in nats or a squared error.
+  """
+  members = results_at_best_learning_rate(record)
+  return mean_with_confidence_interval([member['test_loss'] for member in members])
 
 
-def test_metric_interval(record: dict) -> Interval:
+def mean_test_metric_with_interval(record: dict) -> Interval:
   """Returns the mean test metric over seeds with its confidence interval."""
-  return mean_interval(test_metrics(record))
+  return mean_with_confidence_interval(metrics_on_test_split(record))
 
 
-def extrapolation_metric_intervals(record: dict) -> dict[int, Interval]:
-  """Maps each additional test distance to the mean test metric over seeds."""
+def mean_metric_of_each_extrapolation_test(record: dict) -> dict[int, Interval]:
+  """Returns the mean test metric over seeds at each distance of the extrapolation tests.
+
+  The keys are distances. Some of them may be shorter than the training distance.
+  """
   members = results_at_best_learning_rate(record)
   return {
-    tested['distance']: mean_interval([
+    tested['distance']: mean_with_confidence_interval([
       member['extrapolation'][i] if member['extrapolation'] else math.nan for member in members
     ])
     for i, tested in enumerate(record['result']['extrapolation'])
@@ -50,7 +57,10 @@ def scores_by_seed(record: dict) -> dict[int, float]:
 
 
 def scores_at_longest_extrapolation_distance(record: dict) -> dict[int, float]:
-  """Maps each seed to its normalized score at the longest additional test distance, if any."""
+  """Maps each seed to its normalized score at the longest distance of the extrapolation tests.
+
+  The mapping is empty if the record has no extrapolation tests.
+  """
   if not record['result']['extrapolation']:
     return {}
   last = record['result']['extrapolation'][-1]
@@ -62,7 +72,10 @@ def scores_at_longest_extrapolation_distance(record: dict) -> dict[int, float]:
 
 
 def extrapolation_scores(record: dict) -> dict[int, dict[int, float]]:
-  """Maps each additional test distance to the normalized test scores by seed."""
+  """Returns the normalized score of each seed at each distance of the extrapolation tests.
+
+  The outer keys are distances, and the inner keys are seeds.
+  """
   result, members = record['result'], results_at_best_learning_rate(record)
   return {
     tested['distance']: _normalized_scores(

@@ -34,7 +34,8 @@ class Interval(NamedTuple):
   count: int
 
   @classmethod
-  def without_bounds(cls, estimate: float, count: int = 1) -> 'Interval':
+  def without_confidence_bounds(cls, estimate: float, count: int = 1) -> 'Interval':
+    """Returns an interval with an estimate and with NaN for the unknown confidence bounds."""
     return cls(estimate, math.nan, math.nan, count)
 
   @property
@@ -46,20 +47,20 @@ class Interval(NamedTuple):
     return Interval(self.estimate + offset, self.low + offset, self.high + offset, self.count)
 
 
-def mean_interval(values: Sequence[float]) -> Interval:
+def mean_with_confidence_interval(values: Sequence[float]) -> Interval:
   """Returns the mean of the values with Student's t confidence interval."""
   sample = _to_float_array(values)
   mean = math.fsum(sample) / len(sample) if _is_nonempty_and_finite(sample) else math.nan
   if math.isnan(mean) or len(sample) < 2:
-    return Interval.without_bounds(mean, len(sample))
+    return Interval.without_confidence_bounds(mean, len(sample))
   quantile = special.stdtrit(len(sample) - 1, (1 + CONFIDENCE) / 2)
   half = float(quantile * np.std(sample, ddof=1) / math.sqrt(len(sample)))
   return Interval(mean, mean - half, mean + half, len(sample))
 
 
-def bootstrap_interval(
+def bootstrap_confidence_interval(
   statistic: 'Callable[..., np.ndarray]',
-  *samples: Sequence[float],
+  samples: Sequence[Sequence[float]],
   paired: bool = False,
 ) -> Interval:
   """Returns the statistic of the samples with its percentile bootstrap interval.
@@ -68,7 +69,7 @@ def bootstrap_interval(
 
   Args:
     statistic: A function of arrays [..., n] and `axis`, such as `np.median`.
-    *samples: One list of values for each argument of the statistic.
+    samples: One list of values for each argument of the statistic.
     paired: Whether the samples are resampled together instead of independently.
 
   Returns:
@@ -79,7 +80,7 @@ def bootstrap_interval(
   is_defined = all(map(_is_nonempty_and_finite, arrays))
   estimate = float(statistic(*arrays, axis=-1)) if is_defined else math.nan
   if math.isnan(estimate) or count < 2:
-    return Interval.without_bounds(estimate, count)
+    return Interval.without_confidence_bounds(estimate, count)
   # SciPy renamed the argument `random_state` to `rng` in version 1.15.
   name = 'rng' if 'rng' in inspect.signature(stats.bootstrap).parameters else 'random_state'
   bounds = stats.bootstrap(
@@ -98,12 +99,12 @@ def bootstrap_interval(
   return Interval(estimate, low, high, count)
 
 
-def median_interval(values: Sequence[float]) -> Interval:
+def median_with_confidence_interval(values: Sequence[float]) -> Interval:
   """Returns the median with its percentile bootstrap interval."""
-  return bootstrap_interval(np.median, values)
+  return bootstrap_confidence_interval(np.median, [values])
 
 
-def ratio_interval(
+def median_ratio_with_confidence_interval(
   numerator: Sequence[float], denominator: Sequence[float], paired: bool = False
 ) -> Interval:
   """Returns the ratio of two medians with its percentile bootstrap interval.
@@ -120,7 +121,7 @@ def ratio_interval(
   def ratio_of_medians(numerator, denominator, axis):
     return np.median(numerator, axis=axis) / np.median(denominator, axis=axis)
 
-  return bootstrap_interval(ratio_of_medians, numerator, denominator, paired=paired)
+  return bootstrap_confidence_interval(ratio_of_medians, [numerator, denominator], paired)
 
 
 def growth_exponent(
@@ -153,13 +154,13 @@ def growth_exponent(
   weights = centred / np.sum(np.square(centred))
 
   if not np.all(rounds > 0):  # Zero and NaN have no finite logarithm.
-    return Interval.without_bounds(math.nan, len(rounds))
+    return Interval.without_confidence_bounds(math.nan, len(rounds))
 
   def log_log_slope_of_medians(*columns, axis):
     medians = np.stack([np.median(column, axis=axis) for column in columns])
     return np.tensordot(weights, np.log(medians), axes=1)
 
-  return bootstrap_interval(log_log_slope_of_medians, *rounds.T, paired=True)
+  return bootstrap_confidence_interval(log_log_slope_of_medians, rounds.T, paired=True)
 
 
 def _to_float_array(values: Sequence[float]) -> 'np.ndarray':

@@ -58,23 +58,26 @@ def canonical_json(value: Any) -> str:
     raise StoreError(f'not a JSON value: {error}') from None
 
 
-def cell_key(study: str, run: dict, code: Mapping[str, str] = MappingProxyType({})) -> str:
+def cell_key(
+  study: str, run: dict, code_fingerprints: Mapping[str, str] = MappingProxyType({})
+) -> str:
   """Returns the key of a grid cell, which is a hash of its study, run settings and code.
 
   Args:
     study: The name of the study.
     run: The settings of the grid cell.
-    code: The fingerprint of each module that the numbers depend on.
+    code_fingerprints: The fingerprint of each module that the numbers depend on.
 
   Returns:
     16 hex digits.
   """
-  text = canonical_json({'study': study, 'run': run} | ({'code': dict(code)} if code else {}))
+  code = {'code': dict(code_fingerprints)} if code_fingerprints else {}
+  text = canonical_json({'study': study, 'run': run} | code)
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Store:
-  """A folder of experiment records, created by `prepare` or by the first `write`."""
+  """A folder of experiment records, created by `create_writable_folders` or the first `write`."""
 
   def __init__(
     self,
@@ -87,12 +90,12 @@ class Store:
     self._kinds = dict(kinds)
     self._warn = warn
 
-  def prepare(self, check_history: bool = False) -> 'Store':
+  def create_writable_folders(self, include_record_history: bool = False) -> 'Store':
     """Creates the folder of records and checks, before any training, that it is writable.
 
-    If `check_history` is true, the folder of the history is checked as well.
+    If `include_record_history` is true, the folder of replaced records is created and checked, too.
     """
-    for folder in (self.cells, *([self.history] if check_history else ())):
+    for folder in (self.cells, *([self.history] if include_record_history else ())):
       probe = folder / '.probe'
       self._write_bytes(probe, b'')
       with contextlib.suppress(OSError):
@@ -109,17 +112,18 @@ class Store:
     Raises:
       StoreError: The record is invalid or cannot be written.
     """
-    record = {'code': self.cell_code_fingerprints(record.get('study'), record.get('run'))} | record
+    code = self.code_fingerprints_of_grid_cell(record.get('study'), record.get('run'))
+    record = {'code': code} | record
     missing = [name for name in FIELDS if name not in record]
     unknown = sorted(set(record) - set(FIELDS) - {'format', 'checksum'})
     if missing or unknown:
       raise StoreError(
         f'a record needs exactly the fields {FIELDS}; missing: {missing}, unknown: {unknown}')
     path = self._record_file_path(record['study'], record['run'], record['code'])
-    body = _to_strict_json({name: record[name] for name in FIELDS} | {'format': FORMAT})
+    body = _convert_to_strict_json({name: record[name] for name in FIELDS} | {'format': FORMAT})
     body['checksum'] = _record_checksum(body)
     text = canonical_json(body)
-    written = _from_strict_json(json.loads(text))
+    written = _decode_nonfinite_floats(json.loads(text))
     try:
       kinds.RECORD.check(written, 'record')
       if self.is_current(written):
@@ -127,11 +131,11 @@ class Store:
     except SchemaError as error:
       raise StoreError(f'the record {path.name} is invalid: {error}') from None
     if path.exists():
-      self.add_to_history(path.name, self._read_bytes(path))
+      self.copy_record_to_history_folder(path.name, self._read_bytes(path))
     self._write_bytes(path, (text + '\n').encode())
     return written
 
-  def cell_code_fingerprints(self, study: str, run: dict) -> dict[str, str]:
+  def code_fingerprints_of_grid_cell(self, study: str, run: dict) -> dict[str, str]:
     """Maps each module on which a grid cell depends to the fingerprint of its code.
 
     The mapping is empty if the kind of record is unknown.
@@ -143,16 +147,16 @@ class Store:
       return {}
 
   def read(self, study: str, run: dict) -> dict | None:
-    """Returns the record that the current code produced for a grid cell, or None without one."""
-    code = self.cell_code_fingerprints(study, run)
+    """Returns a grid cell's record that the current code produced, or None if there is none."""
+    code = self.code_fingerprints_of_grid_cell(study, run)
     return self._read_record_file(self._record_file_path(study, run, code))
 
   def records(self, study: str | None = None) -> list[dict]:
-    """Returns the sorted records of one or all studies that the current code produced."""
+    """Returns the sorted records of one or all studies, without those of earlier code versions."""
     return [record for record in self.all_records(study) if self.is_current(record)]
 
   def all_records(self, study: str | None = None) -> list[dict]:
-    """Returns the sorted records of one or all studies, including records of earlier code."""
+    """Returns the sorted records of one or all studies, including those of older code versions."""
     names = [name for name in self._record_file_names() if study in (None, name.rpartition('-')[0])]
     files = (self._read_record_file(self.cells / name) for name in names)
     records = [record for record in files if record is not None]
@@ -160,14 +164,14 @@ class Store:
       record['study'], canonical_json(record['run']), canonical_json(record['code'])))
 
   def is_current(self, record: dict) -> bool:
-    """Whether the current code produced the record, or the study of the record is unknown."""
+    """Whether the current code produced the record. True for every record of an unknown study."""
     if record['study'] not in self._kinds:
       return True
-    return record['code'] == self.cell_code_fingerprints(record['study'], record['run'])
+    return record['code'] == self.code_fingerprints_of_grid_cell(record['study'], record['run'])
 
   def changed_modules(self, record: dict) -> list[str]:
     """Returns the names of the modules that have changed since the record was produced."""
-    now, then = self.cell_code_fingerprints(record['study'], record['run']), record['code']
+    now, then = self.code_fingerprints_of_grid_cell(record['study'], record['run']), record['code']
     return sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))
 
   def record_path(self, record: dict) -> pathlib.Path:
@@ -186,11 +190,13 @@ class Store:
     # Names of temporary files start with a dot, and names of damaged files do not end in .json.
     return sorted(name for name in names if name.endswith(_SUFFIX) and name[0] != '.')
 
-  def _record_file_path(self, study: str, run: dict, code: Mapping[str, str]) -> pathlib.Path:
+  def _record_file_path(
+    self, study: str, run: dict, code_fingerprints: Mapping[str, str]
+  ) -> pathlib.Path:
     if not (isinstance(study, str) and re.fullmatch(r'[A-Za-z0-9_]+', study)):
       raise StoreError(
         f'the name of a study consists of letters, digits and underscores, unlike {study!r}')
-    return self.cells / f'{study}-{cell_key(study, run, code)}{_SUFFIX}'
+    return self.cells / f'{study}-{cell_key(study, run, code_fingerprints)}{_SUFFIX}'
 
   def _read_record_file(self, path: pathlib.Path) -> dict | None:
     try:
@@ -218,7 +224,7 @@ class Store:
         return None, f'format {body.get("format")!r}, not {FORMAT}'
       if body.get('checksum') != _record_checksum(body):
         return None, 'the checksum does not match the content'
-      record = _from_strict_json(body)
+      record = _decode_nonfinite_floats(body)
       if not isinstance(record, dict):  # The file has an encoded float instead.
         return None, 'not a record'
       study, run, code = (record.setdefault(name, {}) for name in ('study', 'run', 'code'))
@@ -250,8 +256,8 @@ class Store:
     else:
       self._warn(f'{path}: {fault}; renamed to {target.name}, so that its cell counts as not run')
 
-  def add_to_history(self, file_name: str, data: bytes) -> None:
-    """Copies a replaced record file to the history folder, unless the folder contains a copy."""
+  def copy_record_to_history_folder(self, file_name: str, data: bytes) -> None:
+    """Copies a superseded record file to the history folder, unless the folder contains a copy."""
     try:
       self.history.mkdir(exist_ok=True)
       if not any(file.read_bytes() == data for file in self.history.glob(f'{file_name}*')):
@@ -290,30 +296,30 @@ def _record_checksum(body: dict) -> str:
   return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
 
-def _to_strict_json(value: Any) -> Any:
-  """Converts a value for strict JSON, with lists for arrays and objects for NaN and infinity."""
+def _convert_to_strict_json(value: Any) -> Any:
+  """Converts a value to strict JSON. Arrays become lists, and NaN and infinity become objects."""
   if isinstance(value, dict):
     for key in value:
       if not isinstance(key, str) or key.startswith('$'):
         raise StoreError(f'keys of a record are texts that do not start with $, unlike {key!r}')
-    return {key: _to_strict_json(item) for key, item in value.items()}
+    return {key: _convert_to_strict_json(item) for key, item in value.items()}
   if isinstance(value, list | tuple):
-    return [_to_strict_json(item) for item in value]
+    return [_convert_to_strict_json(item) for item in value]
   if isinstance(value, float) and not math.isfinite(value):
     return {_FLOAT: str(float(value))}
   if not isinstance(value, float) and hasattr(value, 'tolist'):  # An array of NumPy or JAX.
-    return _to_strict_json(value.tolist())
+    return _convert_to_strict_json(value.tolist())
   return value
 
 
-def _from_strict_json(value: Any) -> Any:
-  """Restores the NaN and infinite floats that `_to_strict_json` encoded."""
+def _decode_nonfinite_floats(value: Any) -> Any:
+  """Restores the NaN and infinite floats that `_convert_to_strict_json` encoded."""
   if isinstance(value, dict):
     if _FLOAT in value:
       return float(value[_FLOAT])
-    return {key: _from_strict_json(item) for key, item in value.items()}
+    return {key: _decode_nonfinite_floats(item) for key, item in value.items()}
   if isinstance(value, list):
-    return [_from_strict_json(item) for item in value]
+    return [_decode_nonfinite_floats(item) for item in value]
   return value
 
 

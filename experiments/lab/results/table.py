@@ -71,7 +71,8 @@ class Table:
     """Formats the cells of each row, and marks all cells that display the best value."""
     ranked = len(self.rows) - self.reference_rows
     best = [
-      _texts_of_best_cells(values[:ranked], self.best[name]) if name in self.best else ()
+      _formatted_values_of_best_cells(values[:ranked], self.best[name] == 'higher')
+      if name in self.best else ()
       for name, values in zip(self.columns, self._values_by_column(), strict=True)
     ]
     return [
@@ -96,7 +97,7 @@ class Table:
       _render_text_block(columns, self.numeric_columns, indices)
       for indices in _split_columns_by_width(columns, width)
     ]
-    notes = self.caption, self._describe_best_marks()
+    notes = self.caption, self._explain_best_value_markers()
     wrapped_notes = [textwrap.fill(note, width) for note in notes if note]
     return '\n\n'.join((self.title, *parts, *wrapped_notes)) + '\n'
 
@@ -150,7 +151,7 @@ class Table:
       atomic.write(path, render().encode())
     return paths
 
-  def _describe_best_marks(self) -> str:
+  def _explain_best_value_markers(self) -> str:
     columns = {direction: [name for name in self.best if self.best[name] == direction]
                for direction in DIRECTIONS}
     parts = [f'{direction} is better in {", ".join(names)}'
@@ -183,7 +184,9 @@ def _is_number(value: notation.TableCell) -> bool:
   return value is not None and not isinstance(value, str | bool)
 
 
-def _texts_of_best_cells(values: Sequence[notation.TableCell], direction: str) -> set[str]:
+def _formatted_values_of_best_cells(
+  values: Sequence[notation.TableCell], higher_is_better: bool
+) -> set[str]:
   """Returns the formatted texts of all values that are equal to the best value."""
   estimates = {
     value: float(value.estimate if isinstance(value, Interval) else value)
@@ -191,7 +194,7 @@ def _texts_of_best_cells(values: Sequence[notation.TableCell], direction: str) -
     if _is_number(value)
   }
   known = [estimate for estimate in estimates.values() if not math.isnan(estimate)]
-  winner = (max if direction == 'higher' else min)(known, default=math.nan)
+  winner = (max if higher_is_better else min)(known, default=math.nan)
   return {
     notation.format_table_cell(value)
     for value, estimate in estimates.items() if estimate == winner
@@ -199,7 +202,7 @@ def _texts_of_best_cells(values: Sequence[notation.TableCell], direction: str) -
 
 
 def _csv_fields(value: notation.TableCell, as_interval: bool) -> list:
-  """Returns one CSV field for a table value, or four fields in a column with intervals."""
+  """Returns one CSV field, or four (estimate, low, high, count) in a column with intervals."""
   if isinstance(value, Interval):
     return list(value)
   return ['' if value is None else value, *([''] * 3 if as_interval else [])]
@@ -216,7 +219,11 @@ def _latex_cell(cell: FormattedCell) -> str:
 
 
 def _split_columns_by_width(columns: list[list[str]], width: int) -> Iterator[list[int]]:
-  """Yields the column indices of blocks that fit the width and repeat the first column."""
+  """Splits a wide table into blocks of columns, and yields the column indices of each block.
+
+  A block fits the width and starts with the first column. It has at least one further column, even
+  if both columns together exceed the width.
+  """
   sizes = []
   for header, *cells in columns:
     widest = max((len(line) for cell in cells for line in cell.splitlines()), default=0)

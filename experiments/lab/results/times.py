@@ -9,7 +9,7 @@ from statistics import median
 from typing import NamedTuple
 
 from experiments.lab import optional
-from experiments.lab.results.statistics import Interval, median_interval
+from experiments.lab.results.statistics import Interval, median_with_confidence_interval
 from experiments.lab.results.store import canonical_json
 
 np = optional.lazy_module('numpy')
@@ -43,22 +43,27 @@ def is_timing_record(record: dict) -> bool:
   return 'tokens' in record['run']
 
 
-def is_finished_and_repeatable(record: dict) -> bool:
+def is_finished_with_consistent_timings(record: dict) -> bool:
   """Whether the run has finished, with repeated timings (if any) that agree."""
   if record['status'] != 'finished' or not is_timing_record(record):
     return record['status'] == 'finished'
   return all(
-    step_time_drift(record, layer) < MAX_REPETITION_DRIFT for layer in record['run']['layers'])
+    slower_to_faster_step_time_ratio(record, layer) < MAX_REPETITION_DRIFT
+    for layer in record['run']['layers']
+  )
 
 
-def step_time_drift(record: dict, layer: str) -> float:
-  """Returns the ratio (at least 1) between two measured durations of the same training step."""
+def slower_to_faster_step_time_ratio(record: dict, layer: str) -> float:
+  """Returns the ratio of the longer to the shorter of two measured times of a training step.
+
+  If the step was timed at several sequence lengths, this is the largest of their ratios.
+  """
   first, second = (seconds_per_token(record, layer, quantity) for quantity in ('train', 'repeat'))
   ratios = [median(second[length]) / median(first[length]) for length in second if length in first]
   return max((max(ratio, 1 / ratio) for ratio in ratios), default=1.0)
 
 
-def group_records_differing_in_seed(records: Iterable[dict]) -> list[list[dict]]:
+def group_records_differing_only_in_seed(records: Iterable[dict]) -> list[list[dict]]:
   """Groups timing records that differ only in the seed, as repetitions of a measurement."""
   groups = {}
   for record in records:
@@ -67,19 +72,24 @@ def group_records_differing_in_seed(records: Iterable[dict]) -> list[list[dict]]
   return list(groups.values())
 
 
-def title_with_tokens_and_device(title: str, records: Sequence[dict], is_only_grid: bool) -> str:
-  """Appends the tokens per step and the device to a title, if there are several experiment grids.
+def add_token_count_and_device_to_title(
+  title: str, records: Sequence[dict], include_run_settings: bool
+) -> str:
+  """Appends the tokens per step and the device to a title, if `include_run_settings` is true.
 
   Args:
     title: The title of a table or a figure panel.
     records: The records of the grid.
-    is_only_grid: Whether no other grid needs to be distinguished by device and tokens.
+    include_run_settings: Whether the title includes the tokens and the device, because records of
+      the report differ in them.
 
   Returns:
     The complete title.
   """
   run = records[0]['run']
-  return title if is_only_grid else f'{title}, {run["tokens"]} tokens per step on {run["device"]}'
+  if not include_run_settings:
+    return title
+  return f'{title}, {run["tokens"]} tokens per step on {run["device"]}'
 
 
 def describe_timing_setup(run: dict, workload: str) -> str:
@@ -160,11 +170,11 @@ def median_microseconds_per_token(
   """
   rounds = [seconds_per_token(record, layer, quantity).get(length, ()) for record in records]
   pooled = [MICRO * seconds for times in rounds for seconds in times]
-  return median_interval(pooled) if pooled else None
+  return median_with_confidence_interval(pooled) if pooled else None
 
 
-def stack_measurements(records: Sequence[dict], quantity: MeasuredQuantity) -> 'np.ndarray':
-  """Stacks all measurements of a quantity into an array, with NaN for missing measurements.
+def measurements_as_array(records: Sequence[dict], quantity: MeasuredQuantity) -> 'np.ndarray':
+  """Returns all measurements of a quantity as an array, with NaN for missing measurements.
 
   Times are seconds per token of all rounds of all repetitions. Sizes in bytes have a single round,
   and a size of 0 is replaced by 1, so that ratios are finite. Layers and lengths have the order of
@@ -186,7 +196,7 @@ def stack_measurements(records: Sequence[dict], quantity: MeasuredQuantity) -> '
       if point['quantity'] == quantity.quantity and point['length'] in lengths:
         indices = layers.index(point['layer']), lengths.index(point['length'])
         values = (
-          _memory_bytes_or_none(point) if quantity.exact
+          _memory_bytes_as_list(point) if quantity.exact
           else np.divide(point['seconds'], point['tokens']))
         sample[: len(values), *indices] = values
     pooled.append(sample)
@@ -208,5 +218,5 @@ def median_over_rounds(values: 'np.ndarray') -> 'np.ndarray':
   return sum(np.take_along_axis(ordered, indices, 0) for indices in middle)[0] / 2
 
 
-def _memory_bytes_or_none(point: dict) -> list[int]:
-  return [] if point['bytes'] is None else [max(1, point['bytes'])]
+def _memory_bytes_as_list(measurement: dict) -> list[int]:
+  return [] if measurement['bytes'] is None else [max(1, measurement['bytes'])]

@@ -31,15 +31,18 @@ POINT = Fields({
 })
 
 
-def measurements_are_requested_and_distinct(run: dict, result: dict) -> bool:
+def measurements_match_requested_layers_and_lengths(run: dict, result: dict) -> bool:
   """Whether all measurements are distinct and belong to requested layers and lengths."""
   points = [(p['layer'], p['length'], p['quantity']) for p in result['points']]
   return len(set(points)) == len(points) and all(
     layer in run['layers'] and length in run['lengths'] for layer, length, _ in points)
 
 
-def measurements_have_equal_round_counts(run: dict, result: dict) -> bool:
-  """Whether successful measurements have equal round counts, not above the requested count."""
+def measurements_have_same_number_of_rounds(run: dict, result: dict) -> bool:
+  """Whether all successful measurements have the same number of timing rounds.
+
+  This number must not exceed the requested number.
+  """
   counts = {len(point['seconds']) for point in result['points']} - {0}
   return len(counts) <= 1 and all(count <= run['rounds'] for count in counts)
 
@@ -55,12 +58,12 @@ TIMING = RecordKind(
   (
     Constraint(
       'points are distinct, and each has a requested layer and a requested length',
-      measurements_are_requested_and_distinct),
+      measurements_match_requested_layers_and_lengths),
     Constraint(
       'all successful measurements have the same number of rounds, at most the requested number',
-      measurements_have_equal_round_counts),
+      measurements_have_same_number_of_rounds),
   ),
   modules=('experiments.lab.cells.timing', 'experiments.lab.tasks.text'),
 )
 GENERATING = dataclasses.replace(
-  TIMING, run=TIMING.run.with_required_fields({'sequences': SIZE, 'generated': SIZE}))
+  TIMING, run=TIMING.run.with_additional_required_fields({'sequences': SIZE, 'generated': SIZE}))

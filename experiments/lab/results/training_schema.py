@@ -75,13 +75,13 @@ def every_seed_trained_at_every_learning_rate(run: dict, result: dict) -> bool:
 
 
 def additional_test_results_are_complete_or_absent(run: dict, result: dict) -> bool:
-  """Whether each trained model has results for all additional test distances or for none."""
+  """Whether each trained model has results for every extrapolation test distance or for none."""
   counts = {len(member.get(name, ())) for member in result['members']
             for name in ('extrapolation', 'extrapolation_loss')}
   return counts <= {0, len(result['extrapolation'])}
 
 
-def every_source_translated(run: dict, result: dict) -> bool:
+def every_source_sentence_has_translations(run: dict, result: dict) -> bool:
   """Whether each seed has a translation of every source sentence at every tested length."""
   parts = result.get('written', ())
   if not parts:
@@ -128,7 +128,8 @@ TRAINING = RecordKind(
     Constraint(
       'a member has a metric for all additional test distances or for none',
       additional_test_results_are_complete_or_absent),
-    Constraint('every seed has a translation of every source', every_source_translated),
+    Constraint(
+      'every seed has a translation of every source', every_source_sentence_has_translations),
     Constraint('an alignment has a weight for each pair of tokens', attention_maps_match_tokens),
     Constraint('a record with translations has FLOPs and losses', lambda run, result: (
       not result.get('written') or ('step_flops' in result and all(

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from experiments.lab import optional
 from experiments.lab.results import scores
-from experiments.lab.results.statistics import CONFIDENCE, Interval, mean_interval
+from experiments.lab.results.statistics import CONFIDENCE, Interval, mean_with_confidence_interval
 
 np = optional.lazy_module('numpy')
 optimize = optional.lazy_module('scipy.optimize')
@@ -39,42 +39,44 @@ def translations_by_seed(outputs: dict) -> dict[str, list[str]]:
   return outputs['answers']
 
 
-def exact_matches_by_seed(outputs: dict) -> 'dict[str, np.ndarray]':
+def exact_matches_by_seed(translations_and_references: dict) -> 'dict[str, np.ndarray]':
   """Maps each seed to a Boolean array that marks the translations equal to their references.
 
   Runs of white space count as one space, and white space at the ends is ignored.
   """
-  references = [text.split() for text in outputs['reference']]
+  references = [text.split() for text in translations_and_references['reference']]
   return {
     seed: np.array(
       [text.split() == reference for text, reference in zip(texts, references, strict=True)], bool)
-    for seed, texts in translations_by_seed(outputs).items()
+    for seed, texts in translations_by_seed(translations_and_references).items()
   }
 
 
-def exact_match_rate(outputs: dict) -> Interval:
+def exact_match_rate(translations_and_references: dict) -> Interval:
   """Returns the fraction of translations that equal their reference, averaged over seeds."""
-  matches = exact_matches_by_seed(outputs).values()
+  matches = exact_matches_by_seed(translations_and_references).values()
   rates = [float(correct.mean()) for correct in matches if correct.size]
-  return mean_interval(rates or [math.nan])
+  return mean_with_confidence_interval(rates or [math.nan])
 
 
-def bleu(outputs: dict) -> Interval:
+def bleu(translations_and_references: dict) -> Interval:
   """Returns the sacreBLEU score of the translations, between 0 and 100."""
-  return _score_with_bootstrap(outputs, lambda text: text, *_make_bleu_counter_and_scorer({}))
+  functions = _make_ngram_counter_and_bleu_scorer({})
+  return _score_with_bootstrap(translations_and_references, lambda text: text, *functions)
 
 
-def bleu_2017(outputs: dict, language: str) -> Interval:
+def bleu_as_in_transformer_paper(translations_and_references: dict, language: str) -> Interval:
   """Returns BLEU as in the 2017 Transformer paper, with Moses tokens and split compounds."""
   tokenize = functools.cache(lambda text: split_compounds(moses_tokenizer(language)(text)))
-  functions = _make_bleu_counter_and_scorer(
+  functions = _make_ngram_counter_and_bleu_scorer(
     {'tokenize': 'none', 'smooth_method': 'none', 'force': True})
-  return _score_with_bootstrap(outputs, tokenize, *functions)
+  return _score_with_bootstrap(translations_and_references, tokenize, *functions)
 
 
-def chrf(outputs: dict) -> Interval:
+def chrf(translations_and_references: dict) -> Interval:
   """Returns the chrF score of the translations, between 0 and 100."""
-  return _score_with_bootstrap(outputs, lambda text: text, *_make_chrf_counter_and_scorer())
+  functions = _make_ngram_counter_and_chrf_scorer()
+  return _score_with_bootstrap(translations_and_references, lambda text: text, *functions)
 
 
 def split_compounds(tokens: str) -> str:
@@ -104,7 +106,9 @@ def moses_tokenizer(language: str) -> Callable[[str], str]:
   return lambda text: tokenizer.tokenize(text, return_str=True, escape=False)
 
 
-def _make_bleu_counter_and_scorer(sacrebleu_options: dict) -> tuple[SentenceCounts, CountsScore]:
+def _make_ngram_counter_and_bleu_scorer(
+  sacrebleu_options: dict
+) -> tuple[SentenceCounts, CountsScore]:
   """Returns a function that counts n-grams, and a function that computes BLEU from the counts."""
   metric = optional.import_optional('sacrebleu', *SCORING_EXTRA).BLEU(**sacrebleu_options)
 
@@ -121,7 +125,7 @@ def _make_bleu_counter_and_scorer(sacrebleu_options: dict) -> tuple[SentenceCoun
   return count_bleu_ngrams, bleu_from_counts
 
 
-def _make_chrf_counter_and_scorer() -> tuple[SentenceCounts, CountsScore]:
+def _make_ngram_counter_and_chrf_scorer() -> tuple[SentenceCounts, CountsScore]:
   """Returns a function that counts character n-grams, and a function that computes chrF.
 
   sacreBLEU scores counts only in a private method, so that the F-score is computed here.
@@ -150,7 +154,7 @@ def _make_chrf_counter_and_scorer() -> tuple[SentenceCounts, CountsScore]:
 
 
 def _score_with_bootstrap(
-  outputs: dict, tokenize: Callable[[str], str], count_ngrams: SentenceCounts,
+  translations_and_references: dict, tokenize: Callable[[str], str], count_ngrams: SentenceCounts,
   score_from_counts: CountsScore,
 ) -> Interval:
   """Returns BLEU or chrF over the translations of all seeds, with a bootstrap interval.
@@ -159,16 +163,16 @@ def _score_with_bootstrap(
   scores the sum of their counts. A single sentence has no interval. (The bootstrap of sacreBLEU
   raises a TypeError if the chrF of a sample is exactly 0.)
   """
-  seeds = list(translations_by_seed(outputs).values())
+  seeds = list(translations_by_seed(translations_and_references).values())
   translations = [tokenize(text) for texts in seeds for text in texts]
-  references = [tokenize(text) for text in outputs['reference']] * len(seeds)
+  references = [tokenize(text) for text in translations_and_references['reference']] * len(seeds)
   if not translations:
-    return Interval.without_bounds(math.nan)
+    return Interval.without_confidence_bounds(math.nan)
   pairs = zip(translations, references, strict=True)
   counts = np.array([count_ngrams(*pair) for pair in pairs], np.int64)
   estimate, size = score_from_counts(counts.sum(0).tolist()), len(counts)
   if size < 2:
-    return Interval.without_bounds(estimate, size)
+    return Interval.without_confidence_bounds(estimate, size)
   draw = np.random.default_rng(SEED).integers
   resampled = [
     score_from_counts(counts[draw(size, size=size)].sum(0).tolist()) for _ in range(RESAMPLES)]
@@ -209,10 +213,10 @@ def exact_match_in_length_range(outputs: Iterable[dict], low: int, high: int) ->
     for seed, correct in exact_matches_by_seed(part).items():
       correct_by_seed.setdefault(seed, []).extend(correct[indices])
   rates = [float(np.mean(correct)) for correct in correct_by_seed.values() if correct]
-  return mean_interval(rates) if rates else None
+  return mean_with_confidence_interval(rates) if rates else None
 
 
-def source_length_at_half_exact_match(record: dict) -> Interval | str | None:
+def source_length_at_50_percent_exact_match(record: dict) -> Interval | str | None:
   """Returns the source length at which the exact-match rate falls to 50 % in a logistic fit.
 
   For each seed, p(correct) = 1 / (1 + exp(b (n - n_half))) is fitted to single translations, and
@@ -224,7 +228,7 @@ def source_length_at_half_exact_match(record: dict) -> Interval | str | None:
   if not seeds or not lengths.size:
     return None
   midpoints = [
-    fit_source_length_at_half_accuracy(
+    fit_source_length_at_50_percent_accuracy(
       lengths, np.concatenate([exact_matches_by_seed(part)[seed] for part in outputs]))
     for seed in seeds
   ]
@@ -233,10 +237,12 @@ def source_length_at_half_exact_match(record: dict) -> Interval | str | None:
     return f'> {longest:.0f}'
   if all(n < shortest for n in midpoints):
     return f'< {shortest:.0f}'
-  return mean_interval([float(np.clip(n, shortest, longest)) for n in midpoints])
+  return mean_with_confidence_interval([float(np.clip(n, shortest, longest)) for n in midpoints])
 
 
-def fit_source_length_at_half_accuracy(lengths: 'np.ndarray', is_correct: 'np.ndarray') -> float:
+def fit_source_length_at_50_percent_accuracy(
+  lengths: 'np.ndarray', is_correct: 'np.ndarray'
+) -> float:
   """Returns the source length at which the fitted probability of a correct translation is 50 %."""
   if is_correct.all():
     return math.inf
@@ -246,7 +252,7 @@ def fit_source_length_at_half_accuracy(lengths: 'np.ndarray', is_correct: 'np.nd
   x, sign = (lengths - centre) / spread, np.where(is_correct, 1.0, -1.0)
 
   def regularized_logistic_loss(parameters):
-    # Without this weak prior, the parameters would diverge for separable data.
+    # A weak prior keeps the parameters of the logistic regression finite for separable data.
     level, slope = parameters
     return np.logaddexp(0, -sign * (level - slope * x)).sum() + 1e-3 * (level**2 + slope**2)
 
@@ -256,8 +262,8 @@ def fit_source_length_at_half_accuracy(lengths: 'np.ndarray', is_correct: 'np.nd
   return centre + spread * level / slope
 
 
-def retained_source_bits(record: dict) -> tuple[Interval, int] | None:
-  """Estimates the information about the source sentence, in bits, that the decoder can access.
+def estimate_source_bits_reaching_decoder(record: dict) -> tuple[Interval, int] | None:
+  """Estimates the bits of information about the source sentence that the decoder can access.
 
   The result is a lower bound in bits per sequence and the source length in tokens for which this
   bound is largest. The bound is the cross-entropy of the target sentence under the frequency of
@@ -270,6 +276,6 @@ def retained_source_bits(record: dict) -> tuple[Interval, int] | None:
     part = result['written'][1 + i]
     losses = [m['extrapolation_loss'][i] if m['extrapolation_loss'] else math.nan for m in members]
     bits = [(part['unigram_loss'] - loss) * part['tokens'] / math.log(2) for loss in losses]
-    bounds.append((mean_interval(bits), tested['distance']))
+    bounds.append((mean_with_confidence_interval(bits), tested['distance']))
   finite = [bound for bound in bounds if math.isfinite(bound[0].estimate)]
   return max(finite, key=lambda bound: bound[0].estimate, default=None)

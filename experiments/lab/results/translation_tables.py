@@ -12,7 +12,7 @@ ALIGNED_MODELS = ('additive', 'transformer')  # Models with published attention 
 Columns = Mapping[str, list[dict]]
 
 
-def columns_with_translations(columns: Columns) -> Columns:
+def select_columns_that_have_translations(columns: Columns) -> Columns:
   """Selects the finished records with translations and omits table columns without such records."""
   scored = {
     name: [r for r in group if r['status'] == 'finished' and r['result'].get('written')]
@@ -21,23 +21,26 @@ def columns_with_translations(columns: Columns) -> Columns:
   return {name: group for name, group in scored.items() if group}
 
 
-def longest_trained_source_length(record: dict) -> int:
-  """Returns the length, in tokens, of the longest source in the test split of trained lengths."""
+def longest_training_source_length(record: dict) -> int:
+  """Returns the longest source length in the test split whose lengths lie in the training range.
+
+  The length is a number of tokens.
+  """
   return max(record['result']['written'][0]['source_length'])
 
 
-def translations_at_requested_lengths(record: dict) -> list[dict]:
-  """Returns the translations of the test sources at each requested source length.
+def translations_at_tested_source_lengths(record: dict) -> list[dict]:
+  """Returns the translations of the test sources at each separately tested source length.
 
-  Without requested lengths these are the translations of the test split of the task.
+  Without separate tests of lengths these are the translations of the test split of the task.
   """
-  trained_lengths, *requested_lengths = record['result']['written']
-  return requested_lengths or [trained_lengths]
+  test_split_translations, *translations_by_length = record['result']['written']
+  return translations_by_length or [test_split_translations]
 
 
 def length_bin_edges(records: Sequence[dict]) -> list[int]:
   """Returns the upper bounds, in tokens, of the bins of source lengths of one task."""
-  parts = translations_at_requested_lengths(records[0])
+  parts = translations_at_tested_source_lengths(records[0])
   if len(parts) > 1:  # Each requested length, with its END token, has a bin.
     return [max(part['source_length']) for part in parts]
   lengths = sorted(parts[0]['source_length'])
@@ -46,16 +49,19 @@ def length_bin_edges(records: Sequence[dict]) -> list[int]:
 
 
 def length_bin_labels(records: Sequence[dict]) -> list[str]:
-  """Returns a label for each bin of source lengths, such as "1 to 8", and marks untrained bins."""
-  edges, longest = length_bin_edges(records), longest_trained_source_length(records[0])
+  """Returns a label for each bin of source lengths, and marks lengths absent from training.
+
+  The label of a bin of 1 to 8 tokens is "1 to 8".
+  """
+  edges, longest = length_bin_edges(records), longest_training_source_length(records[0])
   return [
     f'{low + 1} to {high}' + ('' if high <= longest else ', untrained')
     for low, high in zip((0, *edges), edges, strict=False)
   ]
 
 
-def source_length_tables(title: str, columns: Columns, layers: Sequence[str]) -> list[Table]:
-  """Returns a table for each task, with the exact match by source length and with BLEU.
+def exact_match_tables(title: str, columns: Columns, layers: Sequence[str]) -> list[Table]:
+  """Returns one table per task, with the exact-match rate at each source length and with BLEU.
 
   Args:
     title: The first part of each title.
@@ -66,16 +72,16 @@ def source_length_tables(title: str, columns: Columns, layers: Sequence[str]) ->
     One table for each task with translations.
   """
   tables = []
-  for task, group in columns_with_translations(columns).items():
+  for task, group in select_columns_that_have_translations(columns).items():
     edges, rows = length_bin_edges(group), []
     for record in sorted(group, key=lambda r: layers.index(r['run']['layer'])):
-      parts = translations_at_requested_lengths(record)
+      parts = translations_at_tested_source_lengths(record)
       bins = [
         translation_scores.exact_match_in_length_range(parts, low, high)
         for low, high in zip((0, *edges), edges, strict=False)
       ]
       bleu = translation_scores.bleu(record['result']['written'][0])
-      half_length = translation_scores.source_length_at_half_exact_match(record)
+      half_length = translation_scores.source_length_at_50_percent_exact_match(record)
       rows.append((record['run']['layer'], *bins, bleu, half_length))
     names = *length_bin_labels(group), 'BLEU'
     tables.append(Table(
@@ -95,9 +101,9 @@ def source_length_tables(title: str, columns: Columns, layers: Sequence[str]) ->
 
 
 def describe_omitted_and_truncated_sentences(columns: Columns) -> str:
-  """Returns caption sentences that count the omitted sources and the truncated translations."""
+  """Returns text for a caption with the numbers of omitted sources and truncated translations."""
   sentences = []
-  for task, group in columns_with_translations(columns).items():
+  for task, group in select_columns_that_have_translations(columns).items():
     part = group[0]['result']['written'][0]
     if left_out := part.get('left_out'):
       reasons = ', '.join(f'{count} {reason}' for reason, count in left_out.items())
@@ -114,8 +120,10 @@ def describe_omitted_and_truncated_sentences(columns: Columns) -> str:
   return ''.join(f' {sentence}' for sentence in sentences)
 
 
-def retained_bits_table(title: str, columns: Columns, layers: Sequence[str]) -> Table:
-  """Returns a table of the state size and the retained source information of each model.
+def table_of_source_information_reaching_decoder(
+  title: str, columns: Columns, layers: Sequence[str]
+) -> Table:
+  """Returns a table of state sizes and bounds on the decoders' information about the source.
 
   Args:
     title: The title of the table.
@@ -126,9 +134,9 @@ def retained_bits_table(title: str, columns: Columns, layers: Sequence[str]) -> 
     The table, with a row for each task and model.
   """
   rows = []
-  for task, group in columns_with_translations(columns).items():
+  for task, group in select_columns_that_have_translations(columns).items():
     for record in sorted(group, key=lambda r: layers.index(r['run']['layer'])):
-      retained = translation_scores.retained_source_bits(record)
+      retained = translation_scores.estimate_source_bits_reaching_decoder(record)
       size = record['result']['state_bytes']
       if retained is None:
         continue
@@ -148,14 +156,14 @@ def retained_bits_table(title: str, columns: Columns, layers: Sequence[str]) -> 
   )
 
 
-def source_length_panels(columns: Columns) -> list[Panel]:
+def panels_of_exact_match_by_source_length(columns: Columns) -> list[Panel]:
   """Returns a figure panel for each task, with curves of exact match against source length."""
   panels = []
-  for task, group in columns_with_translations(columns).items():
+  for task, group in select_columns_that_have_translations(columns).items():
     edges = length_bin_edges(group)
     series = {
       record['run']['layer']: translation_scores.exact_match_by_source_length(
-        translations_at_requested_lengths(record), edges)
+        translations_at_tested_source_lengths(record), edges)
       for record in group
     }
     labels = 'source length in tokens', 'exact match'
@@ -185,7 +193,7 @@ def alignment_maps(records: Sequence[dict], max_maps: int = 4) -> list[HeatMap]:
 def example_translation_tables(columns: Columns, max_examples: int = 4) -> list[Table]:
   """Returns a table for each task with a few source sentences, references and translations."""
   tables = []
-  for task, group in columns_with_translations(columns).items():
+  for task, group in select_columns_that_have_translations(columns).items():
     outputs = [(record['run']['layer'], record['result']['written'][0]) for record in group]
     texts = [(f'({name})', outputs[0][1][name]) for name in ('source', 'reference')]
     texts += [
@@ -215,14 +223,15 @@ def translation_quality_table(title: str, columns: Columns, layers: Sequence[str
     The table, with a row for each corpus and model.
   """
   rows = []
-  for corpus, group in columns_with_translations(columns).items():
+  for corpus, group in select_columns_that_have_translations(columns).items():
     for record in sorted(group, key=lambda r: layers.index(r['run']['layer'])):
       result, outputs = record['result'], record['result']['written'][0]
       steps = [member['steps'] for member in scores.results_at_best_learning_rate(record)]
       language = result['settings'].get('target', 'en')[:2]
       rows.append((
         corpus, record['run']['layer'], translation_scores.bleu(outputs),
-        translation_scores.bleu_2017(outputs, language), translation_scores.chrf(outputs),
+        translation_scores.bleu_as_in_transformer_paper(outputs, language),
+        translation_scores.chrf(outputs),
         translation_scores.exact_match_rate(outputs),
         result['step_flops'] * sum(steps) / len(steps),
         result['parameters'],

@@ -79,20 +79,23 @@ class Adding(Task):
     return Space('reals', 1)
 
   @property
-  def distance(self) -> int:
+  def dependency_distance(self) -> int:
     """The sequence length, which is the maximum distance from a marked value to the last step."""
     return self.length
 
   @property
-  def chance(self) -> float:
+  def chance_level(self) -> float:
     """The mean squared error of the baseline, which is the variance of the target."""
     return 1 / 6
 
-  def with_distance(self, distance: int) -> 'Adding':
+  def with_dependency_distance(self, distance: int) -> 'Adding':
     return dataclasses.replace(self, length=distance)
 
   def batch(self, split: str, index, batch_size: int) -> Batch:
-    """Random sequences with two marked values each. The target at the last step is their sum."""
+    """Random sequences with two marked values each.
+
+    The target at the last step is the sum of the two marked values.
+    """
     value_key, marker_key = jax.random.split(self.batch_key(split, index))
     value = jax.random.uniform(value_key, (batch_size, self.length))
     marked = self._sample_marked_steps(marker_key, batch_size)
@@ -107,11 +110,11 @@ class Adding(Task):
     half = self.length // 2
     return jax.random.randint(key, (batch_size, 2), 0, half) + jnp.array([[0, half]])
 
-  def oracle(self, source: jax.Array) -> jax.Array:
+  def oracle_outputs(self, source: jax.Array) -> jax.Array:
     """Predicts the cumulative sum of the marked values, which is the target at the last step."""
     return jnp.cumsum(source[..., :1] * source[..., 1:], 1)
 
-  def baseline(self, source: jax.Array) -> jax.Array:
+  def baseline_outputs(self, source: jax.Array) -> jax.Array:
     """Predicts the constant 1, which is the mean of the target."""
     return jnp.ones((*source.shape[:2], 1))
 

@@ -123,19 +123,19 @@ class AutomatonTask(Task):
 
   @property
   @abc.abstractmethod
-  def machine(self) -> MooreMachine:
+  def automaton(self) -> MooreMachine:
     """The automaton that computes the targets.
 
     Equal tasks return the same object, so that they share one compiled function.
     """
 
   @property
-  def token_ranges(self) -> tuple[range, ...]:
+  def token_id_ranges(self) -> tuple[range, ...]:
     """The allowed input tokens at positions 0 to P - 1, repeated periodically at later positions.
 
     Outputs are defined after the first position of each period of P positions.
     """
-    return (range(self.machine.alphabet_size),)
+    return (range(self.automaton.alphabet_size),)
 
   @property
   def scored_positions(self) -> range:
@@ -144,7 +144,7 @@ class AutomatonTask(Task):
     With answers='all', all of them are scored. With answers='last', a batch draws one position
     for each sequence.
     """
-    period = len(self.token_ranges)
+    period = len(self.token_id_ranges)
     return range(-(-(self.shortest - 1) // period) * period, self.length, period)
 
   @property
@@ -154,33 +154,33 @@ class AutomatonTask(Task):
 
   @property
   def input_space(self) -> Space:
-    return Space('tokens', self.machine.alphabet_size)
+    return Space('tokens', self.automaton.alphabet_size)
 
   @property
   def output_space(self) -> Space:
-    return Space('tokens', self.machine.num_outputs)
+    return Space('tokens', self.automaton.num_outputs)
 
   @property
-  def distance(self) -> int:
+  def dependency_distance(self) -> int:
     """The sequence length, because the last output can depend on the first token."""
     return self.length
 
   @property
-  def chance(self) -> float:
+  def chance_level(self) -> float:
     """The probability of the most likely output, averaged over the scored positions."""
     return float(output_distributions(self)[list(self.scored_positions)].max(-1).mean())
 
-  def with_distance(self, distance: int) -> 'AutomatonTask':
+  def with_dependency_distance(self, distance: int) -> 'AutomatonTask':
     return dataclasses.replace(self, length=distance)
 
-  def extrapolation_task(self, distance: int) -> 'AutomatonTask':
-    """The task of length `distance`, scored only at positions beyond the length of this task."""
-    return dataclasses.replace(self, length=distance, shortest=self.length + 1)
+  def extrapolation_task(self, dependency_distance: int) -> 'AutomatonTask':
+    """A copy of this task with longer sequences, scored only beyond the original length."""
+    return dataclasses.replace(self, length=dependency_distance, shortest=self.length + 1)
 
   def batch(self, split: str, index, batch_size: int) -> Batch:
     """Uniform random input tokens, and the outputs of the automaton as targets."""
     token_key, position_key = jax.random.split(self.batch_key(split, index))
-    ranges = itertools.islice(itertools.cycle(self.token_ranges), self.length)
+    ranges = itertools.islice(itertools.cycle(self.token_id_ranges), self.length)
     low, high = np.array([(letters.start, letters.stop) for letters in ranges]).T
     shape = batch_size, self.length
     source = jax.random.randint(token_key, shape, low[None, :], high[None, :])
@@ -189,13 +189,16 @@ class AutomatonTask(Task):
       weight = jax.nn.one_hot(positions, self.length)
     else:
       weight = jnp.zeros(shape).at[:, np.array(self.scored_positions)].set(1.0)
-    return Batch(source, self.machine.compute_outputs(source), weight)
+    return Batch(source, self.automaton.compute_outputs(source), weight)
 
-  def oracle(self, source: jax.Array) -> jax.Array:
-    return one_hot_logits(self.machine.compute_outputs(source), self.output_space.size)
+  def oracle_outputs(self, source: jax.Array) -> jax.Array:
+    return one_hot_logits(self.automaton.compute_outputs(source), self.output_space.size)
 
-  def baseline(self, source: jax.Array) -> jax.Array:
-    """Logits that are the log-probabilities of outputs at each position for random input."""
+  def baseline_outputs(self, source: jax.Array) -> jax.Array:
+    """Logits equal to the marginal log-probability of each output at each position.
+
+    The probabilities are those for random input sequences.
+    """
     logits = np.maximum(np.log(np.maximum(output_distributions(self), 1e-300)), -LOGIT_GAP)
     logits = jnp.asarray(logits, jnp.float32)
     return jnp.broadcast_to(logits, (*source.shape, self.output_space.size))
@@ -203,16 +206,19 @@ class AutomatonTask(Task):
 
 @functools.cache
 def output_distributions(task: AutomatonTask) -> np.ndarray:
-  """The probability of each output at each position [T, outputs], for random input sequences."""
-  machine, ranges = task.machine, task.token_ranges
-  one_hot = np.eye(len(machine.transition))
+  """The probability of each output at each position, averaged over all input sequences.
+
+  The result has shape [T, outputs].
+  """
+  automaton, ranges = task.automaton, task.token_id_ranges
+  one_hot = np.eye(len(automaton.transition))
   transition_matrices = [
-    one_hot[machine.transition[:, list(letters)]].mean(1) for letters in ranges
+    one_hot[automaton.transition[:, list(letters)]].mean(1) for letters in ranges
   ]
   state_probabilities, output_probabilities = one_hot[0], []
   for position in range(task.length):
     state_probabilities = state_probabilities @ transition_matrices[position % len(ranges)]
     output_probabilities.append(
-      state_probabilities @ np.eye(machine.num_outputs)[machine.output]
+      state_probabilities @ np.eye(automaton.num_outputs)[automaton.output]
     )
   return np.stack(output_probabilities)

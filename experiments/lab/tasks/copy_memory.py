@@ -5,7 +5,7 @@ to be reproduced. Symbol i is the input at step i and the target at step delay +
 
   distance = delay + N
 
-for every symbol, in both published variants. A layer with a receptive field of `distance` tokens,
+for every symbol, in both published variants. A layer whose receptive field has `distance` tokens,
 including the current token, does not contain the required symbol and scores chance exactly. A
 model without memory predicts the blanks and one of eight symbols uniformly. Its cross-entropy,
 averaged over all delay + 2N positions, is the published baseline N ln 8 / (delay + 2N).
@@ -90,7 +90,7 @@ class CopyMemory(Task):
     return Space('tokens', NUM_CLASSES[self.variant])
 
   @property
-  def distance(self) -> int:
+  def dependency_distance(self) -> int:
     """The number of steps from each symbol in the source to its reproduction in the target."""
     return self.delay + self.num_symbols
 
@@ -100,40 +100,40 @@ class CopyMemory(Task):
     return self.delay + 2 * self.num_symbols
 
   @property
-  def chance(self) -> float:
+  def chance_level(self) -> float:
     """The accuracy of a uniform random prediction of the symbols."""
     return 1 / NUM_KINDS
 
-  def with_distance(self, distance: int) -> 'CopyMemory':
-    """The task with another delay and the same number of symbols."""
+  def with_dependency_distance(self, distance: int) -> 'CopyMemory':
+    """A copy of this task with another delay and the same number of symbols."""
     return dataclasses.replace(self, delay=distance - self.num_symbols)
 
   def batch(self, split: str, index, batch_size: int) -> Batch:
     """Random symbols, blanks and delimiters, with loss weight 1 at all positions."""
     key, count = self.batch_key(split, index), self.num_symbols
     symbols = jax.random.randint(key, (batch_size, count), 1, 1 + NUM_KINDS)
-    blank = jnp.full((batch_size, self.distance), BLANK)
+    blank = jnp.full((batch_size, self.dependency_distance), BLANK)
     last = DELIMITER if self.variant == 'bai' else BLANK
     suffix = jnp.full((batch_size, count + 1), last).at[:, 0].set(DELIMITER)
     source = jnp.concatenate([symbols, blank[:, : self.delay - 1], suffix], 1)
     target = jnp.concatenate([blank, symbols], 1)
     return Batch(source, target, jnp.ones(target.shape))
 
-  def oracle(self, source: jax.Array) -> jax.Array:
+  def oracle_outputs(self, source: jax.Array) -> jax.Array:
     """Logits that predict blanks and then the first symbols of the source."""
     symbols = source[:, : self.num_symbols]
     blank = jnp.full_like(source[:, self.num_symbols :], BLANK)
     return one_hot_logits(jnp.concatenate([blank, symbols], 1), self.output_space.size)
 
-  def baseline(self, source: jax.Array) -> jax.Array:
+  def baseline_outputs(self, source: jax.Array) -> jax.Array:
     """Logits that predict blanks and then give equal probability to the eight symbols."""
     token = jnp.arange(self.output_space.size)[None, :]
     is_symbol = (token >= 1) & (token <= NUM_KINDS)
-    is_recall = jnp.arange(self.length) >= self.distance
+    is_recall = jnp.arange(self.length) >= self.dependency_distance
     allowed = jnp.where(is_recall[:, None], is_symbol, token == BLANK)
     return jnp.broadcast_to(uniform_logits(allowed), (*source.shape, self.output_space.size))
 
   def metric_sums(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
     """The number of correctly reproduced symbols, and the number of symbols to reproduce."""
-    recalled = jax.tree.map(lambda leaf: leaf[:, self.distance :], batch)
-    return super().metric_sums(outputs[:, self.distance :], recalled)
+    recalled = jax.tree.map(lambda leaf: leaf[:, self.dependency_distance :], batch)
+    return super().metric_sums(outputs[:, self.dependency_distance :], recalled)

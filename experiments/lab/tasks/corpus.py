@@ -31,10 +31,10 @@ EMPTY = 1  # number of tokens of an empty sentence, which is END alone
 
 @dataclasses.dataclass(frozen=True)
 class Corpus(Transduction):
-  """Translation of natural sentence pairs within given length limits.
+  """The task of translating sentences of a parallel corpus, within given length limits.
 
   The longer sentence of a pair has min_length + 1 to max_length tokens. A translation is not
-  determined by its source, so that there is no oracle, and the baseline is never an exact match.
+  determined by its source, so that there is no oracle. The baseline is never an exact match.
   Rows that pad the last batch of a bucket are empty and have no weight.
 
   Generated text is scored against the original sentences of the data set, not against detokenised
@@ -53,7 +53,7 @@ class Corpus(Transduction):
   family: ClassVar[str] = 'corpus'
   axis: ClassVar[str] = 'tokens'
   streams: ClassVar[bool] = True
-  chance: ClassVar[float] = 0.0
+  chance_level: ClassVar[float] = 0.0
   unknown_token: ClassVar[int] = UNKNOWN
 
   def __post_init__(self):
@@ -84,24 +84,26 @@ class Corpus(Transduction):
     return f'{self.dataset}, {self.source} to {self.target}'
 
   @property
-  def distance(self) -> int:
-    """The maximum number of tokens in a sentence."""
+  def dependency_distance(self) -> int:
+    """The maximum sentence length in tokens, an upper bound on the distance between two tokens."""
     return self.max_length
 
   @property
   def source_length(self) -> int:
-    """The number of tokens to which the longest sentences are padded."""
+    """The maximum number of tokens per row over all batches, including padding."""
     return _batch_shapes(self, 1)[-1].tokens
 
   target_length = source_length  # sources and targets of a bucket have the same padded length
 
-  def with_distance(self, distance: int) -> 'Corpus':
-    """The task with another maximum sentence length."""
+  def with_dependency_distance(self, distance: int) -> 'Corpus':
+    """A copy of this task with `distance` as its maximum sentence length, in tokens."""
     return dataclasses.replace(self, max_length=distance)
 
-  def extrapolation_task(self, distance: int) -> 'Corpus':
-    """The task on sentences that are longer than all sentences of this task."""
-    return dataclasses.replace(self, min_length=self.max_length, max_length=distance)
+  def extrapolation_task(self, dependency_distance: int) -> 'Corpus':
+    """A copy of this task with only sentences longer than the original maximum length."""
+    return dataclasses.replace(
+      self, min_length=self.max_length, max_length=dependency_distance
+    )
 
   def num_batches(self, split: str, batch_size: int) -> int:
     """The number of batches per epoch, which contains each pair within the length limits once."""
@@ -122,35 +124,39 @@ class Corpus(Transduction):
     return _buckets_of_split(self, split, batch_size).batch(index)[0]
 
   def batch(self, split: str, index, batch_size: int) -> Batch:
-    """A batch as NumPy arrays, with `batch_size` rows only if the option `batch_tokens` is 0."""
+    """A batch of tokenised sentence pairs as NumPy arrays.
+
+    The number of rows is `batch_size` if the option `batch_tokens` is 0. Otherwise, each batch has
+    about `batch_tokens` source tokens.
+    """
     num_rows, length = self.batch_shape(split, index, batch_size)
-    examples = self._pair_indices(split, index, batch_size)
+    examples = self._sentence_pair_indices(split, index, batch_size)
     source, target = self.prepared_corpus.splits[split].padded_batch(examples, num_rows, length)
     return self.make_batch(source, target)
 
-  def test_sentence_pairs(self, index: int, batch_size: int) -> list[tuple[str, str]]:
-    """The original sentence pairs of a test batch."""
+  def sentence_pairs_of_test_batch(self, index: int, batch_size: int) -> list[tuple[str, str]]:
+    """The original sentence pairs of a batch of the test split."""
     sentences = self.prepared_corpus.test_sentences
-    return [sentences[i] for i in self._pair_indices('test', index, batch_size)]
+    return [sentences[i] for i in self._sentence_pair_indices('test', index, batch_size)]
 
   def count_excluded_test_pairs(self, num_batches: int, batch_size: int) -> dict[str, int]:
-    """The number of test pairs excluded from the evaluation for each reason, such as length."""
+    """The number of test pairs excluded from the evaluation, by reason, such as their length."""
     lengths = self.prepared_corpus.splits['test'].lengths
     empty, longer = lengths.min(1) <= EMPTY, lengths.max(1)
-    tested = [self._pair_indices('test', i, batch_size)
+    tested = [self._sentence_pair_indices('test', i, batch_size)
               for i in range(min(num_batches, self.num_batches('test', batch_size)))]
     counts = {
       'with an empty sentence': empty.sum(),
       f'of more than {self.max_length} tokens': (~empty & (longer > self.max_length)).sum(),
       f'of {self.min_length} tokens or fewer': (~empty & (longer <= self.min_length)).sum(),
-      'in later batches': len(_eligible_pairs(self, 'test')[0]) - sum(map(len, tested)),
+      'in later batches': len(_pairs_within_length_limits(self, 'test')[0]) - sum(map(len, tested)),
     }
     return {reason: int(count) for reason, count in counts.items() if count}
 
-  def _pair_indices(self, split: str, index: int, batch_size: int) -> np.ndarray:
+  def _sentence_pair_indices(self, split: str, batch_index: int, batch_size: int) -> np.ndarray:
     """The indices, within a split, of the sentence pairs of a batch."""
-    _, rows = _buckets_of_split(self, split, batch_size).batch(index)
-    return _eligible_pairs(self, split)[0][rows]
+    _, rows = _buckets_of_split(self, split, batch_size).batch(batch_index)
+    return _pairs_within_length_limits(self, split)[0][rows]
 
   def detokenize(self, tokens) -> str:
     return self.prepared_corpus.vocabulary.decode(tokens)
@@ -158,19 +164,22 @@ class Corpus(Transduction):
   def tokenize(self, text: str) -> list[int]:
     return self.prepared_corpus.vocabulary.encode([text])[0]
 
-  def oracle(self, source: jax.Array) -> jax.Array:
+  def oracle_outputs(self, source: jax.Array) -> jax.Array:
     """Always raises a TypeError, because a source sentence does not determine its translation."""
     raise TypeError(f'{self.title}: there is no oracle, because a source does not determine its'
                     f' translation')
 
-  def baseline(self, source: jax.Array) -> jax.Array:
-    """Logits that predict an empty target for every source, which is never an exact match."""
+  def baseline_outputs(self, source: jax.Array) -> jax.Array:
+    """Logits that predict an empty target sentence for every source sentence.
+
+    The prediction is never an exact match, because no target sentence in a batch is empty.
+    """
     return one_hot_logits(jnp.full(source.shape, END), self.vocabulary_size)
 
 
 @functools.cache
-def _eligible_pairs(task: Corpus, split: str) -> tuple[np.ndarray, np.ndarray]:
-  """Indices of the pairs within the length limits, and the lengths of their longer sentences."""
+def _pairs_within_length_limits(task: Corpus, split: str) -> tuple[np.ndarray, np.ndarray]:
+  """Indices of pairs within the length limits, and the length of the longer sentence of each."""
   lengths = task.prepared_corpus.splits[split].lengths
   shorter, longer = lengths.min(1), lengths.max(1)
   eligible = np.flatnonzero(
@@ -181,25 +190,28 @@ def _eligible_pairs(task: Corpus, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def _batch_shapes(task: Corpus, batch_size: int) -> tuple[BatchShape, ...]:
-  """The batch shapes of a task. All splits share them to limit the number of compilations."""
-  # Raised before training starts, because every training run ends with a test.
-  _require_eligible_pairs(task, 'test')
-  lengths = np.concatenate([_eligible_pairs(task, split)[1] for split in SPLITS])
+  """The shapes of the batches of a task, one for each bucket of sentence lengths.
+
+  All splits share the same batch shapes, which limits the number of compilations.
+  """
+  # The test split is checked before training starts, because every training run ends with a test.
+  _require_pairs_within_length_limits(task, 'test')
+  lengths = np.concatenate([_pairs_within_length_limits(task, split)[1] for split in SPLITS])
   return batch_shapes(lengths, task.batch_tokens, batch_size)
 
 
 @functools.cache
 def _buckets_of_split(task: Corpus, split: str, batch_size: int) -> Buckets:
   """Divides the sentence pairs of a split into batches of similar sentence length."""
-  _require_eligible_pairs(task, split)
+  _require_pairs_within_length_limits(task, split)
   if split == 'train':  # training needs validation batches too
-    _require_eligible_pairs(task, 'validation')
-  _, lengths = _eligible_pairs(task, split)
+    _require_pairs_within_length_limits(task, 'validation')
+  _, lengths = _pairs_within_length_limits(task, split)
   return Buckets(lengths, _batch_shapes(task, batch_size), SPLITS.index(split))
 
 
-def _require_eligible_pairs(task: Corpus, split: str) -> None:
+def _require_pairs_within_length_limits(task: Corpus, split: str) -> None:
   """Raises a CorpusError if a split has no pair within the length limits."""
-  if not _eligible_pairs(task, split)[0].size:
+  if not _pairs_within_length_limits(task, split)[0].size:
     raise CorpusError(f'{task.dataset} has no pair of {task.min_length + 1} to {task.max_length}'
                       f' tokens in its {split} split')

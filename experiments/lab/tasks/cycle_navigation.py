@@ -45,6 +45,6 @@ class CycleNavigation(AutomatonTask):
   family: ClassVar[str] = 'cycle_navigation'
 
   @property
-  def machine(self) -> MooreMachine:
+  def automaton(self) -> MooreMachine:
     """The automaton whose state is the position on the cycle and whose output is its state."""
     return MACHINE

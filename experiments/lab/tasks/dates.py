@@ -97,12 +97,16 @@ class Dates(PairTask):
     return f'dates ({sides})'
 
   @property
-  def distance(self) -> int:
-    """The number of years from 1900 on. Extrapolation tests dates in the years after them."""
+  def dependency_distance(self) -> int:
+    """The number of years, from 1900 on, from which the dates of this task are drawn.
+
+    This task varies the number of years instead of a distance between tokens. Extrapolation tests
+    use later years.
+    """
     return self.years
 
   @property
-  def task_for_vocabulary_training(self) -> 'Dates':
+  def task_for_learning_subword_vocabulary(self) -> 'Dates':
     """The task on dates from 1900 to 1999, on which the vocabulary is trained.
 
     Its two formats are in sorted order, so that the vocabulary does not depend on the direction of
@@ -116,13 +120,16 @@ class Dates(PairTask):
       pairs=VOCABULARY_PAIRS, years=CENTURY, skipped=0,
     )
 
-  def with_distance(self, distance: int) -> 'Dates':
-    """The task whose latest date is in the year 1899 + `distance`."""
+  def with_dependency_distance(self, distance: int) -> 'Dates':
+    """A copy of this task whose dates are drawn from the `distance` years from 1900 on.
+
+    This number of years serves as the dependency distance of the task.
+    """
     return dataclasses.replace(self, years=distance, skipped=min(self.skipped, distance - 1))
 
-  def extrapolation_task(self, distance: int) -> 'Dates':
-    """The task on dates after the last year of this task."""
-    return dataclasses.replace(self, years=distance, skipped=self.years)
+  def extrapolation_task(self, dependency_distance: int) -> 'Dates':
+    """A copy of this task with only dates that are later than the original dates."""
+    return dataclasses.replace(self, years=dependency_distance, skipped=self.years)
 
   def sentence_pairs(self) -> Iterator[SentencePair]:
     """Random distinct dates, each in the source format and in the target format."""

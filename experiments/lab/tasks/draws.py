@@ -21,13 +21,14 @@ def decode_lehmer_codes(codes: jax.Array) -> jax.Array:
   """Decodes Lehmer codes [B, k] into sequences [B, k] of distinct numbers."""
   count = codes.shape[1]
 
-  def decode_position(step, ranks):
-    position = count - 2 - step
-    rank = jax.lax.dynamic_slice_in_dim(ranks, position, 1, axis=1)  # [B, 1]
+  def decode_next_lehmer_digit(iteration, codes):
+    position = count - 2 - iteration
+    rank = jax.lax.dynamic_slice_in_dim(codes, position, 1, axis=1)  # [B, 1]
     is_later = (jnp.arange(count) > position)[None, :]
-    return ranks + (is_later & (ranks >= rank))  # later ranks did not count this item yet
+    # The ranks of later items did not count this item yet.
+    return codes + (is_later & (codes >= rank))
 
-  return jax.lax.fori_loop(0, count - 1, decode_position, codes)
+  return jax.lax.fori_loop(0, count - 1, decode_next_lehmer_digit, codes)
 
 
 def sample_distinct(key: jax.Array, batch_size: int, count: int, population: int) -> jax.Array:
@@ -47,7 +48,8 @@ def sample_distinct(key: jax.Array, batch_size: int, count: int, population: int
   return decode_lehmer_codes(jax.random.randint(key, (batch_size, count), 0, bases))
 
 
-def sample_distinct_weighted(key: jax.Array, batch_size: int, count: int, log_weights) -> jax.Array:
+def sample_weighted_without_replacement(
+    key: jax.Array, batch_size: int, count: int, log_weights) -> jax.Array:
   """Samples `count` distinct indices with given weights, without replacement.
 
   Each draw has probabilities proportional to the weights of the remaining indices.

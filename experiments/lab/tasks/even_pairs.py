@@ -47,6 +47,6 @@ class EvenPairs(AutomatonTask):
       raise ValueError(f'length={self.length}: even_pairs needs at least 2 tokens')
 
   @property
-  def machine(self) -> MooreMachine:
+  def automaton(self) -> MooreMachine:
     """The automaton whose state encodes the first and the most recent input token."""
     return MACHINE

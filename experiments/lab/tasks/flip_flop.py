@@ -80,16 +80,16 @@ class FlipFlop(Task):
     return Space('tokens', 5)
 
   @property
-  def distance(self) -> int:
-    """The sequence length, which limits the distance between a read and the preceding write."""
+  def dependency_distance(self) -> int:
+    """The sequence length, an upper bound on the distance between a read and the last write."""
     return self.length
 
   @property
-  def chance(self) -> float:
+  def chance_level(self) -> float:
     """The accuracy of a uniform random prediction of the bits."""
     return 1 / 2
 
-  def with_distance(self, distance: int) -> 'FlipFlop':
+  def with_dependency_distance(self, distance: int) -> 'FlipFlop':
     return dataclasses.replace(self, length=distance)
 
   def batch(self, split: str, index, batch_size: int) -> Batch:
@@ -112,12 +112,12 @@ class FlipFlop(Task):
     """Interleaves instructions [B, T/2] and bits [B, T/2] into sequences [B, T]."""
     return jnp.stack([instructions, bits], -1).reshape(-1, self.length)
 
-  def oracle(self, source: jax.Array) -> jax.Array:
+  def oracle_outputs(self, source: jax.Array) -> jax.Array:
     """Logits that predict the last written bit at every position."""
     answers = last_written_bits(source)
     return one_hot_logits(self._interleave_arrays(answers, answers), self.output_space.size)
 
-  def baseline(self, source: jax.Array) -> jax.Array:
+  def baseline_outputs(self, source: jax.Array) -> jax.Array:
     """Logits of the uniform distribution over the two bits."""
     allowed = jnp.arange(self.output_space.size) < WRITE
     return jnp.broadcast_to(uniform_logits(allowed), (*source.shape, self.output_space.size))

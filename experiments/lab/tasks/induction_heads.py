@@ -65,16 +65,16 @@ class InductionHeads(Task):
     return Space('tokens', self.vocabulary_size)
 
   @property
-  def distance(self) -> int:
-    """The sequence length, which limits the distance between the two trigger tokens."""
+  def dependency_distance(self) -> int:
+    """The sequence length, an upper bound on the distance between the two trigger tokens."""
     return self.length
 
   @property
-  def chance(self) -> float:
+  def chance_level(self) -> float:
     """The accuracy of a uniform random prediction among all tokens except the trigger."""
     return 1 / (self.vocabulary_size - 1)
 
-  def with_distance(self, distance: int) -> 'InductionHeads':
+  def with_dependency_distance(self, distance: int) -> 'InductionHeads':
     return dataclasses.replace(self, length=distance)
 
   def batch(self, split: str, index, batch_size: int) -> Batch:
@@ -89,13 +89,13 @@ class InductionHeads(Task):
     empty = jnp.zeros(shape, jnp.int32)
     return Batch(source, empty.at[:, -1].set(answer), jnp.zeros(shape).at[:, -1].set(1.0))
 
-  def oracle(self, source: jax.Array) -> jax.Array:
+  def oracle_outputs(self, source: jax.Array) -> jax.Array:
     """Logits that predict, at every position, the token after the first trigger."""
     position = jnp.argmax(source == TRIGGER, 1, keepdims=True)
     answer = jnp.take_along_axis(source, position + 1, 1)
     return one_hot_logits(jnp.broadcast_to(answer, source.shape), self.output_space.size)
 
-  def baseline(self, source: jax.Array) -> jax.Array:
+  def baseline_outputs(self, source: jax.Array) -> jax.Array:
     """Logits of the uniform distribution over all tokens except the trigger."""
     allowed = jnp.arange(self.output_space.size) != TRIGGER
     return jnp.broadcast_to(uniform_logits(allowed), (*source.shape, self.output_space.size))

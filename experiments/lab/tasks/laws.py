@@ -4,7 +4,7 @@
   verify_task(MyTask())
 
 A task that breaks laws raises one error, which names each broken law, the sizes, the observation
-and the part of the task to correct. `LAWS` maps names to laws.
+and the part of the task to correct. `LAWS` maps the name of each law to its check.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ def merge_batches(batches: Batch) -> Batch:
 
 
 def metric_per_sequence(task: Task, predict: Any, split: str = 'test') -> np.ndarray:
-  """The metric of a predictor, such as `task.oracle`, on each sampled sequence of a split.
+  """The metric of a predictor, such as `task.oracle_outputs`, on each sampled sequence of a split.
 
   Args:
     task: the task to sample from.
@@ -60,8 +60,8 @@ def distinct_source_sequences(batches: Batch) -> set[bytes]:
   return {row.tobytes() for row in np.asarray(merge_batches(batches).source)}
 
 
-def arrays_match_declared_spaces(task: Task) -> None:
-  """Sources, targets, weights and outputs have the declared shapes, dtypes and ranges."""
+def check_arrays_match_declared_spaces(task: Task) -> None:
+  """Sources, targets, weights and outputs match the task's declared shapes, dtypes and ranges."""
   for split in SPLITS:
     batch = merge_batches(sample_batches(task, split))
     for name, values, space in (
@@ -69,24 +69,24 @@ def arrays_match_declared_spaces(task: Task) -> None:
     ):
       tokens = space.kind == 'tokens'
       dtype, channels = (jnp.int32, ()) if tokens else (jnp.float32, (space.size,))
-      advice = f'`batch`, which has to return a {name} of the declared space {space}'
-      expect(values.dtype == dtype, f'the {name} is {values.dtype}, not {dtype.__name__}', advice)
+      hint = f'`batch`, which has to return a {name} of the declared space {space}'
+      expect(values.dtype == dtype, f'the {name} is {values.dtype}, not {dtype.__name__}', hint)
       expect(
         values.shape[2:] == channels,
         f'the {name} has the shape {values.shape}, with {values.shape[2:]} instead of {channels} '
-        'for each position', advice,
+        'for each position', hint,
       )
       expect(
         not tokens or (values.min() >= 0 and values.max() < space.size),
         f'the {name} has tokens from {values.min()} to {values.max()}, but the vocabulary size is '
-        f'{space.size}', advice,
+        f'{space.size}', hint,
       )
     weights = f'the weight is {batch.weight.dtype}{list(batch.weight.shape)}'
     expect(
       batch.weight.dtype == jnp.float32 and batch.weight.shape == batch.target.shape[:2],
       f'{weights}, not float32{list(batch.target.shape[:2])}', 'the weight that `batch` returns',
     )
-    for name, predict in (('oracle', task.oracle), ('baseline', task.baseline)):
+    for name, predict in (('oracle', task.oracle_outputs), ('baseline', task.baseline_outputs)):
       outputs = predict(batch.source)
       shape = (*batch.weight.shape, task.output_space.size)
       expect(
@@ -100,24 +100,24 @@ def arrays_match_declared_spaces(task: Task) -> None:
       )
 
 
-def batches_are_reproducible(task: Task) -> None:
+def check_batches_are_reproducible(task: Task) -> None:
   """Calls with equal split and index give equal batches, with and without compilation.
 
   The index may be an int or a traced integer scalar.
   """
   fourth = jax.tree.map(lambda leaf: leaf[3], sample_batches(task, 'test'))
   compiled = jax.jit(lambda index: task.batch('test', index, BATCH_SIZE))
-  advice = '`batch`: draw from `self.batch_key(split, index)` alone, and do not branch on tracers'
+  hint = '`batch`: draw from `self.batch_key(split, index)` alone, and do not branch on tracers'
   expect_close(
-    compiled(jnp.int32(3)), fourth, 'a compiled call returns another batch', advice, ROUNDING
+    compiled(jnp.int32(3)), fourth, 'a compiled call returns another batch', hint, ROUNDING
   )
   expect_close(
     task.batch('test', jnp.int32(3), BATCH_SIZE), fourth,
-    'an index that is a JAX array gives another batch', advice, ROUNDING,
+    'an index that is a JAX array gives another batch', hint, ROUNDING,
   )
 
 
-def sequences_vary(task: Task) -> None:
+def check_sequences_vary(task: Task) -> None:
   """Batches with different indices differ, and each batch has at least two distinct sequences."""
   source = sample_batches(task, 'train').source
   different = len({batch.tobytes() for batch in source})
@@ -132,8 +132,8 @@ def sequences_vary(task: Task) -> None:
     )
 
 
-def splits_are_disjoint(task: Task) -> None:
-  """Two splits have no more sequences in common than expected of independent samples."""
+def check_splits_are_disjoint(task: Task) -> None:
+  """Two splits share no more sequences than independent random samples would share."""
   sequences = {split: distinct_source_sequences(sample_batches(task, split)) for split in SPLITS}
   halves = [
     distinct_source_sequences(
@@ -157,8 +157,8 @@ def splits_are_disjoint(task: Task) -> None:
     )
 
 
-def weights_mark_predictable_targets(task: Task) -> None:
-  """Weights are 0 or 1, and the oracle predicts the target at all positions of weight 1.
+def check_loss_weights_select_predictable_targets(task: Task) -> None:
+  """Loss weights are 0 or 1, and the oracle predicts every target that has weight 1.
 
   Every sequence has such a position.
   """
@@ -170,124 +170,130 @@ def weights_mark_predictable_targets(task: Task) -> None:
       np.all(np.sum(batch.weight, 1) > 0), 'a sequence has no position of weight 1',
       'the weight of `batch`',
     )
-    loss = np.max(batch.weight * task.loss(task.oracle(batch.source), batch))
+    loss = np.max(batch.weight * task.loss(task.oracle_outputs(batch.source), batch))
     expect(
       loss < 1e-5, f'the oracle has a loss of {loss:.3g} where the weight is 1',
       'the weight of `batch`: a position whose target the source does not determine has weight 0',
     )
 
 
-def positions_without_weight_are_not_scored(task: Task) -> None:
+def check_metric_ignores_zero_weight_positions(task: Task) -> None:
   """Targets and outputs at positions of weight 0 do not affect the metric."""
   batch = merge_batches(sample_batches(task, 'test'))
   weight = batch.weight[..., None] if task.output_space.kind == 'reals' else batch.weight
   other_target = jnp.where(weight > 0, batch.target, jnp.roll(batch.target, 1, 1))
-  outputs = task.baseline(batch.source)
+  outputs = task.baseline_outputs(batch.source)
   corrupt = jnp.where(batch.weight[..., None] > 0, outputs, jnp.flip(outputs, -1) + 1)
-  advice = '`metric_sums`: multiply by the weight, and return the sum of the weights second'
+  hint = '`metric_sums`: multiply by the weight, and return the sum of the weights second'
   expect_close(
     task.metric_sums(corrupt, batch._replace(target=other_target)),
     task.metric_sums(outputs, batch),
-    'the metric depends on positions of weight 0', advice, ROUNDING,
+    'the metric depends on positions of weight 0', hint, ROUNDING,
   )
   expect_close(
     task.metric_sums(outputs, batch._replace(weight=jnp.zeros_like(batch.weight))),
-    (jnp.zeros(()), jnp.zeros(())), 'the metric sums are not (0, 0) if all weights are 0', advice,
+    (jnp.zeros(()), jnp.zeros(())), 'the metric sums are not (0, 0) if all weights are 0', hint,
     ROUNDING,
   )
 
 
-def oracle_is_perfect(task: Task) -> None:
-  """The oracle attains the perfect metric on every sequence of every split."""
+def check_oracle_is_perfect(task: Task) -> None:
+  """The oracle attains the perfect metric value on every sequence of every split."""
   for split in SPLITS:
-    values = metric_per_sequence(task, task.oracle, split)
+    values = metric_per_sequence(task, task.oracle_outputs, split)
     worst = values[np.abs(values - task.metric.perfect).argmax()]
     expect(
       abs(worst - task.metric.perfect) <= 1e-6,
       f'the oracle scores {worst:.6g} on a sequence of {split}; perfect is {task.metric.perfect}',
-      '`oracle`, which may use the source alone, and `batch`',
+      '`oracle_outputs`, which may use the source alone, and `batch`',
     )
 
 
-def baseline_metric_equals_chance(task: Task) -> None:
-  """The mean metric of the baseline equals `chance` within five standard errors."""
-  values = metric_per_sequence(task, task.baseline)
+def check_baseline_metric_equals_chance(task: Task) -> None:
+  """The mean metric of the baseline equals the chance level within five standard errors."""
+  values = metric_per_sequence(task, task.baseline_outputs)
   error = values.std(ddof=1) / np.sqrt(values.size)
   expect(
-    abs(values.mean() - task.chance) <= 5 * error + 1e-6,
-    f'the baseline scores {values.mean():.4g} +- {error:.2g}; `chance` is {task.chance:.4g}',
-    '`chance`: the expected metric of `baseline`, in closed form',
+    abs(values.mean() - task.chance_level) <= 5 * error + 1e-6,
+    f'the baseline scores {values.mean():.4g} +- {error:.2g}; '
+    f'`chance_level` is {task.chance_level:.4g}',
+    '`chance_level`: the expected metric of `baseline_outputs`, in closed form',
   )
   expect(
-    5 * error < abs(task.metric.perfect - task.chance) / 2,
-    f'the standard error {error:.2g} is too large to distinguish `chance` from `metric.perfect`',
+    5 * error < abs(task.metric.perfect - task.chance_level) / 2,
+    f'the standard error {error:.2g} is too large to distinguish `chance_level` from '
+    '`metric.perfect`',
     'the settings: verify sequences with more scored positions',
   )
 
 
-def baseline_ignores_the_source(task: Task) -> None:
-  """The output of the baseline does not depend on the tokens of the source."""
+def check_baseline_ignores_source_content(task: Task) -> None:
+  """The baseline predictor of a task gives equal outputs for all sources of equal shape."""
   source = merge_batches(sample_batches(task, 'test')).source
   expect_close(
-    task.baseline(source), task.baseline(source[::-1]),
+    task.baseline_outputs(source), task.baseline_outputs(source[::-1]),
     'the baseline changes when the sequences of a batch are reordered',
-    '`baseline`, which may use the shape of the source alone', ROUNDING,
+    '`baseline_outputs`, which may use the shape of the source alone', ROUNDING,
   )
 
 
-def scores_are_normalized(task: Task) -> None:
+def check_scores_are_normalized(task: Task) -> None:
   """The normalised score is 0 for the baseline and 1 for a perfect model.
 
   The metric `solved` has a score of more than 0.9 and at most 1.
   """
-  baseline = task.score(task.chance)
-  expect(baseline == 0, f'the score of `chance` is {baseline}, not 0', '`score`')
-  perfect = task.score(task.metric.perfect)
+  baseline = task.normalize_metric(task.chance_level)
+  expect(baseline == 0, f'the score of `chance_level` is {baseline}, not 0', '`normalize_metric`')
+  perfect = task.normalize_metric(task.metric.perfect)
   expect(
     perfect == 1, f'the score of `metric.perfect` is {perfect}, not 1',
-    '`score` and `metric.perfect`',
+    '`normalize_metric` and `metric.perfect`',
   )
   expect(
-    task.solved is None or 0.9 < task.score(task.solved) <= 1,
+    task.solved is None or 0.9 < task.normalize_metric(task.solved) <= 1,
     f'the metric `solved` = {task.solved} has a score outside of 0.9 to 1', '`solved`',
   )
 
 
-def distance_can_be_set(task: Task) -> None:
-  """A task with another distance has the same class, input space and output space."""
-  advice = (
-    '`with_distance` and `extrapolation_task`: return the same class with its length or delay '
-    'changed'
+def check_dependency_distance_is_configurable(task: Task) -> None:
+  """Changing a task's dependency distance preserves its Python class, input and output spaces."""
+  hint = (
+    '`with_dependency_distance` and `extrapolation_task`: return the same class with its length or '
+    'delay changed'
   )
-  expect(task.with_distance(task.distance) == task, 'the same distance gives another task', advice)
-  for name in ('with_distance', 'extrapolation_task'):
-    longer = getattr(task, name)(2 * task.distance)
+  distance = task.dependency_distance
+  expect(
+    task.with_dependency_distance(distance) == task, 'the same distance gives another task', hint
+  )
+  for name in ('with_dependency_distance', 'extrapolation_task'):
+    longer = getattr(task, name)(2 * distance)
     expect(
-      type(longer) is type(task) and longer.distance == 2 * task.distance,
-      f'`{name}({2 * task.distance})` is {longer!r}, at a distance of {longer.distance}', advice,
+      type(longer) is type(task) and longer.dependency_distance == 2 * distance,
+      f'`{name}({2 * distance})` is {longer!r}, at a distance of {longer.dependency_distance}',
+      hint,
     )
     expect(
       (longer.input_space, longer.output_space) == (task.input_space, task.output_space),
-      f'`{name}` changes the spaces of inputs or outputs', advice,
+      f'`{name}` changes the spaces of inputs or outputs', hint,
     )
     batch = jax.eval_shape(functools.partial(longer.batch, 'train', 0, 2))
-    expect(batch.weight.shape[0] == 2, f'`{name}` changes the batch size', advice)
+    expect(batch.weight.shape[0] == 2, f'`{name}` changes the batch size', hint)
 
 
-def tasks_are_immutable_and_hashable(task: Task) -> None:
+def check_tasks_are_immutable_and_hashable(task: Task) -> None:
   """Tasks with equal settings are equal, and tasks are hashable and immutable.
 
   An unknown split raises an error.
   """
-  advice = 'the class: @dataclasses.dataclass(frozen=True) with hashable fields'
+  hint = 'the class: @dataclasses.dataclass(frozen=True) with hashable fields'
   copy = dataclasses.replace(task)
-  expect(copy == task and hash(copy) == hash(task), 'a copy is not equal to the task', advice)
+  expect(copy == task and hash(copy) == hash(task), 'a copy is not equal to the task', hint)
   try:
     task.family = 'other'
   except dataclasses.FrozenInstanceError:
     pass
   else:
-    expect(False, 'a field of the task can be assigned', advice)
+    expect(False, 'a field of the task can be assigned', hint)
   try:
     task.batch('holdout', 0, 2)
   except ValueError as error:
@@ -300,12 +306,14 @@ def tasks_are_immutable_and_hashable(task: Task) -> None:
 
 
 LAWS = {
-  law.__name__: law
-  for law in (
-    arrays_match_declared_spaces, batches_are_reproducible, sequences_vary, splits_are_disjoint,
-    weights_mark_predictable_targets, positions_without_weight_are_not_scored,
-    oracle_is_perfect, baseline_metric_equals_chance, baseline_ignores_the_source,
-    scores_are_normalized, distance_can_be_set, tasks_are_immutable_and_hashable,
+  check.__name__.removeprefix('check_'): check
+  for check in (
+    check_arrays_match_declared_spaces, check_batches_are_reproducible, check_sequences_vary,
+    check_splits_are_disjoint, check_loss_weights_select_predictable_targets,
+    check_metric_ignores_zero_weight_positions, check_oracle_is_perfect,
+    check_baseline_metric_equals_chance, check_baseline_ignores_source_content,
+    check_scores_are_normalized, check_dependency_distance_is_configurable,
+    check_tasks_are_immutable_and_hashable,
   )
 }
 
@@ -326,10 +334,13 @@ def verify_task(task: Task, laws: Iterable[str] = tuple(LAWS)) -> tuple[str, ...
     ValueError: a name is not in `LAWS`.
 
   Examples:
-    >>> from experiments.lab.tasks.recall import Recall
-    >>> verify_task(Recall(length=16, num_pairs=2), laws=['oracle_is_perfect'])
+    >>> from experiments.lab.tasks.parity import Parity
+    >>> verify_task(Parity(length=8), laws=['oracle_is_perfect'])
     ('oracle_is_perfect',)
 
   """
-  sizes = f'{NUM_BATCHES} batches of {BATCH_SIZE} sequences at a distance of {task.distance}'
+  sizes = (
+    f'{NUM_BATCHES} batches of {BATCH_SIZE} sequences at a distance of '
+    f'{task.dependency_distance}'
+  )
   return verify_laws(select_laws(LAWS, laws), task, repr(task), sizes)

@@ -68,10 +68,10 @@ class ModularArithmetic(AutomatonTask):
   family: ClassVar[str] = 'modular_arithmetic'
 
   @property
-  def machine(self) -> MooreMachine:
+  def automaton(self) -> MooreMachine:
     return MACHINE
 
   @property
-  def token_ranges(self) -> tuple[range, ...]:
-    """Number tokens at even positions, and operator tokens at odd positions."""
+  def token_id_ranges(self) -> tuple[range, ...]:
+    """The allowed tokens, which are operands at even positions and operators at odd positions."""
     return range(MODULUS), range(MODULUS, MODULUS + len(OPERATORS))

@@ -34,8 +34,8 @@ def make_number_speller(language: str) -> Callable[[int], str]:
   if language not in known:
     raise ValueError(f'num2words has no {language!r}; its languages are {", ".join(sorted(known))}')
   converter = copy.copy(known[language])
-  # For each number, num2words tests all number words in descending order of their values.
-  # Removing the words for values of 10^MOST_DIGITS or more makes spelling three times as fast.
+  # To spell a number, num2words iterates over all number words in descending order of value.
+  # Without the words for 10^MOST_DIGITS and above, spelling a number is three times as fast.
   if words := getattr(converter, 'cards', None):
     converter.cards = {value: word for value, word in words.items() if value < 10**MOST_DIGITS}
 
@@ -86,8 +86,10 @@ class NumberWords(PairTask):
         f'nonzero={self.nonzero}: for {self.digits} digits, the limit must be 1 to'
         f' {self.digits}, or 0 for no limit'
       )
-    if not 1 <= self.fewest <= self.distance:
-      raise ValueError(f'fewest={self.fewest}: the minimum length must be 1 to {self.distance}')
+    if not 1 <= self.fewest <= self.dependency_distance:
+      raise ValueError(
+        f'fewest={self.fewest}: the minimum length must be 1 to {self.dependency_distance}'
+      )
     for language in (self.source, self.target):
       make_number_speller(language)
 
@@ -96,12 +98,12 @@ class NumberWords(PairTask):
     return f'number words ({self.source} to {self.target})'
 
   @property
-  def distance(self) -> int:
-    """The maximum number of digits, or of nonzero digits if the option `nonzero` is set."""
+  def dependency_distance(self) -> int:
+    """The maximum number of digits in a number, or of nonzero digits if `nonzero` is set."""
     return self.nonzero or self.digits
 
   @property
-  def task_for_vocabulary_training(self) -> 'NumberWords':
+  def task_for_learning_subword_vocabulary(self) -> 'NumberWords':
     """The task on numbers of all lengths, on which the vocabulary is trained.
 
     Its two languages are in sorted order, so that the vocabulary does not depend on the direction
@@ -113,17 +115,22 @@ class NumberWords(PairTask):
       fewest=1,
     )
 
-  def with_distance(self, distance: int) -> 'NumberWords':
-    """The task with another maximum number of digits, or of nonzero digits."""
+  def with_dependency_distance(self, distance: int) -> 'NumberWords':
+    """A copy of this task with numbers of at most `distance` digits.
+
+    If `nonzero` is set, only nonzero digits are counted.
+    """
     fewest = min(self.fewest, distance)
     if not self.nonzero:
       return dataclasses.replace(self, digits=distance, fewest=fewest)
     digits = max(self.digits, distance)
     return dataclasses.replace(self, digits=digits, nonzero=distance, fewest=fewest)
 
-  def extrapolation_task(self, distance: int) -> 'NumberWords':
-    """The task on numbers with more digits than all numbers of this task."""
-    return dataclasses.replace(self.with_distance(distance), fewest=self.distance + 1)
+  def extrapolation_task(self, dependency_distance: int) -> 'NumberWords':
+    """A copy of this task with only numbers that are longer than the original maximum length."""
+    return dataclasses.replace(
+      self.with_dependency_distance(dependency_distance), fewest=self.dependency_distance + 1
+    )
 
   def sentence_pairs(self) -> Iterator[SentencePair]:
     """Yields random distinct numbers, spelled out in both languages."""
@@ -134,23 +141,30 @@ class NumberWords(PairTask):
   def sample_numbers(self) -> Iterator[int]:
     """Yields at most `pairs` distinct random numbers, in ascending order of length."""
     generator, remaining = random.Random(0), self.pairs
-    for length in range(self.fewest, self.distance + 1):
-      count = min(self.num_integers_of_length(length), remaining // (self.distance + 1 - length))
-      for rank in generator.sample(range(self.num_integers_of_length(length)), count):
-        yield self.nth_integer_of_length(length, rank)
+    for length in range(self.fewest, self.dependency_distance + 1):
+      available = self.num_integers_of_length(length)
+      count = min(available, remaining // (self.dependency_distance + 1 - length))
+      for index in generator.sample(range(available), count):
+        yield self.integer_with_num_digits(length, index)
       remaining -= count
 
-  def num_integers_of_length(self, length: int) -> int:
-    """The number of integers with `length` digits, or with `length` nonzero digits."""
-    if self.nonzero:
-      return math.comb(self.digits, length) * 9**length
-    return 9 * 10 ** (length - 1)
+  def num_integers_of_length(self, num_digits: int) -> int:
+    """The number of integers with `num_digits` digits.
 
-  def nth_integer_of_length(self, length: int, rank: int) -> int:
-    """The integer at index `rank` in a list of all integers with the given number of digits."""
+    If `nonzero` is set, only nonzero digits are counted.
+    """
+    if self.nonzero:
+      return math.comb(self.digits, num_digits) * 9**num_digits
+    return 9 * 10 ** (num_digits - 1)
+
+  def integer_with_num_digits(self, num_digits: int, index: int) -> int:
+    """The integer at position `index` in a list of all integers with `num_digits` digits.
+
+    If `nonzero` is set, only nonzero digits are counted.
+    """
     if not self.nonzero:
-      return 10 ** (length - 1) + rank
-    subset, rank = divmod(rank, 9**length)
-    subsets = itertools.combinations(range(self.digits), length)  # of the nonzero positions
+      return 10 ** (num_digits - 1) + index
+    subset, index = divmod(index, 9**num_digits)
+    subsets = itertools.combinations(range(self.digits), num_digits)  # of the nonzero positions
     positions = next(itertools.islice(subsets, subset, None))
-    return sum((1 + rank // 9**i % 9) * 10**position for i, position in enumerate(positions))
+    return sum((1 + index // 9**i % 9) * 10**position for i, position in enumerate(positions))

@@ -1,8 +1,8 @@
-"""Translation of generated sentence pairs that are stored in a table.
+"""Translation tasks on generated sentence pairs, which are stored as arrays of tokens.
 
-The table is built once per process and is a constant of the compiled step. A batch samples its
-rows. Every pair has a name, such as the number that it spells out. A hash of the name assigns the
-pair to a split, so that a pair is in the same split in every table and in both directions of
+The table of pairs is built once per process and is a constant of the compiled step. A batch samples
+its rows. Every pair has a name, such as the number that it spells out. A hash of the name assigns
+the pair to a split, so that a pair is in the same split in every table and in both directions of
 translation.
 
 The oracle looks up a source in the table by binary search of a hash of its tokens x_1, ..., x_S,
@@ -32,14 +32,14 @@ from experiments.lab.tasks.transduction import Transduction
 
 
 class SentencePair(NamedTuple):
-  """A sentence, its translation, and a unique name that determines the split of the pair."""
+  """A sentence, its translation, and a unique identifier that determines the split of the pair."""
 
   name: str
   source: str
   target: str
 
 
-class PairTable(NamedTuple):
+class SentencePairTable(NamedTuple):
   """N tokenised sentence pairs, sorted by the hashes of their source sentences."""
 
   source: np.ndarray  # int32 [N, S] tokens, padded
@@ -53,10 +53,10 @@ class PairTable(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class PairTask(Transduction):
-  """The base class of translation tasks on a table of at most `pairs` generated sentence pairs.
+  """The base class of translation tasks that generate up to `pairs` sentence pairs.
 
   The vocabulary is trained on both languages of the training split of
-  `task_for_vocabulary_training`.
+  `task_for_learning_subword_vocabulary`.
   """
 
   source: str = ''
@@ -78,7 +78,7 @@ class PairTask(Transduction):
 
   @property
   @abc.abstractmethod
-  def task_for_vocabulary_training(self) -> 'PairTask':
+  def task_for_learning_subword_vocabulary(self) -> 'PairTask':
     """The task on whose training sentences the vocabulary is trained.
 
     It is the same at all distances and in both directions of translation.
@@ -86,42 +86,45 @@ class PairTask(Transduction):
 
   @abc.abstractmethod
   def sentence_pairs(self) -> Iterable[SentencePair]:
-    """Generates the sentence pairs of the task, each with a unique name."""
+    """Generates the sentence pairs of the task, each with a unique identifier."""
 
   @property
   def vocabulary(self) -> Vocabulary:
     """The subword vocabulary that both languages share, which is cached in memory."""
-    return learn_vocabulary(self.task_for_vocabulary_training)
+    return learn_vocabulary(self.task_for_learning_subword_vocabulary)
 
   @property
-  def pair_table(self) -> PairTable:
+  def sentence_pair_table(self) -> SentencePairTable:
     """The tokenised sentence pairs of the task, which are cached in memory."""
-    return build_pair_table(self)
+    return build_sentence_pair_table(self)
 
   @property
   def digest(self) -> str:
-    """A hash of the pairs and the vocabulary. Scores with different hashes are not comparable."""
-    return f'{self.pair_table.digest}-{self.vocabulary.digest}'
+    """A hash of the sentence pairs and the vocabulary.
+
+    Scores on data with different hashes are not comparable.
+    """
+    return f'{self.sentence_pair_table.digest}-{self.vocabulary.digest}'
 
   @property
   def source_length(self) -> int:
-    return self.pair_table.source.shape[1]
+    return self.sentence_pair_table.source.shape[1]
 
   @property
   def target_length(self) -> int:
-    return self.pair_table.target.shape[1]
+    return self.sentence_pair_table.target.shape[1]
 
   @property
-  def chance(self) -> float:
+  def chance_level(self) -> float:
     """The fraction of test targets that exactly match the prediction of the baseline."""
-    target = self.pair_table.target[self.pair_table.rows['test']]
+    target = self.sentence_pair_table.target[self.sentence_pair_table.rows['test']]
     correct = (target == np.argmax(token_frequencies(self), -1)[None, :]) & (target != UNKNOWN)
     return float(np.mean(np.all(correct | (target == PAD), 1)))
 
   def batch(self, split: str, index, batch_size: int) -> Batch:
     """Sentence pairs of a split, sampled uniformly with replacement."""
-    table, rows = self.pair_table, self.sample_row_indices(split, index, batch_size)
-    # Embedding the table as a constant of the compiled step adds little compilation time.
+    table, rows = self.sentence_pair_table, self.sample_row_indices(split, index, batch_size)
+    # Storing the table as a constant of the compiled step adds little compilation time.
     return self.make_batch(jnp.asarray(table.source)[rows], jnp.asarray(table.target)[rows])
 
   def sample_row_indices(self, split: str, index, batch_size: int) -> jax.Array:
@@ -136,21 +139,22 @@ class PairTask(Transduction):
       Indices [B] into the arrays of the table.
 
     """
-    key, rows = self.batch_key(split, index), jnp.asarray(self.pair_table.rows[split])
+    key, rows = self.batch_key(split, index), jnp.asarray(self.sentence_pair_table.rows[split])
     return rows[jax.random.randint(key, (batch_size,), 0, rows.size)]
 
-  def test_sentence_pairs(self, index: int, batch_size: int) -> list[tuple[str, str]]:
-    """The original texts of the sentence pairs in a test batch."""
+  def sentence_pairs_of_test_batch(self, index: int, batch_size: int) -> list[tuple[str, str]]:
+    """The original texts of the sentence pairs in a batch of the test split."""
     rows = np.asarray(self.sample_row_indices('test', index, batch_size))
-    return [(pair.source, pair.target) for pair in (self.pair_table.pairs[row] for row in rows)]
+    pairs = self.sentence_pair_table.pairs
+    return [(pairs[row].source, pairs[row].target) for row in rows]
 
-  def oracle(self, source: jax.Array) -> jax.Array:
+  def oracle_outputs(self, source: jax.Array) -> jax.Array:
     """Logits that predict the stored translation of each source, which is looked up by hash."""
-    table = self.pair_table
+    table = self.sentence_pair_table
     row = jnp.searchsorted(jnp.asarray(table.hashes), hash_token_rows(source, table.multipliers))
     return one_hot_logits(jnp.asarray(table.target)[row], self.vocabulary_size)
 
-  def baseline(self, source: jax.Array) -> jax.Array:
+  def baseline_outputs(self, source: jax.Array) -> jax.Array:
     """Logits that are the log-frequencies of tokens at each position of the training targets."""
     logits = jnp.asarray(np.log(token_frequencies(self)), jnp.float32)
     return jnp.broadcast_to(logits, (len(source), *logits.shape))
@@ -172,7 +176,7 @@ def learn_vocabulary(task: PairTask) -> Vocabulary:
 
 
 @functools.cache
-def build_pair_table(task: PairTask) -> PairTable:
+def build_sentence_pair_table(task: PairTask) -> SentencePairTable:
   """The tokenised sentence pairs of a task, sorted by the hashes of their source sentences.
 
   Raises:
@@ -187,7 +191,7 @@ def build_pair_table(task: PairTask) -> PairTable:
       raise ValueError(f'{first.name} and {pair.name} have the same source {pair.source!r}')
   source, target = (pad_token_rows(task.vocabulary.encode([pair[side] for pair in pairs]))
                     for side in (1, 2))
-  multipliers, hashes = collision_free_hashes(source)
+  multipliers, hashes = find_hash_function_without_collisions(source)
   order = np.argsort(hashes)
   splits = np.array([split_of_file(pairs[row].name) for row in order])
   rows = {split: np.flatnonzero(splits == split) for split in SPLITS}
@@ -199,7 +203,9 @@ def build_pair_table(task: PairTask) -> PairTable:
   text = '\n'.join('\t'.join(pair) for pair in sorted(pairs))
   digest = hashlib.sha256(text.encode()).hexdigest()[:12]
   ordered = [pairs[row] for row in order]
-  return PairTable(source[order], target[order], hashes[order], multipliers, ordered, rows, digest)
+  return SentencePairTable(
+    source[order], target[order], hashes[order], multipliers, ordered, rows, digest
+  )
 
 
 @functools.cache
@@ -208,7 +214,7 @@ def token_frequencies(task: PairTask) -> np.ndarray:
 
   Add-one smoothing keeps all frequencies positive.
   """
-  target = task.pair_table.target[task.pair_table.rows['train']]
+  target = task.sentence_pair_table.target[task.sentence_pair_table.rows['train']]
   position = np.broadcast_to(np.arange(target.shape[1]), target.shape)
   counts = np.ones((target.shape[1], task.vocabulary_size))
   np.add.at(counts, (position[target != PAD], target[target != PAD]), 1)
@@ -232,20 +238,22 @@ def hash_token_rows(tokens, multipliers: np.ndarray):
   return (tokens.astype(np.uint32) * multipliers[None, :]).sum(1, dtype=np.uint32)
 
 
-def collision_free_hashes(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Multipliers [S] that give the token rows [N, S] distinct hashes, and these hashes [N].
+def find_hash_function_without_collisions(
+  token_rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns hash multipliers [S] under which no token rows [N, S] collide, and the hashes [N].
 
   Raises:
     ValueError: if two rows are equal.
 
   """
-  generator, num_distinct = np.random.default_rng(0), len(np.unique(rows, axis=0))
-  if num_distinct < len(rows):
+  generator, num_distinct = np.random.default_rng(0), len(np.unique(token_rows, axis=0))
+  if num_distinct < len(token_rows):
     raise ValueError(
-      f'{len(rows)} sources have {num_distinct} distinct token rows; increase vocabulary_size'
+      f'{len(token_rows)} sources have {num_distinct} distinct token rows; increase vocabulary_size'
     )
   while True:
-    multipliers = generator.integers(0, 2**32, rows.shape[1], np.uint32)
-    hashes = hash_token_rows(rows, multipliers)
-    if np.unique(hashes).size == len(rows):
+    multipliers = generator.integers(0, 2**32, token_rows.shape[1], np.uint32)
+    hashes = hash_token_rows(token_rows, multipliers)
+    if np.unique(hashes).size == len(token_rows):
       return multipliers, hashes

@@ -42,6 +42,6 @@ class Parity(AutomatonTask):
   family: ClassVar[str] = 'parity'
 
   @property
-  def machine(self) -> MooreMachine:
+  def automaton(self) -> MooreMachine:
     """The automaton whose state is the parity of the tokens and whose output is its state."""
     return MACHINE

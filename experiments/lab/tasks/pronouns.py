@@ -15,6 +15,7 @@ for heads that attend to an antecedent (figure 4).
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import ClassVar
 
 import jax
@@ -86,11 +87,11 @@ class Pronouns(Task):
 
   @property
   def input_space(self) -> Space:
-    """One token for each word in WORDS, where token 0 is padding."""
+    """The vocabulary, with one token for each word in WORDS and token 0 for padding."""
     return Space('tokens', len(WORDS))
 
   @property
-  def distance(self) -> int:
+  def dependency_distance(self) -> int:
     """The maximum number of words between the two clauses."""
     return self.words
 
@@ -100,17 +101,17 @@ class Pronouns(Task):
     return PREFIXES * PHRASE + FIRST_CLAUSE + self.words + SECOND_CLAUSE
 
   @property
-  def chance(self) -> float:
+  def chance_level(self) -> float:
     """The accuracy of a uniform random choice among all nouns."""
     return 1 / (2 * KINDS)
 
-  def with_distance(self, distance: int) -> 'Pronouns':
-    """The task with another maximum number of words between the clauses."""
+  def with_dependency_distance(self, distance: int) -> 'Pronouns':
+    """A copy of this task with another maximum number of words between the clauses."""
     return dataclasses.replace(self, words=distance, fewest=min(self.fewest, distance))
 
-  def extrapolation_task(self, distance: int) -> 'Pronouns':
-    """The task on sentences with more words between clauses than in any sentence of this task."""
-    return dataclasses.replace(self, words=distance, fewest=self.words + PHRASE)
+  def extrapolation_task(self, dependency_distance: int) -> 'Pronouns':
+    """A copy of this task with more words between the clauses than the original maximum."""
+    return dataclasses.replace(self, words=dependency_distance, fewest=self.words + PHRASE)
 
   def batch(self, split: str, index, batch_size: int) -> Batch:
     """Sentences of two random clauses with random numbers of distractor phrases."""
@@ -121,29 +122,30 @@ class Pronouns(Task):
 
     kinds = sample_integers(keys[0], KINDS, 2)  # index of the animal, index of the location
     nouns = NOUN + KINDS * jnp.arange(2)[None, :] + kinds
-    # The classes of the subject and of the adjective are 0 for animals and 1 for locations.
+    # Word class 0 contains the words about animals, and word class 1 the words about locations.
     subject_class, adjective_class = sample_integers(keys[1], 2), sample_integers(keys[2], 2)
     classes = subject_class, 1 - subject_class, adjective_class
     subject, verb_object, answer = (select_tokens(nouns, noun_class) for noun_class in classes)
     verb = VERB + VARIANTS * subject_class + sample_integers(keys[3], VARIANTS)
     adjective = ADJECTIVE + VARIANTS * adjective_class + sample_integers(keys[4], VARIANTS)
 
-    preposition, noun = draw_distractor_phrases(phrase_key, kinds, PREFIXES + self.words // PHRASE)
+    num_phrases = PREFIXES + self.words // PHRASE
+    preposition, noun = sample_distractor_phrases(phrase_key, kinds, num_phrases)
     before = fill_template('{} the {} ,', preposition[:, :PREFIXES], noun[:, :PREFIXES])
     between = fill_template(', {} the {}', preposition[:, PREFIXES:], noun[:, PREFIXES:])
     num_between = jax.random.randint(
       between_key, (batch_size,), self.fewest // PHRASE, self.words // PHRASE + 1
     )
-    source = concatenate_with_padding_last(
+    source = concatenate_and_move_padding_to_end([
       replace_excess_phrases_by_padding(before, sample_integers(before_key, PREFIXES + 1)),
       fill_template("the {} did n't {} the {}", subject, verb, verb_object),
       replace_excess_phrases_by_padding(between, num_between),
       fill_template('because it was too {} .', adjective),
-    )
+    ])
     scored = source == TOKENS['.']
     return Batch(source, jnp.where(scored, answer[:, None], 0), scored.astype(jnp.float32))
 
-  def relevant_positions(self, source: jax.Array) -> dict[str, jax.Array]:
+  def positions_for_attention_analysis(self, source: jax.Array) -> dict[str, jax.Array]:
     """The positions [B] of the pronoun, its antecedent and the full stop in the source [B, T]."""
     verb = jnp.argmax((source >= VERB) & (source < ADJECTIVE), 1)
     adjective = jnp.max(jnp.where(source >= ADJECTIVE, source, 0), 1)
@@ -155,12 +157,12 @@ class Pronouns(Task):
       'prediction': jnp.argmax(source == TOKENS['.'], 1),
     }
 
-  def oracle(self, source: jax.Array) -> jax.Array:
-    """Logits that predict the noun of the first clause that the adjective can describe."""
-    answer = select_tokens(source, self.relevant_positions(source)['antecedent'])
+  def oracle_outputs(self, source: jax.Array) -> jax.Array:
+    """Logits that predict the pronoun's antecedent from the adjective and the first clause."""
+    answer = select_tokens(source, self.positions_for_attention_analysis(source)['antecedent'])
     return one_hot_logits(jnp.broadcast_to(answer[:, None], source.shape), self.output_space.size)
 
-  def baseline(self, source: jax.Array) -> jax.Array:
+  def baseline_outputs(self, source: jax.Array) -> jax.Array:
     """Logits of the uniform distribution over all nouns."""
     token = jnp.arange(self.output_space.size)
     is_noun = (token >= NOUN) & (token < VERB)
@@ -181,10 +183,10 @@ def fill_template(template: str, *fillers: jax.Array) -> jax.Array:
   return jnp.stack(jnp.broadcast_arrays(*words), -1)
 
 
-def draw_distractor_phrases(
+def sample_distractor_phrases(
   key: jax.Array, excluded_nouns: jax.Array, count: int
 ) -> tuple[jax.Array, jax.Array]:
-  """Samples prepositions and nouns for distractor phrases, except the nouns of the clauses.
+  """Samples prepositions and nouns for distractor phrases, without the nouns in the clauses.
 
   Args:
     key: random key.
@@ -205,17 +207,17 @@ def draw_distractor_phrases(
 
 
 def replace_excess_phrases_by_padding(phrases: jax.Array, num_kept: jax.Array) -> jax.Array:
-  """Replaces all but the first `num_kept` [B] phrases of each sentence by padding.
+  """Keeps the first `num_kept` phrases of each sentence, and replaces all others by padding.
 
-  The phrases are [B, N, words], and the result is [B, N * words].
+  The phrases are [B, N, words], `num_kept` is [B], and the result is [B, N * words].
   """
   is_kept = jnp.arange(phrases.shape[1])[None, :, None] < num_kept[:, None, None]
   return jnp.where(is_kept, phrases, TOKENS[FILL]).reshape(len(phrases), -1)
 
 
-def concatenate_with_padding_last(*parts: jax.Array) -> jax.Array:
+def concatenate_and_move_padding_to_end(sentence_parts: Sequence[jax.Array]) -> jax.Array:
   """Concatenates the parts [B, tokens] of each sentence, and moves all padding to the end."""
-  sentence = jnp.concatenate(parts, 1)
+  sentence = jnp.concatenate(sentence_parts, 1)
   order = jnp.argsort(sentence == TOKENS[FILL], axis=1, stable=True)
   return jnp.take_along_axis(sentence, order, 1)
 

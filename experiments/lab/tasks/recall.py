@@ -77,22 +77,22 @@ class Recall(Task):
     return Space('tokens', self.vocabulary_size)
 
   @property
-  def distance(self) -> int:
-    """The sequence length, which limits the distance between a key-value pair and its query."""
+  def dependency_distance(self) -> int:
+    """The sequence length, an upper bound on the distance between a pair and its query."""
     return self.length
 
   @property
-  def chance(self) -> float:
+  def chance_level(self) -> float:
     """The accuracy of a uniform random prediction of a value."""
     return 1 / (self.vocabulary_size - self.first_value_token)
 
   @property
   def first_value_token(self) -> int:
-    """The smallest value token, which follows the largest key token."""
+    """The lowest token id that represents a value, which follows the ids of all keys."""
     return self.vocabulary_size // 2
 
-  def with_distance(self, distance: int) -> 'Recall':
-    """The task with another length and a proportional number of key-value pairs, at least one."""
+  def with_dependency_distance(self, distance: int) -> 'Recall':
+    """A copy of this task with another length and a proportional number of pairs, at least one."""
     num_pairs = max(1, self.num_pairs * distance // self.length)
     return dataclasses.replace(self, length=distance, num_pairs=num_pairs)
 
@@ -104,11 +104,12 @@ class Recall(Task):
     values = self.first_value_token + draws.sample_distinct(value_key, batch_size, count, values)
     pairs = jnp.stack([keys, values], -1).reshape(batch_size, 2 * count)
 
-    # As in the paper, the i-th sampled gap is assigned to the i-th sampled key.
-    # The first keys tend to have small gaps, because small gaps tend to be sampled first.
+    # As in the Zoology paper, each key has a sampled gap between the key-value pairs and its query.
+    # Gaps between the pairs and queries are sampled key by key, without replacement.
+    # If power < 1, small gaps are more probable, so the first keys tend to be queried earlier.
     gaps = 1 + jnp.arange((self.length - 2 * count) // 2)
     log_weights = (self.power - 1) * jnp.log(gaps)
-    gap = draws.sample_distinct_weighted(gap_key, batch_size, count, log_weights)
+    gap = draws.sample_weighted_without_replacement(gap_key, batch_size, count, log_weights)
     row, query = jnp.arange(batch_size)[:, None], 2 * count + 2 * gap
 
     empty = jnp.zeros((batch_size, self.length), jnp.int32)
@@ -119,13 +120,13 @@ class Recall(Task):
     weight = jnp.zeros(empty.shape).at[row, query].set(1.0)
     return Batch(source, empty.at[row, query].set(values), weight)
 
-  def oracle(self, source: jax.Array) -> jax.Array:
+  def oracle_outputs(self, source: jax.Array) -> jax.Array:
     """Logits that predict, at each position, the value that is paired with the input key."""
     pairs = source[:, : 2 * self.num_pairs]
     match = source[:, :, None] == pairs[:, None, ::2]  # [B, T, K]
     return one_hot_logits(jnp.sum(match * pairs[:, None, 1::2], -1), self.vocabulary_size)
 
-  def baseline(self, source: jax.Array) -> jax.Array:
+  def baseline_outputs(self, source: jax.Array) -> jax.Array:
     """Logits of the uniform distribution over all values."""
     is_value = jnp.arange(self.vocabulary_size) >= self.first_value_token
     return jnp.broadcast_to(uniform_logits(is_value), (*source.shape, self.vocabulary_size))

@@ -23,11 +23,12 @@ BLANK = 0  # the symbols are 1, ..., V - 2 and the marker is V - 1
 
 @dataclasses.dataclass(frozen=True)
 class SelectiveCopying(Task):
-  """Copying of the symbols of a context, in order, to the markers that follow the context.
+  """Copying of all symbols of a context, without the blanks between them, in their order.
 
-  A context of `length` tokens has `num_tokens` symbols. Token 0 is the blank, tokens 1 to V - 2 are
-  symbols and token V - 1 is the marker, for a vocabulary of size V. Two examples (`.` has no
-  weight):
+  A context of `length` tokens has `num_tokens` symbols, and its other tokens are blank. It is
+  followed by `num_tokens` markers, whose targets are the symbols. Token 0 is the blank, tokens 1 to
+  V - 2 are symbols and token V - 1 is the marker, for a vocabulary of size V. Two examples (`.` has
+  no weight):
 
     selective_copying(length=10, num_tokens=4)
       source  0 7 0 0 3 3 0 0 0 12 15 15 15 15
@@ -67,8 +68,8 @@ class SelectiveCopying(Task):
     return Space('tokens', self.vocabulary_size)
 
   @property
-  def distance(self) -> int:
-    """The length of the context, which limits the distance between a symbol and its marker."""
+  def dependency_distance(self) -> int:
+    """The context length, an upper bound on the distance from a symbol to its copy."""
     return self.length
 
   @property
@@ -77,16 +78,16 @@ class SelectiveCopying(Task):
     return self.vocabulary_size - 1
 
   @property
-  def chance(self) -> float:
+  def chance_level(self) -> float:
     """The accuracy of a uniform random prediction of the symbols."""
     return 1 / (self.vocabulary_size - 2)
 
-  def with_distance(self, distance: int) -> 'SelectiveCopying':
-    """The task with another context length and the same number of symbols."""
+  def with_dependency_distance(self, distance: int) -> 'SelectiveCopying':
+    """A copy of this task with a context of `distance` tokens and the same number of symbols."""
     return dataclasses.replace(self, length=distance)
 
   def batch(self, split: str, index, batch_size: int) -> Batch:
-    """Random symbols at random positions of a blank context, followed by markers."""
+    """Random symbols at random positions among blanks, followed by one marker per symbol."""
     symbol_key, position_key = jax.random.split(self.batch_key(split, index))
     shape = batch_size, self.num_tokens
     symbols = jax.random.randint(symbol_key, shape, 1, self.marker_token)
@@ -97,7 +98,7 @@ class SelectiveCopying(Task):
     target = jnp.concatenate([blank, symbols], 1)
     return Batch(source, target, (source == self.marker_token).astype(jnp.float32))
 
-  def oracle(self, source: jax.Array) -> jax.Array:
+  def oracle_outputs(self, source: jax.Array) -> jax.Array:
     """Logits that predict blanks and then the symbols of the context in order."""
     context = source[:, : self.length]
     positions = jnp.argsort(context == BLANK, axis=1, stable=True)[:, : self.num_tokens]
@@ -105,7 +106,7 @@ class SelectiveCopying(Task):
     target = jnp.concatenate([jnp.full_like(context, BLANK), symbols], 1)
     return one_hot_logits(target, self.output_space.size)
 
-  def baseline(self, source: jax.Array) -> jax.Array:
+  def baseline_outputs(self, source: jax.Array) -> jax.Array:
     """Logits of the uniform distribution over all symbols."""
     token = jnp.arange(self.output_space.size)
     is_symbol = (token != BLANK) & (token != self.marker_token)

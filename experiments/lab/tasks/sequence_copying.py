@@ -1,4 +1,4 @@
-"""The tasks copy, reverse and sort, whose target is a permutation of all source symbols.
+"""Sequence copying, reversal and sorting, where the target is a permutation of the source symbols.
 
 A source has n random symbols and END. Its target has the same symbols in another order:
 
@@ -31,7 +31,7 @@ from experiments.lab.tasks.transduction import Transduction
 
 @dataclasses.dataclass(frozen=True)
 class SequenceCopying(Transduction):
-  """The base class of tasks that reorder `min_length` to `max_length` random symbols.
+  """The base class of tasks that reorder between `min_length` and `max_length` random symbols.
 
   All lengths have the same probability.
   """
@@ -57,8 +57,11 @@ class SequenceCopying(Transduction):
       )
 
   @abc.abstractmethod
-  def sort_key(self, source: jax.Array) -> jax.Array:
-    """The sort keys [B, S] of source symbols. Targets have the symbols in ascending key order."""
+  def sort_keys_for_target_order(self, source: jax.Array) -> jax.Array:
+    """The sort key of each source symbol, as an array [B, S].
+
+    A target contains the source symbols in ascending order of their sort keys.
+    """
 
   @property
   def vocabulary_size(self) -> int:
@@ -75,13 +78,13 @@ class SequenceCopying(Transduction):
     return self.source_length
 
   @property
-  def distance(self) -> int:
-    """The maximum number of symbols in a source sequence."""
+  def dependency_distance(self) -> int:
+    """The maximum number of source symbols, which sets how far a symbol can be from its copy."""
     return self.max_length
 
   @property
   def most_likely_target_symbols(self) -> list[int]:
-    """The symbols of a target sequence with the highest probability over random sources.
+    """The symbols of a target sequence that is most probable if the source is unknown.
 
     This target has the smallest length and contains the symbols of the alphabet equally often, as
     far as possible.
@@ -89,25 +92,34 @@ class SequenceCopying(Transduction):
     return sorted(number % self.alphabet_size for number in range(self.min_length))
 
   @property
-  def num_sources_that_share_most_likely_target(self) -> int:
-    """The number of distinct source sequences whose target is the most likely target."""
+  def num_sources_mapped_to_most_frequent_target(self) -> int:
+    """The number of distinct source sequences that have the most likely target sequence."""
     return 1
 
   @property
-  def chance(self) -> float:
-    """The probability of the most likely target, which the baseline predicts."""
+  def chance_level(self) -> float:
+    """The exact-match rate of a baseline that always predicts the most likely target.
+
+    It equals the probability of this target.
+    """
     num_lengths = self.max_length - self.min_length + 1
-    num_sources = self.num_sources_that_share_most_likely_target
+    num_sources = self.num_sources_mapped_to_most_frequent_target
     return num_sources / self.alphabet_size**self.min_length / num_lengths
 
-  def with_distance(self, distance: int) -> 'SequenceCopying':
-    """The task with another maximum length, and with a smaller minimum length if necessary."""
+  def with_dependency_distance(self, distance: int) -> 'SequenceCopying':
+    """A copy of this task whose sources have at most `distance` symbols.
+
+    This maximum is the dependency distance of the task. A larger minimum number of symbols is
+    reduced to `distance`.
+    """
     min_length = min(self.min_length, distance)
     return dataclasses.replace(self, max_length=distance, min_length=min_length)
 
-  def extrapolation_task(self, distance: int) -> 'SequenceCopying':
-    """The task on sources longer than the maximum length of this task."""
-    return dataclasses.replace(self, max_length=distance, min_length=self.max_length + 1)
+  def extrapolation_task(self, dependency_distance: int) -> 'SequenceCopying':
+    """A copy of this task with only sources longer than the original maximum length."""
+    return dataclasses.replace(
+      self, max_length=dependency_distance, min_length=self.max_length + 1
+    )
 
   def batch(self, split: str, index, batch_size: int) -> Batch:
     """Sources of random length with random symbols, and their targets."""
@@ -124,14 +136,14 @@ class SequenceCopying(Transduction):
   def target_from_source(self, source: jax.Array) -> jax.Array:
     """The targets [B, T] of the sources [B, S], with END and padding after the symbols."""
     last = jnp.iinfo(jnp.int32).max
-    keys = jnp.where(source >= RESERVED, self.sort_key(source), last)
+    keys = jnp.where(source >= RESERVED, self.sort_keys_for_target_order(source), last)
     return jnp.take_along_axis(source, jnp.argsort(keys, axis=1, stable=True), 1)
 
-  def oracle(self, source: jax.Array) -> jax.Array:
+  def oracle_outputs(self, source: jax.Array) -> jax.Array:
     return one_hot_logits(self.target_from_source(source), self.vocabulary_size)
 
-  def baseline(self, source: jax.Array) -> jax.Array:
-    """Logits that predict the most likely target for every source."""
+  def baseline_outputs(self, source: jax.Array) -> jax.Array:
+    """Logits that predict the same most likely target sequence for all sources."""
     symbols = RESERVED + jnp.array(self.most_likely_target_symbols)
     row = jnp.full((self.target_length,), PAD).at[: symbols.size + 1].set(jnp.append(symbols, END))
     return one_hot_logits(jnp.broadcast_to(row, source.shape), self.vocabulary_size)
@@ -144,8 +156,8 @@ class SequenceCopying(Transduction):
       raise ValueError(f'{self.family} needs numbers from 0 to {last}, not {text!r}')
     return [*(RESERVED + int(word) for word in words), END]
 
-  def test_sentence_pairs(self, index: int, batch_size: int) -> list[tuple[str, str]]:
-    """The texts of the sources and targets of a test batch, detokenised without loss."""
+  def sentence_pairs_of_test_batch(self, index: int, batch_size: int) -> list[tuple[str, str]]:
+    """The source and target texts of a test batch, restored exactly from their tokens."""
     batch = self.batch('test', index, batch_size)
     sides = (map(self.detokenize, np.asarray(side)) for side in (batch.source, batch.target))
     return list(zip(*sides, strict=True))
@@ -176,8 +188,8 @@ class Copy(SequenceCopying):
 
   family: ClassVar[str] = 'copy'
 
-  def sort_key(self, source: jax.Array) -> jax.Array:
-    """The position of each symbol, so that sorting by this key preserves the order."""
+  def sort_keys_for_target_order(self, source: jax.Array) -> jax.Array:
+    """The position of each symbol, as a sort key that leaves the sequence unchanged."""
     return jnp.broadcast_to(jnp.arange(source.shape[1]), source.shape)
 
 
@@ -200,8 +212,8 @@ class Reverse(SequenceCopying):
 
   family: ClassVar[str] = 'reverse'
 
-  def sort_key(self, source: jax.Array) -> jax.Array:
-    """The negative position of each symbol, so that sorting by this key reverses the order."""
+  def sort_keys_for_target_order(self, source: jax.Array) -> jax.Array:
+    """The negative position of each symbol, as a sort key that reverses the sequence."""
     return -jnp.broadcast_to(jnp.arange(source.shape[1]), source.shape)
 
 
@@ -225,11 +237,14 @@ class Sort(SequenceCopying):
   family: ClassVar[str] = 'sort'
 
   @property
-  def num_sources_that_share_most_likely_target(self) -> int:
-    """The number of sources, which are the distinct permutations of the most likely target."""
+  def num_sources_mapped_to_most_frequent_target(self) -> int:
+    """The number of distinct source sequences that, once sorted, equal the most likely target.
+
+    They are the distinct permutations of this target.
+    """
     repeated = collections.Counter(self.most_likely_target_symbols).values()
     return math.factorial(self.min_length) // math.prod(map(math.factorial, repeated))
 
-  def sort_key(self, source: jax.Array) -> jax.Array:
+  def sort_keys_for_target_order(self, source: jax.Array) -> jax.Array:
     """The symbols as their own sort keys, so that the target is in ascending order."""
     return source

@@ -44,7 +44,7 @@ class Batch(NamedTuple):
 class Metric(NamedTuple):
   """The name of an evaluation metric and its value for a perfect model.
 
-  Comparing `perfect` with `Task.chance` tells whether higher or lower values are better.
+  Comparing `perfect` with `Task.chance_level` tells whether higher or lower values are better.
   """
 
   name: str
@@ -81,7 +81,7 @@ class Task(abc.ABC):
   """
 
   family: ClassVar[str]  # name of the task in TASKS
-  axis: ClassVar[str]  # label and unit of `distance` in tables and figures
+  axis: ClassVar[str]  # label and unit of `dependency_distance` in tables and figures
   metric: ClassVar[Metric] = ACCURACY
   model_kind: ClassVar[str] = 'layer'  # models are 'layer' or 'translator' (encoder-decoder) specs
   solved: ClassVar[float | None] = None  # validation metric at which training may stop early
@@ -99,7 +99,7 @@ class Task(abc.ABC):
 
   @property
   @abc.abstractmethod
-  def distance(self) -> int:
+  def dependency_distance(self) -> int:
     """The distance between tokens that a model must relate, in the unit named by `axis`.
 
     Depending on the task, it is an exact distance or the greatest one that can occur.
@@ -107,12 +107,12 @@ class Task(abc.ABC):
 
   @property
   @abc.abstractmethod
-  def chance(self) -> float:
-    """The expected metric of `baseline` on the test split."""
+  def chance_level(self) -> float:
+    """The expected metric of `baseline_outputs` on the test split."""
 
   @property
   def title(self) -> str:
-    """The name of the task in tables and figures, without its distance."""
+    """The name of the task in tables and figures, without its `dependency_distance`."""
     return self.family.replace('_', ' ')
 
   @property
@@ -121,11 +121,11 @@ class Task(abc.ABC):
     return ''
 
   @abc.abstractmethod
-  def with_distance(self, distance: int) -> 'Task':
-    """A copy of this task with another distance.
+  def with_dependency_distance(self, distance: int) -> 'Task':
+    """A copy of this task with another distance between the tokens that a model must relate.
 
     Args:
-      distance: the `distance` of the returned task, at least the smallest that the task supports.
+      distance: its `dependency_distance`, at least the smallest that the task supports.
 
     Returns:
       A task of the same class and with the same input and output spaces, whose other settings are
@@ -136,15 +136,17 @@ class Task(abc.ABC):
 
     """
 
-  def extrapolation_task(self, distance: int) -> 'Task':
-    """The task restricted to distances above those of this task, up to the given distance.
+  def extrapolation_task(self, dependency_distance: int) -> 'Task':
+    """A copy of this task whose dependency distances all exceed the distance of this task.
 
-    It measures length extrapolation. A model trained on `task` is tested on
+    The greatest distance of the copy is `dependency_distance`. The copy measures length
+    extrapolation. A model trained on `task` is tested on
     `a = task.extrapolation_task(64)` and then on `a.extrapolation_task(128)`. A task of one exact
-    distance, or whose shorter examples cannot be excluded, returns `with_distance(distance)`.
+    distance, or whose shorter examples cannot be excluded, returns the same task as
+    `with_dependency_distance`.
 
     Args:
-      distance: the `distance` of the returned task, greater than that of this task.
+      dependency_distance: the distance of the result, greater than that of this task.
 
     Returns:
       A task of the same class and with the same input and output spaces.
@@ -153,7 +155,7 @@ class Task(abc.ABC):
       ValueError: if the distance is not greater, where the task excludes shorter examples.
 
     """
-    return self.with_distance(distance)
+    return self.with_dependency_distance(dependency_distance)
 
   @abc.abstractmethod
   def batch(self, split: str, index, batch_size: int) -> Batch:
@@ -176,7 +178,7 @@ class Task(abc.ABC):
     """
 
   @abc.abstractmethod
-  def oracle(self, source: jax.Array) -> jax.Array:
+  def oracle_outputs(self, source: jax.Array) -> jax.Array:
     """The outputs of a perfect model, computed from the source alone.
 
     Args:
@@ -191,7 +193,7 @@ class Task(abc.ABC):
     """
 
   @abc.abstractmethod
-  def baseline(self, source: jax.Array) -> jax.Array:
+  def baseline_outputs(self, source: jax.Array) -> jax.Array:
     """The outputs of the best predictor that ignores the content of the source.
 
     Args:
@@ -202,8 +204,8 @@ class Task(abc.ABC):
 
     """
 
-  def relevant_positions(self, source: jax.Array) -> dict[str, jax.Array]:
-    """Positions in a source at which attention weights are reported, such as its pronoun.
+  def positions_for_attention_analysis(self, source: jax.Array) -> dict[str, jax.Array]:
+    """Source positions for the analysis of attention, such as a pronoun and its antecedent.
 
     Args:
       source: [B, T] tokens.
@@ -266,7 +268,7 @@ class Task(abc.ABC):
     correct = jnp.argmax(outputs, -1) == batch.target  # [B, T]
     return jnp.sum(batch.weight * correct), jnp.sum(batch.weight)
 
-  def score(self, metric_value):
+  def normalize_metric(self, metric_value):
     """The normalised metric, which is 0 for the baseline and 1 for the oracle.
 
     Args:
@@ -276,7 +278,7 @@ class Task(abc.ABC):
       The normalised value, of the same shape.
 
     """
-    return (metric_value - self.chance) / (self.metric.perfect - self.chance)
+    return (metric_value - self.chance_level) / (self.metric.perfect - self.chance_level)
 
   def batch_key(self, split: str, index) -> jax.Array:
     """The random key of a batch, distinct for each split and index.

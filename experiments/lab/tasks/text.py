@@ -51,7 +51,8 @@ def split_of_file(name: str) -> str:
 @functools.cache
 def read_standard_library_code(folder: str) -> ByteCorpus:
   """Reads the top-level standard library modules in a folder, and divides them into splits."""
-  # `stdlib_module_names` excludes files that an installation adds, such as its build configuration.
+  # The corpus is the source code of Python's standard library.
+  # Files that a Python installation adds, such as its build configuration, are excluded.
   paths = [path for path in sorted(Path(folder).glob('*.py'))
            if path.stem in sys.stdlib_module_names]
   files = {split: tuple(path.name for path in paths if split_of_file(path.name) == split)
@@ -70,9 +71,10 @@ def read_standard_library_code(folder: str) -> ByteCorpus:
 
 
 @functools.cache
-def byte_log_probabilities(folder: str) -> np.ndarray:
+def log_frequencies_of_training_bytes(corpus_folder: str) -> np.ndarray:
   """The log-frequency [256] of each byte value in the training split, with add-one smoothing."""
-  counts = 1 + np.bincount(read_standard_library_code(folder).data['train'], minlength=NUM_BYTES)
+  training_bytes = read_standard_library_code(corpus_folder).data['train']
+  counts = 1 + np.bincount(training_bytes, minlength=NUM_BYTES)
   return np.log(counts / counts.sum())
 
 
@@ -109,8 +111,8 @@ class Text(Task):
     return Space('tokens', NUM_BYTES)
 
   @property
-  def distance(self) -> int:
-    """The sequence length in bytes, which limits the context of a prediction."""
+  def dependency_distance(self) -> int:
+    """The sequence length in bytes, which is the longest context of a prediction."""
     return self.length
 
   @property
@@ -120,36 +122,40 @@ class Text(Task):
 
   @property
   def digest(self) -> str:
-    """A hash of the corpus. Scores are comparable only between equal corpora."""
+    """A hash of the corpus.
+
+    Scores are comparable only if they are computed on corpora with the same hash.
+    """
     return self.corpus.digest
 
   @property
-  def chance(self) -> float:
+  def chance_level(self) -> float:
     """The cross-entropy of test bytes, in bits, under the byte frequencies of training data."""
-    surprise = -byte_log_probabilities(sysconfig.get_path('stdlib')) / math.log(2)
+    surprise = -log_frequencies_of_training_bytes(sysconfig.get_path('stdlib')) / math.log(2)
     return float(np.mean(surprise[self.corpus.data['test']]))
 
-  def with_distance(self, distance: int) -> 'Text':
+  def with_dependency_distance(self, distance: int) -> 'Text':
     return dataclasses.replace(self, length=distance)
 
   def batch(self, split: str, index, batch_size: int) -> Batch:
     """Byte sequences cropped at uniform random offsets in the data of a split."""
     key = self.batch_key(split, index)
-    # Embedding the corpus as a constant adds 50 ms of compilation time, but no run time.
+    # Storing the corpus as a constant of the program adds 50 ms of compilation and no run time.
     data = jnp.asarray(self.corpus.data[split])
     starts = jax.random.randint(key, (batch_size, 1), 0, data.size - self.length)
     crop = data[starts + jnp.arange(self.length + 1)[None, :]].astype(jnp.int32)
     weight = jnp.ones((batch_size, self.length)).at[:, -1].set(0.0)
     return Batch(crop[:, :-1], crop[:, 1:], weight)
 
-  def oracle(self, source: jax.Array) -> jax.Array:
+  def oracle_outputs(self, source: jax.Array) -> jax.Array:
     """Logits that predict the next byte of the source at each position except the last."""
     return one_hot_logits(jnp.roll(source, -1, axis=1), NUM_BYTES)
 
-  def baseline(self, source: jax.Array) -> jax.Array:
+  def baseline_outputs(self, source: jax.Array) -> jax.Array:
     """Logits that are the log-frequencies of the training bytes, equal at all positions."""
-    frequencies = jnp.asarray(byte_log_probabilities(sysconfig.get_path('stdlib')), jnp.float32)
-    return jnp.broadcast_to(frequencies, (*source.shape, NUM_BYTES))
+    log_frequencies = log_frequencies_of_training_bytes(sysconfig.get_path('stdlib'))
+    logits = jnp.asarray(log_frequencies, jnp.float32)
+    return jnp.broadcast_to(logits, (*source.shape, NUM_BYTES))
 
   def metric_sums(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
     """The sum of the weighted cross-entropies in bits, and the sum of the weights."""

@@ -71,7 +71,7 @@ class Transduction(Task):
     """
 
   @abc.abstractmethod
-  def test_sentence_pairs(self, index: int, batch_size: int) -> list[tuple[str, str]]:
+  def sentence_pairs_of_test_batch(self, index: int, batch_size: int) -> list[tuple[str, str]]:
     """The original source and target texts of a test batch, excluding padding rows.
 
     Generated text is scored against these texts. Detokenised targets would not serve as references,
@@ -79,9 +79,10 @@ class Transduction(Task):
     """
 
   def count_excluded_test_pairs(self, num_batches: int, batch_size: int) -> dict[str, int]:
-    """The number of test pairs that the first `num_batches` batches exclude, for each reason.
+    """The number of test pairs excluded from the evaluation, by reason, such as their length.
 
-    The result is empty if test batches are sampled from all pairs.
+    The evaluation uses the first `num_batches` test batches. The result is empty if test batches
+    are sampled from all pairs.
     """
     del num_batches, batch_size
     return {}

@@ -91,5 +91,5 @@ class WordProblem(AutomatonTask):
     return super().title.replace('word problem', f'word problem of {self.group.upper()}')
 
   @property
-  def machine(self) -> MooreMachine:
+  def automaton(self) -> MooreMachine:
     return group_product_automaton(self.group, self.alphabet)

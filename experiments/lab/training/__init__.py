@@ -1,1 +1,1 @@
-"""Training of ensembles, whose members differ in seed and learning rate and share a program."""
+"""Training of ensembles with one member per seed and learning rate, all in one compiled program."""

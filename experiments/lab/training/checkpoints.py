@@ -42,7 +42,7 @@ class CheckpointError(sealed_folder.DataError):
 
 
 class Checkpoint(NamedTuple):
-  """The step, the training state and the JSON notes of a restored checkpoint."""
+  """The step, the training state and the JSON metadata of a restored checkpoint."""
 
   step: int
   state: Any
@@ -98,7 +98,7 @@ class Checkpoints:
       orbax.save(folder.absolute() / ARRAYS, args=ocp.args.PyTreeSave(_leaves_by_path(state)))
     (folder / NOTES).write_text(json.dumps({'identity': self.identity, 'notes': notes}))
     sealed_folder.write_manifest(folder)
-    # Later checkpoints must be damaged, because the run would have resumed from an intact one.
+    # The run resumed from its latest intact checkpoint, so any later checkpoint is damaged.
     not_later = [other for other in self._step_folders() if int(other.name) <= step]
     for old in not_later[self.keep:]:
       _remove_folder_or_link(old)
@@ -140,13 +140,13 @@ class Checkpoints:
         logging.warning('checkpoint %s is skipped, because it %s', folder, damage)
         continue
       stored = json.loads((folder / NOTES).read_text())
-      self._check_identity(stored['identity'])
+      self._check_run_identity(stored['identity'])
       with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as orbax:
         arrays = orbax.restore(folder.absolute() / ARRAYS)
       state = _unflatten_like(arrays, template, folder)
       yield Checkpoint(int(folder.name), state, stored['notes'])
 
-  def _check_identity(self, saved_identity: dict[str, Any]) -> None:
+  def _check_run_identity(self, saved_identity: dict[str, Any]) -> None:
     for name in sorted({*saved_identity, *self.identity}):
       if saved_identity.get(name) != self.identity.get(name):
         raise CheckpointError(
@@ -158,7 +158,9 @@ class Checkpoints:
 
 def _describe_checkpoint_damage(folder: pathlib.Path) -> str:
   """Describes the damage of a checkpoint folder, or returns '' if the checkpoint is intact."""
-  return 'is a link' if folder.is_symlink() else sealed_folder.describe_damage(folder)
+  if folder.is_symlink():
+    return 'is a link'
+  return sealed_folder.describe_difference_from_manifest(folder)
 
 
 def _leaves_by_path(tree: Any) -> dict[str, np.ndarray]:
@@ -167,10 +169,13 @@ def _leaves_by_path(tree: Any) -> dict[str, np.ndarray]:
   return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
 
-def _unflatten_like(arrays: Mapping[str, np.ndarray], template: Any, folder: pathlib.Path) -> Any:
+def _unflatten_like(
+  arrays: Mapping[str, np.ndarray], template: Any, checkpoint_folder: pathlib.Path
+) -> Any:
   """Converts a dictionary of arrays by path to a tree with the structure of `template`.
 
-  Raises CheckpointError if a name, shape or dtype differs from that in the template.
+  Raises CheckpointError if a name, shape or dtype differs from that in the template. The error
+  message names the checkpoint folder.
   """
   leaves, structure = jax.tree_util.tree_flatten_with_path(template)
   expected = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
@@ -178,7 +183,7 @@ def _unflatten_like(arrays: Mapping[str, np.ndarray], template: Any, folder: pat
     needed, stored = (_dtype_and_shape(tree.get(name)) for tree in (expected, arrays))
     if needed != stored:
       raise CheckpointError(
-        f'checkpoint {folder} has {stored} at {name}, but the model has {needed}')
+        f'checkpoint {checkpoint_folder} has {stored} at {name}, but the model has {needed}')
   return jax.tree.unflatten(structure, [arrays[name] for name in expected])
 
 

@@ -24,38 +24,38 @@ from experiments.lab.training.step import Evaluation, Training
 AXIS = 'device'
 
 
-def compile_over_devices(devices, parallel: str, function, donate=()):
-  """Compiles a function such that each device processes one entry of the first axis of its inputs.
+def compile_over_devices(devices, jit_or_pmap: str, function, donated_argument_indices=()):
+  """Compiles a function such that each device processes one entry along the inputs' first axis.
 
   Args:
     devices: the devices, one for each entry of the first axis.
-    parallel: 'jit' or 'pmap'.
+    jit_or_pmap: 'jit' or 'pmap', the transformation that distributes the function.
     function: a function of the arrays of one device.
-    donate: the indices of arguments whose buffers are donated.
+    donated_argument_indices: the indices of arguments whose buffers are donated.
 
   Returns:
     The compiled function of arrays [devices, ...].
 
   Raises:
-    ValueError: if `parallel` has another value.
+    ValueError: if `jit_or_pmap` has another value.
 
   """
-  check_choice('parallel', parallel, PARALLEL)
-  if parallel == 'pmap':
-    return jax.pmap(function, AXIS, devices=devices, donate_argnums=donate)
+  check_choice('parallel', jit_or_pmap, PARALLEL)
+  if jit_or_pmap == 'pmap':
+    return jax.pmap(function, AXIS, devices=devices, donate_argnums=donated_argument_indices)
 
-  def apply_without_device_axis(*blocks):  # each has shape [1, ...]
-    out = function(*jax.tree.map(lambda x: x[0], blocks))
+  def apply_function_to_device_shard(*shards):  # each has shape [1, ...]
+    out = function(*jax.tree.map(lambda x: x[0], shards))
     return jax.tree.map(lambda x: x[None], out)
 
   mesh, spec = Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS)
   sharded = jax.shard_map(
-    apply_without_device_axis, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
-  return jax.jit(sharded, donate_argnums=donate)
+    apply_function_to_device_shard, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+  return jax.jit(sharded, donate_argnums=donated_argument_indices)
 
 
 def map_over_ensemble_members(function, platform: str):
-  """Converts a function of one ensemble member to a function of all members.
+  """Converts a function of one ensemble member to a function that processes all members.
 
   On a CPU the members are evaluated one after another, and on other platforms with vmap.
   """
@@ -90,37 +90,42 @@ class Ensemble:
     compiled = functools.partial(compile_over_devices, self.devices, parallel)
     self._initialise = compiled(map_over_ensemble_members(training.initialise, platform))
 
-    def advance_members(states, losses, active, num_steps):
-      def advance_member(state, losses, active):
-        train = functools.partial(training.advance, num_steps=num_steps)
-        return jax.lax.cond(active, train, lambda *unchanged: unchanged, state, losses)
+    def train_active_members(states, loss_sums, active_members, num_steps):
+      def train_member_if_active(state, loss_sum, is_active):
+        train = functools.partial(training.train_for_steps, num_steps=num_steps)
+        return jax.lax.cond(is_active, train, lambda *unchanged: unchanged, state, loss_sum)
 
-      return map_over_ensemble_members(advance_member, platform)(states, losses, active)
+      return map_over_ensemble_members(train_member_if_active, platform)(
+        states, loss_sums, active_members)
 
-    self._advance = compiled(advance_members, donate=(0,))
+    self._train_for_steps = compiled(train_active_members, donated_argument_indices=(0,))
 
-    def evaluate_members(states, sums, active, is_test, first_batch, num_batches):
-      def evaluate_member(state, sums, active, is_test):
+    def evaluate_active_members(
+        states, metric_and_loss_sums, active_members, is_test, first_batch, num_batches):
+      def evaluate_member_if_active(state, metric_and_loss_sums, is_active, is_test):
         add_batches = functools.partial(
           training.accumulate_evaluation, first_batch=first_batch, num_batches=num_batches)
-        sums = jax.lax.cond(active, add_batches, lambda _, sums, __: sums, state, sums, is_test)
-        return sums, training.evaluation_from_sums(sums)
+        sums = jax.lax.cond(
+          is_active, add_batches, lambda _, sums, __: sums, state, metric_and_loss_sums, is_test)
+        return sums, training.metric_and_loss_from_sums(sums)
 
-      return map_over_ensemble_members(evaluate_member, platform)(states, sums, active, is_test)
+      return map_over_ensemble_members(evaluate_member_if_active, platform)(
+        states, metric_and_loss_sums, active_members, is_test)
 
-    self._evaluate = compiled(evaluate_members)
+    self._evaluate = compiled(evaluate_active_members)
     self._training_chunks, self._evaluation_chunks = ChunkSize(), ChunkSize()
 
-    def decode_members(states, active, batch):
-      def decode_member(state, active):
+    def decode_batch_with_active_members(states, active_members, batch):
+      def decode_with_member_if_active(member_state, is_active):
         decode_batch = lambda state: training.decode(state, batch)  # noqa: E731
-        shapes = jax.eval_shape(decode_batch, state)
+        shapes = jax.eval_shape(decode_batch, member_state)
         zeros = lambda _: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)  # noqa: E731
-        return jax.lax.cond(active, decode_batch, zeros, state)
+        return jax.lax.cond(is_active, decode_batch, zeros, member_state)
 
-      return map_over_ensemble_members(decode_member, platform)(states, active)
+      return map_over_ensemble_members(decode_with_member_if_active, platform)(
+        states, active_members)
 
-    self._decode = compiled(decode_members)
+    self._decode = compiled(decode_batch_with_active_members)
 
   def initialise(self):
     """Returns the initial training states of all ensemble members."""
@@ -129,12 +134,13 @@ class Ensemble:
       self._distribute_over_devices(np.array(seeds, np.int32)),
       self._distribute_over_devices(np.array(rates, np.float32)))
 
-  def advance(self, states, active, num_steps: int, deadline: float = math.inf):
-    """Trains the active ensemble members for `num_steps` steps, in calls of about one second.
+  def train_for_steps(
+      self, states, active_members, num_steps: int, deadline: float = math.inf):
+    """Trains active members for `num_steps` steps in compiled calls of about one second each.
 
     Args:
       states: the members' states, whose buffers are donated.
-      active: a mask [members] of the members that train.
+      active_members: a mask [members] of the members that train.
       num_steps: the number of steps.
       deadline: the time of `time.monotonic` after which no further call is made.
 
@@ -143,23 +149,23 @@ class Ensemble:
       that were done.
 
     """
-    active = self._distribute_over_devices(active)
+    active = self._distribute_over_devices(active_members)
     losses, done = self._zeros_per_ensemble_member(), 0
     for done, steps in self._training_chunks.split_steps(num_steps):
       states, losses = jax.block_until_ready(
-        self._advance(states, losses, active, self._replicate_over_devices(steps)))
+        self._train_for_steps(states, losses, active, self._replicate_over_devices(steps)))
       done += steps
       if time.monotonic() > deadline:
         break
     return states, self.gather_from_devices(losses) / np.float32(max(done, 1)), done
 
-  def evaluate(self, states, split: str, active) -> Evaluation:
+  def evaluate(self, states, split: str, active_members) -> Evaluation:
     """Evaluates the active ensemble members on the validation split or the test split.
 
     Args:
       states: the members' states.
       split: 'validation' or 'test'.
-      active: a mask [members] of the members that are evaluated.
+      active_members: a mask [members] of the members that are evaluated.
 
     Returns:
       Metrics and losses, each an array [devices, members per device].
@@ -168,20 +174,20 @@ class Ensemble:
     recipe, zeros = self.training.recipe, self._zeros_per_ensemble_member()
     count = {'validation': recipe.validation_batches, 'test': recipe.test_batches}[split]
     is_test = np.full(len(self.members), split == 'test')
-    flags = self._distribute_over_devices(active), self._distribute_over_devices(is_test)
+    masks = tuple(map(self._distribute_over_devices, (active_members, is_test)))
     sums = (zeros, zeros), (zeros, zeros)
     for start, batches in self._evaluation_chunks.split_steps(count):
       sums, evaluation = jax.block_until_ready(
-        self._evaluate(states, sums, *flags, *map(self._replicate_over_devices, (start, batches))))
+        self._evaluate(states, sums, *masks, *map(self._replicate_over_devices, (start, batches))))
     return evaluation
 
-  def decode(self, states, batch, active):
-    """Decodes a batch of a transduction task with the active ensemble members.
+  def decode(self, states, batch, active_members):
+    """Decodes a batch of a transduction task with the ensemble members that a mask selects.
 
     Args:
       states: the members' states.
       batch: a `Batch`; each new shape compiles a new program.
-      active: a mask [members] of the members that decode; the results of others are zeros.
+      active_members: a mask [members] of the members that decode; the results of others are zeros.
 
     Returns:
       A `DecodedBatch` with arrays [devices, members per device, ...].
@@ -189,7 +195,7 @@ class Ensemble:
     """
     interruption.raise_if_stopped()
     batch = jax.tree.map(self._replicate_over_devices, batch)
-    return self._decode(states, self._distribute_over_devices(active), batch)
+    return self._decode(states, self._distribute_over_devices(active_members), batch)
 
   def lower_program(self, name: str, **shapes) -> jax.stages.Lowered:
     """Lowers a program of the ensemble to StableHLO from the shapes of its arguments.
@@ -197,27 +203,29 @@ class Ensemble:
     The devices need not be present.
     """
     shaped = functools.partial(jax.ShapeDtypeStruct, sharding=self._device_sharding)
-    seeds, rates, flags = (
+    seeds, rates, active_members = (
       shaped((len(self.devices), self.members_per_device), dtype)
       for dtype in (jnp.int32, jnp.float32, bool)
     )
     states = jax.eval_shape(self._initialise, seeds, rates)
     states, shapes = jax.tree.map(lambda x: shaped(x.shape, x.dtype), (states, shapes))
     programs = {'initialise': (self._initialise, seeds, rates)}
-    programs |= self._programs_with_argument_shapes(states, flags, **shapes)
+    programs |= self._jitted_functions_and_arguments(states, active_members, **shapes)
     function, *arguments = programs[name]
     return function.lower(*arguments)
 
-  def _programs_with_argument_shapes(self, states, flags):
-    """Maps program names to pairs of the compiled function and its argument shapes."""
+  def _jitted_functions_and_arguments(self, states, active_members):
+    """Maps the name of each program to a tuple of its jitted function and its argument shapes."""
     numbers, zeros = (
       jax.ShapeDtypeStruct(shape, dtype, sharding=self._device_sharding)
-      for shape, dtype in ((flags.shape[:1], jnp.int32), (flags.shape, jnp.float32))
+      for shape, dtype in (
+        (active_members.shape[:1], jnp.int32), (active_members.shape, jnp.float32))
     )
     sums = (zeros, zeros), (zeros, zeros)
     return {
-      'advance': (self._advance, states, zeros, flags, numbers),
-      'evaluate': (self._evaluate, states, sums, flags, flags, numbers, numbers),
+      'advance': (self._train_for_steps, states, zeros, active_members, numbers),
+      'evaluate': (
+        self._evaluate, states, sums, active_members, active_members, numbers, numbers),
     }
 
   def gather_from_devices(self, tree):

@@ -45,7 +45,7 @@ def is_solved(task: Task, metric: float) -> bool:
   """Whether a metric reaches the threshold at which the task counts as solved."""
   if task.solved is None:
     return False
-  return metric >= task.solved if task.metric.perfect > task.chance else metric <= task.solved
+  return metric >= task.solved if task.metric.perfect > task.chance_level else metric <= task.solved
 
 
 def train(
@@ -54,7 +54,7 @@ def train(
   recipe,
   timeout: float = math.inf,
   progress: Callable = print,
-  extrapolation: Sequence[Ensemble] = (),
+  extrapolation_ensembles: Sequence[Ensemble] = (),
   on_finish: Callable = lambda members, states: None,
   on_validation: Callable = lambda step, states: None,
 ) -> list[Member]:
@@ -66,8 +66,8 @@ def train(
     recipe: the `Recipe` of training.
     timeout: the number of seconds after which training stops early.
     progress: called with the fraction of steps done and a short text about the validation metric.
-    extrapolation: ensembles of the same members, one for each further task on which they are
-      tested.
+    extrapolation_ensembles: ensembles of the same members, one for each further task on which they
+      are tested.
     on_finish: called with the members and their states after the final tests.
     on_validation: called with the step and the states before the first step and after each
       validation.
@@ -86,7 +86,7 @@ def train(
     if not active.any():
       break
     count = min(recipe.validation_interval, recipe.steps - done)
-    states, losses, steps = ensemble.advance(states, active, count, deadline)
+    states, losses, steps = ensemble.train_for_steps(states, active, count, deadline)
     evaluation = ensemble.gather_from_devices(ensemble.evaluate(states, 'validation', active))
     done += steps
     for i in np.flatnonzero(active):
@@ -97,49 +97,52 @@ def train(
       mark_timed_out(members)
     progress(done / recipe.steps, summarize_validation(task, members))
 
-  run_final_tests(ensemble, states, members, extrapolation, on_finish)
+  run_final_tests(ensemble, states, members, extrapolation_ensembles, on_finish)
   return members
 
 
-def mark_timed_out(members: list[Member]) -> None:
+def mark_timed_out(ensemble_members: list[Member]) -> None:
   """Sets the status of all running ensemble members to 'timeout'."""
-  for member in members:
+  for member in ensemble_members:
     member.status = 'timeout' if member.status == 'running' else member.status
 
 
 def run_final_tests(
-  ensemble: Ensemble, states, members: list[Member], extrapolation, on_finish
+  ensemble: Ensemble, states, member_results: list[Member], extrapolation_ensembles, on_finish
 ) -> None:
-  """Tests an ensemble on the training and extrapolation tasks, then deletes its states.
+  """Tests an ensemble on its training and extrapolation tasks, then frees its device memory.
 
   Args:
     ensemble: the members with the task that they were trained on.
     states: their states, which are deleted.
-    members: their results so far, to which the test scores are added.
-    extrapolation: ensembles of the same members, one for each further task on which they are
-      tested.
+    member_results: their results so far, to which the test scores are added.
+    extrapolation_ensembles: ensembles of the same members, one for each further task on which they
+      are tested.
     on_finish: called with the members and their states before the states are deleted.
 
   """
-  active = np.array([member.status != 'diverged' for member in members])
+  active = np.array([result.status != 'diverged' for result in member_results])
   evaluation = ensemble.gather_from_devices(ensemble.evaluate(states, 'test', active))
   for i in np.flatnonzero(active):
-    members[i].test, members[i].test_loss = float(evaluation.metric[i]), float(evaluation.loss[i])
-    if not math.isfinite(members[i].test_loss):  # the metric of NaN may be a finite number
-      members[i].mark_diverged()
+    result = member_results[i]
+    result.test, result.test_loss = float(evaluation.metric[i]), float(evaluation.loss[i])
+    if not math.isfinite(result.test_loss):  # the metric of NaN may be a finite number
+      result.mark_diverged()
       active[i] = False
-  for other in extrapolation:
-    evaluation = ensemble.gather_from_devices(other.evaluate(states, 'test', active))
+  for extrapolation_ensemble in extrapolation_ensembles:
+    evaluation = ensemble.gather_from_devices(
+      extrapolation_ensemble.evaluate(states, 'test', active))
     for i in np.flatnonzero(active):
       metric, loss = float(evaluation.metric[i]), float(evaluation.loss[i])
-      members[i].extrapolation.append(metric if math.isfinite(loss) else math.nan)
-      members[i].extrapolation_loss.append(loss)
-  on_finish(members, states)
+      member_results[i].extrapolation.append(metric if math.isfinite(loss) else math.nan)
+      member_results[i].extrapolation_loss.append(loss)
+  on_finish(member_results, states)
   jax.tree.map(lambda x: x.delete(), states)
 
 
 def record_validation(
-  member: Member, task: Task, recipe, steps: int, loss: float, metric: float, validation_loss: float
+  member: Member, task: Task, recipe, steps: int, training_loss: float, validation_metric: float,
+  validation_loss: float
 ) -> None:
   """Records the validation results of an ensemble member and updates its status.
 
@@ -148,16 +151,17 @@ def record_validation(
     task: the task that the member is trained on.
     recipe: the `Recipe` of training.
     steps: the number of training steps done.
-    loss: the mean training loss since the last validation.
-    metric: the task's metric on the validation split.
+    training_loss: the mean training loss since the last validation.
+    validation_metric: the task's metric on the validation split.
     validation_loss: the mean loss on the validation split.
 
   """
-  member.steps, member.validation, member.validation_loss = steps, metric, validation_loss
-  member.curve.append([steps, loss, metric])
-  if not all(map(math.isfinite, (loss, metric, validation_loss))):
+  member.steps, member.validation = steps, validation_metric
+  member.validation_loss = validation_loss
+  member.curve.append([steps, training_loss, validation_metric])
+  if not all(map(math.isfinite, (training_loss, validation_metric, validation_loss))):
     member.mark_diverged()
-  elif recipe.stop_when_solved and is_solved(task, metric):
+  elif recipe.stop_when_solved and is_solved(task, validation_metric):
     member.status = 'solved'
   elif steps >= recipe.steps:
     member.status = 'finished'
@@ -166,5 +170,5 @@ def record_validation(
 def summarize_validation(task: Task, members: list[Member]) -> str:
   """A short text with the best validation metric over all ensemble members."""
   finite = [m.validation for m in members if math.isfinite(m.validation)]
-  best = max if task.metric.perfect > task.chance else min
+  best = max if task.metric.perfect > task.chance_level else min
   return f'{task.metric.name} {best(finite):.3f}' if finite else 'diverged'

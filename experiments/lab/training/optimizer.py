@@ -67,14 +67,14 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
   def clip_gradients(gradients, state, parameters=None):
     del parameters
 
-    def norm_of_scaled_gradients(scale):
+    def norm_of_scaled_gradients(gradients, scale):
       return jnp.sqrt(sum(jnp.sum(jnp.square(scale * g)) for g in jax.tree.leaves(gradients)))
 
-    plain_norm = norm_of_scaled_gradients(1.0)
+    plain_norm = norm_of_scaled_gradients(gradients, 1.0)
     fits = jnp.isfinite(plain_norm)
     scale = jnp.where(fits, 1.0, RESCALING)
     norm = jax.lax.cond(
-      fits, lambda: plain_norm, lambda: norm_of_scaled_gradients(RESCALING))
+      fits, lambda: plain_norm, lambda: norm_of_scaled_gradients(gradients, RESCALING))
     return jax.tree.map(
       lambda g: jnp.where(norm < scale * max_norm, g, scale * g / norm * max_norm), gradients
     ), state

@@ -67,7 +67,7 @@ class Training:
   axis: str | None = None  # the name of the mapped axis over these devices
 
   def with_batches_divided_over_devices(self, num_devices: int, axis: str) -> 'Training':
-    """Returns a copy of the trainer that divides each batch between the devices of an axis."""
+    """Returns a copy of the trainer that divides each batch among the devices of a mapped axis."""
     return dataclasses.replace(self, num_devices=num_devices, axis=axis)
 
   def initialise(self, seed: jax.Array, learning_rate: jax.Array) -> TrainState:
@@ -78,55 +78,58 @@ class Training:
     average = jax.tree.map(jnp.zeros_like, parameters) if self.recipe.average else ()
     return TrainState(jnp.zeros((), jnp.int32), seed, learning_rate, parameters, moments, average)
 
-  def advance(
-    self, state: TrainState, losses: jax.Array, num_steps: jax.Array
+  def train_for_steps(
+    self, state: TrainState, loss_sum: jax.Array, num_steps: jax.Array
   ) -> tuple[TrainState, jax.Array]:
     """Trains an ensemble member for `num_steps` steps.
 
     Args:
       state: the member's state.
-      losses: the sum of training losses so far, [].
+      loss_sum: the sum of training losses so far, [].
       num_steps: the number of steps, [].
 
     Returns:
-      The new state, and `losses` plus the training loss of each step.
+      The new state, and `loss_sum` plus the training loss of each step.
 
     """
     def train_on_next_batch(_, carry):
-      state, losses = carry
+      state, loss_sum = carry
       index = state.seed * self.recipe.steps + state.step
       batch = self._batch_rows_of_this_device(
         self.task.batch('train', index, self.recipe.batch_size))
       state, loss = self.train_step(state, batch)
-      return state, losses + loss
+      return state, loss_sum + loss
 
-    state, losses = jax.lax.fori_loop(0, num_steps, train_on_next_batch, (state, losses))
-    return self.add_to_parameter_average(state), losses
+    state, loss_sum = jax.lax.fori_loop(0, num_steps, train_on_next_batch, (state, loss_sum))
+    return self.add_to_parameter_average(state), loss_sum
 
   def add_to_parameter_average(self, state: TrainState) -> TrainState:
-    """Adds the parameters to a running sum, if this validation is among those averaged."""
+    """Adds the parameters to a running sum, if the average includes the parameters at this step."""
     if not self.recipe.average:
       return state
     at_interval = state.step % self.recipe.validation_interval == 0
     validated = at_interval | (state.step == self.recipe.steps)
-    averaged = validated & (self._num_validations_in_parameter_average(state.step) > 0)
+    averaged = validated & (self._num_averaged_parameter_snapshots(state.step) > 0)
     add = lambda s: s._replace(average=jax.tree.map(jnp.add, s.average, s.parameters))  # noqa: E731
     return jax.lax.cond(averaged, add, lambda s: s, state)
 
   def parameters_for_test(self, state: TrainState):
-    """The parameters for the test, averaged over the last validations if averaging is on.
+    """Returns the current parameters or, if averaging is on, a mean of recent parameters.
 
-    They are the current parameters if averaging is off or training stopped before the first
-    averaged validation.
+    The mean is that of the parameters at the last few validation steps. The current parameters are
+    also returned if training stopped before the first averaged validation.
     """
     if not self.recipe.average:
       return state.parameters
-    count = self._num_validations_in_parameter_average(state.step)
+    count = self._num_averaged_parameter_snapshots(state.step)
     mean = lambda total, p: jnp.where(count > 0, total / jnp.maximum(count, 1), p)  # noqa: E731
     return jax.tree.map(mean, state.average, state.parameters)
 
-  def _num_validations_in_parameter_average(self, step):
-    """The number of validations up to a step that contribute to the parameter average."""
+  def _num_averaged_parameter_snapshots(self, step):
+    """Returns how many parameter snapshots have been added to the average by a given step.
+
+    Each of the last `recipe.average` validations adds one snapshot.
+    """
     total = -(-self.recipe.steps // self.recipe.validation_interval)
     done = jnp.where(step == self.recipe.steps, total, step // self.recipe.validation_interval)
     return jnp.maximum(done - (total - min(total, self.recipe.average)), 0)
@@ -177,22 +180,22 @@ class Training:
       parameters = jax.lax.cond(
         is_test, self.parameters_for_test, lambda state: state.parameters, state)
 
-    def add_batch_to_sums(offset, sums):
+    def add_batch_to_sums(batch_offset, sums):
       batch = self._batch_rows_of_this_device(jax.lax.cond(
         is_test,
         *(
           functools.partial(self.task.batch, split, batch_size=self.recipe.batch_size)
           for split in ('test', 'validation')
         ),
-        first_batch + offset,
+        first_batch + batch_offset,
       ))
       return jax.tree.map(jnp.add, sums, self.metric_and_loss_sums(parameters, batch))
 
     return jax.lax.fori_loop(0, num_batches, add_batch_to_sums, sums)
 
-  def evaluation_from_sums(self, sums) -> Evaluation:
-    """Adds weighted sums over all devices and converts them to the metric and the mean loss."""
-    totals = self._sum_over_devices(sums)
+  def metric_and_loss_from_sums(self, weighted_sums) -> Evaluation:
+    """Computes the metric and the mean loss from the weighted sums of all devices."""
+    totals = self._sum_over_devices(weighted_sums)
     return Evaluation(*(value / jnp.maximum(weight, 1) for value, weight in totals))
 
   def metric_and_loss_sums(self, parameters, batch: Batch):
@@ -203,7 +206,7 @@ class Training:
     return self.task.metric_sums(outputs, batch), loss
 
   def decode(self, state: TrainState, batch: Batch) -> DecodedBatch:
-    """Decodes the source sequences of a batch, and computes its metric and loss.
+    """Generates target tokens for a batch, and computes the metric and the loss of the batch.
 
     Decoding is greedy or by beam search. Outputs are at most as long as the padded targets. One
     device decodes the complete batch, even if the devices share training batches.

@@ -50,37 +50,38 @@ class StreamingEnsemble(Ensemble):
     platform = self.devices[0].platform
     compiled = functools.partial(compile_over_devices, self.devices, parallel)
 
-    def train_members_on_batch(states, active, batch):
-      def train_member(state, active):
-        train = functools.partial(_train_member_on_batch, self.training, batch)
+    def train_active_members_on_batch(states, active_members, batch):
+      def train_member_if_active(member_state, is_active):
+        train = functools.partial(_train_ensemble_member_on_batch, self.training, batch)
         unchanged = lambda state: (state, jnp.zeros(()))  # noqa: E731
-        return jax.lax.cond(active, train, unchanged, state)
+        return jax.lax.cond(is_active, train, unchanged, member_state)
 
-      return map_over_ensemble_members(train_member, platform)(states, active)
+      return map_over_ensemble_members(train_member_if_active, platform)(states, active_members)
 
-    self._step = compiled(train_members_on_batch, donate=(0,))
+    self._step = compiled(train_active_members_on_batch, donated_argument_indices=(0,))
 
     def evaluate_members_on_batch(states, is_test, batch):
-      evaluate_member = functools.partial(_evaluate_member_on_batch, self.training, batch)
+      evaluate_member = functools.partial(_evaluate_ensemble_member_on_batch, self.training, batch)
       return map_over_ensemble_members(evaluate_member, platform)(states, is_test)
 
     self._evaluate_batch = compiled(evaluate_members_on_batch)
 
-  def train_step_on_batch(self, states, batch: Batch, active):
+  def train_ensemble_on_batch(self, states, batch: Batch, active_members):
     """Trains the active ensemble members on one batch.
 
     Args:
       states: the members' states, whose buffers are donated.
       batch: the batch, as NumPy arrays.
-      active: a mask [members] of the members that train.
+      active_members: a mask [members] of the members that train.
 
     Returns:
       The new states, and the losses [devices, members per device] before the step.
 
     """
-    return self._step(states, self._distribute_over_devices(active), self._shard_batch(batch))
+    active = self._distribute_over_devices(active_members)
+    return self._step(states, active, self._shard_batch(batch))
 
-  def evaluate(self, states, split: str, active) -> Evaluation:
+  def evaluate(self, states, split: str, active_members) -> Evaluation:
     """Evaluates all ensemble members on one split, and loads each batch only once."""
     recipe, task = self.training.recipe, self.training.task
     limit = {'validation': recipe.validation_batches, 'test': recipe.test_batches}[split]
@@ -94,9 +95,9 @@ class StreamingEnsemble(Ensemble):
       totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
     return Evaluation(*(value / jnp.maximum(weight, 1) for value, weight in totals))
 
-  def _programs_with_argument_shapes(self, states, flags, batch):
-    """Maps the program name 'step' to the compiled training step and its argument shapes."""
-    return {'step': (self._step, states, flags, batch)}
+  def _jitted_functions_and_arguments(self, states, active_members, batch):
+    """Maps the program name 'step' to the jitted training step and its argument shapes."""
+    return {'step': (self._step, states, active_members, batch)}
 
   def scatter_to_devices(self, tree):
     """Converts NumPy arrays [members, ...] to arrays [devices, members per device, ...]."""
@@ -116,18 +117,18 @@ class StreamingEnsemble(Ensemble):
     return jax.tree.map(lambda x: x.reshape(shards, -1, *x.shape[1:]), batch)
 
 
-def _train_member_on_batch(training: Training, batch: Batch, state):
+def _train_ensemble_member_on_batch(trainer: Training, batch: Batch, state):
   """Trains one ensemble member on a batch, and returns its new state and the training loss."""
-  state, loss = training.train_step(state, batch)
-  return training.add_to_parameter_average(state), loss
+  state, loss = trainer.train_step(state, batch)
+  return trainer.add_to_parameter_average(state), loss
 
 
-def _evaluate_member_on_batch(training: Training, batch: Batch, state, is_test):
+def _evaluate_ensemble_member_on_batch(trainer: Training, batch: Batch, state, is_test):
   """The metric and the loss of a batch, each as a pair (weighted sum, total weight)."""
   parameters = jax.lax.cond(
-    is_test, training.parameters_for_test, lambda state: state.parameters, state)
-  sums = training.metric_and_loss_sums(parameters, batch)
-  return sums if training.axis is None else jax.lax.psum(sums, training.axis)
+    is_test, trainer.parameters_for_test, lambda state: state.parameters, state)
+  sums = trainer.metric_and_loss_sums(parameters, batch)
+  return sums if trainer.axis is None else jax.lax.psum(sums, trainer.axis)
 
 
 def prefetch_batches(
@@ -164,7 +165,7 @@ def train_from_stream(
   recipe,
   timeout: float = math.inf,
   progress: Callable = print,
-  extrapolation: Sequence[StreamingEnsemble] = (),
+  extrapolation_ensembles: Sequence[StreamingEnsemble] = (),
   on_finish: Callable = lambda members, states: None,
   checkpoints: Checkpoints | None = None,
 ) -> list[Member]:
@@ -180,8 +181,8 @@ def train_from_stream(
     recipe: the `Recipe` of training.
     timeout: the number of seconds after which training stops early.
     progress: called with the fraction of steps done and a short text about the validation metric.
-    extrapolation: ensembles of the same members, one for each further task on which they are
-      tested.
+    extrapolation_ensembles: ensembles of the same members, one for each further task on which they
+      are tested.
     on_finish: called with the members and their states after the final tests.
     checkpoints: the checkpoints of the run, or None to train without checkpoints.
 
@@ -199,7 +200,7 @@ def train_from_stream(
   batches = prefetch_batches(task, 'train', indices, recipe.batch_size)
   with interruption.deferred_signals(), contextlib.closing(batches):
     for batch in batches:
-      states, loss = ensemble.train_step_on_batch(states, batch, active)
+      states, loss = ensemble.train_ensemble_on_batch(states, batch, active)
       losses = losses + ensemble.gather_from_devices(loss)  # this waits for the end of the step
       done += 1
       validates = done % recipe.validation_interval == 0 or done == recipe.steps
@@ -212,7 +213,8 @@ def train_from_stream(
           done, ensemble.gather_from_devices(states), _results_as_json(members, losses))
       interruption.raise_if_stopped(f'stopped after step {done}')
       if late:
-        # The checkpoint omits this validation, because an uninterrupted run does not perform it.
+        # The extra validation at the time limit is not saved.
+        # A run without a time limit would not perform this validation.
         if not validates:
           _record_validation_of_active_members(
             ensemble, states, members, task, recipe, done, losses)
@@ -222,13 +224,14 @@ def train_from_stream(
         active = _mask_of_active_members(members)
         if not active.any():
           break
-  run_final_tests(ensemble, states, members, extrapolation, on_finish)
+  run_final_tests(ensemble, states, members, extrapolation_ensembles, on_finish)
   return members
 
 
-def _results_as_json(members: list[Member], losses: np.ndarray) -> dict:
-  """The results of all ensemble members as JSON values for the notes of a checkpoint."""
-  return {'members': [dataclasses.asdict(m) for m in members], 'losses': losses.tolist()}
+def _results_as_json(ensemble_members: list[Member], loss_sums: np.ndarray) -> dict:
+  """Returns the results of all ensemble members as JSON values to be stored in a checkpoint."""
+  members = [dataclasses.asdict(member) for member in ensemble_members]
+  return {'members': members, 'losses': loss_sums.tolist()}
 
 
 def _restore_or_initialise(ensemble: StreamingEnsemble, checkpoints: Checkpoints | None):

@@ -37,14 +37,14 @@ def save_parameters(
 
 
 def load_parameters(
-  path: str | os.PathLike, template: Any, metadata: Mapping[str, str] | None = None
+  path: str | os.PathLike, template: Any, required_metadata: Mapping[str, str] | None = None
 ) -> Any:
   """Reads the parameters of a model from a safetensors file.
 
   Args:
     path: the file.
     template: a tree of arrays, or of their shapes and dtypes as jax.eval_shape returns them.
-    metadata: the metadata that the file must have, such as the digest of its vocabulary.
+    required_metadata: the metadata that the file must have, such as the digest of its vocabulary.
 
   Returns:
     The arrays in a tree like `template`.
@@ -54,7 +54,7 @@ def load_parameters(
 
   """
   archive = safetensors.Archive(path)
-  for name, text in (metadata or {}).items():
+  for name, text in (required_metadata or {}).items():
     if (stored := archive.metadata.get(name)) != text:
       raise BadInput(f'{path} was written with the {name} {stored!r:.100}, not {text!r:.100}')
   leaves = leaves_by_name(template)

@@ -1,8 +1,8 @@
 """Benchmarks of computations in this repository against other implementations on equal inputs.
 
 BENCHMARKS lists them by name. Each function draws its inputs from a seed and states how the other
-libraries arrange them in memory. An alternative is called as its users call it, in the memory
-layout in which it is fastest. Conversions of the layout are not timed.
+libraries arrange them in memory. The other implementations are called as their users call them, in
+the memory layout in which they are fastest. Conversions of the layout are not timed.
 """
 
 from experiments.speed.benchmarks.attention import attention_benchmark

@@ -6,7 +6,7 @@ import jax
 
 from experiments.speed import pytorch
 from experiments.speed.benchmark import Alternative, Benchmark, make_benchmark
-from experiments.speed.benchmarks.inputs import draw_normal_arrays
+from experiments.speed.benchmarks.inputs import sample_normal_arrays
 from transformer.attention import attend
 from transformer.dot_product import AttentionMask
 
@@ -28,7 +28,7 @@ def attention_benchmark(
 
   """
   shape = (batch, heads, length, head_width)
-  query, key, value = draw_normal_arrays(seed, shape, shape, shape)
+  query, key, value = sample_normal_arrays(seed, shape, shape, shape)
 
   def to_heads_first(query, key, value):  # [B, H, T, K]
     return query[:, :, 0], key.swapaxes(2, 3), value.swapaxes(2, 3)
@@ -46,7 +46,7 @@ def attention_benchmark(
         to_time_first, lambda y: y[:, :, 0].swapaxes(1, 2),
       ),
       'torch fused attention': Alternative(
-        pytorch.fused_attention_call, to_heads_first, lambda y: y[:, :, 0],
+        pytorch.create_fused_attention_closure, to_heads_first, lambda y: y[:, :, 0],
         pytorch.prepare_torch_implementation,
       ),
     },

@@ -42,14 +42,16 @@ def convolution_benchmark(
   def to_torch_layout(parameters, x):
     return parameters['kernel'].transpose(2, 1, 0), parameters['bias'], x.swapaxes(1, 2)
 
-  alternatives = {
+  alternative_implementations = {
     'lax.conv': Alternative(xla_convolution),
     'torch conv1d': Alternative(
-      functools.partial(pytorch.causal_convolution_call, dilation),
+      functools.partial(pytorch.create_causal_convolution_closure, dilation),
       to_torch_layout, lambda y: y.swapaxes(1, 2), pytorch.prepare_torch_implementation,
     ),
   }
   if steps and jax.default_backend() == 'cpu':
-    del alternatives['lax.conv']  # about fifty times slower in a loop, too slow to be useful
+    # In a loop on a CPU, XLA's convolution is about fifty times slower than ours, too slow to use.
+    del alternative_implementations['lax.conv']
   matmul_flops = 2 * batch * length * kernel * width**2
-  return make_benchmark(ours, arguments, (None, 0, 0), alternatives, matmul_flops, steps)
+  return make_benchmark(
+    ours, arguments, (None, 0, 0), alternative_implementations, matmul_flops, steps)

@@ -1,9 +1,10 @@
-"""Benchmark of training steps of a small decoder, in this repository, in Flax and in PyTorch.
+"""Benchmark of training steps of three implementations of a small decoder.
 
-The decoder has `depth` pre-norm blocks of attention and of a GELU network. A step computes the
-loss, its gradient, and an AdamW update. The Flax and PyTorch versions are written as their users
-write them. All versions start from the same parameters and train on the same text. Their losses and
-parameters are compared after a few steps.
+The implementations are that of this repository, one in Flax and one in PyTorch. The decoder has
+`depth` pre-norm blocks of attention and of a GELU network. A step computes the loss, its gradient,
+and an AdamW update. The Flax and PyTorch versions are written as their users write them. All
+versions start from the same parameters and train on the same text. Their losses and parameters are
+compared after a few steps.
 """
 
 import functools
@@ -58,7 +59,10 @@ class TrainingProblem(NamedTuple):
 
   @property
   def verification_batches(self) -> list[tuple[jax.Array, jax.Array]]:
-    """Batches for training before results are compared, with a single timed batch repeated."""
+    """Batches for the training steps whose results are compared between implementations.
+
+    If only one batch is timed, these steps repeat that batch.
+    """
     copies = 1 if len(self.batches) > 1 else VERIFICATION_STEPS
     return self.timed_batches * copies
 
@@ -91,8 +95,8 @@ def decoder_benchmark(
     steps=steps, validations=1, schedule='constant', warmup=0.0, clip=0.0,
     weight_decay=WEIGHT_DECAY, learning_rates=(LEARNING_RATE,),
   )
-  # The record of a benchmark contains the hashes of the source files that this module imports.
-  # The layer and the task are imported as objects, so that the hashes cover their source files.
+  # A benchmark record contains hashes of the source files of all modules imported here.
+  # The layer and the task are imported, because a module that is named in a string is not hashed.
   experiment = create_experiment(run, Attention(heads, POSITIONS['none']()), Text(length))
   task, training = experiment.task, Training(experiment.model, experiment.task, run)
   draw_batch = jax.jit(functools.partial(task.batch, 'train', batch_size=batch))
@@ -122,7 +126,7 @@ def compile_our_decoder(problem: TrainingProblem) -> Implementation:
   steps = len(problem.batches)
 
   def train_for_all_steps(state):
-    state, losses = training.advance(state, jnp.zeros(()), steps)
+    state, losses = training.train_for_steps(state, jnp.zeros(()), steps)
     return state, losses / steps
 
   if steps > 1:
@@ -201,7 +205,10 @@ def to_flax_decoder_parameters(parameters: dict, depth: int) -> dict:
 
 
 def compile_flax_decoder(problem: TrainingProblem) -> Implementation:
-  """Compiles the training step of `FlaxDecoder` for a Python loop over the batches."""
+  """Compiles one training step of `FlaxDecoder`.
+
+  A Python loop calls the compiled step for each batch.
+  """
   run = problem.training.recipe
   vocabulary, width = problem.parameters['embedding']['embedding'].shape
   model = FlaxDecoder(vocabulary, width, run.depth, problem.heads)

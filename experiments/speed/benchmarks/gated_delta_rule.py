@@ -1,18 +1,19 @@
-"""Benchmark of the chunked against the step-by-step algorithm of the gated delta rule."""
-
+"""Benchmark of the chunked algorithm of the gated delta rule against the step-by-step algorithm."""
 
 import jax
 import jax.numpy as jnp
 
 from baselines.delta_scans import delta_scan
 from experiments.speed.benchmark import Alternative, Benchmark, make_benchmark
-from experiments.speed.benchmarks.inputs import GATE_BIAS, draw_normal_arrays
+from experiments.speed.benchmarks.inputs import GATE_BIAS, sample_normal_arrays
 
 
 def gated_delta_rule_benchmark(
   seed: int, batch: int, length: int, heads: int, head_width: int
 ) -> Benchmark:
-  """Defines a benchmark of the chunked against the step-by-step gated delta rule.
+  """Defines a benchmark that compares two algorithms of the gated delta rule.
+
+  The chunked algorithm is compared with the step-by-step algorithm.
 
   Args:
     seed: Seed of the random inputs.
@@ -26,19 +27,19 @@ def gated_delta_rule_benchmark(
 
   """
   shape = (batch, length, heads, head_width)
-  query, key, value, beta, gate = draw_normal_arrays(seed, *[shape] * 3, *[shape[:3]] * 2)
+  query, key, value, beta, gate = sample_normal_arrays(seed, *[shape] * 3, *[shape[:3]] * 2)
   key /= jnp.linalg.norm(key, axis=-1, keepdims=True)
 
-  def gated_delta_rule_function(implementation_form):
-    def delta_scan_from_zero_state(query, *arrays):
+  def make_gated_delta_rule_function(algorithm):
+    def delta_scan_from_zero_state(query, key, value, beta, log_decay):
       state = jnp.zeros((len(query), heads, head_width, head_width))
-      return delta_scan(query, *arrays, state, form=implementation_form)[0]
+      return delta_scan(query, key, value, beta, log_decay, state, form=algorithm)[0]
 
     return delta_scan_from_zero_state
 
   return make_benchmark(
-    gated_delta_rule_function('auto'),
+    make_gated_delta_rule_function('auto'),
     (query, key, value, jax.nn.sigmoid(beta), jax.nn.log_sigmoid(gate + GATE_BIAS)),
     (0,) * 6,
-    {'recurrent form': Alternative(gated_delta_rule_function('recurrent'))},
+    {'recurrent form': Alternative(make_gated_delta_rule_function('recurrent'))},
   )

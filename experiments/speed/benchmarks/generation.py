@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from experiments.lab.measure import memory
-from experiments.speed.benchmark import OURS, Benchmark, Implementation, shard_batch
+from experiments.speed.benchmark import OURS, Benchmark, Implementation, shard_function_over_batch
 from transformer import decoding
 from transformer.attention import Attention
 from transformer.block import Block
@@ -25,7 +25,8 @@ VOCABULARY = 256
 
 
 def generation_benchmark(
-  seed: int, batch: int, length: int, width: int, depth: int, heads: int, generated: int
+  seed: int, batch: int, length: int, width: int, depth: int, heads: int,
+  num_generated_tokens: int,
 ) -> Benchmark:
   """Defines a benchmark of greedy decoding after a prompt, with and without a cached state.
 
@@ -36,7 +37,7 @@ def generation_benchmark(
     width: Channels D of the decoder.
     depth: Number of blocks, each with attention and a feed-forward network.
     heads: Number of attention heads.
-    generated: Tokens generated per sequence, fewer than `length`.
+    num_generated_tokens: Tokens generated per sequence, fewer than `length`.
 
   Returns:
     The benchmark.
@@ -45,7 +46,7 @@ def generation_benchmark(
   stack = Stack((Block(Attention(heads)), Block(FeedForward())), depth)
   model = DecoderOnly(nn.Embed(VOCABULARY, width), stack, nn.Dense(VOCABULARY))
   prompt_key, parameter_key = jax.random.split(jax.random.key(seed))
-  prompt = jax.random.randint(prompt_key, (batch, length - generated), 0, VOCABULARY)
+  prompt = jax.random.randint(prompt_key, (batch, length - num_generated_tokens), 0, VOCABULARY)
   arguments = jax.jit(model.init)(parameter_key, prompt), prompt
   forms = {
     OURS: generate_with_cache, 'no cache, recomputes the prefix': generate_without_cache}
@@ -112,13 +113,14 @@ def generate_without_cache(
 
 def _compile_generation(generate_tokens, arguments: tuple) -> Implementation:
   """Compiles a function that generates tokens, with the batch of prompts sharded over devices."""
-  generate_tokens, arguments, _ = shard_batch(
+  generate_tokens, arguments, _ = shard_function_over_batch(
     generate_tokens, (None, 0, 0), arguments, arguments[1])
   program = jax.jit(generate_tokens).lower(*arguments).compile()
   call = functools.partial(program, *arguments)
 
-  def one_hot_generated_tokens():
-    # With a one-hot encoding, all wrong tokens have the same error, regardless of their ids.
+  def generated_tokens_as_one_hot_vectors():
+    # Outputs are compared as one-hot vectors, so that every wrong token has an equal error.
     return {'output': jax.nn.one_hot(call(), VOCABULARY)}
 
-  return Implementation({'forward': call}, one_hot_generated_tokens, memory.program_memory(program))
+  plan = memory.program_memory(program)
+  return Implementation({'forward': call}, generated_tokens_as_one_hot_vectors, plan)

@@ -1,12 +1,11 @@
-"""Benchmark of the diagonal linear recurrence against a batch-first `lax.scan`."""
-
+"""Benchmark of the diagonal linear recurrence against a `lax.scan` on batch-first arrays."""
 
 import jax
 import jax.numpy as jnp
 
 from baselines.scans import linear_scan
 from experiments.speed.benchmark import Alternative, Benchmark, make_benchmark
-from experiments.speed.benchmarks.inputs import draw_normal_arrays
+from experiments.speed.benchmarks.inputs import sample_normal_arrays
 
 
 def linear_recurrence_benchmark(seed: int, batch: int, length: int, width: int) -> Benchmark:
@@ -19,29 +18,30 @@ def linear_recurrence_benchmark(seed: int, batch: int, length: int, width: int) 
     width: Channels D.
 
   Returns:
-    The benchmark, whose alternative has the layout [B, T, D].
+    The benchmark, whose other implementation has the layout [B, T, D].
 
   """
-  gate, drive = draw_normal_arrays(seed, *[(length, batch, width)] * 2)
+  gate, input_term = sample_normal_arrays(seed, *[(length, batch, width)] * 2)
 
-  def batch_first_linear_scan(decay, drive):
+  def batch_first_linear_scan(decay, input_term):
     def recurrence_step(state, inputs):
       state = inputs[0] * state + inputs[1]
       return state, state
 
-    by_time = decay.swapaxes(0, 1), drive.swapaxes(0, 1)
-    return jax.lax.scan(recurrence_step, jnp.zeros_like(drive[:, 0]), by_time)[1].swapaxes(0, 1)
+    by_time = decay.swapaxes(0, 1), input_term.swapaxes(0, 1)
+    _, states = jax.lax.scan(recurrence_step, jnp.zeros_like(input_term[:, 0]), by_time)
+    return states.swapaxes(0, 1)
 
-  def swap_batch_and_time(*arrays):
-    return tuple(x.swapaxes(0, 1) for x in arrays)
+  def swap_batch_and_time_axes(decay, input_term):
+    return decay.swapaxes(0, 1), input_term.swapaxes(0, 1)
 
   return make_benchmark(
-    lambda decay, drive: linear_scan(decay, drive, jnp.zeros_like(drive[0]))[0],
-    (jax.nn.sigmoid(gate), drive),
+    lambda decay, input_term: linear_scan(decay, input_term, jnp.zeros_like(input_term[0]))[0],
+    (jax.nn.sigmoid(gate), input_term),
     (1, 1, 1),
     {
       'lax.scan, batch first': Alternative(
-        batch_first_linear_scan, swap_batch_and_time, lambda y: y.swapaxes(0, 1),
+        batch_first_linear_scan, swap_batch_and_time_axes, lambda y: y.swapaxes(0, 1),
         batch_axes=(0, 0, 0),
       ),
     },

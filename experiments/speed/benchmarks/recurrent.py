@@ -12,12 +12,13 @@ from experiments.speed.benchmarks.inputs import layer_function_and_arguments
 
 
 def _recurrent_layer_benchmark(
-  layer, flax_cell, torch_class, to_flax_parameters, seed, batch, length, width, gates
+  layer, flax_cell, torch_class, convert_parameters_to_flax_format, seed, batch, length, width,
+  num_gates,
 ) -> Benchmark:
   ours, arguments = layer_function_and_arguments(layer, seed, (batch, length, width))
   flax_rnn = nn.RNN(flax_cell)
 
-  def to_torch_rnn_weights(parameters, x):
+  def convert_parameters_to_torch_format(parameters, x):
     weights = {
       'weight_ih_l0': parameters['input']['kernel'].T,
       'weight_hh_l0': parameters['recurrent_kernel'].T,
@@ -34,13 +35,15 @@ def _recurrent_layer_benchmark(
     arguments,
     (None, 0, 0),
     {
-      f'flax RNN({type(flax_cell).__name__})': Alternative(apply_flax_rnn, to_flax_parameters),
+      f'flax RNN({type(flax_cell).__name__})': Alternative(
+        apply_flax_rnn, convert_parameters_to_flax_format),
       f'torch.nn.{torch_class}': Alternative(
-        functools.partial(pytorch.recurrent_layer_call, torch_class), to_torch_rnn_weights,
+        functools.partial(pytorch.create_recurrent_layer_closure, torch_class),
+        convert_parameters_to_torch_format,
         prepare=pytorch.prepare_torch_implementation,
       ),
     },
-    matmul_flops=2 * 2 * batch * length * gates * width**2,
+    matmul_flops=2 * 2 * batch * length * num_gates * width**2,
   )
 
 
@@ -57,7 +60,7 @@ def lstm_benchmark(seed: int, batch: int, length: int, width: int) -> Benchmark:
     The benchmark.
 
   """
-  def to_flax_lstm_parameters(parameters, x):
+  def convert_lstm_parameters_to_flax_format(parameters, x):
     input_kernels = jnp.split(parameters['input']['kernel'], 4, 1)
     recurrent_kernels = jnp.split(parameters['recurrent_kernel'], 4, 1)
     biases = jnp.split(parameters['input']['bias'], 4)
@@ -70,7 +73,9 @@ def lstm_benchmark(seed: int, batch: int, length: int, width: int) -> Benchmark:
 
   flax_cell = nn.OptimizedLSTMCell(width, parent=None)
   return _recurrent_layer_benchmark(
-    LSTM(), flax_cell, 'LSTM', to_flax_lstm_parameters, seed, batch, length, width, gates=4)
+    LSTM(), flax_cell, 'LSTM', convert_lstm_parameters_to_flax_format, seed, batch, length, width,
+    num_gates=4,
+  )
 
 
 def gru_benchmark(seed: int, batch: int, length: int, width: int) -> Benchmark:
@@ -86,7 +91,7 @@ def gru_benchmark(seed: int, batch: int, length: int, width: int) -> Benchmark:
     The benchmark.
 
   """
-  def to_flax_gru_parameters(parameters, x):
+  def convert_gru_parameters_to_flax_format(parameters, x):
     input_kernels = jnp.split(parameters['input']['kernel'], 3, 1)
     recurrent_kernels = jnp.split(parameters['recurrent_kernel'], 3, 1)
     biases = jnp.split(parameters['input']['bias'], 3)
@@ -102,4 +107,6 @@ def gru_benchmark(seed: int, batch: int, length: int, width: int) -> Benchmark:
 
   flax_cell = nn.GRUCell(width, parent=None)
   return _recurrent_layer_benchmark(
-    GRU(), flax_cell, 'GRU', to_flax_gru_parameters, seed, batch, length, width, gates=3)
+    GRU(), flax_cell, 'GRU', convert_gru_parameters_to_flax_format, seed, batch, length, width,
+    num_gates=3,
+  )

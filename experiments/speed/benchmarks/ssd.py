@@ -1,19 +1,18 @@
-"""Benchmark of the chunked against the step-by-step algorithm of SSD.
+"""Benchmark of the chunked algorithm of SSD against the step-by-step algorithm.
 
 SSD is linear attention with scalar decay.
 """
-
 
 import jax
 import jax.numpy as jnp
 
 from baselines.matrix_scans import outer_product_scan
 from experiments.speed.benchmark import Alternative, Benchmark, make_benchmark
-from experiments.speed.benchmarks.inputs import GATE_BIAS, draw_normal_arrays
+from experiments.speed.benchmarks.inputs import GATE_BIAS, sample_normal_arrays
 
 
 def ssd_benchmark(seed: int, batch: int, length: int, heads: int, head_width: int) -> Benchmark:
-  """Defines a benchmark of the chunked against the step-by-step algorithm of SSD.
+  """Defines a benchmark that compares the chunked algorithm of SSD with the step-by-step one.
 
   Args:
     seed: Seed of the random inputs.
@@ -27,18 +26,18 @@ def ssd_benchmark(seed: int, batch: int, length: int, heads: int, head_width: in
 
   """
   shape = (batch, length, heads, head_width)
-  query, key, value, gate = draw_normal_arrays(seed, *[shape] * 3, shape[:3])
+  query, key, value, gate = sample_normal_arrays(seed, *[shape] * 3, shape[:3])
 
-  def decayed_attention_function(implementation_form):
-    def attention_scan_from_zero_state(query, *arrays):
+  def make_ssd_function(algorithm):
+    def ssd_outputs_from_zero_state(query, key, value, log_decay):
       state = jnp.zeros((len(query), heads, head_width, head_width))
-      return outer_product_scan(query, *arrays, state, form=implementation_form)[0]
+      return outer_product_scan(query, key, value, log_decay, state, form=algorithm)[0]
 
-    return attention_scan_from_zero_state
+    return ssd_outputs_from_zero_state
 
   return make_benchmark(
-    decayed_attention_function('auto'),
+    make_ssd_function('auto'),
     (query, key, value, jax.nn.log_sigmoid(gate + GATE_BIAS)),
     (0,) * 5,
-    {'recurrent form': Alternative(decayed_attention_function('recurrent'))},
+    {'recurrent form': Alternative(make_ssd_function('recurrent'))},
   )

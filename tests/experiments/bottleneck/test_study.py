@@ -35,7 +35,7 @@ SMALL = {
 def trained_record(layer, **settings):
   """The record of a small training, as the store contains it."""
   run = Run(layer=layer, **SMALL | settings)
-  cell = training.training_cell('bottleneck', create_experiment(run))
+  cell = training.create_training_grid_cell('bottleneck', create_experiment(run))
   outcome = training.training_executor('jit', math.inf, 'nowhere')(cell, lambda *_: None)
   return json.loads(json.dumps({
     'study': 'bottleneck', 'run': cell.run, 'status': outcome.status, 'result': outcome.result,
@@ -122,12 +122,12 @@ def test_stored_weights_translate_as_after_training(tmp_path):
 def test_row_of_table_3_is_recovered_from_the_settings_of_its_run():
   for name, row in TABLE_3.items():
     for width, depth in ((64, 3), (512, 6)):
-      run = tables.table_row_settings(row, width, depth, 500)
-      assert tables.table_row_name(run, (width, depth, 500)) == name
-  runs = [tables.table_row_settings(row, 64, 3, 500) for row in TABLE_3.values()]
+      run = tables.settings_of_vaswani_table_3_row(row, width, depth, 500)
+      assert tables.name_of_vaswani_table_3_row(run, (width, depth, 500)) == name
+  runs = [tables.settings_of_vaswani_table_3_row(row, 64, 3, 500) for row in TABLE_3.values()]
   assert tables.infer_base_model_sizes(runs) == (64, 3, 500)
   other = runs[0] | {'dropout': 0.3}
-  assert tables.table_row_name(other, (64, 3, 500)) == other['layer']
+  assert tables.name_of_vaswani_table_3_row(other, (64, 3, 500)) == other['layer']
   assert (*variations.ROWS, 'big') == tuple(TABLE_3)
   table = tables.parameter_count_table()
   assert [row[0] for row in table.rows] == list(TABLE_3)
@@ -137,7 +137,7 @@ def test_row_of_table_3_is_recovered_from_the_settings_of_its_run():
 
 
 def test_table_contains_measured_and_published_results_of_a_row():
-  settings = tables.table_row_settings(TABLE_3['B: d_k 16'], 64, 3, 500)
+  settings = tables.settings_of_vaswani_table_3_row(TABLE_3['B: d_k 16'], 64, 3, 500)
   layer, settings = settings.pop('layer'), {**settings, 'match': 'none', 'feedforward': 'relu'}
   record = records.training_record(layer, 'copy', 4, (0.5, 0.6), **settings)
   record['result']['written'] = [{
@@ -188,7 +188,7 @@ def test_bad_flags_are_refused_in_one_line(script, words, message, tmp_path):
 def test_a_missing_library_of_scores_is_reported_before_training(missing, monkeypatch, tmp_path):
   for name in (missing, f'{missing}.metrics'):
     monkeypatch.setitem(sys.modules, name, None)
-  monkeypatch.setattr(grid, 'run_cells', lambda *_: pytest.fail('training began'))
+  monkeypatch.setattr(grid, 'run_grid_cells', lambda *_: pytest.fail('training began'))
   done = command.run_command(bottleneck, '--preset=smoke', f'--runs={tmp_path}')
   assert done.code == 2
   assert done.err.startswith('BLEU scores need an optional library: pip install -e')

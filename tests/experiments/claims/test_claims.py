@@ -19,7 +19,7 @@ from experiments.complexity import cells as complexity
 from experiments.complexity.table_1 import COUNTED
 from experiments.gradient_flow import cells as gradient_flow
 from experiments.lab.cells import spec
-from experiments.lab.cells.timing import Point
+from experiments.lab.cells.timing import Measurement
 from experiments.lab.evidence import effects
 from experiments.lab.evidence.claim import Claim
 from experiments.lab.tasks import TASKS
@@ -81,7 +81,7 @@ def test_a_single_value_is_inconclusive(value, relation):
 @pytest.mark.parametrize('samples', [None, []])
 def test_an_effect_without_values_is_not_run(samples):
   finding = evaluate_claim(claim_with_samples(samples), [])
-  assert (finding.verdict, finding.samples, finding.interval) == ('not run', (), None)
+  assert (finding.verdict, finding.samples, finding.confidence_interval) == ('not run', (), None)
 
 
 def test_a_claim_is_evaluated_on_the_records_of_its_study():
@@ -95,12 +95,12 @@ def test_supporting_records_support_every_claim(supporting_records):
   findings = evaluate_claims(supporting_records)
   assert verdicts_by_name(findings) == {claim.name: 'supported' for claim in CLAIMS}
   assert {finding.seeds for finding in findings} == {records.SEEDS}
-  controls = rule.evaluate_controls(supporting_records)
+  controls = rule.evaluate_control_experiments(supporting_records)
   assert {finding.verdict for finding in controls} == {'supported'}
 
 
 def test_contradicting_records_contradict_every_claim(contradicting_records):
-  findings = evaluate_claims(contradicting_records, controls=())
+  findings = evaluate_claims(contradicting_records, control_experiments=())
   assert verdicts_by_name(findings) == {claim.name: 'contradicted' for claim in CLAIMS}
 
 
@@ -178,7 +178,8 @@ def test_claims_with_one_seed_are_inconclusive(supporting_records):
   for record in retention:
     record['run']['seeds'] = [0]
     del record['result']['members'][1:]
-  findings = {finding.claim.name: finding for finding in evaluate_claims(retention, controls=())}
+  evaluated = evaluate_claims(retention, control_experiments=())
+  findings = {finding.claim.name: finding for finding in evaluated}
   for name in ('attention-remembers', 'attention-remembers-copy', 'convolution-sees'):
     assert (findings[name].verdict, findings[name].seeds) == ('inconclusive', 1)
 
@@ -191,7 +192,7 @@ def test_a_failed_control_voids_only_its_study(supporting_records, control):
     is_same_study = finding.claim.study == control.study
     assert finding.verdict == ('void' if is_same_study else 'supported')
     assert finding.failed_controls == ((control.name,) if is_same_study else ())
-    assert (f'control failed: {control.name}' in finding.reason) == is_same_study
+    assert (f'control failed: {control.name}' in finding.verdict_explanation) == is_same_study
     assert finding.samples
 
 
@@ -200,8 +201,9 @@ def test_an_exact_control_fails_with_a_single_value(supporting_records):
   mixed = [*supporting_records[1:], *broken]
   verdicts = {f.verdict for f in evaluate_claims(mixed) if f.claim.study == 'retention'}
   assert verdicts == {'void'}
-  control = next(c for c in rule.evaluate_controls(mixed) if c.claim.name == 'oracle-retention')
-  (note,) = verdict_table.unsupported_control_notes([control], 'runs')
+  controls = rule.evaluate_control_experiments(mixed)
+  control = next(c for c in controls if c.claim.name == 'oracle-retention')
+  (note,) = verdict_table.notes_on_failed_or_undecided_controls([control], 'runs')
   assert 'is 0.5 ' in note.text and '> 0.999 is required' in note.text
 
 
@@ -210,7 +212,8 @@ def test_an_undecided_control_voids_no_claim(supporting_records):
   mixed = [*supporting_records[1:], *broken]
   findings = [f for f in evaluate_claims(mixed) if f.claim.study == 'retention']
   assert {finding.verdict for finding in findings} == {'supported'}
-  assert {finding.reason for finding in findings} == {'control undecided: baseline-retention'}
+  explanations = {finding.verdict_explanation for finding in findings}
+  assert explanations == {'control undecided: baseline-retention'}
 
 
 def test_a_claim_that_is_not_run_is_not_void(supporting_records):
@@ -254,7 +257,7 @@ def test_the_comparison_with_more_training_steps_is_selected(
   for record in longer:
     record['run']['steps'] = 2000
   for mixed in (supporting_records + longer, longer + supporting_records):
-    findings = evaluate_claims(mixed, controls=())
+    findings = evaluate_claims(mixed, control_experiments=())
     assert {f.verdict for f in findings if f.claim.study == 'retention'} == {'contradicted'}
 
 
@@ -269,7 +272,7 @@ def test_a_failed_control_is_found_in_every_grid(supporting_records):
 def test_a_comparison_has_equal_settings_and_ascending_distances(supporting_records):
   retention = [record for record in supporting_records if record['study'] == 'retention']
   for family in ('recall', 'copy_memory'):
-    comparison = effects.largest_comparable_group_by_layer(retention[::-1], family)
+    comparison = effects.comparable_records_by_layer(retention[::-1], family)
     assert set(comparison) == {'attention', 'lstm', 'gru', 'tcn'}
     for layer, group in comparison.items():
       distances = [record['result']['distance'] for record in group]
@@ -277,11 +280,11 @@ def test_a_comparison_has_equal_settings_and_ascending_distances(supporting_reco
       assert {record['run']['layer'] for record in group} == {layer}
 
 
-def test_an_unbounded_receptive_field_has_no_inside_or_outside():
+def test_no_distance_is_within_or_beyond_an_unbounded_receptive_field():
   record = records.training_record(
     'attention', 'recall', records.SHORT_DISTANCE, records.PERFECT_SCORES)
-  for outside in (False, True):
-    effect = effects.scores_outside_or_inside_receptive_field('recall', 'attention', outside)
+  for beyond in (False, True):
+    effect = effects.scores_beyond_or_within_receptive_field('recall', 'attention', beyond)
     assert effect([record]) is None
 
 
@@ -305,7 +308,7 @@ def test_layers_and_tasks_of_the_records_exist(supporting_records):
     assert record['result'].get('family', 'recall') in TASKS
   points = [point for record in supporting_records for point in record['result'].get('points', ())]
   assert {frozenset(point) for point in points} == {
-    frozenset(field.name for field in dataclasses.fields(Point))}
+    frozenset(field.name for field in dataclasses.fields(Measurement))}
 
 
 @pytest.mark.parametrize('name', ['quick', pytest.param('paper', marks=pytest.mark.slow)])
@@ -330,9 +333,9 @@ def test_a_preset_requests_the_records_of_every_claim(name):
     records.timing_record(seed, times.layers, times.lengths, lambda *_: 2.0, study=study)
     for study in ('parallelism', 'complexity') for seed in (0, 1)]
   requested += requested_program_records(name)
-  verdicts = verdicts_by_name(evaluate_claims(requested, controls=()))
+  verdicts = verdicts_by_name(evaluate_claims(requested, control_experiments=()))
   assert [claim for claim, verdict in verdicts.items() if verdict == 'not run'] == []
-  controls = verdicts_by_name(rule.evaluate_controls(requested))
+  controls = verdicts_by_name(rule.evaluate_control_experiments(requested))
   assert [control for control, verdict in controls.items() if verdict == 'not run'] == []
 
 
@@ -343,7 +346,8 @@ def requested_program_records(name):
     return command.evaluate_on_preset(
       module, f'--preset={name}', function=lambda preset: function(study, preset))
 
-  cells = evaluate_on_preset('gradient_flow', gradient_flow.initial_gradient_cells)
+  cells = evaluate_on_preset(
+    'gradient_flow', gradient_flow.create_experiment_grid_cells_for_untrained_models)
   runs = [cell.run for cell in cells]
   requested = [
     study_records.gradient_record(run['layer'], (1.0, 1.1), block=run['block'], depth=run['depth'])
@@ -353,19 +357,22 @@ def requested_program_records(name):
   requested += [
     study_records.trained_gradient_record(run.layer, (1.0, 1.1), block=run.block, clip=run.clip)
     for run in (experiment.run for experiment in experiments)]
-  stacks = evaluate_on_preset('receptive_field', receptive_field.untrained_stack_cells)
+  stacks = evaluate_on_preset(
+    'receptive_field', receptive_field.create_experiment_grid_cells_for_untrained_models)
   requested += [
     study_records.field_stack_record(
       run['depth'], (1.0, 1.1), (1.0, 1.1), run['layer'], run['block'])
     for run in (cell.run for cell in stacks)]
   assert evaluate_on_preset(
-    'receptive_field', lambda _, preset: receptive_field.experiments_around_field_edges(preset))
+    'receptive_field',
+    lambda _, preset: receptive_field.experiments_near_receptive_field_boundary(preset))
   requested += [
     study_records.trained_field_record(distance, (0.5, 0.6), 3.0, 5.0)
     for distance in (FIELD, FIELD - 1)]
   requested += [
     study_records.compilation_record(layer, contradicted=False) for layer in ('lstm', 'gru')]
-  counting_cells = evaluate_on_preset('complexity', complexity.operation_counting_cells)
+  counting_cells = evaluate_on_preset(
+    'complexity', complexity.create_operation_count_grid_cells)
   return requested + [study_records.count_record(cell.run['layer']) for cell in counting_cells]
 
 

@@ -55,7 +55,7 @@ def test_values_equal_to_the_threshold_are_inconclusive(threshold, count, relati
 
 def test_an_interval_that_ends_at_the_threshold_is_inconclusive():
   finding = evaluate_claim(test_claims.claim_with_samples([0.0, 0.0, 0.0, 1.0], '>', 0.0), [])
-  assert finding.interval.low == 0.0 and finding.verdict == 'inconclusive'
+  assert finding.confidence_interval.low == 0.0 and finding.verdict == 'inconclusive'
 
 
 @quick
@@ -83,14 +83,16 @@ def test_a_control_with_one_seed_is_undecided_and_voids_no_claim(supporting_reco
   for record in single_seed:
     if record['run']['layer'] == 'convolution':
       record['result']['members'][0]['test'] = record['result']['perfect']
-  control = next(c for c in rule.evaluate_controls(single_seed) if c.claim.name == 'blind-pronouns')
+  controls = rule.evaluate_control_experiments(single_seed)
+  control = next(c for c in controls if c.claim.name == 'blind-pronouns')
   assert control.verdict == 'inconclusive'
   findings = [f for f in evaluate_claims(single_seed) if f.claim.study == 'pronouns']
   assert 'void' not in {finding.verdict for finding in findings} and findings
-  assert all('control undecided: blind-pronouns' in finding.reason for finding in findings)
+  assert all(
+    'control undecided: blind-pronouns' in finding.verdict_explanation for finding in findings)
   table = verdict_table.make_verdict_table('Claims', [control, *findings])
   assert all('inconclusive: only one seed; use --seeds=3' in row[1] for row in table.rows)
-  (note,) = verdict_table.unsupported_control_notes([control], 'runs')
+  (note,) = verdict_table.notes_on_failed_or_undecided_controls([control], 'runs')
   assert note.command == 'python -m experiments.pronouns --seeds=3 --runs=runs'
 
 
@@ -104,7 +106,8 @@ def test_three_more_seeds_decide_a_control(supporting_records):
 def test_the_note_on_a_failed_control_has_its_effect_and_a_command(supporting_records, folder):
   broken = broken_controls.break_control(
     copy_records_of(supporting_records, 'parallelism'), 'repeat')
-  (note,) = verdict_table.unsupported_control_notes(rule.evaluate_controls(broken), folder)
+  (note,) = verdict_table.notes_on_failed_or_undecided_controls(
+    rule.evaluate_control_experiments(broken), folder)
   statement = next(control.statement for control in CONTROLS if control.name == 'repeat')
   assert 'Control repeat failed' in note.text and statement in note.text
   assert '2 ± 0' in note.text and '< 1.25 is required' in note.text
@@ -115,8 +118,8 @@ def test_the_note_on_a_failed_control_has_its_effect_and_a_command(supporting_re
 def test_the_note_on_undecided_times_repeats_the_measurement(supporting_records):
   timing = copy_records_of(supporting_records, 'parallelism')
   noisy = broken_controls.break_control(timing[:1], 'repeat')
-  findings = rule.evaluate_controls([*noisy, *timing[1:]])
-  (note,) = verdict_table.unsupported_control_notes(findings, 'runs')
+  findings = rule.evaluate_control_experiments([*noisy, *timing[1:]])
+  (note,) = verdict_table.notes_on_failed_or_undecided_controls(findings, 'runs')
   assert 'Control repeat is undecided' in note.text and ' --retry ' in note.command
 
 
@@ -124,7 +127,8 @@ def test_every_failed_control_has_a_note_with_a_command(supporting_records):
   for control in CONTROLS:
     records_of_study = copy_records_of(supporting_records, control.study)
     broken = broken_controls.break_control(records_of_study, control.name)
-    control_notes = verdict_table.unsupported_control_notes(rule.evaluate_controls(broken), 'runs')
+    control_notes = verdict_table.notes_on_failed_or_undecided_controls(
+      rule.evaluate_control_experiments(broken), 'runs')
     note = next(note for note in control_notes if f' {control.name} failed' in note.text)
     assert f'experiments.{control.study} ' in note.command
 
@@ -138,10 +142,11 @@ def test_an_exception_in_a_claim_affects_no_other_claim(supporting_records):
   broken = dataclasses.replace(CLAIMS[0], name='broken', effect=raise_key_error)
   findings = evaluate_claims(
     copy_records_of(supporting_records, broken.study), claims=[broken, *CLAIMS[1:]])
-  assert findings[0].verdict == 'error' and 'KeyError' in findings[0].reason
-  assert 'test_verdicts.py, line' in findings[0].reason and '\n' not in findings[0].reason
+  explanation = findings[0].verdict_explanation
+  assert findings[0].verdict == 'error' and 'KeyError' in explanation
+  assert 'test_verdicts.py, line' in explanation and '\n' not in explanation
   assert {f.verdict for f in findings[1:] if f.claim.study == broken.study} == {'supported'}
-  (note,) = verdict_table.evaluation_error_notes([*findings, findings[0]], 'my runs')
+  (note,) = verdict_table.notes_on_failed_claim_evaluations([*findings, findings[0]], 'my runs')
   assert f'records of {broken.study}' in note.text and "--runs=my runs'" in note.command
   assert sections.verdict_rows(findings)[0].verdict in SIGNS
 
@@ -149,7 +154,7 @@ def test_an_exception_in_a_claim_affects_no_other_claim(supporting_records):
 def test_a_control_with_an_exception_is_undecided(supporting_records):
   control = dataclasses.replace(CONTROLS[0], effect=raise_key_error)
   records_of_study = copy_records_of(supporting_records, control.study)
-  findings = [f for f in evaluate_claims(records_of_study, controls=[control])
+  findings = [f for f in evaluate_claims(records_of_study, control_experiments=[control])
               if f.claim.study == control.study]
   assert {finding.verdict for finding in findings} == {'supported'}
   assert all(finding.undecided_controls == (control.name,) for finding in findings)
@@ -232,7 +237,7 @@ def test_a_folder_without_records_is_a_one_line_error(tmp_path, script, kind):
 def test_the_error_about_a_broken_link_has_its_target(tmp_path):
   (tmp_path / 'runs').symlink_to(tmp_path / 'gone')
   with pytest.raises(ValueError, match=r'runs is a link to .*gone, which does not exist') as caught:
-    Store(tmp_path / 'runs').prepare()
+    Store(tmp_path / 'runs').create_writable_folders()
   assert '\n' not in str(caught.value)
 
 

@@ -20,7 +20,7 @@ from experiments.lab.cells.cell import Cell
 from experiments.lab.cells.run import Run
 from experiments.lab.errors import BadInput
 from experiments.lab.launch import flags
-from experiments.lab.launch.grid import run_cells
+from experiments.lab.launch.grid import run_grid_cells
 from experiments.lab.results.store import Store
 from experiments.lab.training.ensemble import AXIS, compile_over_devices
 from tests.support import command
@@ -105,7 +105,8 @@ def cells_of_command(*arguments):
   """Returns the cells that a command selects, or the finished command if it fails."""
   selected = []
   done = command.run_command(compile_tpu, *arguments, main=lambda: selected.extend(
-    cells.create_compilation_cells('compile_tpu', flags.requested_preset(compile_tpu.PRESETS))))
+    cells.create_compilation_grid_cells(
+      'compile_tpu', flags.requested_preset(compile_tpu.PRESETS))))
   return selected or done
 
 
@@ -163,7 +164,7 @@ def layer_records(tmp_path_factory):
            | {'topology': 'v5e:2x2', 'parallel': 'jit'}, run['layer'])
       for run in ({'layer': 'elman'}, {'layer': 'attention(num_heads=1)', 'task': KERNEL_TASK})
     ]
-    stored = run_cells(selected, aot.compile_grid_cell, store)
+    stored = run_grid_cells(selected, aot.compile_model_for_topology, store)
   return {record['run']['layer'].partition('(')[0]: record for record in stored}
 
 
@@ -175,8 +176,9 @@ def test_only_programs_with_a_shared_batch_contain_collective_operations(layer_r
     ('shared', 'initialise'), ('generate', 'prompt'), ('generate', 'token')]
   communicating = {key for key, program in programs.items() if program['collectives']}
   assert communicating == {('shared', 'advance'), ('shared', 'evaluate')}
-  training, _ = aot.training_setup_and_width(aot.experiment_of_run(Run(layer='elman', **SMALL)))
-  state, _ = aot.state_and_batch_shapes(training)
+  experiment = aot.experiment_of_run(Run(layer='elman', **SMALL))
+  training_setup, _ = aot.training_setup_and_model_width(experiment)
+  state, _ = aot.state_and_batch_shapes(training_setup)
   parameter_count = sum(p.size for p in jax.tree.leaves(state.parameters))
   (kind, (_, size)), = programs['shared', 'advance']['collectives'].items()
   # The chips sum the gradients, the loss and the weight of the loss.
@@ -207,20 +209,20 @@ def test_attention_is_counted_in_its_form_without_kernels(dtype):
 @pytest.mark.slow
 def test_a_translator_trains_on_batches_that_the_chips_share(layer_records):
   run = Run(layer='transformer', **SMALL | {'task': 'copy(max_length=7, min_length=7)'})
-  resolved = aot.experiment_of_run(run)
-  training, width = aot.training_setup_and_width(resolved)
+  experiment = aot.experiment_of_run(run)
+  training_setup, width = aot.training_setup_and_model_width(experiment)
   programs = {
     (program.part, program.name): aot.compile_lowered_program(program, lowered, 2**30)
-    for program, lowered in aot.lower_programs(training, width, jax.devices()[:4], 'jit')}
+    for program, lowered in aot.lower_programs(training_setup, width, jax.devices()[:4], 'jit')}
   assert list(programs) == [
     ('shared', 'step'), ('shared', 'initialise'), ('generate', 'prompt'), ('generate', 'token')]
   assert {program.reason for program in programs.values()} == {''}
-  state, _ = aot.state_and_batch_shapes(training)
+  state, _ = aot.state_and_batch_shapes(training_setup)
   parameter_count = sum(p.size for p in jax.tree.leaves(state.parameters))
   step = programs['shared', 'step']
   assert step.collectives['all-reduce'].bytes == 4 * (parameter_count + 2)
   result = {'programs': [dataclasses.asdict(p) for p in programs.values()],
-            'operations': aot.count_operations(resolved)}
+            'operations': aot.count_operations(experiment)}
   tables, (panel,) = compile_tpu.STUDY.report([layer_records['elman'] | {'result': result}])
   assert 'all-reduce' in tables[0].rows[0][2] and tables[0].rows[0][4] is None
   assert list(panel.series) == ['elman']

@@ -41,7 +41,7 @@ def test_intervals_cover_the_exponent_at_their_confidence():
   covered = []
   for seed in range(60):
     record = power_law_record({'lstm': LAW}, seed, rounds=15, noise=0.1)
-    rounds = times.stack_measurements([record], times.STEP)[:, 0]
+    rounds = times.measurements_as_array([record], times.STEP)[:, 0]
     exponent = exponents.fit_growth_exponent(LENGTHS, rounds)
     covered.append(exponent.low <= 0.7 <= exponent.high)
   assert np.mean(covered) >= 0.85
@@ -90,7 +90,7 @@ def test_one_length_has_no_exponent(missing):
   assert row_cells(exponents.exponent_table([record]))['training step'] is None
 
 
-def test_published_orders_are_shown():
+def test_published_complexity_is_shown():
   record = power_law_record({'attention': LAW, 'lstm': LAW})
   table = exponents.exponent_table([record], {'attention': 'O(n² d)'})
   assert [row[1] for row in table.rows] == ['O(n² d)', None]
@@ -109,6 +109,8 @@ def test_tables_of_different_devices_have_different_titles():
   record = power_law_record({'lstm': LAW})
   other = record | {'run': record['run'] | {'device': 'another'}}
   repetition = record | {'run': record['run'] | {'seed': 1}}
-  groups = times.group_records_differing_in_seed([record, other, repetition])
+  groups = times.group_records_differing_only_in_seed([record, other, repetition])
   assert [len(group) for group in groups] == [2, 1]
-  assert len({exponents.exponent_table(group, is_only_grid=False).title for group in groups}) == 2
+  titles = {
+    exponents.exponent_table(group, include_run_settings=True).title for group in groups}
+  assert len(titles) == 2

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from experiments.complexity.growth_laws import (
   Polynomial,
-  fit_length_law,
+  fit_growth_with_sequence_length,
   fit_polynomial,
   log_log_slope,
   solve_coefficients,
@@ -27,8 +27,8 @@ coefficients = st.dictionaries(
 @given(coefficients, st.integers(1, 6))
 def test_a_polynomial_is_fitted_with_its_coefficients(terms, divisor):
   expected = Polynomial(('n', 'd'), {e: Fraction(c, divisor) for e, c in terms.items()})
-  assume(all(expected.evaluate_polynomial(*size).denominator == 1 for size in SIZES))
-  fitted = fit_polynomial({size: int(expected.evaluate_polynomial(*size)) for size in SIZES}, 'nd')
+  assume(all(expected.evaluate_polynomial(size).denominator == 1 for size in SIZES))
+  fitted = fit_polynomial({size: int(expected.evaluate_polynomial(size)) for size in SIZES}, 'nd')
   assert fitted == expected
 
 
@@ -36,7 +36,7 @@ def test_a_polynomial_is_fitted_with_its_coefficients(terms, divisor):
 @given(coefficients, st.sampled_from(SIZES), st.integers(1, 9))
 def test_one_wrong_count_excludes_a_polynomial(terms, size, error):
   correct = Polynomial(('n', 'd'), {e: Fraction(c) for e, c in terms.items()})
-  counts = {sizes: int(correct.evaluate_polynomial(*sizes)) for sizes in SIZES}
+  counts = {sizes: int(correct.evaluate_polynomial(sizes)) for sizes in SIZES}
   counts[size] += error
   assert fit_polynomial(counts, 'nd') is None
 
@@ -56,7 +56,7 @@ def test_a_fit_needs_more_counts_than_coefficients():
 ])
 def test_a_polynomial_has_a_text_and_an_order_of_growth(terms, text, order):
   polynomial = Polynomial(('n', 'd'), {e: Fraction(c) for e, c in terms.items()})
-  assert (str(polynomial), polynomial.order) == (text, order)
+  assert (str(polynomial), polynomial.growth_order) == (text, order)
 
 
 LAWS = {
@@ -71,17 +71,18 @@ LAWS = {
 @pytest.mark.parametrize('text', LAWS)
 def test_laws_in_the_length_are_fitted_and_formatted(text):
   order, count = LAWS[text]
-  law = fit_length_law({n: int(count(n)) for n in LENGTHS}, tokens_per_layer=3)
-  assert (law.text, law.order) == (text, order)
+  counts = {n: int(count(n)) for n in LENGTHS}
+  law = fit_growth_with_sequence_length(counts, layer_receptive_field=4)
+  assert (law.text, law.growth_order) == (text, order)
 
 
 def test_counts_without_a_law_have_an_exponent():
-  law = fit_length_law({n: n**2 for n in LENGTHS})
-  assert law.order == '≈ n^2.00' and law.text == '4096 at 64'
-  assert fit_length_law({5: 1, 6: 2, 7: 5}).order.startswith('≈ n^')
-  assert fit_length_law({8: 3, 16: None, 32: None}) == ('∞', '∞')
+  law = fit_growth_with_sequence_length({n: n**2 for n in LENGTHS})
+  assert law.growth_order == '≈ n^2.00' and law.text == '4096 at 64'
+  assert fit_growth_with_sequence_length({5: 1, 6: 2, 7: 5}).growth_order.startswith('≈ n^')
+  assert fit_growth_with_sequence_length({8: 3, 16: None, 32: None}) == ('∞', '∞')
   # The logarithms of other lengths than powers of two are not integers.
-  assert fit_length_law({n: 2 * n + 1 for n in (5, 6, 7)}).text == '2n + 1'
+  assert fit_growth_with_sequence_length({n: 2 * n + 1 for n in (5, 6, 7)}).text == '2n + 1'
 
 
 @given(st.floats(-3, 3), st.floats(0.1, 1e6))

@@ -15,7 +15,7 @@ from baselines.convolution import TCN, Convolution
 from baselines.linear_recurrence import MinGRU
 from baselines.recurrent import GRU, LSTM, Elman
 from experiments.complexity import depth, layer_counts
-from experiments.complexity.numpy_evaluation import evaluate_equation
+from experiments.complexity.numpy_evaluation import evaluate_jaxpr_equation
 from experiments.complexity.path_length import shortest_path_lengths
 from transformer import platform
 from transformer.attention import Attention, SlidingWindow
@@ -135,7 +135,7 @@ def test_the_layers_of_contiguous_kernels_grow_linearly(size, dilation, length):
   layer = Convolution(size, dilation=dilation)
   reach = (size - 1) * dilation
   layers = max(1, math.ceil((length - 1) / reach))
-  assert layer_counts.smallest_stack_covering_length(layer, length)[1] == layers
+  assert layer_counts.smallest_stack_with_receptive_field(layer, length)[1] == layers
   paths = layer_paths(Stack((layer,), layers), length, 2)
   assert np.isfinite(paths[0, -1]) == (dilation == 1 or (length - 1) % dilation == 0)
   if layers > 1 and dilation == 1:
@@ -146,7 +146,7 @@ def test_the_layers_of_contiguous_kernels_grow_linearly(size, dilation, length):
 @pytest.mark.parametrize('length', [8, 16, 32, 64])
 def test_the_levels_of_dilated_kernels_grow_logarithmically(length):
   size = 3
-  layer, levels = layer_counts.smallest_stack_covering_length(TCN(size, levels=1), length)
+  layer, levels = layer_counts.smallest_stack_with_receptive_field(TCN(size, levels=1), length)
   assert levels == math.ceil(math.log2((length - 1) / (2 * (size - 1)) + 1))
   path = layer_counts.maximum_path_length(TCN(size, levels=1), length)
   assert path['layers'] == levels == layer.levels
@@ -194,12 +194,12 @@ QUICK = ('gru', 'tcn')
   pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in LAYERS])
 def test_paths_exist_exactly_where_the_jacobian_is_not_zero(name):
   layer = LAYERS[name]()
-  width = math.lcm(8, layer.width_divisor)
+  width = math.lcm(8, layer.required_width_divisor)
   paths = layer_paths(layer, 12, width)
   np.testing.assert_array_equal(np.isfinite(paths), jacobian_support(layer, 12, width, 6))
   x = jax.ShapeDtypeStruct((1, 12, width), jnp.float32)
   parameters = layer_counts.random_nonzero_parameters(layer, width)
-  chain = depth.longest_chain_length(lambda x: layer.apply(parameters, x)[0], x)
+  chain = depth.longest_operation_chain_length(lambda x: layer.apply(parameters, x)[0], x)
   assert paths[np.isfinite(paths)].max() <= chain, 'a path is longer than the longest chain'
 
 
@@ -214,7 +214,7 @@ TWO_FORMS = ('mingru', 's5', 'mamba', 'gla', 'mlstm', 'gated_deltanet', 'rwkv7')
 def test_the_longest_path_starts_at_the_first_token(name, form):
   layer, length = LAYERS[name](), 36
   with platform.override_platform(form):
-    stack, _ = layer_counts.smallest_stack_covering_length(layer, length)
+    stack, _ = layer_counts.smallest_stack_with_receptive_field(layer, length)
     paths = layer_paths(stack, length)
     first = layer_paths(stack, length, sources=[0])
   np.testing.assert_array_equal(first, paths[:1])
@@ -241,7 +241,9 @@ def test_evaluation_with_numpy_equals_jax(function, values):
       operands = [np.asarray(a.val, a.aval.dtype) if hasattr(a, 'val') else np.asarray(known[a])
                   for a in equation.invars]
       inner = equation.params.get('jaxpr')
-      outputs = evaluate_jaxpr(inner, operands) if inner else evaluate_equation(equation, operands)
+      outputs = (
+        evaluate_jaxpr(inner, operands) if inner
+        else evaluate_jaxpr_equation(equation, operands))
       known |= zip(equation.outvars, outputs, strict=True)
     return [known[v] for v in jaxpr.jaxpr.outvars]
 

@@ -18,8 +18,9 @@ SIZES = ((8, 16, 32, 64), (8, 16, 32), (4, 8, 16, 32))
 
 def count_record(layer, platform='gpu', sizes=SIZES):
   """The record of a counting cell."""
-  run = layer_counts.settings_of_counting_cell(layer, platform, *sizes)
-  outcome = layer_counts.run_counting_cell(Cell('complexity', run, ''), lambda *_: None)
+  run = layer_counts.operation_count_settings(layer, platform, *sizes)
+  outcome = layer_counts.count_layer_operations_at_all_sizes(
+    Cell('complexity', run, ''), lambda *_: None)
   return {'study': 'complexity', 'run': run, 'status': outcome.status, 'reason': '',
           'result': outcome.result} | records.RUN_ENVIRONMENT
 
@@ -62,11 +63,11 @@ def test_counted_orders_are_shown_beside_published_orders(counted):
   assert all(list(panel.series) == list(comparison) for panel in panels)
 
 
-def test_growth_slopes_are_between_neighbouring_lengths(counted):
+def test_log_log_slopes_are_between_adjacent_lengths(counted):
   lstm = next(r for r in counted if r['run']['layer'] == 'lstm')
-  assert count_tables.growth_slopes(lstm, 'products') == pytest.approx([1, 1, 1])
-  assert all(0.9 < slope < 1 for slope in count_tables.growth_slopes(lstm, 'depth'))
-  assert len(count_tables.growth_slopes(lstm, 'operations')) == 3
+  assert count_tables.log_log_slopes_over_length(lstm, 'products') == pytest.approx([1, 1, 1])
+  assert all(0.9 < slope < 1 for slope in count_tables.log_log_slopes_over_length(lstm, 'depth'))
+  assert len(count_tables.log_log_slopes_over_length(lstm, 'operations')) == 3
 
 
 def requested_cells(*arguments):
@@ -75,8 +76,11 @@ def requested_cells(*arguments):
 
   def collect():
     preset = flags.requested_preset(complexity.PRESETS)
-    for make_cells in (complexity_cells.operation_counting_cells, complexity_cells.timing_cells):
-      cells.extend(make_cells('complexity', preset))
+    for create_cells in (
+      complexity_cells.create_operation_count_grid_cells,
+      complexity_cells.create_timing_grid_cells,
+    ):
+      cells.extend(create_cells('complexity', preset))
 
   return command.run_command(complexity, *arguments, main=collect), cells
 
@@ -105,7 +109,7 @@ def test_invalid_arguments_are_refused_in_one_line(arguments, message):
 
 def test_specs_of_counted_forms_are_canonical():
   for form in COUNTED.values():
-    assert spec.canonical_specs((form,), 'layer') == [form]
+    assert spec.remove_default_options_from_specs((form,), 'layer') == [form]
 
 
 @pytest.mark.slow

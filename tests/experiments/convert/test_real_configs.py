@@ -18,7 +18,8 @@ from transformer.stretched_rotary import YarnRotary
 def model_of_fields(fields):
   """Builds the model that a config describes."""
   build_model = gpt2.build_gpt2 if fields['model_type'] == 'gpt2' else llama.build_llama
-  return checkpoint.model_from_config(checkpoint.Config(fields, 'config.json'), build_model)
+  config = checkpoint.UnusedConfigFields(fields, 'config.json')
+  return checkpoint.model_from_config(config, build_model)
 
 
 def parameter_count(model, depth):

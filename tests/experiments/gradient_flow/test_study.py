@@ -42,7 +42,7 @@ def layer_norms(layer, change_parameters=lambda parameters: parameters, x=None):
 
 @given(st.integers(2, 3000))
 def test_distances_are_powers_of_two_and_three_times_those_up_to_the_first_token(length):
-  distances = gradient_norms.measured_distances(length)
+  distances = gradient_norms.distances_to_measure(length)
   assert distances == sorted(set(distances))
   assert distances[0] == 0 and distances[-1] == length - 1
   powers = (0, *(factor * 2**i for factor in (1, 3) for i in range(12)))
@@ -129,7 +129,7 @@ def test_first_block_input_leads_to_the_outputs_of_the_model(layer):
   np.testing.assert_allclose(*outputs_of_parts_and_model(), atol=1e-6)
 
 
-K = np.array(gradient_norms.measured_distances(128))
+K = np.array(gradient_norms.distances_to_measure(128))
 SEED_FACTORS = np.array([[0.97], [1.0], [1.02]])  # of the rates of three seeds
 
 
@@ -204,11 +204,11 @@ def test_zero_and_tiny_norms_are_not_fitted_and_are_reported_as_such():
   assert decay.analyse_decay(NormCurves(K, np.where(K < 2, norms, 0), 2)).fits is None
   within_field = NormCurves(K[:5], norms[:, :5], 16)
   assert decay.analyse_decay(within_field).verdict == 'steady'
-  assert cut.mean_log10_norm_at(127) == Interval.without_bounds(-math.inf, 3)
+  assert cut.mean_log10_norm_at(127) == Interval.without_confidence_bounds(-math.inf, 3)
   assert cut.mean_log10_norm_at(5) is None
   assert NormCurves(K, norms).mean_log10_norm_at(127) == 'below -30'
   assert cut.mean_log10_norm_at(8).estimate == pytest.approx(math.log10(0.5))
-  assert [k for k, _ in cut.geometric_mean_norms(1e-6)] == [1, 2, 3, 4, 6, 8, 12]
+  assert [k for k, _ in cut.geometric_mean_norms_over_seeds(1e-6)] == [1, 2, 3, 4, 6, 8, 12]
   assert decay.largest_norms_beyond_receptive_field(cut) == [0, 0, 0]
   assert decay.largest_norms_beyond_receptive_field(NormCurves(K, norms)) == []
   assert decay.largest_norms_beyond_receptive_field(NormCurves(K, norms, 8)) == [0.5] * 3
@@ -218,7 +218,7 @@ def test_zero_and_tiny_norms_are_not_fitted_and_are_reported_as_such():
   assert decay.analyse_decay(steep).verdict == 'vanishing'
   expected = [24 + math.log10(norm) for norm in steep.norms[:, 1]]
   cut_off = NormCurves(K, np.maximum(steep.norms, 1e-24))
-  assert decay.log10_norm_decrease(cut_off) == pytest.approx(expected)
+  assert decay.log10_gradient_norm_decrease_with_distance(cut_off) == pytest.approx(expected)
 
 
 def untrained_record(layer, norms, field=None, **settings):
@@ -241,7 +241,7 @@ def test_training_curves_are_those_of_the_members_at_the_selected_learning_rate(
   norms = [np.exp(-K * rate).tolist() for rate in (9, 0.1, 9, 0.2)]
   record['result']['watched'] = [
     {'step': step, 'distances': K.tolist(), 'norms': norms} for step in (0, 5, 10)]
-  by_step = decay.training_norm_curves(record)
+  by_step = decay.gradient_norm_curves_by_training_step(record)
   assert list(by_step) == [0, 5, 10]
   for curves in by_step.values():
     np.testing.assert_allclose(decay.fit_log_norms(curves, 'exponential').slopes, [-0.1, -0.2])
@@ -274,10 +274,11 @@ def test_second_run_of_the_study_prints_the_stored_results(tmp_path):
   assert len(stored) == 4 and {record['status'] for record in stored} == {'finished'}
   (control,) = [r for r in stored if r['run']['layer'] == gradient_flow.CONTROL]
   field = control['result']['receptive_field']
-  assert decay.largest_norms_beyond_receptive_field(decay.initial_norm_curves(control)) == [0, 0]
-  assert np.all(decay.initial_norm_curves(control).norms[:, :field] > 0)
+  curves = decay.gradient_norm_curves_at_initialisation(control)
+  assert decay.largest_norms_beyond_receptive_field(curves) == [0, 0]
+  assert np.all(curves.norms[:, :field] > 0)
   (trained,) = [r for r in stored if 'at' not in r['run']]
-  by_step = decay.training_norm_curves(trained)
+  by_step = decay.gradient_norm_curves_by_training_step(trained)
   # The flag --clip overrides the clipping norms of the preset.
   assert list(by_step) == [0, 2, 4] and trained['run']['clip'] == 0.5
   assert np.any(by_step[4].norms != by_step[0].norms)

@@ -59,7 +59,7 @@ def test_an_ignored_signal_is_still_ignored(default_signal_handlers):
   with interruption.deferred_signals():
     os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    interruption.sleep_until_stopped(0)
+    interruption.sleep_unless_interrupted(0)
   assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
@@ -80,7 +80,7 @@ def test_a_signal_ends_a_sleep(default_signal_handlers):
   start = time.monotonic()
   timer.start()
   with pytest.raises(Interrupted), interruption.deferred_signals():
-    interruption.sleep_until_stopped(60)
+    interruption.sleep_unless_interrupted(60)
   assert time.monotonic() - start < 30
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.claims.current_records import KINDS, load_current_records
+from experiments.claims.current_records import KINDS, load_records_of_current_code
 from experiments.claims.registry import LOADED_STUDIES
 from experiments.lab import source
 from experiments.lab.cells import spec
@@ -20,16 +20,16 @@ CATALOGUES = {
   'LAYERS': 'layer', 'TRANSLATORS': 'translator', 'POSITIONS': 'positions', 'TASKS': 'task',
 }
 ENTRIES = [
-  (catalogue, name) for catalogue in CATALOGUES for name in source.catalogue_entries(catalogue)]
+  (catalogue, name) for catalogue in CATALOGUES for name in source.registered_components(catalogue)]
 
 
 @pytest.mark.parametrize(('catalogue', 'name'), ENTRIES)
 def test_the_analysis_of_a_component_agrees_with_its_class(catalogue, name):
   kind = CATALOGUES[catalogue]
   component_class = spec.CATALOGUES[kind][name]
-  module, class_name = source.catalogue_entries(catalogue)[name]
+  module, class_name = source.registered_components(catalogue)[name]
   assert (module, class_name) == (component_class.__module__, component_class.__name__)
-  options = source.component_options(module, class_name)
+  options = source.constructor_options(module, class_name)
   assert list(options) == list(spec.settable_fields(component_class))
   unnamed = [text for option, text in options.items() if option in spec.UNNAMED_OPTIONS]
   named = [
@@ -41,7 +41,7 @@ def test_the_analysis_of_a_component_agrees_with_its_class(catalogue, name):
 
 def test_the_analysis_finds_all_entries_of_every_catalogue():
   for catalogue, kind in CATALOGUES.items():
-    assert list(source.catalogue_entries(catalogue)) == list(spec.CATALOGUES[kind])
+    assert list(source.registered_components(catalogue)) == list(spec.CATALOGUES[kind])
 
 
 PROGRAM = '''
@@ -93,7 +93,7 @@ def test_different_numbers_have_different_fingerprints(first, second):
 
 
 def fingerprints(study, **run):
-  return Store('nowhere', KINDS).cell_code_fingerprints(study, run)
+  return Store('nowhere', KINDS).code_fingerprints_of_grid_cell(study, run)
 
 
 def test_the_code_of_a_cell_includes_its_own_layer_and_task_only():
@@ -125,7 +125,7 @@ def test_the_code_of_a_cell_includes_no_tables_claims_or_flags(name):
 
 def test_the_imports_of_a_cell_are_followed_recursively():
   """Only catalogues and modules that affect no number may be left out."""
-  relevant = source.relevant_imports('experiments.complexity.layer_counts')
+  relevant = source.imports_that_affect_results('experiments.complexity.layer_counts')
   for module in relevant:
     left_out = source.imported_modules(module) - relevant
     assert not [imported for imported in left_out if source.can_affect_results(imported)]
@@ -181,17 +181,17 @@ def test_edits_after_the_first_read_do_not_change_the_source(tmp_path, monkeypat
 
 def test_a_command_caches_the_sources_before_it_imports_code_that_computes_numbers():
   with (
-    mock.patch.object(source, 'cache_all_sources', side_effect=SystemExit(7)),
+    mock.patch.object(source, 'cache_source_files', side_effect=SystemExit(7)),
     mock.patch.object(importlib, 'import_module') as import_module,
   ):
     assert command.run_command(retention, '--preset=smoke').code == 7
   import_module.assert_not_called()
 
 
-@pytest.mark.parametrize('name', source.catalogue_entries('BENCHMARKS'))
+@pytest.mark.parametrize('name', source.registered_components('BENCHMARKS'))
 def test_a_benchmark_depends_on_the_modules_that_it_imports(name):
   """A benchmark must not parse a spec, since its code would not include the named modules."""
-  module, _ = source.catalogue_entries('BENCHMARKS')[name]
+  module, _ = source.registered_components('BENCHMARKS')[name]
   assert 'experiments.lab.cells.spec' not in source.imported_modules(module)
   for node in ast.walk(source.syntax_tree(module)):
     if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'create_experiment':
@@ -202,8 +202,8 @@ def test_records_that_were_matched_to_different_budgets_are_reported(tmp_path):
   made = [
     records.training_record(layer, 'recall', 20, (0.5, 0.6)) for layer in ('lstm', 'attention')]
   records.store_records(tmp_path, made)
-  assert load_current_records(tmp_path)[1] == []
+  assert load_records_of_current_code(tmp_path)[1] == []
   made[1]['result']['budget'] += 1
   records.store_records(tmp_path, made)
-  (note,) = load_current_records(tmp_path)[1]
+  (note,) = load_records_of_current_code(tmp_path)[1]
   assert 'different parameter budgets 1000 and 1001' in note.text

@@ -28,7 +28,7 @@ def outcome_without_training(cell, report_progress):
   resolved = cell.experiment
   task = resolved.task
   record = records.training_record(
-    resolved.run.layer, task.family, task.distance, (0.5,), task=task)
+    resolved.run.layer, task.family, task.dependency_distance, (0.5,), task=task)
   return Outcome(record['result'] | {'budget': resolved.parameter_budget})
 
 
@@ -79,7 +79,7 @@ def test_an_edited_task_makes_its_cells_stale(monkeypatch, launch):
 
 def test_edited_tables_claims_and_flags_make_no_cell_stale(monkeypatch, launch):
   launch()
-  modules = source.relevant_imports('experiments.retention.study')
+  modules = source.imports_that_affect_results('experiments.retention.study')
   assert {'experiments.retention.claims', 'experiments.retention.study'} <= modules
   modules_of_the_lab = [f'experiments.lab.{name}' for name in (
     'launch.grid', 'launch.flags', 'results.store', 'results.scoreboard', 'cells.limits')]
@@ -135,7 +135,7 @@ def test_a_worker_that_imported_edited_code_executes_no_cell(tmp_path, monkeypat
   cell = Cell('retention', record['run'], 'a cell', code=record['code'])
   records.simulate_edits(monkeypatch, 'experiments.lab.training.step')
   with pytest.raises(BadInput, match='the code was edited while this command ran'):
-    grid._run_cell((cell, None), Store(tmp_path, KINDS), outcome_without_training, None)
+    grid._run_grid_cell((cell, None), Store(tmp_path, KINDS), outcome_without_training, None)
   assert len(Store(tmp_path, KINDS).all_records()) == 4
 
 

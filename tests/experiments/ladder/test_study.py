@@ -35,7 +35,7 @@ def test_first_table_has_state_size_step_time_and_scores_of_layers_in_order(ladd
   assert math.isclose(first[2].estimate, last[2].estimate)
   assert math.isclose(first[2].estimate, 1.001)
   last_record = next(r for r in ladder_records if r['run'].get('layer') == LAST)
-  assert last[3] == scores.test_metric_interval(last_record)
+  assert last[3] == scores.mean_test_metric_with_interval(last_record)
   assert last[3].estimate > first[3].estimate
   assert chance[1:3] == oracle[1:3] == (None, None) and oracle[3] == 1
   assert table.reference_rows == 2 and table.best['step time, us per token'] == 'lower'

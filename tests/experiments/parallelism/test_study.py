@@ -13,11 +13,11 @@ from experiments.claims.current_records import KINDS
 from experiments.lab.cells import timing
 from experiments.lab.cells.cell import Cell, Outcome
 from experiments.lab.errors import BadInput
-from experiments.lab.launch.grid import run_cells
+from experiments.lab.launch.grid import run_grid_cells
 from experiments.lab.measure import memory
 from experiments.lab.results import times
 from experiments.lab.results.store import Store
-from experiments.parallelism.cells import check_timing_sizes
+from experiments.parallelism.cells import check_timing_settings
 from experiments.parallelism.study import STUDY as parallelism
 from experiments.parallelism.tables import METRICS
 from tests.support import records
@@ -44,7 +44,8 @@ RUN = {
 def measure_repetition(folder, timeout=100.0, **changes):
   """Runs one cell and returns its record."""
   cell = Cell(parallelism.name, RUN | {'seed': 0} | changes, 'repetition')
-  return run_cells([cell], timing.timing_executor(timeout), Store(folder, KINDS))[0]
+  execute = timing.executor_for_timing_grid_cells(timeout)
+  return run_grid_cells([cell], execute, Store(folder, KINDS))[0]
 
 
 @pytest.fixture(scope='module')
@@ -106,12 +107,13 @@ def test_a_point_out_of_memory_does_not_stop_the_other_points(short_memory_recor
 
 
 def test_only_memory_errors_are_valid_results():
-  untimed = timing.Point(RECURRENT, 4, 'train', 8)
-  assert not untimed.record_if_out_of_memory(ValueError('out of memory'))
-  assert not untimed.record_if_out_of_memory(jax.errors.JaxRuntimeError('INTERNAL: no such thing'))
+  untimed = timing.Measurement(RECURRENT, 4, 'train', 8)
+  assert not untimed.store_error_if_out_of_memory(ValueError('out of memory'))
+  assert not untimed.store_error_if_out_of_memory(
+    jax.errors.JaxRuntimeError('INTERNAL: no such thing'))
   assert (untimed.status, untimed.reason) == ('timeout', '')
   error = jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: 9 bytes\nat length')
-  assert untimed.record_if_out_of_memory(error)
+  assert untimed.store_error_if_out_of_memory(error)
   assert (untimed.status, untimed.reason) == ('out of memory', 'RESOURCE_EXHAUSTED: 9 bytes')
 
 
@@ -131,7 +133,7 @@ def record_with_drift(seed, repeat):
 
 def repeat_verdict(store):
   """Returns the verdict on the control that times are reproducible."""
-  verdicts = rule.evaluate_controls(store.records())
+  verdicts = rule.evaluate_control_experiments(store.records())
   return next(finding for finding in verdicts if finding.claim.name == 'repeat').verdict
 
 
@@ -140,7 +142,7 @@ def test_retry_repeats_unsteady_cells_until_the_control_holds(tmp_path, repeat):
   noisy = [record_with_drift(0, repeat), record_with_drift(1, repeat)]
   steady = record_with_drift(2, 1.02)
   store = records.store_records(tmp_path, (*noisy, steady))
-  assert [times.is_finished_and_repeatable(record) for record in (*noisy, steady)] == [
+  assert [times.is_finished_with_consistent_timings(record) for record in (*noisy, steady)] == [
     False, False, True]
   assert repeat_verdict(store) != 'supported'
   cells = [Cell(parallelism.name, record['run'], '') for record in (*noisy, steady)]
@@ -150,19 +152,20 @@ def test_retry_repeats_unsteady_cells_until_the_control_holds(tmp_path, repeat):
     repeated_seeds.append(cell.run['seed'])
     return Outcome(record_with_drift(cell.run['seed'], 1.01)['result'])
 
-  run_cells(cells, measure, store)
+  run_grid_cells(cells, measure, store)
   assert repeated_seeds == []
-  run_cells(cells, measure, store, retry=True)
+  run_grid_cells(cells, measure, store, retry=True)
   assert repeated_seeds == [0, 1] and repeat_verdict(store) == 'supported'
-  run_cells(cells, measure, store, retry=True)
+  run_grid_cells(cells, measure, store, retry=True)
   assert repeated_seeds == [0, 1]
 
 
 def test_only_finished_cells_with_times_are_checked_for_drift():
   steady = record_with_drift(0, 1.02)
-  assert times.is_finished_and_repeatable(steady)
-  assert not times.is_finished_and_repeatable(steady | {'status': 'timeout', 'result': {}})
-  assert times.is_finished_and_repeatable({'status': 'finished', 'run': {'n': 0}, 'result': {}})
+  assert times.is_finished_with_consistent_timings(steady)
+  assert not times.is_finished_with_consistent_timings(steady | {'status': 'timeout', 'result': {}})
+  assert times.is_finished_with_consistent_timings(
+    {'status': 'finished', 'run': {'n': 0}, 'result': {}})
 
 
 def test_tables_show_a_dash_for_points_out_of_memory(short_memory_record):
@@ -212,7 +215,7 @@ def test_a_report_of_no_records_is_empty():
 ])
 def test_sizes_that_form_no_batch_are_refused(changes, message):
   with pytest.raises(BadInput, match=message) as error:
-    check_timing_sizes(RUN | changes)
+    check_timing_settings(RUN | changes)
   assert '\n' not in str(error.value)
 
 

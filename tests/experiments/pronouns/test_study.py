@@ -32,7 +32,7 @@ def parse_sentence(words):
 def test_antecedent_is_the_noun_of_the_first_clause_that_fits_the_adjective(words, fewest):
   task = Pronouns(words, fewest)
   batch = numpy_batch(task, batch_size=64)
-  positions = jax.tree.map(np.asarray, jax.jit(task.relevant_positions)(batch.source))
+  positions = jax.tree.map(np.asarray, jax.jit(task.positions_for_attention_analysis)(batch.source))
   for row, (source, target, weight) in enumerate(zip(*batch, strict=True)):
     words = task.detokenize(source).split()
     antecedent, _, _ = parse_sentence(words)
@@ -67,7 +67,8 @@ def test_the_published_sentences_belong_to_the_task():
     words = f"the animal did n't cross the street because it was too {adjective} .".split()
     source = np.array([[pronouns.TOKENS[word] for word in words]])
     assert parse_sentence(words)[0] == antecedent
-    assert words[int(Pronouns().relevant_positions(source)['antecedent'][0])] == antecedent
+    positions = Pronouns().positions_for_attention_analysis(source)
+    assert words[int(positions['antecedent'][0])] == antecedent
 
 
 @pytest.mark.parametrize('options, message', [

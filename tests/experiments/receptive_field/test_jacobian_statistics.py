@@ -1,4 +1,4 @@
-"""Tests of measured receptive fields against declared ones and of effective fields."""
+"""Tests of measured receptive fields against theoretical ones and of effective fields."""
 
 import functools
 
@@ -21,10 +21,11 @@ SIZES = {'width': 4, 'seeds': (0, 1), 'match': 'none'}
 
 
 def measure_stack(layer, depth=1, length=12, **settings):
-  """The record of a measured untrained stack."""
+  """The record of a measurement of an untrained stack of layers."""
   experiment = create_experiment(Run(layer=layer, depth=depth, **SIZES | settings))
-  cell = field_measurement.untrained_stack_cell('receptive_field', experiment, length, sequences=2)
-  outcome = field_measurement.measure_receptive_field_of_grid_cell(cell, None)
+  cell = field_measurement.create_experiment_grid_cell_for_untrained_model(
+    'receptive_field', experiment, length, sequences=2)
+  outcome = field_measurement.measure_receptive_field_at_initialisation(cell, None)
   return {'run': cell.run, 'result': outcome.result}
 
 
@@ -46,25 +47,25 @@ def spec_and_closed_form_field(layer, depth, kernel_size, dilation, levels):
   st.sampled_from(('convolution', 'convolution', 'tcn', 'bytenet', 'convs2s')), st.integers(1, 3),
   st.integers(1, 4), st.integers(1, 4), st.integers(1, 2), st.sampled_from(('pre_norm', 'plain')),
 )
-def test_declared_and_measured_fields_of_convolutions_equal_the_closed_form(
+def test_theoretical_and_measured_fields_of_convolutions_equal_the_closed_form(
   layer, depth, kernel_size, dilation, levels, block
 ):
   depth = depth if layer == 'convolution' else 1
   spec, expected = spec_and_closed_form_field(layer, depth, kernel_size, dilation, levels)
   record = measure_stack(spec, depth, block=block)
   assert record['result']['declared'] == max(record['result']['measured']) == expected
-  assert tables.measured_equals_declared(record)
+  assert tables.measured_receptive_field_equals_theoretical(record)
 
 
-@pytest.mark.parametrize('layer, depth, declared', [
+@pytest.mark.parametrize('layer, depth, theoretical', [
   ('sliding_window(window=3)', 2, 5), ('interleave(convolution, sliding_window(window=2))', 2, 5),
   ('attention', 1, None),
 ])
-def test_measured_field_is_the_declared_one_or_the_whole_input(layer, depth, declared):
+def test_measured_field_is_the_theoretical_one_or_the_full_input(layer, depth, theoretical):
   record = measure_stack(layer, depth, width=8)
-  assert record['result']['declared'] == declared
-  assert record['result']['measured'] == [declared or 12] * 2
-  assert tables.measured_equals_declared(record)
+  assert record['result']['declared'] == theoretical
+  assert record['result']['measured'] == [theoretical or 12] * 2
+  assert tables.measured_receptive_field_equals_theoretical(record)
 
 
 @pytest.mark.parametrize('extra', [-1, 1])
@@ -82,16 +83,16 @@ def test_a_wrongly_declared_field_is_detected(extra, monkeypatch):
   monkeypatch.setitem(LAYERS, 'wrongly_declared', WronglyDeclared)
   record = measure_stack('wrongly_declared')
   assert max(record['result']['measured']) == 4 and record['result']['declared'] == 4 + extra
-  assert not tables.measured_equals_declared(record)
+  assert not tables.measured_receptive_field_equals_theoretical(record)
   assert tables.receptive_field_table([record]).rows[0][3] is False
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2))
-def stack_energy(stack, parameters, width):
+def squared_gradient_norms(stack, parameters, width):
   x = jnp.zeros((1, stack.receptive_field + 2, width))
   apply_stack = lambda x: stack.apply(parameters, x)[0]  # noqa: E731
-  gradient = jacobian.jacobian_at_output(apply_stack, x, x.shape[1] - 1)
-  return jacobian_statistics.gradient_energy_by_lag(gradient)
+  gradient = jacobian.jacobian_of_output_at_position(apply_stack, x, x.shape[1] - 1)
+  return jacobian_statistics.squared_gradient_norm_by_distance(gradient)
 
 
 def convolution_power(kernel, depth):
@@ -109,33 +110,35 @@ def test_gradient_of_a_stack_of_equal_weights_is_the_convolution_power_of_its_ke
   kernel = np.zeros(1 + (size - 1) * dilation)
   kernel[::dilation] = 1 / size
   gradient = convolution_power(kernel, depth)
-  energy = stack_energy(stack, parameters, 1)
-  np.testing.assert_allclose(energy, gradient**2, rtol=1e-5)
+  squared_norms = squared_gradient_norms(stack, parameters, 1)
+  np.testing.assert_allclose(squared_norms, gradient**2, rtol=1e-5)
   effective_receptive_field = int(np.sum(gradient > 0.0455 * gradient.max()))
-  assert int(jacobian_statistics.effective_receptive_field(energy)) == effective_receptive_field
+  measured_field = jacobian_statistics.effective_receptive_field(squared_norms)
+  assert int(measured_field) == effective_receptive_field
   if (size, depth) == (3, 6):
     assert effective_receptive_field == 9 < stack.receptive_field == 13
-  weight, lag = gradient**2 / np.sum(gradient**2), np.arange(len(gradient))
-  spread = np.sqrt(weight @ lag**2 - (weight @ lag) ** 2)
-  np.testing.assert_allclose(jacobian_statistics.lag_standard_deviation(energy), spread, rtol=1e-4)
+  weight, distance = gradient**2 / np.sum(gradient**2), np.arange(len(gradient))
+  spread = np.sqrt(weight @ distance**2 - (weight @ distance) ** 2)
+  measured_spread = jacobian_statistics.receptive_field_spread(squared_norms)
+  np.testing.assert_allclose(measured_spread, spread, rtol=1e-4)
 
 
 @pytest.mark.parametrize('dilation, depth', [(1, 1), (2, 3), (1, 6)])
 def test_spread_under_random_weights_grows_with_the_square_root_of_the_depth(dilation, depth):
   stack = Stack((Convolution(3, dilation),), depth)
   keys = jax.random.split(jax.random.key(1), 200)
-  draw_energy = lambda key: stack_energy(  # noqa: E731
+  norms_of_random_stack = lambda key: squared_gradient_norms(  # noqa: E731
     stack, stack.init(key, jnp.zeros((1, 1, 4))), 4)
-  energy = np.mean(jax.jit(jax.vmap(draw_energy))(keys), 0)
+  mean = np.mean(jax.jit(jax.vmap(norms_of_random_stack))(keys), 0)
   kernel = np.zeros(1 + 2 * dilation)
   kernel[::dilation] = 1 / 3
-  np.testing.assert_allclose(energy / energy.sum(), convolution_power(kernel, depth), atol=0.02)
+  np.testing.assert_allclose(mean / mean.sum(), convolution_power(kernel, depth), atol=0.02)
   closed_form = dilation * (depth * (3**2 - 1) / 12) ** 0.5
-  measured = jacobian_statistics.lag_standard_deviation(energy)
+  measured = jacobian_statistics.receptive_field_spread(mean)
   np.testing.assert_allclose(measured, closed_form, rtol=0.05)
 
 
 def test_effective_field_and_spread_of_a_nan_gradient_are_nan():
-  energy = jnp.array([1.0, jnp.nan, 0.5])
-  assert np.isnan(jacobian_statistics.effective_receptive_field(energy))
-  assert np.isnan(jacobian_statistics.lag_standard_deviation(energy))
+  squared_norms = jnp.array([1.0, jnp.nan, 0.5])
+  assert np.isnan(jacobian_statistics.effective_receptive_field(squared_norms))
+  assert np.isnan(jacobian_statistics.receptive_field_spread(squared_norms))

@@ -15,7 +15,7 @@ from experiments.lab.tasks.copy_memory import CopyMemory
 from experiments.lab.training.step import Training
 from experiments.receptive_field import cells, field_measurement
 from experiments.receptive_field import study as receptive_field
-from experiments.receptive_field.tables import is_distance_within_field
+from experiments.receptive_field.tables import is_dependency_within_receptive_field
 from tests.support import command, records
 
 LAYER = 'convolution(kernel_size=3)'
@@ -28,28 +28,29 @@ BEFORE, AFTER = 3.0, 5.0  # effective fields before and after training
 def cells_and_experiments(*words):
   """The measurements at initialisation and the training experiments of a command."""
   return command.evaluate_on_preset(receptive_field, *words, function=lambda preset: (
-    cells.untrained_stack_cells('receptive_field', preset),
-    cells.experiments_around_field_edges(preset)))
+    cells.create_experiment_grid_cells_for_untrained_models('receptive_field', preset),
+    cells.experiments_near_receptive_field_boundary(preset)))
 
 
-@pytest.mark.parametrize('distance', cells.distances_around_field_edge(FIELD))
+@pytest.mark.parametrize('distance', cells.distances_near_receptive_field_boundary(FIELD))
 def test_field_contains_all_symbols_of_copy_memory_or_none(distance):
-  task = CopyMemory(num_symbols=min(3, distance - 1)).with_distance(distance)
+  task = CopyMemory(num_symbols=min(3, distance - 1)).with_dependency_distance(distance)
   stack = field_measurement.residual_stack_of_model(create_experiment(RUN))
   x = jax.random.normal(jax.random.key(0), (1, task.length, 4))
   parameters = jax.jit(stack.init)(jax.random.key(1), x)
-  assert stack.receptive_field == FIELD and cells.distances_around_field_edge(FIELD) == (2, 4, 5, 8)
+  assert stack.receptive_field == FIELD
+  assert cells.distances_near_receptive_field_boundary(FIELD) == (2, 4, 5, 8)
 
   @jax.jit
   def nonzero_gradient(time):
     apply_stack = lambda x: stack.apply(parameters, x)[0]  # noqa: E731
-    return jacobian.dependence_mask(jacobian.jacobian_at_output(apply_stack, x, time))
+    return jacobian.dependence_mask(jacobian.jacobian_of_output_at_position(apply_stack, x, time))
 
   for symbol in range(task.num_symbols):
     assert bool(nonzero_gradient(distance + symbol)[0, symbol]) == (distance < FIELD)
 
 
-def test_models_are_trained_around_their_edge_or_at_the_edges_of_the_others_if_unbounded():
+def test_models_are_trained_near_the_boundary_of_their_own_field_or_of_other_fields():
   layers = ['convolution(kernel_size=7)', 'tcn(levels=1)', 'lstm']
   stacks, experiments = cells_and_experiments(
     '--preset=smoke', f'--layers={",".join(layers)}', '--depth=1', '--seeds=1')
@@ -58,18 +59,19 @@ def test_models_are_trained_around_their_edge_or_at_the_edges_of_the_others_if_u
   assert stacks[0].run['seeds'] == [0]
   distances = {}
   for experiment in experiments:
-    distances.setdefault(experiment.run.layer, []).append(experiment.task.distance)
+    distances.setdefault(experiment.run.layer, []).append(experiment.task.dependency_distance)
   assert distances == dict(zip(layers, ([3, 6, 7, 12], [2, 4, 5, 8], [5, 7]), strict=True))
   _, experiments = cells_and_experiments('--preset=smoke', '--layers=lstm', '--lengths=7')
-  assert [experiment.task.distance for experiment in experiments] == [7]
+  assert [experiment.task.dependency_distance for experiment in experiments] == [7]
 
 
 @pytest.mark.parametrize('name', receptive_field.PRESETS)
 def test_presets_contain_canonical_specs_of_known_layers(name):
   preset = receptive_field.PRESETS[name]
   for layers in (preset.trained, *(sweep.layers for sweep in preset.sweeps)):
-    spec.canonical_specs(list(layers), 'layer')
-  assert spec.canonical_specs(list(preset.trained), 'layer') == list(preset.trained)
+    spec.remove_default_options_from_specs(list(layers), 'layer')
+  trained = list(preset.trained)
+  assert spec.remove_default_options_from_specs(trained, 'layer') == trained
 
 
 @pytest.mark.parametrize('words, message', [
@@ -97,11 +99,11 @@ def initial_training(run):
   (LAYER, FIELD),
   pytest.param('attention(positions=sinusoidal, num_heads=2)', None, marks=pytest.mark.slow),
 ])
-def test_energy_in_training_is_that_of_the_model_with_respect_to_embedded_tokens(layer, field):
+def test_gradient_norms_in_training_are_with_respect_to_embedded_tokens(layer, field):
   training, states = initial_training(dataclasses.replace(RUN, layer=layer))
   model = training.model
   measurement = field_measurement.receptive_fields_in_training(training, states)
-  source = field_measurement.lengthened_test_sequences(training)
+  source = field_measurement.sequences_longer_than_receptive_field(training)
   assert len(measurement['effective']) == len(RUN.seeds)
   assert measurement['measured'] == [field or source.shape[1]] * 2
   parameters = jax.tree.map(lambda x: x[1], states.parameters)
@@ -110,14 +112,15 @@ def test_energy_in_training_is_that_of_the_model_with_respect_to_embedded_tokens
   x = parameters['params']['embedding']['embedding'][source]
   last_output = lambda x: headless.apply(parameters, x)[0][:, -1].sum(0)  # noqa: E731
   reference = jax.jit(jax.jacrev(last_output))(x)  # [V, B, T, D]
-  energy = np.mean(np.sum(np.square(reference), (0, 3)), 0)[::-1]
+  squared_norms = np.mean(np.sum(np.square(reference), (0, 3)), 0)[::-1]
   np.testing.assert_allclose(
-    measurement['energy'][1], energy / energy.sum(), rtol=5e-3, atol=1e-9)
+    measurement['energy'][1], squared_norms / squared_norms.sum(), rtol=5e-3, atol=1e-9)
 
 
 def test_test_sequences_shorter_than_the_field_are_preceded_by_others():
   training, _ = initial_training(dataclasses.replace(RUN, layer='convolution(kernel_size=6)'))
-  source, task = field_measurement.lengthened_test_sequences(training), training.task
+  task = training.task
+  source = field_measurement.sequences_longer_than_receptive_field(training)
   assert training.model.receptive_field == 11 > task.length == 6
   assert source.shape[1] == 12
   np.testing.assert_array_equal(source[:, -6:], task.batch('test', 0, 2).source)
@@ -128,17 +131,17 @@ def trained_record(layer, distance, score, depth=2, **settings):
   record = records.training_record(layer, 'copy_memory', distance, (score, score), depth=depth,
                          study='receptive_field', **settings)
   record['run']['task'] = f'copy_memory at {distance}'
-  lags = (record['result']['receptive_field'] or distance) + 3
+  length = (record['result']['receptive_field'] or distance) + 3
   record['result']['watched'] = [
-    {'step': step, 'effective': [size] * 2, 'spread': [size / 2] * 2, 'measured': [lags] * 2,
-     'energy': [[1 / lags] * lags] * 2}
+    {'step': step, 'effective': [size] * 2, 'spread': [size / 2] * 2, 'measured': [length] * 2,
+     'energy': [[1 / length] * length] * 2}
     for step, size in ((0, BEFORE), (100, AFTER))
   ]
   return record
 
 
 def untrained_record(depth, layer=LAYER, measured=0, declared=0, exponent=0.5):
-  """The record of an untrained stack whose effective field is a power of the depth."""
+  """The record of an untrained stack of layers whose effective field is a power of the depth."""
   declared = declared or 1 + 2 * depth
   effective = [size * depth**exponent for size in (2.0, 3.0)]
   run = {'layer': layer, 'depth': depth, 'block': 'pre_norm', 'seeds': [0, 1]}
@@ -165,8 +168,8 @@ def test_records_become_tables_and_panels():
   assert fields.rows[0][5].estimate == pytest.approx(2.5 / 3)
   assert fields.rows[3][:4] == ('2 x tcn', 9, 3, False)
   assert [row[0] for row in fields.rows] == [*(f'{n} x {LAYER}' for n in (1, 4, 16)), '2 x tcn']
-  ((name, depths, declared, effective, spread),) = growth.rows
-  assert (name, depths) == (LAYER, '1, 4, 16') and 0.8 < declared < 0.9
+  ((name, depths, theoretical, effective, spread),) = growth.rows
+  assert (name, depths) == (LAYER, '1, 4, 16') and 0.8 < theoretical < 0.9
   assert effective.estimate == pytest.approx(0.5) and spread.estimate == pytest.approx(0.5)
   assert recall.columns == ('model', 'receptive field', '12', '16', '17')
   convolution, lstm, chance = recall.rows
@@ -176,14 +179,15 @@ def test_records_become_tables_and_panels():
   assert chance[2:] == (1 / 8,) * 3
   assert training.rows[1][:3] == (f'2 x {layer}', 17, 16)
   assert [cell.estimate for cell in training.rows[1][3:]] == [3, 5, 1.5, 2.5]
-  depth, edge, steps, lags = panels
-  assert [x for x, _ in edge.series[f'2 x {layer}']] == [12 / 17, 16 / 17, 1]
-  assert list(edge.series) == [f'2 x {layer}'] == list(steps.series)
-  assert [y.estimate for _, y in depth.series[f'{LAYER}, declared']] == [3, 9, 33]
+  depth, boundary, steps, norms = panels
+  assert [x for x, _ in boundary.series[f'2 x {layer}']] == [12 / 17, 16 / 17, 1]
+  assert list(boundary.series) == [f'2 x {layer}'] == list(steps.series)
+  assert [y.estimate for _, y in depth.series[f'{LAYER}, theoretical']] == [3, 9, 33]
   assert [x for x, _ in steps.series[f'2 x {layer}']] == [0, 100]
-  assert lags.title == layer and 'depth 2, task distance 16' in lags.x_label
-  assert [x for x, _ in lags.series['after training']] == list(range(17))
-  assert [is_distance_within_field(record) for record in made[4:]] == [True, True, False, True]
+  assert norms.title == layer and 'depth 2, task distance 16' in norms.x_label
+  assert [x for x, _ in norms.series['after training']] == list(range(17))
+  is_within = [is_dependency_within_receptive_field(record) for record in made[4:]]
+  assert is_within == [True, True, False, True]
 
 
 def test_runs_with_different_settings_have_separate_tables():

@@ -208,7 +208,7 @@ def test_the_error_about_a_missing_library_has_the_install_command(tmp_path, mis
     f'sys.modules[{missing!r}] = None\n'
     'from experiments.report import __main__ as report\n'
     'from experiments.lab.launch import flags\n'
-    'flags.main(report.main, report.define_flags, report.__doc__)\n'
+    'flags.run_command_line(report.main, report.define_flags, report.__doc__)\n'
   )
   process = subprocess.run(
     [sys.executable, '-c', code, f'--runs={runs}'],

@@ -326,7 +326,7 @@ def test_learning_rate_is_selected_by_the_validation_metric_alone(validation, na
   means = {rate: sum(metrics) / 2 for rate, metrics in validation.items()}
   finite = [value for value in means.values() if math.isfinite(value)]
   if finite:
-    best = max if task.metric.perfect > task.chance else min
+    best = max if task.metric.perfect > task.chance_level else min
     assert means[selected] == best(finite)
 
 

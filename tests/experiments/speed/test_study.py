@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from experiments.lab.cells.cell import Cell
-from experiments.lab.launch.grid import run_cells
+from experiments.lab.launch.grid import run_grid_cells
 from experiments.lab.measure import memory
 from experiments.lab.results.store import Store
 from experiments.speed import benchmark, peak, pytorch, ratios
@@ -63,7 +63,7 @@ def test_installed_pytorch_is_loaded_in_the_stated_version():
 @pytest.mark.parametrize(
   'comparison, preset', ALL_COMPARISONS,
   ids=lambda x: x if isinstance(x, str) else comparison_label(x))
-def test_presets_name_valid_sizes_and_existing_alternatives(comparison, preset):
+def test_presets_name_valid_sizes_and_existing_implementations(comparison, preset):
   inspect.signature(BENCHMARKS[comparison.benchmark]).bind(seed=0, **comparison.sizes)
   looped = next(looped for name, looped in SMALL if name == comparison.benchmark)
   assert set(comparison.targets) <= set(
@@ -72,7 +72,7 @@ def test_presets_name_valid_sizes_and_existing_alternatives(comparison, preset):
 
 
 def line_benchmark(seed, length):
-  """Multiplies a vector by a number, with alternatives that succeed, differ, or fail."""
+  """Multiplies a vector by a number, with implementations that succeed, differ, or fail."""
   x = jnp.arange(length, dtype=jnp.float32) + seed
 
   def scale(factor, x):
@@ -101,7 +101,7 @@ def measure_cell(folder, benchmarks=None, timeout=100.0, **changes):
   """Runs one cell and returns its record."""
   run_cell = benchmark.benchmark_runner(benchmarks or {'line': line_benchmark}, timeout)
   cell = Cell('speed', records.BENCHMARK_RUN | changes, 'line')
-  return run_cells([cell], run_cell, Store(folder, {'speed': speed.STUDY.kinds}))[0]
+  return run_grid_cells([cell], run_cell, Store(folder, {'speed': speed.STUDY.kinds}))[0]
 
 
 @pytest.fixture(scope='module')
@@ -217,7 +217,8 @@ def test_ratios_use_medians_and_shares_use_the_fastest_product():
   assert ratios.percent_of_peak_rate(repetitions, 'forward') is None
   assert ratios.median_time_ratio(repetitions, 'unknown', 'forward') is None
   assert ratios.temporary_memory_bytes(repetitions, ratios.OURS) == 2**20
-  assert ratios.operations_per_second(ratios.fastest_matrix_product(repetitions[0])) == 100
+  timing = ratios.timing_of_fastest_matrix_product(repetitions[0])
+  assert ratios.operations_per_second(timing) == 100
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from experiments.lab.cells.experiment import create_experiment
 from experiments.lab.cells.models import batch_shapes
-from experiments.lab.cells.run import Run, run_from_json
+from experiments.lab.cells.run import Run, create_run_from_json
 from experiments.lab.weights import files
 from experiments.translate import __main__ as translate
 from tests.support import command
@@ -116,12 +116,12 @@ VALUES = st.one_of(
 def test_a_run_is_parsed_from_values_of_the_types_of_its_fields_alone(name, value):
   values = {**RUN.to_json_values(), name: value}
   try:
-    run = run_from_json(values)
+    run = create_run_from_json(values)
   except ValueError as error:
     assert '\n' not in str(error)
   else:
     assert type(getattr(run, name)) in (type(getattr(RUN, name)), int)
-    assert run_from_json(json.loads(json.dumps(run.to_json_values()))) == run
+    assert create_run_from_json(json.loads(json.dumps(run.to_json_values()))) == run
 
 
 def test_weights_that_do_not_fit_the_model_are_refused(tmp_path):

@@ -43,7 +43,7 @@ def small_run(kind, text):
 
 def output_shape(layer):
   """The shape of a layer's output for four tokens."""
-  x = jnp.zeros((1, 4, layer.width_divisor))
+  x = jnp.zeros((1, 4, layer.required_width_divisor))
   return jax.eval_shape(lambda: layer.init_with_output(jax.random.key(0), x))[0][0].shape
 
 
@@ -64,8 +64,8 @@ def test_any_value_of_any_option_is_valid_or_rejected_in_one_line(kind, name):
       if kind not in ('layer', 'positions'):
         continue
       layer = create_experiment(run).layer
-      if layer.width_divisor < 1000:
-        assert output_shape(layer) == (1, 4, layer.width_divisor)
+      if layer.required_width_divisor < 1000:
+        assert output_shape(layer) == (1, 4, layer.required_width_divisor)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_the_presets_of_studies_are_within_the_limits(study):
   for task_grid in preset.task_grids:
     task = spec.parse_spec(task_grid.task, 'task')
     for distance in task_grid.distances:
-      text = spec.format_spec(task.with_distance(distance), 'task')
+      text = spec.component_to_spec_string(task.with_dependency_distance(distance), 'task')
       for layer in preset.layers:
         settings = preset.settings | task_grid.settings | {'layer': layer, 'task': text}
         check_experiment(create_experiment(Run(**settings)))
@@ -161,7 +161,7 @@ def test_a_vocabulary_larger_than_the_text_is_rejected_in_one_line(name):
 def test_the_estimated_parameters_are_most_of_the_models_parameters(name):
   run = Run(layer=name, task='parity(length=4)', depth=2, feedforward='gelu')
   experiment = create_experiment(run)
-  width = 8 * experiment.layer.width_divisor
+  width = 8 * experiment.layer.required_width_divisor
   estimated = sizes.model_sizes(run, experiment.layer, experiment.task, width).parameters
   actual = models.count_parameters(experiment.model_at_width(width=width), experiment.task)
   assert 0.8 * actual < estimated <= actual
@@ -170,14 +170,14 @@ def test_the_estimated_parameters_are_most_of_the_models_parameters(name):
 def test_a_training_step_takes_more_memory_than_the_lower_bound():
   run = Run(task='parity(length=64)', layer='lstm', width=32, batch_size=64, seeds=(0,))
   experiment = create_experiment(run)
-  task, matched = experiment.task, experiment.matched_sizes
+  task, matched = experiment.task, experiment.model_width_and_parameter_counts
   step = Training(experiment.model, task, run)
   state = jax.eval_shape(step.initialise, *map(jnp.asarray, (0, 1e-3)))
   batch = jax.eval_shape(lambda: task.batch('train', 0, 64))
   memory_use = memory.program_memory(jax.jit(step.train_step).lower(state, batch).compile())
 
   def lower_bound(run):
-    return sizes.training_bytes(
+    return sizes.training_memory_bytes(
       run, task, models.batch_shapes(task), matched['parameters'], matched['width'])
 
   actual = memory_use.temporary + memory_use.arguments
@@ -189,9 +189,9 @@ def test_a_training_step_takes_more_memory_than_the_lower_bound():
 def test_a_run_too_large_for_this_machine_has_a_record(tmp_path, monkeypatch):
   monkeypatch.setattr(memory, 'available_bytes', lambda: 1000)
   run = Run(task='parity(length=4)', **SMALL)
-  cells = [training.training_cell('retention', create_experiment(run))]
+  cells = [training.create_training_grid_cell('retention', create_experiment(run))]
   execute = training.training_executor('jit', np.inf, str(tmp_path))
-  (record,) = grid.run_cells(cells, execute, Store(tmp_path))
+  (record,) = grid.run_grid_cells(cells, execute, Store(tmp_path))
   assert record['status'] == 'out of memory'
   assert 'but this machine has 1000 bytes' in record['reason']
 

@@ -120,17 +120,18 @@ def test_reference_sentences_are_not_detokenized(monkeypatch):
   task = NumberWords(digits=3, pairs=300)
   monkeypatch.setattr(Vocabulary, 'decode', lambda *_: 'detokenized text')
   same = NumberWords(digits=3, pairs=300)
-  assert task.test_sentence_pairs(0, 5) == same.test_sentence_pairs(0, 5)
-  assert not any('detokenized' in side for pair in task.test_sentence_pairs(0, 5) for side in pair)
+  assert task.sentence_pairs_of_test_batch(0, 5) == same.sentence_pairs_of_test_batch(0, 5)
+  assert not any(
+    'detokenized' in side for pair in task.sentence_pairs_of_test_batch(0, 5) for side in pair)
 
 
 def test_a_baseline_that_predicts_the_unknown_token_scores_zero(monkeypatch):
   task = NumberWords(digits=3, pairs=301)  # a new task, because counts of a task are cached
-  target = np.full_like(task.pair_table.target, PAD)
+  target = np.full_like(task.sentence_pair_table.target, PAD)
   target[:, 0] = UNKNOWN
-  table = task.pair_table._replace(target=target)
-  monkeypatch.setattr(NumberWords, 'pair_table', property(lambda _: table))
-  assert task.chance == 0
+  table = task.sentence_pair_table._replace(target=target)
+  monkeypatch.setattr(NumberWords, 'sentence_pair_table', property(lambda _: table))
+  assert task.chance_level == 0
 
 
 def test_sentences_in_no_batch_are_counted_by_reason():
@@ -138,7 +139,7 @@ def test_sentences_in_no_batch_are_counted_by_reason():
   lengths = task.prepared_corpus.splits['test'].lengths.max(1)
   size = 3
   for count in (1, 2, 1000):
-    num_tested = sum(len(task.test_sentence_pairs(i, size))
+    num_tested = sum(len(task.sentence_pairs_of_test_batch(i, size))
                      for i in range(min(count, task.num_batches('test', size))))
     left_out = task.count_excluded_test_pairs(count, size)
     assert sum(left_out.values()) + num_tested == len(lengths)
@@ -156,11 +157,11 @@ class DataSource(list):
 
 def test_sentences_of_a_data_set_are_read_unchanged():
   examples = [{'en': side.encode(), 'de': side} for pair in ODD for side in pair]
-  pairs = SentencePairs(DataSource(examples), ('en', 'de'), None).iterate_pairs()
+  pairs = SentencePairs(DataSource(examples), ('en', 'de'), None).iterate_sentence_pairs()
   assert list(pairs) == [(side, side) for pair in ODD for side in pair]
   invalid = SentencePairs(DataSource([{'en': b'\xff', 'de': b'a'}]), ('en', 'de'), None)
   with pytest.raises(CorpusError, match=r"a sentence that is not UTF-8: b'\\xff'"):
-    list(invalid.iterate_pairs())
+    list(invalid.iterate_sentence_pairs())
 
 
 def test_pairs_that_differ_in_white_space_only_are_in_the_same_split():
@@ -239,7 +240,7 @@ def test_alignments_are_computed_for_a_few_sentences_of_a_large_batch(monkeypatc
     return {}
 
   monkeypatch.setattr(artifacts.attention, 'attention_weights', record_batch_size)
-  model = SimpleNamespace(decoder=SimpleNamespace(levels=()), reverse_source=False)
+  model = SimpleNamespace(decoder=SimpleNamespace(all_layers=()), reverse_source=False)
   assert len(task.batch('test', 0, 1).source) > artifacts.ALIGNED_SENTENCES
   assert artifacts.source_alignments(task, model, None) == []
   assert batch_sizes == [artifacts.ALIGNED_SENTENCES]

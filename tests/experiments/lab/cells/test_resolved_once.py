@@ -19,7 +19,7 @@ from tests.support import command
 def stop_immediately(cell, report_progress):
   """Executes nothing, but accesses everything of the cell's experiment that an execution needs."""
   resolved = cell.experiment
-  assert resolved.model and resolved.matched_sizes and resolved.model_at_width()
+  assert resolved.model and resolved.model_width_and_parameter_counts and resolved.model_at_width()
   assert resolved.extrapolation_tasks is not None
   return Outcome({}, 'timeout', 'nothing is trained or measured here')
 
@@ -32,7 +32,7 @@ def stop_immediately(cell, report_progress):
   (receptive_field, (), 1, 2),
 ], ids=['retention', 'named tasks', 'test lengths', 'gradient_flow', 'receptive_field'])
 def test_each_spec_of_a_command_is_parsed_once(study, arguments, num_tasks, num_lists, tmp_path):
-  experiment.reference_component('layer')  # is cached, and parsed once for all commands
+  experiment.layer_of_reference_model('layer')  # is cached, and parsed once for all commands
   num_parsed = collections.Counter()
   parse_spec = spec.parse_spec
 
@@ -44,8 +44,9 @@ def test_each_spec_of_a_command_is_parsed_once(study, arguments, num_tasks, num_
   with (
     mock.patch.object(spec, 'parse_spec', count_and_parse),
     mock.patch.object(training, 'training_executor', lambda *_: stop_immediately),
-    mock.patch.object(gradient_norms, 'measure_gradient_norms_of_grid_cell', stop_immediately),
-    mock.patch.object(field_measurement, 'measure_receptive_field_of_grid_cell', stop_immediately),
+    mock.patch.object(gradient_norms, 'measure_gradient_norms_at_initialisation', stop_immediately),
+    mock.patch.object(
+      field_measurement, 'measure_receptive_field_at_initialisation', stop_immediately),
   ):
     done = command.run_command(study, *arguments)
   assert done.code == 0, done.err

@@ -71,7 +71,7 @@ def error_line(text, kind='layer'):
 @given(kinds_with_components)
 def test_parsing_a_formatted_spec_restores_the_component(pair):
   kind, component = pair
-  restored = spec.parse_spec(spec.format_spec(component, kind), kind)
+  restored = spec.parse_spec(spec.component_to_spec_string(component, kind), kind)
   assert type(restored) is type(component)
   for name, field in spec.settable_fields(type(component)).items():
     assert type(getattr(restored, name)) is type(getattr(component, name))
@@ -84,7 +84,7 @@ def test_parsing_a_formatted_spec_restores_the_component(pair):
 @given(kinds_with_components, st.randoms())
 def test_equal_components_have_equal_canonical_specs(pair, order):
   kind, component = pair
-  canonical = spec.format_spec(component, kind)
+  canonical = spec.component_to_spec_string(component, kind)
   name = canonical.partition('(')[0]
   options = list(spec.settable_fields(type(component)))
   order.shuffle(options)
@@ -94,15 +94,16 @@ def test_equal_components_have_equal_canonical_specs(pair, order):
     """Formats an option in a form that is not canonical, even if it has its default."""
     value = getattr(component, option)
     if option in spec.PLURAL_OPTIONS:
-      return ', '.join(spec.format_spec(part, spec.PLURAL_OPTIONS[option]) for part in value)
+      part_kind = spec.PLURAL_OPTIONS[option]
+      return ', '.join(spec.component_to_spec_string(part, part_kind) for part in value)
     if option in spec.UNNAMED_OPTIONS:
-      return spec.format_spec(value, option)
+      return spec.component_to_spec_string(value, option)
     if option in CATALOGUES:
-      return f'{option} = {spec.format_spec(value, option)}'
+      return f'{option} = {spec.component_to_spec_string(value, option)}'
     return f'{option} = {value!r} '
 
   text = f' {name} ( {", ".join(map(format_option, options))} ) ' if options else f' {name} () '
-  assert spec.format_spec(spec.parse_spec(text, kind), kind) == canonical
+  assert spec.component_to_spec_string(spec.parse_spec(text, kind), kind) == canonical
 
 
 @no_deadline
@@ -110,16 +111,17 @@ def test_equal_components_have_equal_canonical_specs(pair, order):
 def test_different_components_have_different_canonical_specs(left, right):
   (kind, left_component), (right_kind, right_component) = left, right
   if kind == right_kind:
-    same_spec = spec.format_spec(left_component, kind) == spec.format_spec(right_component, kind)
-    assert (left_component == right_component) == same_spec
+    left_spec = spec.component_to_spec_string(left_component, kind)
+    right_spec = spec.component_to_spec_string(right_component, kind)
+    assert (left_component == right_component) == (left_spec == right_spec)
 
 
 @pytest.mark.parametrize(('kind', 'name'), ENTRIES)
 def test_the_canonical_spec_of_defaults_is_the_name_alone(kind, name):
   component = spec.parse_spec(name, kind)
   assert type(component) is CATALOGUES[kind][name]
-  assert spec.format_spec(component, kind) == name
-  assert spec.format_spec(spec.parse_spec(f'{name}()', kind), kind) == name
+  assert spec.component_to_spec_string(component, kind) == name
+  assert spec.component_to_spec_string(spec.parse_spec(f'{name}()', kind), kind) == name
 
 
 @pytest.mark.parametrize(
@@ -134,7 +136,8 @@ def test_the_canonical_spec_of_defaults_is_the_name_alone(kind, name):
   ],
 )
 def test_equivalent_specs_have_one_canonical_form(left, right):
-  texts = {spec.format_spec(spec.parse_spec(text, 'layer'), 'layer') for text in (left, right)}
+  components = [spec.parse_spec(text, 'layer') for text in (left, right)]
+  texts = {spec.component_to_spec_string(component, 'layer') for component in components}
   assert len(texts) == 1
 
 
@@ -149,7 +152,7 @@ def test_every_option_is_a_plain_value_or_a_component(kind, name):
 @no_deadline
 @given(st.lists(kinds_with_components, min_size=1, max_size=4), st.sampled_from([',', ', ', ' , ']))
 def test_lists_are_split_at_commas_outside_of_parentheses(drawn, comma):
-  texts = [spec.format_spec(component, kind) for kind, component in drawn]
+  texts = [spec.component_to_spec_string(component, kind) for kind, component in drawn]
   assert spec.split_specs(comma.join(texts)) == texts
 
 
@@ -184,12 +187,12 @@ def test_every_suggestion_is_a_valid_spec_of_the_requested_kind():
 @no_deadline
 @given(st.lists(components('layer'), min_size=1, max_size=3))
 def test_a_list_with_equal_components_is_rejected(layers):
-  texts = [spec.format_spec(layer, 'layer') for layer in layers]
+  texts = [spec.component_to_spec_string(layer, 'layer') for layer in layers]
   if len(set(texts)) == len(texts):
-    assert spec.canonical_specs(', '.join(texts), 'layer') == texts
-    assert spec.canonical_specs(texts, 'layer') == texts
+    assert spec.remove_default_options_from_specs(', '.join(texts), 'layer') == texts
+    assert spec.remove_default_options_from_specs(texts, 'layer') == texts
   with pytest.raises(BadInput, match='2 times'):
-    spec.canonical_specs([*dict.fromkeys(texts), f' {texts[0]} '], 'layer')
+    spec.remove_default_options_from_specs([*dict.fromkeys(texts), f' {texts[0]} '], 'layer')
 
 
 @pytest.mark.parametrize(
@@ -325,7 +328,7 @@ def test_any_depth_of_nesting_is_parsed_or_rejected_in_one_line(before, middle, 
   nested = before * depth + middle + after * depth
   for text in (nested, f'attention(num_heads={nested})', f'attention(positions={nested})'):
     try:
-      assert spec.format_spec(spec.parse_spec(text, 'layer'), 'layer') == 'attention'
+      assert spec.component_to_spec_string(spec.parse_spec(text, 'layer'), 'layer') == 'attention'
     except BadInput as error:
       assert '\n' not in str(error)
 
@@ -347,4 +350,4 @@ def test_any_text_is_a_valid_spec_or_is_rejected_in_one_line(text, kind):
   except BadInput as error:
     assert len(str(error).splitlines()) == 1
   else:
-    assert spec.parse_spec(spec.format_spec(component, kind), kind) == component
+    assert spec.parse_spec(spec.component_to_spec_string(component, kind), kind) == component

@@ -25,7 +25,7 @@ from experiments.lab.corpora.buckets import (
   bucket_boundaries,
 )
 from experiments.lab.corpora.datasets import CorpusError, split_of_sentence_pair
-from experiments.lab.corpora.network import hosts_if_none_reachable
+from experiments.lab.corpora.network import unreachable_hosts_that_prevent_download
 from experiments.lab.corpora.reserved import END, PAD
 from experiments.lab.results.store import Store
 from experiments.lab.tasks.corpus import Corpus
@@ -152,9 +152,9 @@ def test_corpus_tasks_select_sentences_by_length():
   task = corpus(batch_tokens=0, max_length=16)
   assert len(task.batch('train', 0, 7).source) == 7
   longer_task = task.extrapolation_task(40)
-  assert (task.distance, longer_task.distance) == (16, 40)
+  assert (task.dependency_distance, longer_task.dependency_distance) == (16, 40)
   assert longer_task.input_space == task.input_space
-  tasks = task, longer_task, task.with_distance(40)
+  tasks = task, longer_task, task.with_dependency_distance(40)
   counts = [len(read_epoch(any_task, 'test')) for any_task in tasks]
   assert min(counts) > 0 and counts[0] + counts[1] == counts[2]
   for any_task, shortest, longest in ((task, 1, 16), (longer_task, 17, 40)):
@@ -162,10 +162,10 @@ def test_corpus_tasks_select_sentences_by_length():
     longer = np.maximum((batch.source != PAD).sum(1), (batch.target != PAD).sum(1))
     longer = longer[batch.weight.any(1)]
     assert shortest <= longer.min() and longer.max() <= longest
-  assert task.chance == 0 and task.streams and task.digest == longer_task.digest
+  assert task.chance_level == 0 and task.streams and task.digest == longer_task.digest
   with pytest.raises(TypeError, match='there is no oracle'):
-    task.oracle(np.zeros((1, 2)))
-  metric = task.metric_sums(task.baseline(batch.source), batch)
+    task.oracle_outputs(np.zeros((1, 2)))
+  metric = task.metric_sums(task.baseline_outputs(batch.source), batch)
   assert metric[0] == 0 and metric[1] == batch.weight.any(1).sum()
 
 
@@ -196,7 +196,8 @@ def test_an_unusable_data_set_raises_a_one_line_error(name, languages, message, 
 
 
 def test_a_missing_network_raises_an_error_within_seconds(monkeypatch):
-  monkeypatch.setattr(datasets, 'hosts_if_none_reachable', lambda urls: sorted(urls)[:1])
+  monkeypatch.setattr(
+    datasets, 'unreachable_hosts_that_prevent_download', lambda urls: sorted(urls)[:1])
   start = time.monotonic()
   message = r'no network to download it: no connection to http.*statmt.org'
   with pytest.raises(CorpusError, match=message):
@@ -210,11 +211,11 @@ def test_hosts_are_unreachable_if_none_accepts_a_connection(monkeypatch):
     open_url = f'http://127.0.0.1:{server.getsockname()[1]}/a'
     with socket.create_server(('127.0.0.1', 0)) as other:
       closed_url = f'http://127.0.0.1:{other.getsockname()[1]}/b'
-    assert hosts_if_none_reachable([closed_url]) == ['127.0.0.1']
+    assert unreachable_hosts_that_prevent_download([closed_url]) == ['127.0.0.1']
     for urls in ([closed_url, open_url], [], ['file:///x']):
-      assert hosts_if_none_reachable(urls) == []
+      assert unreachable_hosts_that_prevent_download(urls) == []
     monkeypatch.setattr('urllib.request.getproxies', lambda: {'https': open_url})
-    assert hosts_if_none_reachable(['https://nowhere.invalid/x']) == []
+    assert unreachable_hosts_that_prevent_download(['https://nowhere.invalid/x']) == []
 
 
 def test_a_missing_library_or_unsuitable_size_raises_a_one_line_error(monkeypatch, capfd):

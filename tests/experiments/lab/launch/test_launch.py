@@ -18,8 +18,15 @@ from experiments.lab.cells import spec
 from experiments.lab.cells.checks import reset_unused_settings
 from experiments.lab.cells.experiment import TOLERANCE, create_experiment, nearest_width
 from experiments.lab.cells.models import count_parameters
-from experiments.lab.cells.run import BLOCKS, DTYPES, FEEDFORWARDS, MATCHES, Run, run_from_json
-from experiments.lab.cells.training import training_cell
+from experiments.lab.cells.run import (
+  BLOCKS,
+  DTYPES,
+  FEEDFORWARDS,
+  MATCHES,
+  Run,
+  create_run_from_json,
+)
+from experiments.lab.cells.training import create_training_grid_cell
 from experiments.lab.errors import BadInput
 from experiments.lab.launch import training_grid
 from experiments.lab.results.store import canonical_json, cell_key
@@ -52,7 +59,7 @@ runs = st.builds(
 
 @given(runs)
 def test_a_run_is_restored_from_its_json_values(run):
-  restored = run_from_json(json.loads(canonical_json(run.to_json_values())))
+  restored = create_run_from_json(json.loads(canonical_json(run.to_json_values())))
   assert restored == run and hash(restored) == hash(run)
   assert restored.to_json_values() == run.to_json_values()
 
@@ -71,7 +78,8 @@ def test_a_key_depends_on_every_setting_but_not_on_their_order(run, order):
 
 def test_two_cells_are_equal_exactly_if_their_runs_are_equal():
   first, equal, different = (
-    training_cell('retention', create_experiment(Run(steps=steps))) for steps in (5, 5, 6))
+    create_training_grid_cell('retention', create_experiment(Run(steps=steps)))
+    for steps in (5, 5, 6))
   assert first == equal and first.record_key == equal.record_key
   assert first.run != different.run and first.record_key != different.record_key
 
@@ -97,7 +105,7 @@ def test_a_setting_changes_a_cell_exactly_if_it_has_an_effect(
       for settings in (other_settings, other_settings | tested)]
     for experiment in experiments:
       assert reset_unused_settings(experiment.run, parsed_task) == experiment.run
-    return [training_cell('retention', experiment) for experiment in experiments]
+    return [create_training_grid_cell('retention', experiment) for experiment in experiments]
 
   parsed_task = spec.parse_spec(task, 'task')
   if without_effect is not None:
@@ -174,14 +182,15 @@ def parameters_at_width(layer, task, width):
 ])
 def test_every_layer_is_matched_to_the_parameters_of_the_transformer(layer, task):
   experiment = create_experiment(Run(layer=layer, task=task))
-  budget, parameters = experiment.parameter_budget, experiment.matched_sizes['parameters']
-  width, multiple = experiment.matched_sizes['width'], experiment.layer.width_divisor
-  assert width % multiple == 0
-  assert experiment.matched_sizes['budget'] == budget == parameters_at_width('attention', task, 64)
+  sizes, budget = experiment.model_width_and_parameter_counts, experiment.parameter_budget
+  width, parameters = sizes['width'], sizes['parameters']
+  divisor = experiment.layer.required_width_divisor
+  assert width % divisor == 0
+  assert sizes['budget'] == budget == parameters_at_width('attention', task, 64)
   assert parameters == parameters_at_width(layer, task, width)
   assert parameters == count_parameters(experiment.model, experiment.task)
   if abs(parameters - budget) > TOLERANCE * budget:
-    for neighbour in (width - multiple, width + multiple):
+    for neighbour in (width - divisor, width + divisor):
       neighbour_parameters = parameters_at_width(layer, task, neighbour)
       assert abs(parameters - budget) <= abs(neighbour_parameters - budget)
 
@@ -189,7 +198,7 @@ def test_every_layer_is_matched_to_the_parameters_of_the_transformer(layer, task
 @pytest.mark.parametrize('layer', LAYERS)
 def test_without_matching_the_width_is_unchanged(layer):
   run = Run(layer=layer, task='adding', width=24, match='none')
-  assert create_experiment(run).matched_sizes == {
+  assert create_experiment(run).model_width_and_parameter_counts == {
     'width': 24, 'parameters': parameters_at_width(layer, 'adding', 24), 'budget': None,
   }
 

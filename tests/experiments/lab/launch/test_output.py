@@ -15,7 +15,7 @@ def script():
   for line in range({lines}):
     print('1.5 \u00b1 0.5 \U0001f600', flags.FLAGS.runs, line)
   print('stored', file=sys.stderr)
-flags.main(script, flags.define_runs_flag, 'A command.')
+flags.run_command_line(script, flags.define_runs_flag, 'A command.')
 '''
 requires_full_device = pytest.mark.skipif(
   not os.path.exists('/dev/full'), reason='requires /dev/full')

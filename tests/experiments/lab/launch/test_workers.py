@@ -40,12 +40,12 @@ def square_or_fail(n: int) -> int:
 
 
 def test_parallel_and_sequential_execution_store_the_same_records(tmp_path, monkeypatch):
-  sequential = grid.run_cells(CELLS, report_process, Store(tmp_path / 'alone'))
+  sequential = grid.run_grid_cells(CELLS, report_process, Store(tmp_path / 'alone'))
   store = Store(tmp_path / 'together')
-  store.prepare()
+  store.create_writable_folders()
   store.write(sequential[1])
   monkeypatch.setenv('JAX_PLATFORMS', '')  # as if the user had not set it
-  parallel = grid.run_cells(CELLS, report_process, store, workers=2)
+  parallel = grid.run_grid_cells(CELLS, report_process, store, workers=2)
   assert parallel[1] == sequential[1] and store.records() == parallel
   for sequential_record, parallel_record in zip(sequential, parallel, strict=True):
     for key in ('run', 'status', 'reason', 'versions'):
@@ -60,7 +60,7 @@ def test_parallel_and_sequential_execution_store_the_same_records(tmp_path, monk
 
 
 def test_a_single_cell_is_executed_in_the_main_process(tmp_path):
-  (record,) = grid.run_cells(CELLS[:1], report_process, Store(tmp_path), workers=8)
+  (record,) = grid.run_grid_cells(CELLS[:1], report_process, Store(tmp_path), workers=8)
   assert record['result']['process'] == os.getpid()
 
 

@@ -27,7 +27,7 @@ def test_the_jacobian_of_a_linear_map_consists_of_its_matrices(width):
     return jnp.einsum('tsvd,bsd->btv', matrices, x)
 
   x = normal_array(BATCH, LENGTH, width)
-  rows = jax.jit(functools.partial(jacobian.jacobian_at_output, function))(x, 3)
+  rows = jax.jit(functools.partial(jacobian.jacobian_of_output_at_position, function))(x, 3)
   expected = np.broadcast_to(matrices[3], rows.shape)
   np.testing.assert_allclose(rows, expected, atol=1e-6)
 
@@ -40,7 +40,8 @@ def test_the_jacobian_through_a_handwritten_gradient_equals_the_complete_jacobia
     return layer.apply(parameters, x)[0]
 
   complete = jax.jit(jax.jacrev(function))(x)  # [B, T, V, B, S, D]
-  rows = jax.jit(functools.partial(jacobian.jacobian_at_output, function))(x, LENGTH - 1)
+  last_output = functools.partial(jacobian.jacobian_of_output_at_position, function)
+  rows = jax.jit(last_output)(x, LENGTH - 1)
   for b in range(BATCH):
     np.testing.assert_allclose(rows[b], complete[b, -1, :, b].swapaxes(0, 1), atol=1e-6)
 
@@ -56,7 +57,7 @@ def test_norms_equal_numpys_at_every_scale_of_float32(scale):
 
 
 def test_norms_of_the_identity_and_the_support_of_a_convolution_are_known():
-  rows = jacobian.jacobian_at_output(lambda x: x, normal_array(BATCH, LENGTH, 4), 2)
+  rows = jacobian.jacobian_of_output_at_position(lambda x: x, normal_array(BATCH, LENGTH, 4), 2)
   np.testing.assert_allclose(jacobian.spectral_norm(rows)[:, 2], 1, rtol=1e-6)
   np.testing.assert_allclose(jacobian.frobenius_norm(rows)[:, 2], 2, rtol=1e-6)  # sqrt(D)
   expected = np.arange(LENGTH)[None] == [[2]] * BATCH
@@ -65,6 +66,6 @@ def test_norms_of_the_identity_and_the_support_of_a_convolution_are_known():
   layer, x = Convolution(kernel_size=2, dilation=2), normal_array(BATCH, LENGTH, 3)
   parameters = layer.init(jax.random.key(0), x)
   convolve = lambda x: layer.apply(parameters, x)[0]  # noqa: E731
-  rows = jax.jit(lambda x: jacobian.jacobian_at_output(convolve, x, 4))(x)
+  rows = jax.jit(lambda x: jacobian.jacobian_of_output_at_position(convolve, x, 4))(x)
   expected = [[False, False, True, False, True]] * BATCH
   np.testing.assert_array_equal(jacobian.dependence_mask(rows), expected)

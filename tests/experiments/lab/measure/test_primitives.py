@@ -16,8 +16,8 @@ from experiments.lab.measure.primitives import (
   UnknownPrimitive,
   count_scan_operands,
   inner_jaxprs,
+  num_elements_combined_per_output_element,
   primitive_kind,
-  terms_per_output_element,
 )
 from transformer import platform
 
@@ -36,13 +36,15 @@ def test_every_primitive_of_a_layer_has_a_kind(name, assumed):
   layer, length = LAYERS[name](), 9
   with platform.override_platform(assumed):
     for phase in layer_counts.PHASES:
-      shapes = layer_counts.argument_shapes_for_phase(layer, phase, length, 8 * layer.width_divisor)
-      program = jax.make_jaxpr(layer_counts.layer_function_for_phase(layer, phase))(*shapes)
+      width = 8 * layer.required_width_divisor
+      shapes = layer_counts.argument_shapes_for_training_or_inference(layer, phase, length, width)
+      program = jax.make_jaxpr(layer_counts.forward_or_gradient_function(layer, phase))(*shapes)
       primitives = {e.primitive.name: e for e in all_equations(program.jaxpr)}
       unknown = primitives.keys() - KINDS.keys()
       assert not unknown, f'{name} has primitives without a kind in its {phase} program'
       computing = [e for e in primitives.values() if primitive_kind(e) not in (*FREE, 'control')]
-      assert computing and all(terms_per_output_element(equation) >= 1 for equation in computing)
+      assert computing
+      assert all(num_elements_combined_per_output_element(equation) >= 1 for equation in computing)
 
 
 def test_an_unknown_primitive_raises_an_error_with_its_name():

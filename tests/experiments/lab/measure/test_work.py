@@ -12,7 +12,7 @@ from baselines.convolution import TCN, Convolution
 from baselines.linear_recurrence import LRU, MinGRU
 from baselines.recurrent import GRU, LSTM, Elman
 from experiments.complexity import layer_counts
-from experiments.lab.measure.work import count_function_work, flops
+from experiments.lab.measure.work import count_operations_and_bytes, flops
 from transformer.attention import Attention, SlidingWindow
 from transformer.feedforward import FeedForward
 
@@ -51,22 +51,23 @@ def test_a_loop_with_an_unknown_number_of_iterations_is_refused():
 
 def test_other_arithmetic_counts_one_per_element_and_movement_counts_none():
   x = jnp.ones((3, 4))
-  assert count_function_work(lambda x: jnp.tanh(x.T) + 1, x)[:2] == (0, 24)
-  assert count_function_work(lambda x: x.sum(), x)[:2] == (0, 12)
-  assert count_function_work(lambda x: jax.lax.cumsum(x), x)[:2] == (0, 12)
+  assert count_operations_and_bytes(lambda x: jnp.tanh(x.T) + 1, x)[:2] == (0, 24)
+  assert count_operations_and_bytes(lambda x: x.sum(), x)[:2] == (0, 12)
+  assert count_operations_and_bytes(lambda x: jax.lax.cumsum(x), x)[:2] == (0, 12)
   moved = lambda x: jax.lax.slice(x.reshape(2, 6), (0, 0), (2, 6), (1, 2))  # noqa: E731
-  assert count_function_work(lambda x: moved(x).astype(jnp.int32), x)[:2] == (0, 0)
-  assert count_function_work(lambda x: x.at[0].add(x[1]), x).elementwise == 4
-  assert count_function_work(lambda x: jax.lax.sort(x, dimension=1), x)[:2] == (0, 12 * 2)
+  assert count_operations_and_bytes(lambda x: moved(x).astype(jnp.int32), x)[:2] == (0, 0)
+  assert count_operations_and_bytes(lambda x: x.at[0].add(x[1]), x).elementwise == 4
+  assert count_operations_and_bytes(lambda x: jax.lax.sort(x, dimension=1), x)[:2] == (0, 12 * 2)
   z = jnp.ones((3, 8), jnp.complex64)
-  assert count_function_work(lambda z: jnp.fft.fft(z), z).elementwise == 3 * 120
+  assert count_operations_and_bytes(lambda z: jnp.fft.fft(z), z).elementwise == 3 * 120
 
 
 def test_bytes_are_those_that_every_equation_reads_and_writes():
   x = jnp.ones((3, 4))
-  assert count_function_work(lambda x: jnp.tanh(jnp.exp(x)), x).bytes == 2 * 2 * 12 * 4
-  assert count_function_work(jnp.dot, x, jnp.ones((4, 5), jnp.float32)).bytes == (12 + 20 + 15) * 4
-  assert count_function_work(lambda x: x.astype(jnp.bfloat16), x).bytes == 12 * (4 + 2)
+  assert count_operations_and_bytes(lambda x: jnp.tanh(jnp.exp(x)), x).bytes == 2 * 2 * 12 * 4
+  y = jnp.ones((4, 5), jnp.float32)
+  assert count_operations_and_bytes(jnp.dot, x, y).bytes == (12 + 20 + 15) * 4
+  assert count_operations_and_bytes(lambda x: x.astype(jnp.bfloat16), x).bytes == 12 * (4 + 2)
 
 
 BY_HAND = {  # operations in products for n tokens at width d

@@ -15,7 +15,7 @@ from experiments.claims.registry import CLAIMS, CONTROLS
 from experiments.claims.rule import evaluate_claim
 from experiments.complexity import crossovers
 from experiments.lab.cells.cell import Cell, Outcome
-from experiments.lab.launch.grid import run_cells
+from experiments.lab.launch.grid import run_grid_cells
 from experiments.lab.results import kinds, schema, statistics, translation_scores
 from experiments.lab.results import store as store_module
 from experiments.lab.results.schema import (
@@ -42,7 +42,7 @@ STORE = Store('nonexistent', KINDS)  # No test writes to this store.
 
 def encode_with_checksum(record):
   """Returns the name and the bytes of the file of a record, with a valid checksum."""
-  body = store_module._to_strict_json(record) | {'format': store_module.FORMAT}
+  body = store_module._convert_to_strict_json(record) | {'format': store_module.FORMAT}
   body['checksum'] = store_module._record_checksum(body)
   study, run, code = (record.get(name) for name in ('study', 'run', 'code'))
   key = cell_key(study, run, code if isinstance(code, dict) else {})
@@ -52,7 +52,8 @@ def encode_with_checksum(record):
 def with_current_code(record):
   """Returns the record with the fingerprints of the present code, if its run is readable."""
   try:
-    return record | {'code': STORE.cell_code_fingerprints(record.get('study'), record.get('run'))}
+    code = STORE.code_fingerprints_of_grid_cell(record.get('study'), record.get('run'))
+    return record | {'code': code}
   except TypeError:  # The layer or the task is not a text.
     return record | {'code': {}}
 
@@ -65,7 +66,7 @@ def check_schema(record):
 
 def as_json_values(record):
   """Returns the record as it is read back, with lists instead of tuples."""
-  return store_module._from_strict_json(store_module._to_strict_json(record))
+  return store_module._decode_nonfinite_floats(store_module._convert_to_strict_json(record))
 
 
 def paths_of_values(value, path=()):
@@ -289,7 +290,7 @@ def test_an_invalid_record_is_set_aside_and_its_cell_runs_again(tmp_path, name):
   record = introduce_fault(valid)
   if record['code'] == valid['code']:  # The run may have changed and needs other code.
     record = with_current_code(record)
-  store = Store(tmp_path, KINDS, warn=warnings.append).prepare()
+  store = Store(tmp_path, KINDS, warn=warnings.append).create_writable_folders()
   file, content = encode_with_checksum(record)
   (store.cells / file).write_bytes(content)
   assert store.records() == []
@@ -298,7 +299,8 @@ def test_an_invalid_record_is_set_aside_and_its_cell_runs_again(tmp_path, name):
   assert (store.cells / f'{file}.damaged').read_bytes() == content
   executed = []
   cell = Cell('retention', valid['run'], 'lstm', code=valid['code'])
-  run_cells([cell], lambda cell, report: executed.append(cell) or Outcome(valid['result']), store)
+  run_grid_cells(
+    [cell], lambda cell, report: executed.append(cell) or Outcome(valid['result']), store)
   assert executed == [cell]
   assert store.read('retention', valid['run'])['result'] == valid['result']
 

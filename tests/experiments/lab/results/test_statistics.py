@@ -14,7 +14,7 @@ from experiments.lab.results.statistics import Interval
 values = st.floats(-1e6, 1e6).map(lambda value: round(value, 6))
 samples = st.lists(values, min_size=2, max_size=8)
 few_examples = settings(max_examples=15, deadline=None)
-INTERVALS = [statistics.mean_interval, statistics.median_interval]
+INTERVALS = [statistics.mean_with_confidence_interval, statistics.median_with_confidence_interval]
 
 
 def nearly_equal(actual, expected, scale=1.0):
@@ -44,24 +44,29 @@ def test_intervals_are_equivariant_under_affine_maps(interval, sample, offset, f
 
 
 @given(sample=st.lists(values, min_size=2, max_size=8), order=st.randoms())
-def test_mean_interval_ignores_the_order_of_values(sample, order):
+def test_mean_with_interval_ignores_the_order_of_values(sample, order):
   shuffled = list(sample)
   order.shuffle(shuffled)
   size = max(map(abs, sample))
-  assert nearly_equal(statistics.mean_interval(shuffled), statistics.mean_interval(sample), size)
+  assert nearly_equal(
+    statistics.mean_with_confidence_interval(shuffled),
+    statistics.mean_with_confidence_interval(sample), size)
 
 
 @pytest.mark.parametrize(('count', 'quantile'), [(2, 12.706205), (5, 2.776445), (31, 2.042272)])
-def test_mean_interval_has_students_width(count, quantile):
+def test_mean_with_interval_has_students_width(count, quantile):
   sample = np.arange(count, dtype=float)
-  interval = statistics.mean_interval(sample)
+  interval = statistics.mean_with_confidence_interval(sample)
   expected = quantile * np.std(sample, ddof=1) / math.sqrt(count)
   assert interval.high - interval.estimate == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(
   ('interval', 'min_coverage'),
-  [(statistics.mean_interval, 0.93), (statistics.median_interval, 0.9)],
+  [
+    (statistics.mean_with_confidence_interval, 0.93),
+    (statistics.median_with_confidence_interval, 0.9),
+  ],
 )
 def test_intervals_have_their_nominal_coverage(interval, min_coverage):
   draws = np.random.default_rng(0).normal(3.0, 2.0, (200, 12))
@@ -89,15 +94,16 @@ def test_a_single_value_has_no_bounds_and_an_empty_sample_no_estimate(interval):
 
 def test_the_bootstrap_is_deterministic():
   sample = np.random.default_rng(1).normal(size=20)
-  assert statistics.median_interval(sample) == statistics.median_interval(sample)
+  first, second = (statistics.median_with_confidence_interval(sample) for _ in range(2))
+  assert first == second
 
 
 def test_pairing_cancels_noise_that_rounds_share():
   generator = np.random.default_rng(2)
   times = np.exp(generator.normal(0, 0.5, 15))
   doubled = 2.0 * times * np.exp(generator.normal(0, 0.001, 15))
-  paired = statistics.ratio_interval(doubled, times, paired=True)
-  unpaired = statistics.ratio_interval(doubled, times)
+  paired = statistics.median_ratio_with_confidence_interval(doubled, times, paired=True)
+  unpaired = statistics.median_ratio_with_confidence_interval(doubled, times)
   assert paired.low <= 2.0 <= paired.high
   assert paired.high - paired.low < 0.1 * (unpaired.high - unpaired.low)
 
@@ -128,9 +134,9 @@ def test_growth_exponent_rejects_times_of_another_shape():
     (Interval(56789, 55555, 58023, 5), '56,800 ± 1,200'),
     (Interval(-0.002, -0.052, 0.048, 5), '0.00 ± 0.05'),
     (Interval(1.0, 1.0, 1.0, 5), '1 ± 0'),
-    (Interval.without_bounds(0.5), '0.5'),
-    (Interval.without_bounds(math.nan, 0), '–'),
-    (Interval.without_bounds(math.nan, 5), 'nan'),
+    (Interval.without_confidence_bounds(0.5), '0.5'),
+    (Interval.without_confidence_bounds(math.nan, 0), '–'),
+    (Interval.without_confidence_bounds(math.nan, 5), 'nan'),
     (None, '–'),
     (65536, '65,536'),
     (1024, '1024'),

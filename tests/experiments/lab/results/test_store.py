@@ -256,7 +256,7 @@ def test_a_replaced_record_moves_to_the_history(store):
 def test_a_record_of_the_earlier_format_has_no_code(store, reported_warnings):
   earlier = example_record() | {'format': store_module.WITHOUT_CODE}
   earlier['checksum'] = store_module._record_checksum(earlier)
-  store.prepare()
+  store.create_writable_folders()
   name = f'test-{cell_key("test", earlier["run"])}.json'
   (store.cells / name).write_text(json.dumps(earlier))
   (read,) = store.records()
@@ -271,7 +271,7 @@ def test_reading_creates_no_folder(store):
 @pytest.mark.parametrize(
   'use',
   [
-    lambda store: store.prepare(),
+    lambda store: store.create_writable_folders(),
     lambda store: store.write(example_record()),
     lambda store: store.records(),
     lambda store: store.read('test', {}),
@@ -284,19 +284,19 @@ def test_a_folder_below_a_file_is_a_one_line_error(tmp_path, use):
   assert '\n' not in str(caught.value)
 
 
-def test_prepare_creates_an_empty_folder(store):
-  assert store.prepare() is store
+def test_create_writable_folders_creates_an_empty_folder(store):
+  assert store.create_writable_folders() is store
   assert list(store.cells.iterdir()) == []
 
 
-def test_prepare_removes_temporary_files_older_than_an_hour(store):
-  store.prepare()
+def test_create_writable_folders_removes_temporary_files_older_than_an_hour(store):
+  store.create_writable_folders()
   old, fresh, other = (store.cells / name for name in ('.a.json.1.tmp', '.b.json.2.tmp', 'c.tmp'))
   for path in (old, fresh, other):
     path.touch()
   for path in (old, other):
     os.utime(path, (time.time() - atomic.ABANDONED_SECONDS - 60,) * 2)
-  store.prepare()
+  store.create_writable_folders()
   # Another process may still write the fresh file.
   assert sorted(store.cells.iterdir()) == [fresh, other]
 

@@ -37,11 +37,11 @@ def test_bleu_and_chrf_over_all_seeds_equal_sacrebleu():
 METRICS = (
   translation_scores.bleu,
   translation_scores.chrf,
-  lambda outputs: translation_scores.bleu_2017(outputs, 'de'),
+  lambda outputs: translation_scores.bleu_as_in_transformer_paper(outputs, 'de'),
 )
 
 
-@pytest.mark.parametrize('metric', METRICS, ids=('bleu', 'chrf', 'bleu_2017'))
+@pytest.mark.parametrize('metric', METRICS, ids=('bleu', 'chrf', 'bleu_as_in_transformer_paper'))
 @pytest.mark.parametrize(('reference', 'translation'), [
   (['ab', 'cd', 'ef'], ['ab', 'xx', 'yy']),  # Some resamples have a score of exactly 0.
   (['ab', 'cd', 'ef'], ['xx', 'yy', 'zz']),
@@ -92,21 +92,21 @@ def test_compounds_are_split_as_by_the_perl_script(text, split):
   assert translation_scores.split_compounds(text) == split.replace(' - ', ' ##AT##-##AT## ')
 
 
-def test_bleu_2017_uses_moses_tokens_with_compounds_split():
+def test_bleu_as_in_the_transformer_paper_uses_moses_tokens_with_compounds_split():
   assert translation_scores.split_compounds('state-of-the-art - a -b c-') == (
     'state ##AT##-##AT## of ##AT##-##AT## the ##AT##-##AT## art - a -b c-')
   text = "it's a state-of-the-art model, isn't it?"
   tokenize = translation_scores.moses_tokenizer('en')
   split = translation_scores.split_compounds(tokenize(text))
   assert split.split()[-2:] == ['it', '?'] and split.count('##AT##') == 6
-  bleu_2017 = translation_scores.bleu_2017(make_outputs([CLOSE]), 'en')
+  score = translation_scores.bleu_as_in_transformer_paper(make_outputs([CLOSE]), 'en')
   tokens = [
     translation_scores.split_compounds(tokenize(text)) for text in (*CLOSE, *REFERENCE)]
   expected = sacrebleu.corpus_bleu(tokens[:3], [tokens[3:]], tokenize='none', smooth_method='none',
                                    force=True).score
-  assert bleu_2017.estimate == pytest.approx(expected)
+  assert score.estimate == pytest.approx(expected)
   bleu = translation_scores.bleu(make_outputs([CLOSE]))
-  assert bleu_2017.estimate != pytest.approx(bleu.estimate)
+  assert score.estimate != pytest.approx(bleu.estimate)
 
 
 def test_exact_match_is_per_seed_and_per_length():
@@ -121,20 +121,20 @@ def test_the_logistic_midpoint_is_recovered_from_samples(half):
   generator = np.random.default_rng(0)
   lengths = generator.integers(1, 25, 4000).astype(float)
   correct = generator.random(4000) < 1 / (1 + np.exp(0.8 * (lengths - half)))
-  midpoint = translation_scores.fit_source_length_at_half_accuracy(lengths, correct)
+  midpoint = translation_scores.fit_source_length_at_50_percent_accuracy(lengths, correct)
   assert midpoint == pytest.approx(half, abs=0.3)
 
 
-def test_the_half_accuracy_length_outside_the_tested_lengths_is_a_bound():
-  def source_length_at_half_exact_match(*translations):
+def test_the_length_at_50_percent_accuracy_outside_the_tested_lengths_is_a_bound():
+  def length_at_50_percent(*translations):
     record = {'result': {'written': [make_outputs(translations)]}}
-    return translation_scores.source_length_at_half_exact_match(record)
+    return translation_scores.source_length_at_50_percent_exact_match(record)
 
-  assert source_length_at_half_exact_match(REFERENCE, REFERENCE) == '> 6'
-  assert source_length_at_half_exact_match(WRONG) == '< 3'
-  assert source_length_at_half_exact_match() is None
+  assert length_at_50_percent(REFERENCE, REFERENCE) == '> 6'
+  assert length_at_50_percent(WRONG) == '< 3'
+  assert length_at_50_percent() is None
   # The mean of the bounds of two seeds.
-  assert source_length_at_half_exact_match(REFERENCE, WRONG).estimate == pytest.approx((6 + 3) / 2)
+  assert length_at_50_percent(REFERENCE, WRONG).estimate == pytest.approx((6 + 3) / 2)
 
 
 def training_member(seed, *losses):
@@ -162,10 +162,10 @@ def translator_record(layer='transformer', **result):
   }
 
 
-def test_retained_bits_are_the_largest_reduction_of_the_loss():
-  (bits, length) = translation_scores.retained_source_bits(translator_record())
+def test_bits_of_information_about_the_source_are_the_largest_loss_reduction():
+  (bits, length) = translation_scores.estimate_source_bits_reaching_decoder(translator_record())
   assert length == 4 and bits.estimate == pytest.approx((2.0 - 1.0) * 5 / math.log(2))
-  table = translation_tables.retained_bits_table(
+  table = translation_tables.table_of_source_information_reaching_decoder(
     't', {'copy': [translator_record()]}, ['transformer'])
   assert table.rows[0][2] == 16 and table.rows[0][5].estimate == pytest.approx(bits.estimate / 16)
 
@@ -175,12 +175,12 @@ def test_the_length_table_marks_untrained_lengths():
   record['result']['written'][0] |= {'source_length': [3, 4, 4]}
   unfinished = translator_record('lstm') | {'status': 'timeout'}
   columns = {'copy 4': [unfinished, record], 'none': [unfinished]}
-  (table,) = translation_tables.source_length_tables('t', columns, ['lstm', 'transformer'])
+  (table,) = translation_tables.exact_match_tables('t', columns, ['lstm', 'transformer'])
   assert table.title == 't: copy 4'
   assert table.columns[1:4] == ('1 to 3', '4 to 4', '5 to 6, untrained')
   ((layer, *values),) = table.rows
   assert layer == 'transformer' and [value.estimate for value in values[:3]] == [0.5, 0.0, 0.5]
-  (panel,) = translation_tables.source_length_panels({'copy 4': [record]})
+  (panel,) = translation_tables.panels_of_exact_match_by_source_length({'copy 4': [record]})
   assert [length for length, _ in panel.series['transformer']] == [3, 4, 6]
 
 

@@ -69,13 +69,13 @@ def compute_numpy_batch(task, batch_size=256):
 
 @pytest.mark.parametrize('task, reference', REFERENCES)
 def test_automaton_outputs_equal_a_direct_computation(task, reference):
-  ranges = task.token_ranges
+  ranges = task.token_id_ranges
   words = st.tuples(*(st.sampled_from(ranges[t % len(ranges)]) for t in range(LENGTH)))
 
   @MANY
   @given(words)
   def check(word):
-    answers = task.machine.compute_outputs(jnp.array([word]))[0].tolist()
+    answers = task.automaton.compute_outputs(jnp.array([word]))[0].tolist()
     for position in task.scored_positions:
       assert answers[position] == reference(word[: position + 1])
 
@@ -84,7 +84,7 @@ def test_automaton_outputs_equal_a_direct_computation(task, reference):
 
 @pytest.mark.parametrize('task, reference', REFERENCES)
 def test_automaton_outputs_are_correct_in_long_sequences(task, reference):
-  source, target, weight = compute_numpy_batch(task.with_distance(1001), 2)
+  source, target, weight = compute_numpy_batch(task.with_dependency_distance(1001), 2)
   for tokens, outputs, scored in zip(source.tolist(), target, weight, strict=True):
     for position in (500, 1000):
       assert scored[position] and outputs[position] == reference(tuple(tokens[: position + 1]))
@@ -94,7 +94,7 @@ def test_automaton_outputs_are_correct_in_long_sequences(task, reference):
 def test_automaton_runs_in_logarithmic_depth(task):
   """The program has no loop over time and two more gathers whenever the length doubles."""
   def count_gathers(length):
-    text = str(jax.make_jaxpr(task.machine.compute_outputs)(jnp.zeros((2, length), jnp.int32)))
+    text = str(jax.make_jaxpr(task.automaton.compute_outputs)(jnp.zeros((2, length), jnp.int32)))
     assert 'while' not in text and 'scan[' not in text
     return text.count('gather[')
 
@@ -103,15 +103,15 @@ def test_automaton_runs_in_logarithmic_depth(task):
 
 @pytest.mark.parametrize('task', TASKS)
 def test_transition_monoid_is_closed_under_composition(task):
-  functions, letters, product = task.machine.transition_monoid
+  functions, letters, product = task.automaton.transition_monoid
   assert len(np.unique(functions, axis=0)) == len(functions)
-  np.testing.assert_array_equal(functions[letters], task.machine.transition.T)
+  np.testing.assert_array_equal(functions[letters], task.automaton.transition.T)
   composed = np.stack([functions[:, second].T for second in functions])  # [first, state, second]
   np.testing.assert_array_equal(composed, np.swapaxes(functions[product], 1, 2))
 
 
 def test_transition_monoids_have_their_known_sizes():
-  assert [len(task.machine.transition_monoid.functions) for task in TASKS] == [2, 4, 5, 129, 120]
+  assert [len(task.automaton.transition_monoid.functions) for task in TASKS] == [2, 4, 5, 129, 120]
 
 
 # Scored positions
@@ -127,7 +127,8 @@ def test_extrapolation_tasks_score_each_position_once(task_class, length, more, 
   extrapolation = near.extrapolation_task(length + more + 1)
   farthest = extrapolation.extrapolation_task(extrapolation.length + more_again + 1)
   scored = np.concatenate([list(task.scored_positions) for task in (near, extrapolation, farthest)])
-  np.testing.assert_array_equal(scored, near.with_distance(farthest.length).scored_positions)
+  longest = near.with_dependency_distance(farthest.length)
+  np.testing.assert_array_equal(scored, longest.scored_positions)
   assert extrapolation.scored_positions[0] >= length
   assert farthest.scored_positions[-1] < farthest.length
 
@@ -135,7 +136,7 @@ def test_extrapolation_tasks_score_each_position_once(task_class, length, more, 
 @pytest.mark.parametrize('task', TASKS)
 def test_all_outputs_from_the_shortest_length_on_are_scored(task):
   weight = compute_numpy_batch(dataclasses.replace(task, shortest=8), 4).weight
-  scored = [float(t >= 7 and t % len(task.token_ranges) == 0) for t in range(LENGTH)]
+  scored = [float(t >= 7 and t % len(task.token_id_ranges) == 0) for t in range(LENGTH)]
   np.testing.assert_array_equal(weight, np.array([scored] * 4))
 
 
@@ -153,8 +154,8 @@ def test_one_output_is_scored_at_a_uniformly_random_length(task):
 @pytest.mark.parametrize('task', TASKS)
 def test_tokens_are_uniform_over_the_allowed_tokens(task):
   source = compute_numpy_batch(task, 1000).source
-  for phase, letters in enumerate(task.token_ranges):
-    tokens = source[:, phase :: len(task.token_ranges)]
+  for phase, letters in enumerate(task.token_id_ranges):
+    tokens = source[:, phase :: len(task.token_id_ranges)]
     counts = np.bincount(tokens.ravel(), minlength=task.input_space.size)
     expected = tokens.size / len(letters)
     assert np.all(np.abs(counts[list(letters)] - expected) < 5 * np.sqrt(expected))
@@ -169,19 +170,19 @@ def test_tokens_are_uniform_over_the_allowed_tokens(task):
   WordProblem(6, alphabet='generators'), WordProblem(5, group='z60', alphabet='generators'),
 ], ids=repr)
 def test_chance_is_the_frequency_of_the_most_likely_output(task):
-  ranges = [task.token_ranges[t % len(task.token_ranges)] for t in range(task.length)]
-  outputs = np.asarray(task.machine.compute_outputs(jnp.array(list(itertools.product(*ranges)))))
+  ranges = [task.token_id_ranges[t % len(task.token_id_ranges)] for t in range(task.length)]
+  outputs = np.asarray(task.automaton.compute_outputs(jnp.array(list(itertools.product(*ranges)))))
   frequencies = np.stack(
     [np.mean(outputs == output, 0) for output in range(task.output_space.size)], 1
   )
   np.testing.assert_allclose(output_distributions(task), frequencies, atol=1e-12)
-  assert task.chance == pytest.approx(frequencies.max(1)[list(task.scored_positions)].mean())
+  assert task.chance_level == pytest.approx(frequencies.max(1)[list(task.scored_positions)].mean())
 
 
 def test_chance_of_uniform_outputs_is_one_over_their_number():
-  assert Parity(40).chance == Parity(500, shortest=41).chance == 1 / 2
-  assert WordProblem(5).chance == pytest.approx(1 / 120)
-  assert WordProblem(5, group='a5').chance == pytest.approx(1 / 60)
+  assert Parity(40).chance_level == Parity(500, shortest=41).chance_level == 1 / 2
+  assert WordProblem(5).chance_level == pytest.approx(1 / 120)
+  assert WordProblem(5, group='a5').chance_level == pytest.approx(1 / 60)
 
 
 # Groups
@@ -189,7 +190,7 @@ def test_chance_of_uniform_outputs_is_one_over_their_number():
 
 def orders_of_derived_series(group):
   """The orders of the group, of its commutator subgroup, and of the further derived subgroups."""
-  step = WordProblem(2, group=group).machine.transition  # 0 is the identity
+  step = WordProblem(2, group=group).automaton.transition  # 0 is the identity
   inverse = np.argmax(step == 0, 1)
   members, orders = set(range(len(step))), []
   while len(members) not in orders:
@@ -209,8 +210,8 @@ def test_groups_have_the_derived_series_of_their_names():
 @pytest.mark.parametrize('group', GENERATORS)
 def test_generators_generate_the_whole_group(group):
   """The tokens of the two alphabets denote the same group elements."""
-  generators = WordProblem(2, group=group, alphabet='generators').machine.transition
-  elements = WordProblem(2, group=group).machine.transition
+  generators = WordProblem(2, group=group, alphabet='generators').automaton.transition
+  elements = WordProblem(2, group=group).automaton.transition
   assert generators.shape == (len(elements), len(GENERATORS[group]))
   np.testing.assert_array_equal(generators, elements[:, generators[0]])
   reached, previous = {0}, set()

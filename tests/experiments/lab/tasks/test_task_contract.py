@@ -59,7 +59,7 @@ EXAMPLES = [example for name in MADE for example in worked_examples(TASKS[name])
 FIRST = {type(example.task): example.task for example in reversed(EXAMPLES)}
 # What other settings may change; the rest is the same code at any.
 OF_SETTINGS = (
-  'arrays_match_declared_spaces', 'weights_mark_predictable_targets', 'oracle_is_perfect',
+  'arrays_match_declared_spaces', 'loss_weights_select_predictable_targets', 'oracle_is_perfect',
   'baseline_metric_equals_chance',
 )
 
@@ -96,9 +96,9 @@ def test_is_documented_by_two_worked_examples(name):
 ])
 def test_worked_example_is_a_batch_that_the_oracle_solves(example):
   task, row = example
-  total, count = task.metric_sums(task.oracle(row.source), row)
+  total, count = task.metric_sums(task.oracle_outputs(row.source), row)
   assert total / count == pytest.approx(task.metric.perfect, abs=1e-6)
-  assert np.max(row.weight * task.loss(task.oracle(row.source), row)) < 1e-5
+  assert np.max(row.weight * task.loss(task.oracle_outputs(row.source), row)) < 1e-5
   for ours, theirs in zip(row, sample_batches(task, 'train'), strict=True):
     assert (ours.shape[1:], ours.dtype) == (theirs.shape[2:], theirs.dtype)
   assert np.any(sample_batches(task, 'train').weight.sum(-1) == row.weight.sum())
@@ -124,23 +124,23 @@ class Echo(Task):
   axis: ClassVar[str] = 'length'
   input_space: ClassVar[Space] = Space('tokens', 10)
   output_space: ClassVar[Space] = Space('tokens', 10)
-  chance: ClassVar[float] = 0.1
+  chance_level: ClassVar[float] = 0.1
 
   @property
-  def distance(self):
+  def dependency_distance(self):
     return self.length
 
-  def with_distance(self, distance):
+  def with_dependency_distance(self, distance):
     return dataclasses.replace(self, length=distance)
 
   def batch(self, split, index, batch_size):
     source = jax.random.randint(self.batch_key(split, index), (batch_size, self.length), 0, 10)
     return Batch(source, source, jnp.ones(source.shape).at[:, -1].set(0.0))
 
-  def oracle(self, source):
+  def oracle_outputs(self, source):
     return one_hot_logits(source, 10)
 
-  def baseline(self, source):
+  def baseline_outputs(self, source):
     return jnp.broadcast_to(uniform_logits(jnp.arange(10) >= 0), (*source.shape, 10))
 
 
@@ -179,15 +179,19 @@ BROKEN = (
   ('sequences_vary', {'batch_key': lambda self, split, index: Echo.batch_key(self, split, 0)}),
   ('splits_are_disjoint',
    {'batch_key': lambda self, split, index: Echo.batch_key(self, 'train', index)}),
-  ('weights_mark_predictable_targets', {'batch': stray_weight}),
-  ('positions_without_weight_are_not_scored', {'metric_sums': unweighted}),
-  ('oracle_is_perfect', {'oracle': lambda self, source: one_hot_logits(source[:, ::-1], 10)}),
-  ('baseline_metric_equals_chance', {'chance': 0.2}),
-  ('baseline_ignores_the_source', {'baseline': lambda self, source: one_hot_logits(source, 10)}),
+  ('loss_weights_select_predictable_targets', {'batch': stray_weight}),
+  ('metric_ignores_zero_weight_positions', {'metric_sums': unweighted}),
+  ('oracle_is_perfect',
+   {'oracle_outputs': lambda self, source: one_hot_logits(source[:, ::-1], 10)}),
+  ('baseline_metric_equals_chance', {'chance_level': 0.2}),
+  ('baseline_ignores_source_content',
+   {'baseline_outputs': lambda self, source: one_hot_logits(source, 10)}),
   ('scores_are_normalized', {'solved': 0.05}),
-  ('distance_can_be_set', {'with_distance': lambda self, distance: self}),
-  ('distance_can_be_set', {'extrapolation_task': lambda self, distance: self}),
-  ('distance_can_be_set', {'extrapolation_task': lambda self, distance: Stranger(distance)}),
+  ('dependency_distance_is_configurable',
+   {'with_dependency_distance': lambda self, distance: self}),
+  ('dependency_distance_is_configurable', {'extrapolation_task': lambda self, distance: self}),
+  ('dependency_distance_is_configurable',
+   {'extrapolation_task': lambda self, distance: Stranger(distance)}),
   ('tasks_are_immutable_and_hashable',
    {'batch_key': lambda self, split, index: jax.random.key(index)}),
 )
@@ -202,7 +206,7 @@ def test_contract_accepts_a_task_that_keeps_the_law(law):
 def test_contract_rejects_a_task_that_breaks_the_law(law, fault):
   with pytest.raises(LawViolations) as error:
     verify_task(type('Broken', (Echo,), fault)(), [law])
-  assert error.value.violations[0].law == law
+  assert error.value.violations[0].law_name == law
   assert 'Broken(length=8)' in str(error.value) and 'at a distance of 8' in str(error.value)
 
 

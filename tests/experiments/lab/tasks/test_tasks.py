@@ -62,7 +62,7 @@ def test_samples_without_replacement_are_distinct(count, more, seed):
 
 def test_weighted_samples_follow_successive_probabilities():
   weights, size = np.array([8.0, 4.0, 2.0, 1.0]), 20_000
-  drawn = draws.sample_distinct_weighted(jax.random.key(0), size, 2, jnp.log(weights))
+  drawn = draws.sample_weighted_without_replacement(jax.random.key(0), size, 2, jnp.log(weights))
   counts = np.zeros((4, 4))
   np.add.at(counts, tuple(np.asarray(drawn).T), 1)
   first = weights / weights.sum()
@@ -134,7 +134,7 @@ def test_recall_fills_with_uniform_random_tokens():
 def test_recall_at_other_lengths_has_the_published_settings():
   task = Recall()
   assert (task.length, task.num_pairs, task.vocabulary_size, task.power) == (64, 4, 8192, 0.01)
-  assert [task.with_distance(length).num_pairs for length in (128, 256)] == [8, 16]
+  assert [task.with_dependency_distance(length).num_pairs for length in (128, 256)] == [8, 16]
 
 
 # Copy memory
@@ -157,14 +157,14 @@ def test_copy_memory_has_the_published_layout(variant, delay, num_symbols):
 
 @pytest.mark.parametrize('variant', ['arjovsky', 'bai'])
 def test_copy_memory_outputs_depend_on_one_exact_distance(variant):
-  """Each output depends on the token `distance` steps before it, and on no other token."""
+  """Each output depends on the token `dependency_distance` steps before it, and on no other."""
   task = CopyMemory(delay=7, variant=variant, num_symbols=4)
   source = jnp.asarray(compute_numpy_batch(task, batch_size=1).source)
-  answer = jnp.argmax(task.oracle(source), -1)
+  answer = jnp.argmax(task.oracle_outputs(source), -1)
   for position in range(source.shape[1]):
     changed_source = source.at[0, position].set(source[0, position] % 8 + 1)
-    changed = np.flatnonzero(jnp.argmax(task.oracle(changed_source), -1)[0] != answer[0])
-    expected = [position + task.distance] if position < task.num_symbols else []
+    changed = np.flatnonzero(jnp.argmax(task.oracle_outputs(changed_source), -1)[0] != answer[0])
+    expected = [position + task.dependency_distance] if position < task.num_symbols else []
     assert changed.tolist() == expected
 
 
@@ -172,7 +172,7 @@ def test_copy_memory_outputs_depend_on_one_exact_distance(variant):
 @pytest.mark.parametrize('delay', [100, 1000])
 def test_copy_memory_baseline_has_the_published_loss(delay, variant):
   task = CopyMemory(delay, variant)
-  loss = mean_loss(task, task.baseline, compute_numpy_batch(task, batch_size=2))
+  loss = mean_loss(task, task.baseline_outputs, compute_numpy_batch(task, batch_size=2))
   assert loss == pytest.approx(10 * math.log(8) / (delay + 20), rel=1e-5)
 
 
@@ -337,7 +337,7 @@ def test_text_chance_exceeds_the_entropy_of_the_test_split():
   task = Text()
   frequency = np.bincount(task.corpus.data['test'], minlength=256) / task.corpus.data['test'].size
   entropy = -np.sum(frequency * np.log2(np.where(frequency > 0, frequency, 1)))
-  assert entropy < task.chance < entropy + 0.2
+  assert entropy < task.chance_level < entropy + 0.2
 
 
 # Invalid settings

@@ -94,15 +94,15 @@ def test_chance_is_the_probability_of_the_most_likely_target(family, lengths):
     for source in itertools.product(range(3), repeat=length):
       target = tuple(sorted(source)) if family is Sort else source
       targets[target] = targets.get(target, 0) + 3.0**-length / (1 + max(lengths) - min(lengths))
-  assert task.chance == pytest.approx(max(targets.values()))
-  assert targets[tuple(task.most_likely_target_symbols)] == pytest.approx(task.chance)
+  assert task.chance_level == pytest.approx(max(targets.values()))
+  assert targets[tuple(task.most_likely_target_symbols)] == pytest.approx(task.chance_level)
 
 
 def test_extrapolation_tasks_have_only_longer_sequences():
   task = Copy(max_length=3).extrapolation_task(6)
   lengths = np.argmax(compute_numpy_batch(task).source == END, 1)
   assert set(lengths) == {4, 5, 6}
-  assert Copy(8, 5).with_distance(3) == Copy(3, 3)
+  assert Copy(8, 5).with_dependency_distance(3) == Copy(3, 3)
 
 
 # Vocabularies
@@ -165,63 +165,64 @@ def test_a_saved_vocabulary_loads_and_damage_is_detected(tmp_path):
 @pytest.mark.parametrize('task', [WORDS, DAYS], ids=repr)
 def test_pairs_are_assigned_to_splits_by_their_names(task):
   pair_of_source = {pair.source: pair for pair in task.sentence_pairs()}
-  assert len(pair_of_source) == len(task.pair_table.source)
+  assert len(pair_of_source) == len(task.sentence_pair_table.source)
   for split in SPLITS:
     for source, target, _ in zip(*compute_numpy_batch(task, split, 1, 24), strict=True):
       pair = pair_of_source[task.detokenize(source)]
       assert pair.target == task.detokenize(target)
       assert split_of_file(pair.name) == split
-  rows = task.pair_table.rows
+  rows = task.sentence_pair_table.rows
   assert sorted(np.concatenate(list(rows.values()))) == list(range(len(pair_of_source)))
   assert 0.7 < rows['train'].size / len(pair_of_source) < 0.9
 
 
 @pytest.mark.parametrize('task', [WORDS, WORDS.extrapolation_task(8), DAYS], ids=repr)
 def test_padded_lengths_equal_the_longest_sentences(task):
-  for tokens, length in ((task.pair_table.source, task.source_length),
-                         (task.pair_table.target, task.target_length)):
+  for tokens, length in ((task.sentence_pair_table.source, task.source_length),
+                         (task.sentence_pair_table.target, task.target_length)):
     assert tokens.shape[1] == length == (tokens != PAD).sum(1).max()
 
 
 def test_all_distances_and_directions_share_one_vocabulary():
   reverse = NumberWords(source='de', target='en', digits=9, nonzero=2, pairs=50)
-  for task in (WORDS.with_distance(12), WORDS.extrapolation_task(7), reverse):
+  for task in (WORDS.with_dependency_distance(12), WORDS.extrapolation_task(7), reverse):
     assert task.vocabulary is WORDS.vocabulary
   assert DAYS.extrapolation_task(50).vocabulary is DAYS.vocabulary
   assert WORDS.vocabulary.size == WORDS.vocabulary_size == WORDS.input_space.size
 
 
 def test_no_sentence_has_unknown_tokens():
-  for task in (WORDS, WORDS.with_distance(12), DAYS, DAYS.extrapolation_task(400)):
-    assert not np.any(task.pair_table.source == UNKNOWN)
-    assert not np.any(task.pair_table.target == UNKNOWN)
+  for task in (WORDS, WORDS.with_dependency_distance(12), DAYS, DAYS.extrapolation_task(400)):
+    assert not np.any(task.sentence_pair_table.source == UNKNOWN)
+    assert not np.any(task.sentence_pair_table.target == UNKNOWN)
 
 
 def test_the_digest_depends_on_the_pairs_and_the_vocabulary():
   others = (
-    WORDS.with_distance(5), NumberWords(digits=4, pairs=3999), NumberWords(digits=4, target='fr'),
-    NumberWords(digits=4, pairs=4000, vocabulary_size=150),
+    WORDS.with_dependency_distance(5), NumberWords(digits=4, pairs=3999),
+    NumberWords(digits=4, target='fr'), NumberWords(digits=4, pairs=4000, vocabulary_size=150),
   )
   assert len({task.digest for task in (WORDS, *others)}) == 5
-  assert pairs.build_pair_table.__wrapped__(WORDS).digest == WORDS.pair_table.digest
+  rebuilt_table = pairs.build_sentence_pair_table.__wrapped__(WORDS)
+  assert rebuilt_table.digest == WORDS.sentence_pair_table.digest
 
 
 def test_distinct_rows_have_distinct_hashes():
   rows = np.random.default_rng(0).integers(0, 3, (50, 9), np.int32)
   rows = np.unique(rows, axis=0)
-  multipliers, hashes = pairs.collision_free_hashes(rows)
+  multipliers, hashes = pairs.find_hash_function_without_collisions(rows)
   exact = [sum(map(int.__mul__, row, multipliers.tolist())) % 2**32 for row in rows.tolist()]
   hashes_in_jax = jax.device_get(pairs.hash_token_rows(jax.numpy.asarray(rows), multipliers))
   assert hashes.tolist() == exact == hashes_in_jax.tolist()
   with pytest.raises(ValueError, match='2 sources have 1 distinct token rows'):
-    pairs.collision_free_hashes(rows[[0, 0]])
+    pairs.find_hash_function_without_collisions(rows[[0, 0]])
 
 
 def test_an_ambiguous_source_raises_an_error(monkeypatch):
   same = [pairs.SentencePair(str(number), 'some', str(number)) for number in range(2)]
   monkeypatch.setattr(NumberWords, 'sentence_pairs', lambda _: iter(same))
   with pytest.raises(ValueError, match="0 and 1 have the same source 'some'"):
-    pairs.build_pair_table.__wrapped__(WORDS)
+    pairs.build_sentence_pair_table.__wrapped__(WORDS)
 
 
 # Number words
@@ -239,7 +240,7 @@ def test_numbers_are_spelled_as_by_num2words(language):
 @pytest.mark.parametrize('source, target', [*itertools.pairwise(LANGUAGES + LANGUAGES[:1])])
 def test_table_targets_match_their_sources_in_every_language(source, target):
   task = NumberWords(source, target, pairs=200)
-  table = task.pair_table
+  table = task.sentence_pair_table
   for pair in itertools.islice(task.sentence_pairs(), 0, None, 20):
     tokens, = task.vocabulary.encode([pair.source])
     row = np.flatnonzero(np.all(table.source[:, : len(tokens)] == tokens, 1))
@@ -255,17 +256,18 @@ def test_sampled_numbers_are_distinct_and_of_valid_length(digits, nonzero, fewes
   numbers = list(task.sample_numbers())
   lengths = [len(str(n).replace('0', '') if nonzero else str(n)) for n in numbers]
   assert len(set(numbers)) == len(numbers) <= count
-  assert all(task.fewest <= length <= task.distance for length in lengths)
+  assert all(task.fewest <= length <= task.dependency_distance for length in lengths)
   assert max((len(str(number)) for number in numbers), default=1) <= digits
-  populations = map(task.num_integers_of_length, range(task.fewest, task.distance + 1))
+  populations = map(task.num_integers_of_length, range(task.fewest, task.dependency_distance + 1))
   assert len(numbers) == min(count, sum(populations))
 
 
 @pytest.mark.parametrize('nonzero', [0, 1, 2, 3])
-def test_ranks_and_numbers_are_in_bijection(nonzero):
+def test_indices_and_numbers_are_in_bijection(nonzero):
   task = NumberWords(digits=3, nonzero=nonzero)
-  numbers = {task.nth_integer_of_length(length, rank) for length in range(1, task.distance + 1)
-             for rank in range(task.num_integers_of_length(length))}
+  numbers = {task.integer_with_num_digits(num_digits, index)
+             for num_digits in range(1, task.dependency_distance + 1)
+             for index in range(task.num_integers_of_length(num_digits))}
   assert numbers == {number for number in range(1, 1000)
                      if not nonzero or 3 - f'{number:03}'.count('0') <= nonzero}
 
@@ -279,14 +281,14 @@ def test_the_table_has_all_short_numbers():
 
 def test_longer_numbers_use_the_words_of_shorter_numbers():
   def used_tokens(task):
-    tables = [task.pair_table.source, task.pair_table.target]
+    tables = [task.sentence_pair_table.source, task.sentence_pair_table.target]
     return {int(token) for table in tables for token in np.unique(table)}
 
   short = NumberWords(digits=9, nonzero=3, pairs=4000)
   longer = short.extrapolation_task(6)
   assert (longer.digits, longer.nonzero, longer.fewest) == (9, 6, 4)
   assert used_tokens(longer) <= used_tokens(short)
-  assert short.with_distance(12) == NumberWords(digits=12, nonzero=12, pairs=4000)
+  assert short.with_dependency_distance(12) == NumberWords(digits=12, nonzero=12, pairs=4000)
 
 
 # Dates
@@ -304,15 +306,15 @@ def test_extrapolation_dates_are_in_later_years():
   later = Dates(years=10, pairs=300).extrapolation_task(30)
   years = {int(pair.name[:4]) for pair in later.sentence_pairs()}
   assert years == set(range(1910, 1930))
-  assert later.distance == 30
+  assert later.dependency_distance == 30
 
 
 @pytest.mark.parametrize('source, form', [('en_US', 'short'), ('es', 'short'), ('de_DE', 'short')])
 def test_years_of_two_digits_cover_at_most_a_century(source, form):
   task = Dates(source=source, target='da', source_format=form, years=100, pairs=100)
-  assert task.task_for_vocabulary_training.years == 100
+  assert task.task_for_learning_subword_vocabulary.years == 100
   with pytest.raises(ValueError, match='two digits'):
-    task.with_distance(101)
+    task.with_dependency_distance(101)
   with pytest.raises(ValueError, match='two digits'):
     task.extrapolation_task(200)
 
@@ -358,7 +360,7 @@ def test_numbers_that_num2words_cannot_spell_raise_an_error():
 
 def test_too_few_pairs_for_three_splits_raise_an_error():
   with pytest.raises(ValueError, match=r'no pair for (validation|test) among 3'):
-    pairs.build_pair_table.__wrapped__(NumberWords(digits=2, pairs=3))
+    pairs.build_sentence_pair_table.__wrapped__(NumberWords(digits=2, pairs=3))
 
 
 def test_all_date_formats_differ():

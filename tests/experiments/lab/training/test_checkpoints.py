@@ -42,8 +42,8 @@ class Shifts(Transduction):
   vocabulary_size: int = 8
   source_length: int = 6
   target_length: int = 6
-  distance: int = 6
-  chance: float = 0.0
+  dependency_distance: int = 6
+  chance_level: float = 0.0
   streams = True
 
   def batch(self, split, index, batch_size):
@@ -58,23 +58,23 @@ class Shifts(Transduction):
   def num_batches(self, split, batch_size):
     return 3
 
-  def with_distance(self, distance):
+  def with_dependency_distance(self, distance):
     return self
 
   def detokenize(self, tokens):
     return str(tokens)
 
-  def test_sentence_pairs(self, index, batch_size):
+  def sentence_pairs_of_test_batch(self, index, batch_size):
     batch = self.batch('test', index, batch_size)
     return [(self.detokenize(row), self.detokenize(row)) for row in batch.source]
 
   def tokenize(self, text):
     return [int(text), END]
 
-  def oracle(self, source):
+  def oracle_outputs(self, source):
     return one_hot_logits(source, 8)
 
-  def baseline(self, source):
+  def baseline_outputs(self, source):
     return one_hot_logits(source, 8)
 
 

@@ -64,7 +64,7 @@ def check_weight_decay(module, *inputs):
 
 
 def zero_input(layer):
-  return jnp.zeros((2, 7, 2 * layer.width_divisor))
+  return jnp.zeros((2, 7, 2 * layer.required_width_divisor))
 
 
 @pytest.mark.parametrize('name', LAYERS)

@@ -79,13 +79,13 @@ def train_and_test(ensemble, calls=3):
   active, losses = np.ones(len(ensemble.members), bool), [0] * calls
   steps, states = ensemble.training.recipe.validation_interval, ensemble.initialise()
   for call in range(calls):
-    states, losses[call], _ = ensemble.advance(states, active, steps)
+    states, losses[call], _ = ensemble.train_for_steps(states, active, steps)
   return *ensemble.gather_from_devices((states, ensemble.evaluate(states, 'test', active))), losses
 
 
 def advance_one_call(training, state):
   """A member after the steps of one call, and the sum of their losses."""
-  return jax.jit(training.advance)(state, 0.0, training.recipe.validation_interval)
+  return jax.jit(training.train_for_steps)(state, 0.0, training.recipe.validation_interval)
 
 
 def evaluate_member(training, state, test):
@@ -93,7 +93,7 @@ def evaluate_member(training, state, test):
   recipe, zeros = training.recipe, ((0.0, 0.0), (0.0, 0.0))
   count = recipe.test_batches if test else recipe.validation_batches
   sums = jax.jit(training.accumulate_evaluation)(state, zeros, test, 0, count)
-  return training.evaluation_from_sums(sums)
+  return training.metric_and_loss_from_sums(sums)
 
 
 def assert_trees_close(actual, expected, tolerance=1e-6):
@@ -193,7 +193,7 @@ def test_a_single_member_with_batches_divided_over_four_devices_equals_it_on_one
     ensemble = ensemble_of(member, 4, parallel)
     assert len(ensemble.devices) == 4
     assert_trees_close(train_and_test(ensemble), on_one, 1e-5)
-    states, *_ = ensemble.advance(ensemble.initialise(), [True], 2)
+    states, *_ = ensemble.train_for_steps(ensemble.initialise(), [True], 2)
     for leaf in jax.tree.leaves(states):  # all devices have the same copy
       np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
   assert len(ensemble_of(member, 3).devices) == 1  # 8 is not divisible by 3
@@ -242,7 +242,7 @@ def test_nothing_is_compiled_after_the_first_call(parallel, caplog):
   for call in range(3):
     caplog.clear()
     with jax.log_compiles():
-      states, *_ = ensemble.advance(states, np.arange(len(MEMBERS)) != call, 2 + call)
+      states, *_ = ensemble.train_for_steps(states, np.arange(len(MEMBERS)) != call, 2 + call)
       ensemble.gather_from_devices(ensemble.evaluate(states, 'validation', all_active))
     compilations.append(sum('ompil' in record.getMessage() for record in caplog.records))
   assert compilations[0] > 0 and compilations[1:] == [0, 0]
@@ -252,7 +252,7 @@ def test_inactive_members_do_not_change_and_old_states_are_donated():
   ensemble, active = ensemble_of(), np.array([True, False, True, False, False])
   states = ensemble.initialise()
   before = ensemble.gather_from_devices(states)
-  new, losses, _ = ensemble.advance(states, active, 2)
+  new, losses, _ = ensemble.train_for_steps(states, active, 2)
   assert all(leaf.is_deleted() for leaf in jax.tree.leaves(states))
   after = ensemble.gather_from_devices(new)
   for b, a in zip(*map(jax.tree.leaves, (before.parameters, after.parameters)), strict=True):
@@ -290,7 +290,8 @@ def test_a_member_whose_test_loss_is_not_finite_has_no_score():
   ensemble, overflowing = (
     ensemble_of([(0, 0.1)], 1, task=task) for task in (Line(), OverflowingTest()))
   (member,) = train(
-    ensemble, Line(), SMALL, progress=lambda *_: None, extrapolation=[overflowing])
+    ensemble, Line(), SMALL, progress=lambda *_: None,
+    extrapolation_ensembles=[overflowing])
   assert math.isfinite(member.test) and math.isnan(member.extrapolation[0])
 
 
@@ -333,7 +334,7 @@ def test_attention_learns_recall_and_a_layer_that_reads_one_token_does_not():
   attention, convolution = train_layer(Attention(2)), train_layer(Convolution(1))
   assert (attention.status, convolution.status) == ('solved', 'finished')
   assert attention.test > 0.97 and attention.curve[-1][1] < 0.3 * attention.curve[0][1]
-  assert abs(convolution.test - task.chance) < 0.1
+  assert abs(convolution.test - task.chance_level) < 0.1
 
 
 def test_label_smoothing_mixes_the_target_with_a_uniform_distribution():
