@@ -311,7 +311,8 @@ def test_layers_and_tasks_of_the_records_exist(supporting_records):
     frozenset(field.name for field in dataclasses.fields(Measurement))}
 
 
-@pytest.mark.parametrize('name', ['quick', pytest.param('paper', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['quick', 'paper'])
 def test_a_preset_requests_the_records_of_every_claim(name):
   requested = [
     records.training_record(

@@ -47,6 +47,7 @@ def launch(tmp_path):
   return run_study
 
 
+@pytest.mark.slow
 def test_only_the_cells_of_an_edited_layer_are_executed_again(tmp_path, monkeypatch, launch):
   store = Store(tmp_path, KINDS)
   assert len(launch()) == 4

@@ -30,7 +30,7 @@ def all_equations(jaxpr):
       yield from all_equations(inner.jaxpr)
 
 
-@pytest.mark.parametrize('assumed', ('cpu', 'gpu'))
+@pytest.mark.parametrize('assumed', ['cpu', pytest.param('gpu', marks=pytest.mark.slow)])
 @pytest.mark.parametrize('name', LAYERS)
 def test_every_primitive_of_a_layer_has_a_kind(name, assumed):
   layer, length = LAYERS[name](), 9
