@@ -124,7 +124,7 @@ def receptive_field_widening_during_training(records: Records) -> list[float] | 
 CONTROLS = (
   *claims_about_oracle_and_baseline_scores('receptive_field'),
   Claim(
-    'declared-field',
+    'theoretical-field',
     'At initialisation the theoretical receptive field of a stack of layers equals the support of '
     'the Jacobian of its last output',
     'control', 'receptive_field', agreement_of_theoretical_and_measured_receptive_fields,

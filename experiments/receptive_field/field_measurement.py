@@ -53,7 +53,7 @@ def measure_receptive_field_at_initialisation(grid_cell: Cell, report_progress) 
   input_shape = grid_cell.run['sequences'], length, grid_cell.run['width']
   statistics = _receptive_fields_at_initialisation(
     stack, input_shape, jnp.array(grid_cell.run['seeds']))
-  return Outcome({'declared': theoretical, 'length': length, **_statistics_as_lists(statistics)})
+  return Outcome({'theoretical': theoretical, 'length': length, **_statistics_as_lists(statistics)})
 
 
 def residual_stack_of_model(experiment: Experiment) -> SequenceLayer:

@@ -27,7 +27,7 @@ UNTRAINED_FIELDS = RecordKind(
     'layer': Text(), 'depth': SIZE, 'block': Text(), 'sequences': SIZE,
     'seeds': ListOf(Integer(), 1, distinct=True),
   }),
-  Fields({'declared': FIELD, 'length': SIZE, **FIELD_STATISTICS}),
+  Fields({'theoretical': FIELD, 'length': SIZE, **FIELD_STATISTICS}),
   (Constraint('there is a receptive field for each seed', lambda run, result: has_all_statistics(
     result, len(run['seeds']))),),
   modules=('experiments.receptive_field.field_measurement',),

@@ -80,13 +80,13 @@ def measured_receptive_field_equals_theoretical(record: dict) -> bool:
   A stack with an unbounded field must have a measured field of the input length.
   """
   result = record['result']
-  return max(result['measured']) == (result['declared'] or result['length'])
+  return max(result['measured']) == (result['theoretical'] or result['length'])
 
 
 def ratios_of_effective_to_theoretical_receptive_field(record: dict) -> list[float]:
   """The ratio of the effective to the theoretical receptive field of a stack, for each seed."""
   result = record['result']
-  return [size / (result['declared'] or result['length']) for size in result['effective']]
+  return [size / (result['theoretical'] or result['length']) for size in result['effective']]
 
 
 def group_stacks_by_layer(records_of_untrained_models: Sequence[dict]) -> dict[str, list[dict]]:
@@ -97,7 +97,7 @@ def group_stacks_by_layer(records_of_untrained_models: Sequence[dict]) -> dict[s
   """
   groups: dict[tuple, list[dict]] = {}
   for record in records_of_untrained_models:
-    if record['result']['declared']:
+    if record['result']['theoretical']:
       same = tuple((k, str(v)) for k, v in record['run'].items() if k != 'depth')
       groups.setdefault(same, []).append(record)
   by_depth = (sorted(g, key=lambda r: r['run']['depth']) for g in groups.values() if len(g) > 2)
@@ -166,7 +166,8 @@ def receptive_field_table(records_of_untrained_models: Sequence[dict]) -> Table:
   """
   rows = [
     (
-      _layer_stack_label(record), record['result']['declared'], max(record['result']['measured']),
+      _layer_stack_label(record),
+      record['result']['theoretical'], max(record['result']['measured']),
       measured_receptive_field_equals_theoretical(record),
       mean_with_confidence_interval(record['result']['effective']),
       mean_with_confidence_interval(ratios_of_effective_to_theoretical_receptive_field(record)),
@@ -193,7 +194,7 @@ def _table_of_growth_with_depth(records_by_layer: dict[str, list[dict]]) -> Tabl
   rows = []
   for layer, group in records_by_layer.items():
     depths = [record['run']['depth'] for record in group]
-    theoretical = growth_exponent(depths, [[record['result']['declared'] for record in group]])
+    theoretical = growth_exponent(depths, [[record['result']['theoretical'] for record in group]])
     intervals = (
       mean_with_confidence_interval(depth_scaling_exponents(group, statistic))
       for statistic in ('effective', 'spread'))
@@ -303,7 +304,7 @@ def _panel_of_receptive_field_against_depth(records_by_layer: dict[str, list[dic
       series[layer] = [
         (depth, mean_with_confidence_interval(result['effective'])) for depth, result in by_depth]
       series[f'{group[0]["run"]["layer"]}, theoretical'] = [
-        (depth, Interval.without_confidence_bounds(result['declared']))
+        (depth, Interval.without_confidence_bounds(result['theoretical']))
         for depth, result in by_depth
       ]
   return Panel('effective receptive field', 'depth', 'tokens', series, log_x=True)

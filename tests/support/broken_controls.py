@@ -26,7 +26,7 @@ def break_control(all_records, control):
     elif control == 'blind-gradient' and record['run'].get('layer') == 'convolution':
       if 'at' in record['run']:
         result['norms'] = [[1.0] * len(row) for row in result['norms']]
-    elif control == 'declared-field' and 'declared' in result:
+    elif control == 'theoretical-field' and 'theoretical' in result:
       result['measured'] = [tokens + 1 for tokens in result['measured']]
     elif control == 'blind-field' and record['study'] == 'receptive_field':
       if result.get('distance') == study_records.FIELD:

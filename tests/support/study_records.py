@@ -170,14 +170,15 @@ def field_stack_record(depth, effective, spread, layer='convolution(kernel_size=
   Returns:
     The record.
   """
-  declared = 1 + 2 * depth
+  theoretical = 1 + 2 * depth
   run = Run(layer=layer, depth=depth, block=block, seeds=tuple(range(len(effective))))
   run = field_measurement.create_experiment_grid_cell_for_untrained_model(
     'receptive_field', experiment.create_experiment(run), length=64, sequences=2).run
   return {
     'study': 'receptive_field', 'run': run, 'status': 'finished', 'reason': '',
     'result': {
-      'declared': declared, 'length': declared + 3, 'measured': [declared] * len(effective),
+      'theoretical': theoretical, 'length': theoretical + 3,
+      'measured': [theoretical] * len(effective),
       'effective': list(effective), 'spread': list(spread), 'energy': [[1.0]] * len(effective),
     },
   } | RUN_ENVIRONMENT

@@ -53,7 +53,7 @@ def test_theoretical_and_measured_fields_of_convolutions_equal_the_closed_form(
   depth = depth if layer == 'convolution' else 1
   spec, expected = spec_and_closed_form_field(layer, depth, kernel_size, dilation, levels)
   record = measure_stack(spec, depth, block=block)
-  assert record['result']['declared'] == max(record['result']['measured']) == expected
+  assert record['result']['theoretical'] == max(record['result']['measured']) == expected
   assert tables.measured_receptive_field_equals_theoretical(record)
 
 
@@ -63,7 +63,7 @@ def test_theoretical_and_measured_fields_of_convolutions_equal_the_closed_form(
 ])
 def test_measured_field_is_the_theoretical_one_or_the_full_input(layer, depth, theoretical):
   record = measure_stack(layer, depth, width=8)
-  assert record['result']['declared'] == theoretical
+  assert record['result']['theoretical'] == theoretical
   assert record['result']['measured'] == [theoretical or 12] * 2
   assert tables.measured_receptive_field_equals_theoretical(record)
 
@@ -82,7 +82,7 @@ def test_a_wrongly_declared_field_is_detected(extra, monkeypatch):
 
   monkeypatch.setitem(LAYERS, 'wrongly_declared', WronglyDeclared)
   record = measure_stack('wrongly_declared')
-  assert max(record['result']['measured']) == 4 and record['result']['declared'] == 4 + extra
+  assert max(record['result']['measured']) == 4 and record['result']['theoretical'] == 4 + extra
   assert not tables.measured_receptive_field_equals_theoretical(record)
   assert tables.receptive_field_table([record]).rows[0][3] is False
 

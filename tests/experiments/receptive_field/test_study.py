@@ -140,15 +140,16 @@ def trained_record(layer, distance, score, depth=2, **settings):
   return record
 
 
-def untrained_record(depth, layer=LAYER, measured=0, declared=0, exponent=0.5):
+def untrained_record(depth, layer=LAYER, measured=0, theoretical=0, exponent=0.5):
   """The record of an untrained stack of layers whose effective field is a power of the depth."""
-  declared = declared or 1 + 2 * depth
+  theoretical = theoretical or 1 + 2 * depth
   effective = [size * depth**exponent for size in (2.0, 3.0)]
   run = {'layer': layer, 'depth': depth, 'block': 'pre_norm', 'seeds': [0, 1]}
   return {
     'study': 'receptive_field', 'run': run, 'status': 'finished', 'reason': '',
     'result': {
-      'declared': declared, 'length': declared + 3, 'measured': [measured or declared] * 2,
+      'theoretical': theoretical, 'length': theoretical + 3,
+      'measured': [measured or theoretical] * 2,
       'effective': effective, 'spread': effective, 'energy': [[1.0], [1.0]],
     },
   } | records.RUN_ENVIRONMENT
@@ -158,7 +159,7 @@ def test_records_become_tables_and_panels():
   layer = 'convolution(kernel_size=9)'
   made = [
     *(untrained_record(depth) for depth in (1, 4, 16)),
-    untrained_record(2, 'tcn', measured=3, declared=9),
+    untrained_record(2, 'tcn', measured=3, theoretical=9),
     *(trained_record(layer, distance, float(distance < 17)) for distance in (12, 16, 17)),
     trained_record('lstm', 17, 1.0),
   ]
