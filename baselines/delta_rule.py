@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from baselines.activations import softplus
 from baselines.convolution import ShortConvolution
 from baselines.delta_scans import delta_scan
 from baselines.discretization import time_step_bias_initializer
@@ -132,7 +133,7 @@ class GatedDeltaNet(DeltaNet):
     )
     step = project(x)
     log_rate = self.param('log_rate', log_decay_rate_initializer, (self.num_heads,))
-    return -jnp.exp(log_rate)[None, None] * jax.nn.softplus(step.astype(jnp.float32))
+    return -jnp.exp(log_rate)[None, None] * softplus(step.astype(jnp.float32))
 
   def apply_output_gate(self, y, x):
     """Multiplies the normalized outputs y by silu(W x)."""

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from baselines.activations import log_sigmoid
 from baselines.matrix_scans import check_scan_form_and_chunk_size, outer_product_scan, safe_divide
 from transformer.layer import SequenceLayer, apply_mask
 from transformer.normalization import LayerNorm
@@ -45,11 +46,6 @@ def elu_plus_one(x: jax.Array) -> jax.Array:
 
 FEATURE_MAPS = {'elu': elu_plus_one, 'softmax': jax.nn.softmax}
 FREQUENCIES = ('rope', 'torchscale')  # of the rotary positions in RetNet
-
-
-def log_sigmoid(x: jax.Array) -> jax.Array:
-  """Computes log(1 / (1 + exp(-x))) without log1p, which does not vectorize on a CPU."""
-  return jnp.minimum(x, 0) - jnp.log(1 + jnp.exp(jnp.minimum(x, -x)))
 
 
 class MatrixStateLayer(SequenceLayer):

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from baselines.activations import log_sigmoid
 from baselines.convolution import ShortConvolution
 from baselines.scans import linear_scan
 from transformer.layer import SequenceLayer, State, apply_mask
@@ -132,7 +133,7 @@ class MinLSTM(MinimalRecurrence):
 
     They are the sigmoids of log f - log i and of log i - log f, which need no division.
     """
-    log_f, log_i = (jax.nn.log_sigmoid(preactivations[:, :, k]) for k in (0, 1))
+    log_f, log_i = (log_sigmoid(preactivations[:, :, k]) for k in (0, 1))
     log_ratio = log_f - log_i
     return jax.nn.sigmoid(log_ratio), jax.nn.sigmoid(-log_ratio)
 
@@ -331,7 +332,7 @@ class RGLRU(SequenceLayer):
     bias = self.param('gate_bias', nn.initializers.zeros, (2, width))
     gates = jnp.einsum('TBHK,HKGJ->GTBHJ', blocks, kernel.astype(x.dtype)).astype(jnp.float32)
     gates = jax.nn.sigmoid(gates.reshape(2, *u.shape) + bias[:, None, None])
-    log_a = jax.nn.log_sigmoid(self.param('lambda', self._lambda_initializer, (width,)))
+    log_a = log_sigmoid(self.param('lambda', self._lambda_initializer, (width,)))
     log_decay = self.sharpness * gates[0] * log_a[None, None]
     gain = sqrt_with_bounded_derivative(-jnp.expm1(2 * log_decay))
     y, hidden = linear_scan(jnp.exp(log_decay), gain * gates[1] * u, state.hidden, mask)

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from baselines.activations import softplus
 from baselines.convolution import ShortConvolution
 from baselines.discretization import time_step_bias_initializer
 from baselines.matrix_scans import check_scan_form_and_chunk_size, outer_product_scan
@@ -119,7 +120,7 @@ class Mamba2(SequenceLayer):
     value = value.reshape(batch_size, length, self.num_heads, self.head_width(width))
 
     bias = self.param('step_bias', time_step_bias_initializer, heads)
-    step = jax.nn.softplus(step.astype(jnp.float32) + bias[None, None])
+    step = softplus(step.astype(jnp.float32) + bias[None, None])
     log_rate = self.param('log_rate', log_decay_rate_initializer, heads)
     rate = step * jnp.exp(log_rate)[None, None]
     log_decay, negative = self.log_abs_decay_and_is_negative(rate, mask)

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from baselines.activations import softplus
 from baselines.convolution import ShortConvolution
 from baselines.discretization import (
   hippo_normal_part_eigenpairs,
@@ -298,7 +299,7 @@ class Mamba(SequenceLayer):
     bias = self.param(
       'step_bias', time_step_bias_initializer, (inner,), jnp.float32, self.dt_min, self.dt_max
     )
-    step = jax.nn.softplus((low @ kernel.astype(u.dtype)).astype(jnp.float32) + bias[None, None])
+    step = softplus((low @ kernel.astype(u.dtype)).astype(jnp.float32) + bias[None, None])
     step = apply_mask(step, mask)  # A step of length 0 leaves the state unchanged.
     a = -jnp.exp(self.param('log_rate', self._log_rate_initializer, (size, inner)))
     skip = self.param('skip', nn.initializers.ones, (inner,))

@@ -31,8 +31,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from baselines.activations import log_sigmoid
 from baselines.convolution import ShortConvolution
-from baselines.linear_attention import log_sigmoid
 from baselines.matrix_scans import check_scan_form_and_chunk_size, outer_product_scan, safe_divide
 from baselines.unroll import RecurrentCell, gate_activations, split_gates, unroll
 from transformer.layer import SequenceLayer, apply_mask
