@@ -7,9 +7,12 @@ a stopped member takes no time. On an accelerator they run in parallel (vmap). F
 one member and several devices, each batch is divided among the devices instead.
 """
 
+import dataclasses
 import functools
 import math
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +67,72 @@ def map_over_ensemble_members(function, platform: str):
   return lambda *blocks: jax.lax.map(lambda member: function(*member), blocks)
 
 
+class Programs(NamedTuple):
+  """The compiled functions of all ensembles with the same training, devices and parallelism."""
+
+  initialise: Callable
+  train_for_steps: Callable
+  evaluate: Callable
+  decode: Callable
+
+
+@functools.lru_cache(maxsize=16)
+def create_programs(training: Training, devices: tuple, parallel: str) -> Programs:
+  """Creates the programs of an ensemble, which compile on their first use.
+
+  Seeds, learning rates and the numbers of steps and batches are arguments of the programs, so that
+  a second ensemble of the same shapes compiles nothing.
+
+  Args:
+    training: the training of one member on one device.
+    devices: the devices.
+    parallel: 'jit' or 'pmap'.
+
+  Returns:
+    The programs. They are kept for ensembles with equal arguments.
+
+  """
+  platform = devices[0].platform
+  compiled = functools.partial(compile_over_devices, devices, parallel)
+
+  def train_active_members(states, loss_sums, active_members, num_steps):
+    def train_member_if_active(state, loss_sum, is_active):
+      train = functools.partial(training.train_for_steps, num_steps=num_steps)
+      return jax.lax.cond(is_active, train, lambda *unchanged: unchanged, state, loss_sum)
+
+    return map_over_ensemble_members(train_member_if_active, platform)(
+      states, loss_sums, active_members)
+
+  def evaluate_active_members(
+      states, metric_and_loss_sums, active_members, is_test, first_batch, num_batches):
+    def evaluate_member_if_active(state, metric_and_loss_sums, is_active, is_test):
+      add_batches = functools.partial(
+        training.accumulate_evaluation, first_batch=first_batch, num_batches=num_batches)
+      sums = jax.lax.cond(
+        is_active, add_batches, lambda _, sums, __: sums, state, metric_and_loss_sums, is_test)
+      return sums, training.metric_and_loss_from_sums(sums)
+
+    return map_over_ensemble_members(evaluate_member_if_active, platform)(
+      states, metric_and_loss_sums, active_members, is_test)
+
+  def decode_batch_with_active_members(states, active_members, batch):
+    def decode_with_member_if_active(member_state, is_active):
+      decode_batch = lambda state: training.decode(state, batch)  # noqa: E731
+      shapes = jax.eval_shape(decode_batch, member_state)
+      zeros = lambda _: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)  # noqa: E731
+      return jax.lax.cond(is_active, decode_batch, zeros, member_state)
+
+    return map_over_ensemble_members(decode_with_member_if_active, platform)(
+      states, active_members)
+
+  return Programs(
+    compiled(map_over_ensemble_members(training.initialise, platform)),
+    compiled(train_active_members, donated_argument_indices=(0,)),
+    compiled(evaluate_active_members),
+    compiled(decode_batch_with_active_members),
+  )
+
+
 class Ensemble:
   """Models that differ in seed and learning rate and train together on one or several devices."""
 
@@ -86,51 +155,19 @@ class Ensemble:
       training = training.with_batches_divided_over_devices(len(self.devices), AXIS)
     self.training = training
 
-    platform = self.devices[0].platform
-    compiled = functools.partial(compile_over_devices, self.devices, parallel)
-    self._initialise = compiled(map_over_ensemble_members(training.initialise, platform))
-
-    def train_active_members(states, loss_sums, active_members, num_steps):
-      def train_member_if_active(state, loss_sum, is_active):
-        train = functools.partial(training.train_for_steps, num_steps=num_steps)
-        return jax.lax.cond(is_active, train, lambda *unchanged: unchanged, state, loss_sum)
-
-      return map_over_ensemble_members(train_member_if_active, platform)(
-        states, loss_sums, active_members)
-
-    self._train_for_steps = compiled(train_active_members, donated_argument_indices=(0,))
-
-    def evaluate_active_members(
-        states, metric_and_loss_sums, active_members, is_test, first_batch, num_batches):
-      def evaluate_member_if_active(state, metric_and_loss_sums, is_active, is_test):
-        add_batches = functools.partial(
-          training.accumulate_evaluation, first_batch=first_batch, num_batches=num_batches)
-        sums = jax.lax.cond(
-          is_active, add_batches, lambda _, sums, __: sums, state, metric_and_loss_sums, is_test)
-        return sums, training.metric_and_loss_from_sums(sums)
-
-      return map_over_ensemble_members(evaluate_member_if_active, platform)(
-        states, metric_and_loss_sums, active_members, is_test)
-
-    self._evaluate = compiled(evaluate_active_members)
+    self._programs = create_programs(self.training_of_programs, tuple(self.devices), parallel)
     self._training_chunks, self._evaluation_chunks = ChunkSize(), ChunkSize()
 
-    def decode_batch_with_active_members(states, active_members, batch):
-      def decode_with_member_if_active(member_state, is_active):
-        decode_batch = lambda state: training.decode(state, batch)  # noqa: E731
-        shapes = jax.eval_shape(decode_batch, member_state)
-        zeros = lambda _: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)  # noqa: E731
-        return jax.lax.cond(is_active, decode_batch, zeros, member_state)
-
-      return map_over_ensemble_members(decode_with_member_if_active, platform)(
-        states, active_members)
-
-    self._decode = compiled(decode_batch_with_active_members)
+  @property
+  def training_of_programs(self) -> Training:
+    """The training with only those hyperparameters that the compiled programs depend on."""
+    return dataclasses.replace(
+      self.training, recipe=self.training.recipe.settings_of_programs)
 
   def initialise(self):
     """Returns the initial training states of all ensemble members."""
     seeds, rates = zip(*self.members, strict=True)
-    return self._initialise(
+    return self._programs.initialise(
       self._distribute_over_devices(np.array(seeds, np.int32)),
       self._distribute_over_devices(np.array(rates, np.float32)))
 
@@ -153,7 +190,7 @@ class Ensemble:
     losses, done = self._zeros_per_ensemble_member(), 0
     for done, steps in self._training_chunks.split_steps(num_steps):
       states, losses = jax.block_until_ready(
-        self._train_for_steps(states, losses, active, self._replicate_over_devices(steps)))
+        self._programs.train_for_steps(states, losses, active, self._replicate_over_devices(steps)))
       done += steps
       if time.monotonic() > deadline:
         break
@@ -177,8 +214,9 @@ class Ensemble:
     masks = tuple(map(self._distribute_over_devices, (active_members, is_test)))
     sums = (zeros, zeros), (zeros, zeros)
     for start, batches in self._evaluation_chunks.split_steps(count):
+      numbers = map(self._replicate_over_devices, (start, batches))
       sums, evaluation = jax.block_until_ready(
-        self._evaluate(states, sums, *masks, *map(self._replicate_over_devices, (start, batches))))
+        self._programs.evaluate(states, sums, *masks, *numbers))
     return evaluation
 
   def decode(self, states, batch, active_members):
@@ -195,7 +233,7 @@ class Ensemble:
     """
     interruption.raise_if_stopped()
     batch = jax.tree.map(self._replicate_over_devices, batch)
-    return self._decode(states, self._distribute_over_devices(active_members), batch)
+    return self._programs.decode(states, self._distribute_over_devices(active_members), batch)
 
   def lower_program(self, name: str, **shapes) -> jax.stages.Lowered:
     """Lowers a program of the ensemble to StableHLO from the shapes of its arguments.
@@ -207,9 +245,9 @@ class Ensemble:
       shaped((len(self.devices), self.members_per_device), dtype)
       for dtype in (jnp.int32, jnp.float32, bool)
     )
-    states = jax.eval_shape(self._initialise, seeds, rates)
+    states = jax.eval_shape(self._programs.initialise, seeds, rates)
     states, shapes = jax.tree.map(lambda x: shaped(x.shape, x.dtype), (states, shapes))
-    programs = {'initialise': (self._initialise, seeds, rates)}
+    programs = {'initialise': (self._programs.initialise, seeds, rates)}
     programs |= self._jitted_functions_and_arguments(states, active_members, **shapes)
     function, *arguments = programs[name]
     return function.lower(*arguments)
@@ -223,9 +261,9 @@ class Ensemble:
     )
     sums = (zeros, zeros), (zeros, zeros)
     return {
-      'advance': (self._train_for_steps, states, zeros, active_members, numbers),
+      'advance': (self._programs.train_for_steps, states, zeros, active_members, numbers),
       'evaluate': (
-        self._evaluate, states, sums, active_members, active_members, numbers, numbers),
+        self._programs.evaluate, states, sums, active_members, active_members, numbers, numbers),
     }
 
   def gather_from_devices(self, tree):

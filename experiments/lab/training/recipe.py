@@ -96,6 +96,18 @@ class Recipe:
         raise ValueError(f'{name} must be finite and not negative, not {getattr(self, name)}')
 
   @property
+  def settings_of_programs(self) -> 'Recipe':
+    """The hyperparameters that compiled programs depend on, without those of a subclass.
+
+    Other hyperparameters have their default values, so that runs which differ in them alone share
+    their programs.
+    """
+    unused = {'validation_batches', 'test_batches', 'stop_when_solved'}
+    unused |= set() if self.average else {'validations'}
+    names = {field.name for field in dataclasses.fields(Recipe)} - unused
+    return Recipe(**{name: getattr(self, name) for name in names})
+
+  @property
   def validation_interval(self) -> int:
     """The number of steps between two validations."""
     return -(-self.steps // self.validations)

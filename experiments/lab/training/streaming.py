@@ -17,6 +17,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,29 +43,54 @@ from experiments.lab.training.step import Evaluation, Training
 PREFETCHED = 4  # the number of batches that are loaded in advance
 
 
+class BatchPrograms(NamedTuple):
+  """The compiled functions of all streaming ensembles with the same training and devices."""
+
+  step: Callable
+  evaluate: Callable
+
+
+@functools.lru_cache(maxsize=16)
+def create_batch_programs(training: Training, devices: tuple, parallel: str) -> BatchPrograms:
+  """Creates the programs that train and evaluate all members of an ensemble on a given batch.
+
+  Args:
+    training: the training of one member on one device.
+    devices: the devices.
+    parallel: 'jit' or 'pmap'.
+
+  Returns:
+    The programs, which compile on their first use. They are kept for ensembles with equal
+    arguments.
+
+  """
+  platform = devices[0].platform
+  compiled = functools.partial(compile_over_devices, devices, parallel)
+
+  def train_active_members_on_batch(states, active_members, batch):
+    def train_member_if_active(member_state, is_active):
+      train = functools.partial(_train_ensemble_member_on_batch, training, batch)
+      unchanged = lambda state: (state, jnp.zeros(()))  # noqa: E731
+      return jax.lax.cond(is_active, train, unchanged, member_state)
+
+    return map_over_ensemble_members(train_member_if_active, platform)(states, active_members)
+
+  def evaluate_members_on_batch(states, is_test, batch):
+    evaluate_member = functools.partial(_evaluate_ensemble_member_on_batch, training, batch)
+    return map_over_ensemble_members(evaluate_member, platform)(states, is_test)
+
+  return BatchPrograms(
+    compiled(train_active_members_on_batch, donated_argument_indices=(0,)),
+    compiled(evaluate_members_on_batch))
+
+
 class StreamingEnsemble(Ensemble):
   """An ensemble that trains all its members on the same batches, loaded by the host."""
 
   def __init__(self, training: Training, members, parallel: str = 'jit', devices=None):
     super().__init__(training, members, parallel, devices)
-    platform = self.devices[0].platform
-    compiled = functools.partial(compile_over_devices, self.devices, parallel)
-
-    def train_active_members_on_batch(states, active_members, batch):
-      def train_member_if_active(member_state, is_active):
-        train = functools.partial(_train_ensemble_member_on_batch, self.training, batch)
-        unchanged = lambda state: (state, jnp.zeros(()))  # noqa: E731
-        return jax.lax.cond(is_active, train, unchanged, member_state)
-
-      return map_over_ensemble_members(train_member_if_active, platform)(states, active_members)
-
-    self._step = compiled(train_active_members_on_batch, donated_argument_indices=(0,))
-
-    def evaluate_members_on_batch(states, is_test, batch):
-      evaluate_member = functools.partial(_evaluate_ensemble_member_on_batch, self.training, batch)
-      return map_over_ensemble_members(evaluate_member, platform)(states, is_test)
-
-    self._evaluate_batch = compiled(evaluate_members_on_batch)
+    self._batch_programs = create_batch_programs(
+      self.training_of_programs, tuple(self.devices), parallel)
 
   def train_ensemble_on_batch(self, states, batch: Batch, active_members):
     """Trains the active ensemble members on one batch.
@@ -79,7 +105,7 @@ class StreamingEnsemble(Ensemble):
 
     """
     active = self._distribute_over_devices(active_members)
-    return self._step(states, active, self._shard_batch(batch))
+    return self._batch_programs.step(states, active, self._shard_batch(batch))
 
   def evaluate(self, states, split: str, active_members) -> Evaluation:
     """Evaluates all ensemble members on one split, and loads each batch only once."""
@@ -91,13 +117,14 @@ class StreamingEnsemble(Ensemble):
       if split == 'test':  # during training, a checkpoint is written before the run stops
         interruption.raise_if_stopped()
       sums = jax.block_until_ready(
-        self._evaluate_batch(states, self._distribute_over_devices(test), self._shard_batch(batch)))
+        self._batch_programs.evaluate(
+          states, self._distribute_over_devices(test), self._shard_batch(batch)))
       totals = sums if totals is None else jax.tree.map(jnp.add, totals, sums)
     return Evaluation(*(value / jnp.maximum(weight, 1) for value, weight in totals))
 
   def _jitted_functions_and_arguments(self, states, active_members, batch):
     """Maps the program name 'step' to the jitted training step and its argument shapes."""
-    return {'step': (self._step, states, active_members, batch)}
+    return {'step': (self._batch_programs.step, states, active_members, batch)}
 
   def scatter_to_devices(self, tree):
     """Converts NumPy arrays [members, ...] to arrays [devices, members per device, ...]."""

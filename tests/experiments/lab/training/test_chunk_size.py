@@ -44,13 +44,14 @@ def test_a_call_takes_one_second_for_any_time_per_step(monkeypatch):
 def test_a_signal_stops_training_between_two_calls(monkeypatch, default_signal_handlers):
   monkeypatch.setattr(chunk_size, 'TARGET_SECONDS', 1e-9)
   ensemble, signals = ensemble_of(steps=50, validations=1), []
-  advance = ensemble._train_for_steps
+  advance = ensemble._programs.train_for_steps
 
   def interrupt(*arguments):
     signals.append(os.kill(os.getpid(), signal.SIGTERM))
     return advance(*arguments)
 
-  monkeypatch.setattr(ensemble, '_train_for_steps', interrupt)
+  monkeypatch.setattr(
+    ensemble, '_programs', ensemble._programs._replace(train_for_steps=interrupt))
   with pytest.raises(Interrupted), interruption.deferred_signals():
     ensemble.train_for_steps(ensemble.initialise(), [True] * len(MEMBERS), 50)
   assert len(signals) == 1
