@@ -15,6 +15,7 @@ import optax
 
 from experiments.lab.training.recipe import Recipe
 
+MAX_FLATTENED_SIZE = 2**22  # parameters that are transformed as a single vector
 MAX_NORM = 2.0**60  # the largest gradient norm that Adam can square in float32
 RESCALING = 2.0**-100  # multiplied by it, any float32 number can be squared and summed
 
@@ -35,11 +36,35 @@ def optimizer(recipe: Recipe) -> optax.GradientTransformation:
 
   The caller multiplies the updates by the negative learning rate.
   """
-  transforms = [clip_by_global_norm(min(recipe.clip or MAX_NORM, MAX_NORM))]
-  transforms.append(optax.scale_by_adam(recipe.beta1, recipe.beta2, recipe.epsilon))
-  if recipe.optimizer == 'adamw':
-    transforms.append(optax.add_decayed_weights(recipe.weight_decay, weight_decay_mask))
-  return optax.chain(*transforms)
+  adam = flatten_small_trees(optax.chain(
+    clip_by_global_norm(min(recipe.clip or MAX_NORM, MAX_NORM)),
+    optax.scale_by_adam(recipe.beta1, recipe.beta2, recipe.epsilon),
+  ))
+  if recipe.optimizer == 'adam':
+    return adam
+  return optax.chain(adam, optax.add_decayed_weights(recipe.weight_decay, weight_decay_mask))
+
+
+def flatten_small_trees(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+  """Applies a transformation to a single vector of all parameters, if there are few of them.
+
+  The operations of Adam on each of 25 arrays are a third of the compile time of a training step
+  (on two CPU cores 1.8 of 6 s for Mamba-2, and 0.3 s for a vector). Large models are transformed
+  array by array, because a vector of all gradients would be a further copy of them.
+  """
+  flat = optax.flatten(inner)
+
+  def select_transformation(parameters):
+    size = sum(leaf.size for leaf in jax.tree.leaves(parameters))
+    return flat if size <= MAX_FLATTENED_SIZE else inner
+
+  def init(parameters):
+    return select_transformation(parameters).init(parameters)
+
+  def update(gradients, state, parameters=None):
+    return select_transformation(gradients).update(gradients, state, parameters)
+
+  return optax.GradientTransformation(init, update)
 
 
 def weight_decay_mask(parameters):
