@@ -77,9 +77,17 @@ class DecoderOnly(nn.Module):
       for part in parts
     )
 
-  @nn.compact
   def __call__(self, source, state=None, *, mask=None, train=False):
     """Computes outputs [B, T, V] and the next state.
+
+    The arguments are those of `SequenceLayer.__call__`.
+    """
+    features, state = self.features(source, state, mask=mask, train=train)
+    return self.outputs(features), state
+
+  @nn.compact
+  def features(self, source, state=None, *, mask=None, train=False):
+    """Computes the inputs [B, T, D] of the head, and the next state.
 
     The arguments are those of `SequenceLayer.__call__`.
     """
@@ -92,8 +100,26 @@ class DecoderOnly(nn.Module):
     x, stack_state = self.stack(x, stack_state, mask=mask, train=train)
     if self.normalization is not None:
       x = self.normalization.copy(dtype=x.dtype, name='last_norm')(x)
-    x = self.embedding.attend(x) if self.head is None else self.head(x)
-    return x.astype(jnp.float32), (next_input_state, stack_state)
+    return x, (next_input_state, stack_state)
+
+  def outputs(self, features: jax.Array) -> jax.Array:
+    """Applies the head to features [..., D], which gives outputs [..., V] in float32."""
+    return _apply_head(self.embedding, self.head, features)
+
+  def select_head_parameters(self, parameters):
+    """Returns the parameters that `outputs` uses, as a part of the model's parameters."""
+    return _select_parameters(parameters, 'embedding' if self.head is None else 'head')
+
+
+def _apply_head(embedding: nn.Module, head: nn.Module | None, features: jax.Array) -> jax.Array:
+  """Computes outputs by the head or, without one, by the transpose of the embedding."""
+  outputs = embedding.attend(features) if head is None else head(features)
+  return outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32))
+
+
+def _select_parameters(parameters, submodule: str):
+  """Returns a part of a model's parameters, those of one submodule."""
+  return {'params': {submodule: parameters['params'][submodule]}}
 
 
 @functools.cache  # one object per width, so that equal models compare equal
@@ -220,15 +246,32 @@ class EncoderDecoder(nn.Module):
       Outputs [B, T, V], which predict the token after each target token, and the next state.
 
     """
+    features, state = self._decode_features(target, state, mask, train)
+    return self.outputs(features), state
+
+  def _decode_features(self, target, state, mask, train):
+    """Computes the inputs [B, T, D] of the head for target tokens, and the next state."""
     input_state, states = state
-    embedding = self.embedding if self.target_embedding is None else self.target_embedding
     x, input_state = self._embed_tokens(
-      embedding, self.preludes[1], apply_mask(target, mask), input_state, train)
+      self._output_embedding, self.preludes[1], apply_mask(target, mask), input_state, train)
     x, states = self.decoder(x, states, mask=mask, train=train)
     if self.norms[1] is not None:
       x = self.norms[1](x)
-    x = embedding.attend(x) if self.head is None else self.head(x)
-    return x.astype(jnp.float32), (input_state, states)
+    return x, (input_state, states)
+
+  @property
+  def _output_embedding(self):
+    """The embedding of target tokens, whose transpose is the head of a model without one."""
+    return self.embedding if self.target_embedding is None else self.target_embedding
+
+  def outputs(self, features: jax.Array) -> jax.Array:
+    """Applies the head to features [..., D], which gives outputs [..., V] in float32."""
+    return _apply_head(self._output_embedding, self.head, features)
+
+  def select_head_parameters(self, parameters):
+    """Returns the parameters that `outputs` uses, as a part of the model's parameters."""
+    embedding = 'embedding' if self.target_embedding is None else 'target_embedding'
+    return _select_parameters(parameters, embedding if self.head is None else 'head')
 
   def __call__(self, source, target, *, mask=None, train=False):
     """Computes outputs for all tokens of a target, given a source.
@@ -243,8 +286,16 @@ class EncoderDecoder(nn.Module):
       Outputs [B, T, V], which predict the token after each target token, and the final state.
 
     """
+    features, state = self.features(source, target, mask=mask, train=train)
+    return self.outputs(features), state
+
+  def features(self, source, target, *, mask=None, train=False):
+    """Computes the inputs [B, T, D] of the head for all tokens of a target, given a source.
+
+    The arguments are those of `__call__`, as is the final state, the second result.
+    """
     state = self.encode(source, mask=mask, train=train)
-    return self.decode(target, state, train=train)
+    return self._decode_features(target, state, None, train)
 
   def _embed_tokens(self, embedding, input_layer, tokens, input_state, train):
     """Embeds tokens and applies the input layer to the embeddings.

@@ -88,6 +88,11 @@ class Adding(Task):
     """The mean squared error of the baseline, which is the variance of the target."""
     return 1 / 6
 
+  @property
+  def num_scored_positions(self) -> int:
+    """One, the last position, where the target is the sum."""
+    return 1
+
   def with_dependency_distance(self, distance: int) -> 'Adding':
     return dataclasses.replace(self, length=distance)
 
@@ -118,6 +123,6 @@ class Adding(Task):
     """Predicts the constant 1, which is the mean of the target."""
     return jnp.ones((*source.shape[:2], 1))
 
-  def metric_sums(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """The sum of the weighted squared errors, and the sum of the weights."""
-    return jnp.sum(batch.weight * self.loss(outputs, batch)), jnp.sum(batch.weight)
+  def metric_values(self, outputs: jax.Array, batch: Batch) -> jax.Array:
+    """The squared error at each position."""
+    return self.loss(outputs, batch)

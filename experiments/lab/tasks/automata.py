@@ -148,6 +148,11 @@ class AutomatonTask(Task):
     return range(-(-(self.shortest - 1) // period) * period, self.length, period)
 
   @property
+  def num_scored_positions(self) -> int | None:
+    """One with answers='last', otherwise the number of `scored_positions`."""
+    return 1 if self.answers == 'last' else len(self.scored_positions)
+
+  @property
   def title(self) -> str:
     """The task name, with a note if only one output of each sequence is scored."""
     return super().title + (' (one scored output)' if self.answers == 'last' else '')

@@ -133,7 +133,7 @@ class CopyMemory(Task):
     allowed = jnp.where(is_recall[:, None], is_symbol, token == BLANK)
     return jnp.broadcast_to(uniform_logits(allowed), (*source.shape, self.output_space.size))
 
-  def metric_sums(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+  def sum_metric(self, values: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
     """The number of correctly reproduced symbols, and the number of symbols to reproduce."""
-    recalled = jax.tree.map(lambda leaf: leaf[:, self.dependency_distance :], batch)
-    return super().metric_sums(outputs[:, self.dependency_distance :], recalled)
+    recalled = jnp.arange(self.length) >= self.dependency_distance
+    return super().sum_metric(values, batch._replace(weight=batch.weight * recalled[None]))

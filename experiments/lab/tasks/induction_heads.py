@@ -74,6 +74,11 @@ class InductionHeads(Task):
     """The accuracy of a uniform random prediction among all tokens except the trigger."""
     return 1 / (self.vocabulary_size - 1)
 
+  @property
+  def num_scored_positions(self) -> int:
+    """One, the second trigger."""
+    return 1
+
   def with_dependency_distance(self, distance: int) -> 'InductionHeads':
     return dataclasses.replace(self, length=distance)
 

@@ -177,6 +177,23 @@ def check_loss_weights_select_predictable_targets(task: Task) -> None:
     )
 
 
+def check_number_of_scored_positions_is_declared(task: Task) -> None:
+  """Each sequence has as many positions of weight 1 as the task declares, if it declares a number.
+
+  A model's head is applied to that many positions, and further ones would be ignored.
+  """
+  declared = task.num_scored_positions
+  if declared is None:
+    return
+  for split in SPLITS:
+    counts = np.unique(np.sum(merge_batches(sample_batches(task, split)).weight > 0, 1)).tolist()
+    expect(
+      counts == [declared],
+      f'sequences of {split} have {counts} positions of weight 1; `num_scored_positions` is '
+      f'{declared}', '`num_scored_positions`: None unless the number is the same in all sequences',
+    )
+
+
 def check_metric_ignores_zero_weight_positions(task: Task) -> None:
   """Targets and outputs at positions of weight 0 do not affect the metric."""
   batch = merge_batches(sample_batches(task, 'test'))
@@ -184,7 +201,7 @@ def check_metric_ignores_zero_weight_positions(task: Task) -> None:
   other_target = jnp.where(weight > 0, batch.target, jnp.roll(batch.target, 1, 1))
   outputs = task.baseline_outputs(batch.source)
   corrupt = jnp.where(batch.weight[..., None] > 0, outputs, jnp.flip(outputs, -1) + 1)
-  hint = '`metric_sums`: multiply by the weight, and return the sum of the weights second'
+  hint = '`sum_metric`: multiply by the weight, and return the sum of the weights second'
   expect_close(
     task.metric_sums(corrupt, batch._replace(target=other_target)),
     task.metric_sums(outputs, batch),
@@ -310,10 +327,10 @@ LAWS = {
   for check in (
     check_arrays_match_declared_spaces, check_batches_are_reproducible, check_sequences_vary,
     check_splits_are_disjoint, check_loss_weights_select_predictable_targets,
-    check_metric_ignores_zero_weight_positions, check_oracle_is_perfect,
-    check_baseline_metric_equals_chance, check_baseline_ignores_source_content,
-    check_scores_are_normalized, check_dependency_distance_is_configurable,
-    check_tasks_are_immutable_and_hashable,
+    check_number_of_scored_positions_is_declared, check_metric_ignores_zero_weight_positions,
+    check_oracle_is_perfect, check_baseline_metric_equals_chance,
+    check_baseline_ignores_source_content, check_scores_are_normalized,
+    check_dependency_distance_is_configurable, check_tasks_are_immutable_and_hashable,
   )
 }
 

@@ -105,6 +105,11 @@ class Pronouns(Task):
     """The accuracy of a uniform random choice among all nouns."""
     return 1 / (2 * KINDS)
 
+  @property
+  def num_scored_positions(self) -> int:
+    """One, the full stop."""
+    return 1
+
   def with_dependency_distance(self, distance: int) -> 'Pronouns':
     """A copy of this task with another maximum number of words between the clauses."""
     return dataclasses.replace(self, words=distance, fewest=min(self.fewest, distance))

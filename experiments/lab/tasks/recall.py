@@ -91,6 +91,11 @@ class Recall(Task):
     """The lowest token id that represents a value, which follows the ids of all keys."""
     return self.vocabulary_size // 2
 
+  @property
+  def num_scored_positions(self) -> int:
+    """The number of queries, one for each pair."""
+    return self.num_pairs
+
   def with_dependency_distance(self, distance: int) -> 'Recall':
     """A copy of this task with another length and a proportional number of pairs, at least one."""
     num_pairs = max(1, self.num_pairs * distance // self.length)

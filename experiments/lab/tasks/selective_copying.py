@@ -82,6 +82,11 @@ class SelectiveCopying(Task):
     """The accuracy of a uniform random prediction of the symbols."""
     return 1 / (self.vocabulary_size - 2)
 
+  @property
+  def num_scored_positions(self) -> int:
+    """The number of markers, one for each symbol."""
+    return self.num_tokens
+
   def with_dependency_distance(self, distance: int) -> 'SelectiveCopying':
     """A copy of this task with a context of `distance` tokens and the same number of symbols."""
     return dataclasses.replace(self, length=distance)

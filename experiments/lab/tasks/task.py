@@ -116,6 +116,15 @@ class Task(abc.ABC):
     return self.family.replace('_', ' ')
 
   @property
+  def num_scored_positions(self) -> int | None:
+    """The number of positions of weight 1 in each sequence, where the model's head is applied.
+
+    None, the default, applies the head to all positions. A number saves most of a training step
+    where few positions of a sequence are scored. It must be the same for all sequences.
+    """
+    return None
+
+  @property
   def digest(self) -> str:
     """A hash of the stored data set, or '' if the task generates its batches."""
     return ''
@@ -247,26 +256,54 @@ class Task(abc.ABC):
     """
     if self.output_space.kind == 'reals':
       return jnp.sum(jnp.square(outputs - batch.target), -1)
-    log_probability = jax.nn.log_softmax(outputs.astype(jnp.float32))
+    dtype = jnp.promote_types(outputs.dtype, jnp.float32)
+    log_probability = jax.nn.log_softmax(outputs.astype(dtype))
     loss = -jnp.take_along_axis(log_probability, batch.target[..., None], -1)[..., 0]
     if not label_smoothing:
       return loss
     return (1 - label_smoothing) * loss - label_smoothing * jnp.mean(log_probability, -1)
 
-  def metric_sums(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+  def metric_values(self, outputs: jax.Array, batch: Batch) -> jax.Array:
+    """The metric at each position, by default 1 where the most likely token is the target.
+
+    It depends on the output and the target of the position alone, like `loss`.
+
+    Args:
+      outputs: logits [B, T, tokens], or predictions [B, T, channels] where targets are reals.
+      batch: the batch that the outputs belong to, whose weights are not applied.
+
+    Returns:
+      The metric [B, T], float32.
+
+    """
+    return (jnp.argmax(outputs, -1) == batch.target).astype(jnp.float32)
+
+  def sum_metric(self, values: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
     """The numerator and the denominator of the metric on one batch, to be summed over batches.
+
+    Args:
+      values: the metric at each position [B, T], from `metric_values`.
+      batch: the batch that the values belong to.
+
+    Returns:
+      The sum of the metric over all scored items, and their number, both float32 scalars. By
+      default the items are positions of weight 1.
+
+    """
+    return jnp.sum(batch.weight * values), jnp.sum(batch.weight)
+
+  def metric_sums(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """The numerator and the denominator of the metric on one batch, as `sum_metric` returns them.
 
     Args:
       outputs: logits [B, T, tokens], or predictions [B, T, channels] where targets are reals.
       batch: the batch that the outputs belong to.
 
     Returns:
-      The sum of the metric over all scored items, and their number, both float32 scalars. By
-      default the items are positions of weight 1, and the metric is accuracy.
+      The sum of the metric over all scored items, and their number, both float32 scalars.
 
     """
-    correct = jnp.argmax(outputs, -1) == batch.target  # [B, T]
-    return jnp.sum(batch.weight * correct), jnp.sum(batch.weight)
+    return self.sum_metric(self.metric_values(outputs, batch), batch)
 
   def normalize_metric(self, metric_value):
     """The normalised metric, which is 0 for the baseline and 1 for the oracle.

@@ -157,7 +157,6 @@ class Text(Task):
     logits = jnp.asarray(log_frequencies, jnp.float32)
     return jnp.broadcast_to(logits, (*source.shape, NUM_BYTES))
 
-  def metric_sums(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """The sum of the weighted cross-entropies in bits, and the sum of the weights."""
-    nats = jnp.sum(batch.weight * self.loss(outputs, batch))
-    return nats / math.log(2), jnp.sum(batch.weight)
+  def metric_values(self, outputs: jax.Array, batch: Batch) -> jax.Array:
+    """The cross-entropy at each position, in bits."""
+    return self.loss(outputs, batch) / math.log(2)

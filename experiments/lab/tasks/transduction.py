@@ -91,12 +91,12 @@ class Transduction(Task):
     """The source, the decoder inputs and the mask of valid source positions."""
     return (batch.source, shift_right(batch.target)), {'mask': batch.source != PAD}
 
-  def metric_sums(self, outputs: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
+  def sum_metric(self, values: jax.Array, batch: Batch) -> tuple[jax.Array, jax.Array]:
     """The number of exact matches, and the number of targets, not counting padding rows.
 
     No output matches a target with an unknown token, because the original text is not recoverable.
     """
-    wrong = jnp.argmax(outputs, -1) != batch.target
+    wrong = values < 1
     if self.unknown_token is not None:
       wrong |= batch.target == self.unknown_token
     wrong &= batch.weight > 0

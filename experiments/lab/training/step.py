@@ -18,6 +18,7 @@ from flax import linen as nn
 from experiments.lab.corpora.reserved import END, PAD, START
 from experiments.lab.tasks.task import Batch, Task
 from experiments.lab.training.optimizer import learning_rate_schedule, optimizer
+from experiments.lab.training.output_loss import sum_losses, sum_metric_and_losses
 from experiments.lab.training.recipe import Recipe
 from transformer.decoding import beam_search, greedy_search
 
@@ -144,8 +145,10 @@ class Training:
 
     def training_loss(parameters):
       dropout = {'dropout': jax.random.fold_in(key, self._device_index())}
-      outputs, _ = self.model.apply(parameters, *arguments, train=True, rngs=dropout, **named)
-      return jnp.sum(batch.weight * self.task.loss(outputs, batch, self.recipe.label_smoothing))
+      features, _ = self.model.apply(
+        parameters, *arguments, train=True, rngs=dropout, method='features', **named)
+      return sum_losses(
+        self.model, self.task, parameters, features, batch, self.recipe.label_smoothing)
 
     sums = jax.value_and_grad(training_loss)(state.parameters)
     sums, weight = self._sum_over_devices((sums, jnp.sum(batch.weight)))
@@ -201,9 +204,8 @@ class Training:
   def metric_and_loss_sums(self, parameters, batch: Batch):
     """The metric and the loss of a batch, each as a pair (weighted sum, total weight)."""
     arguments, named = self.task.model_arguments(batch)
-    outputs, _ = self.model.apply(parameters, *arguments, **named)
-    loss = jnp.sum(batch.weight * self.task.loss(outputs, batch)), jnp.sum(batch.weight)
-    return self.task.metric_sums(outputs, batch), loss
+    features, _ = self.model.apply(parameters, *arguments, method='features', **named)
+    return sum_metric_and_losses(self.model, self.task, parameters, features, batch)
 
   def decode(self, state: TrainState, batch: Batch) -> DecodedBatch:
     """Generates target tokens for a batch, and computes the metric and the loss of the batch.

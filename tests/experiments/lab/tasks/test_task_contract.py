@@ -180,6 +180,7 @@ BROKEN = (
   ('splits_are_disjoint',
    {'batch_key': lambda self, split, index: Echo.batch_key(self, 'train', index)}),
   ('loss_weights_select_predictable_targets', {'batch': stray_weight}),
+  ('number_of_scored_positions_is_declared', {'num_scored_positions': 3}),
   ('metric_ignores_zero_weight_positions', {'metric_sums': unweighted}),
   ('oracle_is_perfect',
    {'oracle_outputs': lambda self, source: one_hot_logits(source[:, ::-1], 10)}),

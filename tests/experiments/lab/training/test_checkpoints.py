@@ -26,6 +26,7 @@ from experiments.lab.training.checkpoints import CheckpointError, Checkpoints
 from experiments.lab.training.recipe import Recipe
 from experiments.lab.training.step import Training
 from experiments.lab.training.streaming import StreamingEnsemble, train_from_stream
+from tests.support.split_models import SplitModel
 
 ROOT = pathlib.Path(__file__).parents[4]
 RECIPE = Recipe(
@@ -78,14 +79,14 @@ class Shifts(Transduction):
     return one_hot_logits(source, 8)
 
 
-class Table(nn.Module):
+class Table(SplitModel):
   """A model whose output at a position depends on the token at this position alone."""
 
   dropout: float = 0.2
   size: int = 8
 
   @nn.compact
-  def __call__(self, source, target=None, *, mask=None, train=False):
+  def features(self, source, target=None, *, mask=None, train=False):
     hidden = nn.Dropout(self.dropout, deterministic=not train)(nn.Embed(self.size, 5)(source))
     return nn.Dense(self.size)(hidden), ()
 

@@ -21,6 +21,7 @@ from experiments.lab.training.loop import is_solved, train
 from experiments.lab.training.optimizer import learning_rate_schedule
 from experiments.lab.training.recipe import PARALLEL, Recipe
 from experiments.lab.training.step import Training
+from tests.support.split_models import SplitModel
 from transformer.attention import Attention
 
 REQUESTED = []  # the (split, index) of batches that compiled programs requested
@@ -44,19 +45,28 @@ class Line(Adding):
     count = jnp.arange(batch_size)[:, None] % (self.length + 1)
     return Batch(source, target, 1.0 * (jnp.arange(self.length)[None] < count))
 
-  def metric_sums(self, outputs, batch):  # finite like an accuracy, for any outputs
+  @property
+  def num_scored_positions(self):
+    return None
+
+  def metric_values(self, outputs, batch):  # finite like an accuracy, for any outputs
     error = self.loss(outputs, batch)
-    return jnp.sum(batch.weight * jnp.where(error < 100, error, 100)), jnp.sum(batch.weight)
+    return jnp.where(error < 100, error, 100)
 
 
-class Linear(nn.Module):
+class Linear(SplitModel):
   """A model with one matrix and one bias."""
 
   dropout: float = 0.0
 
-  @nn.compact
-  def __call__(self, x, state=None, *, mask=None, train=False):
-    return nn.Dense(1)(nn.Dropout(self.dropout, deterministic=not train)(x)), ()
+  def setup(self):
+    self.drop, self.dense = nn.Dropout(self.dropout), nn.Dense(1)
+
+  def features(self, source, state=None, *, mask=None, train=False):
+    return self.drop(source, deterministic=not train), ()
+
+  def outputs(self, features):
+    return self.dense(features)
 
 
 def training_of(task=None, dropout=0.0, **changed):
@@ -355,11 +365,35 @@ def test_label_smoothing_mixes_the_target_with_a_uniform_distribution():
   np.testing.assert_allclose(evaluate_member(unsmoothed, state, True).loss, plain, rtol=1e-6)
 
 
+def count_compilations(function):
+  """The number of programs that are compiled while a function runs."""
+  compiled = []
+
+  def count(event, duration, **metadata):
+    del duration, metadata
+    if event == '/jax/core/compile/backend_compile_duration':
+      compiled.append(event)
+
+  jax.monitoring.register_event_duration_secs_listener(count)
+  function()
+  jax.monitoring.unregister_event_duration_listener(count)
+  return len(compiled)
+
+
+def test_a_second_ensemble_of_the_same_shapes_compiles_nothing():
+  """Seeds, learning rates and numbers of batches are data of the compiled programs."""
+  first, second = (
+    functools.partial(train_to_end, members, epsilon=3e-8, test_batches=batches)
+    for members, batches in (([(0, 0.1), (1, 0.1)], 1), ([(5, 0.2), (3, 0.01)], 2)))
+  assert count_compilations(first) > 0
+  assert count_compilations(second) == 0
+
+
 def table_model(size):
   """A model whose outputs for a token are a row of a table."""
-  class Table(nn.Module):
+  class Table(SplitModel):
     @nn.compact
-    def __call__(self, source, state=None, *, mask=None, train=False):
+    def features(self, source, state=None, *, mask=None, train=False):
       return nn.Embed(size, size, name='table')(source), ()
 
   return Table()
