@@ -1,7 +1,8 @@
 """Compilation, verification and timing of several implementations of the same computation.
 
   forward    computes the outputs
-  gradient   computes the outputs and the gradient of all inputs, or several gradient descent steps
+  gradient   computes the outputs and the gradient of all inputs
+  steps      performs several steps of gradient descent in a loop, or training steps of a model
 
 Results are compared before anything is timed. All implementations receive the same numbers, each in
 its own memory layout. An implementation whose outputs or gradients differ from those of this
@@ -49,7 +50,7 @@ class Implementation(NamedTuple):
   The function `results` returns their outputs, which are verified before the timing.
   """
 
-  calls: Mapping[str, Callable[[], Any]]  # by computation, 'forward' and 'gradient'
+  calls: Mapping[str, Callable[[], Any]]  # by computation, 'forward', 'gradient' or 'steps'
   results: Callable[[], Any]  # a tree of arrays in this repository's layout
   memory_plan: memory.MemoryUse | None = None  # of the largest compiled program, if known
 
@@ -99,7 +100,7 @@ def make_benchmark(
     matmul_flops: Operations of the matrix products of a forward pass, or None where these do not
       dominate the cost. The gradient takes twice as many.
     steps: Number of gradient descent steps that are timed as one loop. With 0, the forward pass
-      and the gradient are timed instead.
+      is timed instead, alone and with the gradient.
 
   Returns:
     The benchmark, whose first implementation is `our_function`.
@@ -107,9 +108,13 @@ def make_benchmark(
   """
   shape = jax.eval_shape(our_function, *arguments)
   cotangent = jax.random.normal(jax.random.key(shape.size), shape.shape, shape.dtype)
+  if steps:
+    cotangent /= shape.size**0.5  # Gradients that grew with the size would let the steps diverge.
   flops_by_computation = {}
   if matmul_flops is not None:
-    flops_by_computation['gradient'] = 3 * matmul_flops * max(1, steps)
+    flops_by_computation = (
+      {'steps': 3 * matmul_flops * steps} if steps
+      else {'forward': matmul_flops, 'gradient': 3 * matmul_flops})
   candidates = {OURS: Alternative(our_function)} | alternative_implementations
   return Benchmark(
     {
@@ -219,7 +224,7 @@ def compile_jax_implementation(
   if steps:
     descend, plan = compile_and_get_planned_memory(
       run_gradient_descent_on_arguments, cotangent, arguments)
-    return Implementation({'gradient': descend}, lambda: {'gradient': descend()}, plan)
+    return Implementation({'steps': descend}, lambda: {'gradient': descend()}, plan)
   forward, _ = compile_and_get_planned_memory(function, *arguments)
   gradient, plan = compile_and_get_planned_memory(output_and_gradient, cotangent, arguments)
   return Implementation(

@@ -12,9 +12,10 @@ from experiments.lab.errors import BadInput, unknown_name_error
 from experiments.lab.launch import flags
 from experiments.lab.launch.grid import Job
 from experiments.lab.launch.study import Study
-from experiments.speed import benchmark, pytorch
+from experiments.speed import benchmark
 from experiments.speed.benchmarks import BENCHMARKS
 from experiments.speed.comparison import TITLES, comparison_title
+from experiments.speed.pytorch import execution
 from experiments.speed.study import SpeedPreset
 from experiments.speed.tables import LARGE_PAGES
 
@@ -42,7 +43,7 @@ def create_comparison_grid_cells(study: str, preset: SpeedPreset) -> list[Cell]:
   shared = {
     'peak': list(preset.peak),
     'rounds': run.steps,
-    'torch': pytorch.installed_torch_version(),
+    'torch': execution.installed_torch_version(),
     'devices': jax.device_count(),
     'large_pages': LARGE_PAGES in os.environ.get('GLIBC_TUNABLES', ''),
     'device': environment.device_name(),

@@ -9,26 +9,38 @@ TITLES = {
   'gru': 'GRU',
   'attention': 'causal attention',
   'recurrence': 'diagonal recurrence',
+  'mamba': 'Mamba layer',
+  's4d': 'S4D layer',
   'ssd': 'SSD',
   'gated_delta_rule': 'gated delta rule',
   'convolution': 'convolution',
   'decoder': 'decoder',
+  'lstm_model': 'LSTM language model',
+  'mamba2_model': 'Mamba-2 language model',
   'generation': 'greedy decoding',
 }
 LETTERS = {
-  'batch': 'B', 'length': 'T', 'width': 'D', 'heads': 'H', 'head_width': 'K', 'kernel': 'k',
-  'dilation': 'd', 'depth': 'L', 'steps': 'x', 'num_generated_tokens': 'g',
+  'batch': 'B', 'length': 'T', 'width': 'D', 'heads': 'H', 'head_width': 'K', 'state_size': 'N',
+  'kernel': 'k', 'dilation': 'd', 'depth': 'L', 'steps': 'x', 'num_generated_tokens': 'g',
+}
+
+
+# Names in tables of the computations in records, in the order of the rows.
+COMPUTATIONS = {
+  'forward': 'forward', 'gradient': 'forward and backward', 'steps': 'training steps',
 }
 
 
 class Target(NamedTuple):
   """Two upper limits on our time divided by another implementation's time.
 
-  The limit `required` must be met, and the limit `desired` is stricter.
+  The limit `required` must be met, and the limit `desired` is stricter. They apply to the named
+  computations, by default to all.
   """
 
   required: float
   desired: float
+  computations: tuple[str, ...] = tuple(COMPUTATIONS)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ from statistics import median
 
 from experiments.lab.results.statistics import Interval, median_ratio_with_confidence_interval
 from experiments.speed import OURS
+from experiments.speed.comparison import COMPUTATIONS
 
 
 def implementation_measurements(record: dict, implementation: str) -> dict:
@@ -26,6 +27,14 @@ def names_of_alternative_implementations(records: Sequence[dict]) -> list[str]:
   return [name for name in dict.fromkeys(names) if name != OURS]
 
 
+def timed_computations(records: Sequence[dict]) -> list[str]:
+  """Returns the computations of which this repository's times are known, in the tables' order."""
+  timed = {
+    computation for record in records
+    for computation in implementation_measurements(record, OURS)['seconds']}
+  return [computation for computation in COMPUTATIONS if computation in timed]
+
+
 def median_time_ratio(
   records: Sequence[dict], other_implementation: str, computation: str
 ) -> Interval | None:
@@ -34,7 +43,7 @@ def median_time_ratio(
   Args:
     records: Repetitions of one benchmark.
     other_implementation: Name of the other implementation.
-    computation: 'forward' or 'gradient'.
+    computation: 'forward', 'gradient' or 'steps'.
 
   Returns:
     The ratio of medians with its interval, or None where either implementation has no times.

@@ -6,26 +6,31 @@ from experiments.lab.results.figures import Panel
 from experiments.lab.results.store import canonical_json
 from experiments.lab.results.table import Table
 from experiments.speed import OURS, ratios
-from experiments.speed.comparison import TITLES, Comparison, Target, comparison_title
+from experiments.speed.comparison import (
+  COMPUTATIONS,
+  TITLES,
+  Comparison,
+  Target,
+  comparison_title,
+)
 
 MEBI, GIGA = 2**20, 1e9
 ROW_ORDER = ('steps', 'length', 'batch', 'width')  # sizes that sort the rows of one benchmark
 AXES = {'length': 'sequence length', 'batch': 'batch size'}  # a panel uses the first that varies
 VARIED = ('benchmark', 'sizes', 'timed', 'seed')
 COLUMNS = (
-  'benchmark', 'alternative', 'forward', 'with gradient', 'required', 'desired', 'target met',
+  'benchmark', 'alternative', 'computation', 'ratio', 'required', 'desired', 'target met',
   '% of peak', 'MiB', 'MiB, alternative',
 )
 LARGE_PAGES = 'glibc.malloc.hugetlb=1'
 LEGEND = (
   'Ratios of median times from interleaved rounds, the time of this repository divided by the time '
   'of the alternative, with 95 % intervals. A value below 1 means that this repository is faster. '
-  'Sizes: batch B, length T, width D, heads H of width K, kernel k, dilation d, L blocks, x8 for '
-  'eight gradient steps in one compiled loop, g32 for 32 generated tokens after a prompt of the '
-  'other tokens. Targets, % of peak and MiB refer to the forward pass with the gradient if a '
-  'gradient is timed, and otherwise to the forward pass. The required and desired ratios apply to '
-  'two CPU cores. MiB is the temporary memory per device, of this repository and of the '
-  'alternative. Attention at T8192 must use less than 95 MiB.'
+  'Sizes: batch B, length T, width D, heads H of width K, state size N, kernel k, dilation d, '
+  'L blocks, x8 for eight gradient steps in one compiled loop, g32 for 32 generated tokens after a '
+  'prompt of the other tokens. The required and desired ratios apply to two CPU cores. MiB is the '
+  'temporary memory per device of the last computation of a comparison, of this repository and of '
+  'the alternative. Attention at T8192 must use less than 95 MiB.'
 )
 
 
@@ -99,7 +104,7 @@ def speed_table(
       them.
 
   Returns:
-    The table, with one row per benchmark and alternative implementation.
+    The table, with one row per benchmark, alternative implementation and computation.
 
   """
   run = records_by_comparison[0][0]['run']
@@ -117,28 +122,29 @@ def speed_table(
 def comparison_table_rows(
   comparisons: Sequence[Comparison], records: Sequence[dict]
 ) -> list[tuple]:
-  """Makes the table rows of one comparison, one row per alternative implementation."""
+  """Makes the table rows of one comparison, one per alternative implementation and computation."""
   def temporary_memory_mib(implementation):
     planned = ratios.temporary_memory_bytes(records, implementation)
     return None if planned is None else planned / MEBI
 
   run, rows = records[0]['run'], []
   on_cpu = records[0]['result'].get('platform') == 'cpu'
-  percent = ratios.percent_of_peak_rate(records, 'gradient')
+  computations = ratios.timed_computations(records) or [None]
   for other_implementation in ratios.names_of_alternative_implementations(records) or [None]:
-    forward, gradient = (
-      ratios.median_time_ratio(records, other_implementation, computation)
-      for computation in ('forward', 'gradient'))
-    ratio = forward if gradient is None else gradient
+    memory = temporary_memory_mib(OURS), temporary_memory_mib(other_implementation)
     target = None
     if on_cpu:
       target = select_time_ratio_targets(
         comparisons, run['benchmark'], run['sizes'], other_implementation)
-    rows.append((
-      comparison_title(run['benchmark'], run['sizes']), other_implementation, forward, gradient,
-      *(target or (None, None)), classify_time_ratio(ratio, target),
-      percent, temporary_memory_mib(OURS), temporary_memory_mib(other_implementation),
-    ))
+    for computation in computations:
+      ratio = ratios.median_time_ratio(records, other_implementation, computation)
+      limits = target if target and computation in (None, *target.computations) else None
+      rows.append((
+        comparison_title(run['benchmark'], run['sizes']), other_implementation,
+        COMPUTATIONS.get(computation), ratio, *(limits[:2] if limits else (None, None)),
+        classify_time_ratio(ratio, limits), ratios.percent_of_peak_rate(records, computation),
+        *(memory if computation == computations[-1] else (None, None)),
+      ))
   return rows
 
 

@@ -25,7 +25,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 NORMS = {
   'BatchNorm', 'GroupNorm', 'InstanceNorm', 'LayerNorm', 'RMSNorm', 'standardize', 'var',
 }
-EXEMPT = ('normalization.py', 'speed/benchmarks/decoder.py', 'speed/pytorch.py')
+EXEMPT = ('normalization.py', 'speed/benchmarks/decoder.py')
 
 
 def normal_array(mean, deviation=1.0, shape=(2, 5, 64)):

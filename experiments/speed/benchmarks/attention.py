@@ -4,9 +4,10 @@ import functools
 
 import jax
 
-from experiments.speed import pytorch
 from experiments.speed.benchmark import Alternative, Benchmark, make_benchmark
 from experiments.speed.benchmarks.inputs import sample_normal_arrays
+from experiments.speed.pytorch.execution import prepare_torch_implementation
+from experiments.speed.pytorch.library_layers import create_fused_attention_closure
 from transformer.attention import attend
 from transformer.dot_product import AttentionMask
 
@@ -46,8 +47,8 @@ def attention_benchmark(
         to_time_first, lambda y: y[:, :, 0].swapaxes(1, 2),
       ),
       'torch fused attention': Alternative(
-        pytorch.create_fused_attention_closure, to_heads_first, lambda y: y[:, :, 0],
-        pytorch.prepare_torch_implementation,
+        create_fused_attention_closure, to_heads_first, lambda y: y[:, :, 0],
+        prepare_torch_implementation,
       ),
     },
     # The causal mask halves the operations of both matrix products of attention.

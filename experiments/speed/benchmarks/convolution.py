@@ -5,9 +5,10 @@ import functools
 import jax
 
 from baselines.convolution import Convolution
-from experiments.speed import pytorch
 from experiments.speed.benchmark import Alternative, Benchmark, make_benchmark
 from experiments.speed.benchmarks.inputs import layer_function_and_arguments
+from experiments.speed.pytorch.convolution import create_causal_convolution_closure
+from experiments.speed.pytorch.execution import prepare_torch_implementation
 
 
 def convolution_benchmark(
@@ -45,8 +46,8 @@ def convolution_benchmark(
   alternative_implementations = {
     'lax.conv': Alternative(xla_convolution),
     'torch conv1d': Alternative(
-      functools.partial(pytorch.create_causal_convolution_closure, dilation),
-      to_torch_layout, lambda y: y.swapaxes(1, 2), pytorch.prepare_torch_implementation,
+      functools.partial(create_causal_convolution_closure, dilation),
+      to_torch_layout, lambda y: y.swapaxes(1, 2), prepare_torch_implementation,
     ),
   }
   if steps and jax.default_backend() == 'cpu':

@@ -1,78 +1,41 @@
-"""Benchmark of training steps of three implementations of a small decoder.
+"""Benchmark of training steps of a small decoder, in this repository, in Flax and in PyTorch.
 
-The implementations are that of this repository, one in Flax and one in PyTorch. The decoder has
-`depth` pre-norm blocks of attention and of a GELU network. A step computes the loss, its gradient,
-and an AdamW update. The Flax and PyTorch versions are written as their users write them. All
-versions start from the same parameters and train on the same text. Their losses and parameters are
-compared after a few steps.
+The decoder has `depth` pre-norm blocks of attention and of a GELU network. The Flax and PyTorch
+versions are written as their users write them.
 """
 
 import functools
 import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
-from experiments.lab.cells.experiment import create_experiment
-from experiments.lab.cells.run import Run
 from experiments.lab.measure import memory
-from experiments.lab.tasks.task import Batch
-from experiments.lab.tasks.text import Text
-from experiments.lab.training.ensemble import AXIS, compile_over_devices
 from experiments.lab.training.optimizer import optimizer
-from experiments.lab.training.step import Training, TrainState
-from experiments.speed import pytorch
-from experiments.speed.benchmark import OURS, Benchmark, Implementation
+from experiments.speed.benchmark import Benchmark, Implementation
+from experiments.speed.benchmarks.training import (
+  IGNORED_TARGET,
+  LEARNING_RATE,
+  TrainingProblem,
+  create_training_problem,
+  leading_axis_sharding,
+  make_training_benchmark,
+  prepare_torch_training,
+  training_results,
+)
+from experiments.speed.pytorch.decoder import build_decoder
 from transformer.attention import Attention
 from transformer.positions import POSITIONS
 
-LEARNING_RATE, WEIGHT_DECAY = 1e-3, 0.1
 EXPANSION = 4
-VERIFICATION_STEPS = 3  # training steps before results are compared, if a single step is timed
-IGNORED_TARGET = -100  # PyTorch's default for targets that do not count towards the loss
-
-
-class TrainingProblem(NamedTuple):
-  """Initial parameters and training batches that all decoder implementations share."""
-
-  training: Training
-  heads: int
-  start: TrainState
-  batches: list[Batch]  # one per timed step
-
-  @property
-  def parameters(self) -> dict:
-    """Initial parameters in this repository's layout."""
-    return self.start.parameters['params']
-
-  @property
-  def timed_batches(self) -> list[tuple[jax.Array, jax.Array]]:
-    """Source and target token ids [B, T] per timed step, with target -100 for ignored tokens."""
-    return [
-      (batch.source, jnp.where(batch.weight > 0, batch.target, IGNORED_TARGET))
-      for batch in self.batches
-    ]
-
-  @property
-  def verification_batches(self) -> list[tuple[jax.Array, jax.Array]]:
-    """Batches for the training steps whose results are compared between implementations.
-
-    If only one batch is timed, these steps repeat that batch.
-    """
-    copies = 1 if len(self.batches) > 1 else VERIFICATION_STEPS
-    return self.timed_batches * copies
 
 
 def decoder_benchmark(
   seed: int, batch: int, length: int, width: int, depth: int, heads: int, steps: int = 1
 ) -> Benchmark:
   """Defines a benchmark of one decoder training step, or of a compiled loop of several steps.
-
-  A single step receives a prepared batch, while this repository's loop generates its batches.
 
   Args:
     seed: Seed of the parameters and of the batches.
@@ -87,79 +50,23 @@ def decoder_benchmark(
     The benchmark.
 
   """
-  run = Run(
-    layer=f'attention(num_heads={heads}, positions=none)', task=f'text(length={length})',
-    width=width, depth=depth, feedforward='gelu', expansion=EXPANSION, match='none',
-    block='pre_norm',
-    dropout=0.0, dtype='float32', optimizer='adamw', label_smoothing=0.0, batch_size=batch,
-    steps=steps, validations=1, schedule='constant', warmup=0.0, clip=0.0,
-    weight_decay=WEIGHT_DECAY, learning_rates=(LEARNING_RATE,),
-  )
-  # A benchmark record contains hashes of the source files of all modules imported here.
-  # The layer and the task are imported, because a module that is named in a string is not hashed.
-  experiment = create_experiment(run, Attention(heads, POSITIONS['none']()), Text(length))
-  task, training = experiment.task, Training(experiment.model, experiment.task, run)
-  draw_batch = jax.jit(functools.partial(task.batch, 'train', batch_size=batch))
-  problem = TrainingProblem(
-    training, heads, jax.jit(training.initialise)(seed, LEARNING_RATE),
-    [draw_batch(seed * steps + step) for step in range(steps)],
-  )
-  vocabulary = task.output_space.size
+  sizes = {'batch': batch, 'length': length, 'width': width, 'depth': depth, 'steps': steps}
+  problem = create_training_problem(
+    Attention(heads, POSITIONS['none']()), seed, sizes, block='pre_norm', feedforward='gelu',
+    expansion=EXPANSION)
+  vocabulary, _ = problem.embedding_shape
   products_per_token = (
     depth * ((4 + 2 * EXPANSION) * width**2 + length * width) + width * vocabulary)
-  return Benchmark(
+  return make_training_benchmark(
+    problem,
     {
-      OURS: functools.partial(compile_our_decoder, problem),
-      'flax and optax': functools.partial(compile_flax_decoder, problem),
-      'torch eager, fused AdamW': functools.partial(prepare_eager_torch_decoder, problem),
+      'flax and optax': functools.partial(compile_flax_decoder, heads),
+      'torch eager, fused AdamW': functools.partial(
+        prepare_torch_training, functools.partial(build_decoder, heads=heads),
+        functools.partial(to_torch_decoder_weights, depth=depth)),
     },
-    {'gradient': 3 * 2 * products_per_token * batch * length * steps},
+    2 * products_per_token * batch * length,
   )
-
-
-def compile_our_decoder(problem: TrainingProblem) -> Implementation:
-  """Compiles this repository's training step or loop with the batch sharded over devices."""
-  count = math.gcd(problem.training.recipe.batch_size, jax.device_count())
-  devices = jax.devices()[:count]
-  training = problem.training.with_batches_divided_over_devices(count, AXIS)
-  start = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), problem.start)
-  steps = len(problem.batches)
-
-  def train_for_all_steps(state):
-    state, losses = training.train_for_steps(state, jnp.zeros(()), steps)
-    return state, losses / steps
-
-  if steps > 1:
-    compiled = compile_over_devices(devices, 'jit', train_for_all_steps)
-    batch_arguments, repeats = (), 1
-  else:
-    compiled = compile_over_devices(devices, 'jit', training.train_step)
-    (batch,) = problem.batches
-    shards = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
-    batch_arguments, repeats = (shards,), VERIFICATION_STEPS
-  start, *batch_arguments = jax.device_put(
-    (start, *batch_arguments), leading_axis_sharding(devices))
-  program = compiled.lower(start, *batch_arguments).compile()
-
-  def our_training_results():
-    state, losses = start, []
-    for _ in range(repeats):
-      state, loss = program(state, *batch_arguments)
-      losses.append(loss[0])
-    return _training_results(losses, jax.tree.map(lambda x: x[0], state.parameters['params']))
-
-  call = functools.partial(program, start, *batch_arguments)
-  return Implementation({'gradient': call}, our_training_results, memory.program_memory(program))
-
-
-def leading_axis_sharding(devices) -> NamedSharding:
-  """Returns the sharding that splits the first axis of an array over devices."""
-  return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
-
-
-def _training_results(losses, parameters) -> dict:
-  """Returns a dict of the mean training loss and the trained parameters."""
-  return {'loss': jnp.mean(jnp.stack(losses)), 'parameters': parameters}
 
 
 class FlaxDecoder(nn.Module):
@@ -204,14 +111,13 @@ def to_flax_decoder_parameters(parameters: dict, depth: int) -> dict:
   return flax_parameters
 
 
-def compile_flax_decoder(problem: TrainingProblem) -> Implementation:
+def compile_flax_decoder(heads: int, problem: TrainingProblem) -> Implementation:
   """Compiles one training step of `FlaxDecoder`.
 
   A Python loop calls the compiled step for each batch.
   """
   run = problem.training.recipe
-  vocabulary, width = problem.parameters['embedding']['embedding'].shape
-  model = FlaxDecoder(vocabulary, width, run.depth, problem.heads)
+  model = FlaxDecoder(*problem.embedding_shape, run.depth, heads)
   start, back = jax.vjp(
     jax.jit(functools.partial(to_flax_decoder_parameters, depth=run.depth)), problem.parameters)
   adamw = optimizer(run)
@@ -249,10 +155,10 @@ def compile_flax_decoder(problem: TrainingProblem) -> Implementation:
 
   def flax_training_results():
     parameters, losses = train_on_batches(verification_batches)
-    return _training_results(losses, *jax.jit(back)(jax.device_get(parameters)))
+    return training_results(losses, *jax.jit(back)(jax.device_get(parameters)))
 
   call = functools.partial(train_on_batches, timed_batches)
-  return Implementation({'gradient': call}, flax_training_results, memory.program_memory(program))
+  return Implementation({'steps': call}, flax_training_results, memory.program_memory(program))
 
 
 def to_torch_decoder_weights(parameters: dict, depth: int) -> dict:
@@ -279,20 +185,3 @@ def to_torch_decoder_weights(parameters: dict, depth: int) -> dict:
   add_weight_and_bias('last_norm', last_norm['scale'], last_norm['bias'])
   add_weight_and_bias('head', parameters['head']['kernel'].T, parameters['head']['bias'])
   return weights
-
-
-def prepare_eager_torch_decoder(problem: TrainingProblem) -> Implementation:
-  """Prepares a Python loop that trains the PyTorch decoder in eager mode on all batches."""
-  depth = problem.training.recipe.depth
-  start, back = jax.vjp(
-    jax.jit(functools.partial(to_torch_decoder_weights, depth=depth)), problem.parameters)
-  implementation = pytorch.prepare_eager_decoder_training(
-    start, problem.timed_batches, problem.verification_batches, depth, problem.heads,
-    LEARNING_RATE, WEIGHT_DECAY,
-  )
-
-  def torch_training_results():
-    losses, weights = implementation.results()
-    return _training_results(losses, *jax.jit(back)(weights))
-
-  return implementation._replace(results=torch_training_results)

@@ -1,19 +1,25 @@
-"""Benchmark of the chunked algorithm of the gated delta rule against the step-by-step algorithm."""
+"""Benchmark of the gated delta rule in its chunked form.
+
+It is compared with the form that processes one token at a time, and with a chunked PyTorch form.
+"""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 
 from baselines.delta_scans import delta_scan
+from experiments.lab.measure import work
 from experiments.speed.benchmark import Alternative, Benchmark, make_benchmark
 from experiments.speed.benchmarks.inputs import GATE_BIAS, sample_normal_arrays
+from experiments.speed.pytorch.execution import prepare_torch_implementation
+from experiments.speed.pytorch.gated_delta_rule import gated_delta_rule_in_chunks
 
 
 def gated_delta_rule_benchmark(
   seed: int, batch: int, length: int, heads: int, head_width: int
 ) -> Benchmark:
-  """Defines a benchmark that compares two algorithms of the gated delta rule.
-
-  The chunked algorithm is compared with the step-by-step algorithm.
+  """Defines a benchmark of the gated delta rule from given queries, keys, values and gates.
 
   Args:
     seed: Seed of the random inputs.
@@ -37,9 +43,15 @@ def gated_delta_rule_benchmark(
 
     return delta_scan_from_zero_state
 
+  ours = make_gated_delta_rule_function('auto')
+  arguments = query, key, value, jax.nn.sigmoid(beta), jax.nn.log_sigmoid(gate + GATE_BIAS)
   return make_benchmark(
-    make_gated_delta_rule_function('auto'),
-    (query, key, value, jax.nn.sigmoid(beta), jax.nn.log_sigmoid(gate + GATE_BIAS)),
-    (0,) * 6,
-    {'recurrent form': Alternative(make_gated_delta_rule_function('recurrent'))},
+    ours, arguments, (0,) * 6,
+    {
+      'recurrent form': Alternative(make_gated_delta_rule_function('recurrent')),
+      'torch chunked form': Alternative(
+        lambda *tensors: functools.partial(gated_delta_rule_in_chunks, *tensors),
+        prepare=prepare_torch_implementation),
+    },
+    matmul_flops=work.flops(ours, *arguments),
   )

@@ -1,18 +1,23 @@
-"""Benchmark of the chunked algorithm of SSD against the step-by-step algorithm.
+"""Benchmark of SSD, linear attention with a scalar decay per head, in its chunked form.
 
-SSD is linear attention with scalar decay.
+It is compared with the form that processes one token at a time, and with a chunked PyTorch form.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
 
 from baselines.matrix_scans import outer_product_scan
+from experiments.lab.measure import work
 from experiments.speed.benchmark import Alternative, Benchmark, make_benchmark
 from experiments.speed.benchmarks.inputs import GATE_BIAS, sample_normal_arrays
+from experiments.speed.pytorch.execution import prepare_torch_implementation
+from experiments.speed.pytorch.ssd import ssd_in_chunks
 
 
 def ssd_benchmark(seed: int, batch: int, length: int, heads: int, head_width: int) -> Benchmark:
-  """Defines a benchmark that compares the chunked algorithm of SSD with the step-by-step one.
+  """Defines a benchmark of SSD from given queries, keys, values and decays.
 
   Args:
     seed: Seed of the random inputs.
@@ -35,9 +40,15 @@ def ssd_benchmark(seed: int, batch: int, length: int, heads: int, head_width: in
 
     return ssd_outputs_from_zero_state
 
+  ours = make_ssd_function('auto')
+  arguments = query, key, value, jax.nn.log_sigmoid(gate + GATE_BIAS)
   return make_benchmark(
-    make_ssd_function('auto'),
-    (query, key, value, jax.nn.log_sigmoid(gate + GATE_BIAS)),
-    (0,) * 5,
-    {'recurrent form': Alternative(make_ssd_function('recurrent'))},
+    ours, arguments, (0,) * 5,
+    {
+      'recurrent form': Alternative(make_ssd_function('recurrent')),
+      'torch chunked form': Alternative(
+        lambda *tensors: functools.partial(ssd_in_chunks, *tensors),
+        prepare=prepare_torch_implementation),
+    },
+    matmul_flops=work.flops(ours, *arguments),
   )

@@ -13,11 +13,12 @@ from experiments.lab.cells.cell import Cell
 from experiments.lab.launch.grid import run_grid_cells
 from experiments.lab.measure import memory
 from experiments.lab.results.store import Store
-from experiments.speed import benchmark, peak, pytorch, ratios
+from experiments.speed import benchmark, peak, ratios
 from experiments.speed import study as speed
 from experiments.speed.benchmark import Alternative, Unavailable
 from experiments.speed.benchmarks import BENCHMARKS
-from experiments.speed.comparison import comparison_title
+from experiments.speed.comparison import COMPUTATIONS, TITLES, comparison_title
+from experiments.speed.pytorch import execution
 from tests.support import command, records
 
 SMOKE = speed.PRESETS['smoke'].comparisons
@@ -50,14 +51,14 @@ def test_all_implementations_compute_the_same(name, looped):
   ours = implementations[benchmark.OURS]().results()
   assert any(bool(jnp.any(leaf != 0)) for leaf in jax.tree.leaves(ours))
   for other_name, prepare in implementations.items():
-    if other_name.startswith('torch') and not pytorch.installed_torch_version():
+    if other_name.startswith('torch') and not execution.installed_torch_version():
       continue
     assert benchmark.describe_result_mismatch(prepare().results(), ours) == '', other_name
 
 
 def test_installed_pytorch_is_loaded_in_the_stated_version():
   pytest.importorskip('torch')
-  assert pytorch.installed_torch_version() == pytorch.load_torch().__version__
+  assert execution.installed_torch_version() == execution.load_torch().__version__
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ def test_different_computations_fail_and_equal_ones_are_timed(line_record):
     assert rounds == (dict.fromkeys(('forward', 'gradient'), 3)
                       if name in ('ours', 'backwards') else {})
   assert [len(product['seconds']) for product in line_record['result']['peak']] == [3, 3]
-  assert line_record['result']['matmul_flops'] == {'gradient': 3e3}
+  assert line_record['result']['matmul_flops'] == {'forward': 1e3, 'gradient': 3e3}
 
 
 def test_untimed_comparisons_are_compiled_for_their_memory(tmp_path):
@@ -147,7 +148,7 @@ def test_gradient_descent_steps_change_all_arguments():
   factor, x = start
   for _ in range(4):
     factor, x = factor - benchmark.STEP_SIZE * x, x - benchmark.STEP_SIZE * factor
-  assert list(implementation.calls) == ['gradient']
+  assert list(implementation.calls) == ['steps']
   for actual, expected in zip(implementation.results()['gradient'], (factor, x), strict=True):
     assert jnp.allclose(actual, expected, rtol=1e-6) and not jnp.allclose(actual, start[0])
 
@@ -161,8 +162,8 @@ def uninstall_pytorch(monkeypatch):
       raise ModuleNotFoundError('No module named torch', name='torch')
     return import_module(name, *arguments)
 
-  monkeypatch.setattr(pytorch, 'installed_torch_version', lambda: '')
-  monkeypatch.setattr(pytorch, 'load_torch', pytorch.load_torch.__wrapped__)
+  monkeypatch.setattr(execution, 'installed_torch_version', lambda: '')
+  monkeypatch.setattr(execution, 'load_torch', execution.load_torch.__wrapped__)
   monkeypatch.setattr(importlib, 'import_module', import_all_but_torch)
 
 
@@ -172,12 +173,14 @@ def test_without_pytorch_the_table_has_dashes_and_one_note(tmp_path, monkeypatch
   done = command.run_command(speed, *arguments)
   assert done.code == 0 and 'cells stored' in done.err.splitlines()[-1]
   (table,), _ = speed.STUDY.report(Store(tmp_path).records())
-  assert table.caption.count(pytorch.INSTALL) == 1 and table.title in done.out
-  rows = {row[:2]: row[2:] for row in table.rows}
-  assert set(rows['LSTM B2 T6 D4', speed.TORCH_LSTM][:5]) == {None}
-  flax_row = rows['LSTM B2 T6 D4', speed.FLAX_LSTM]
-  assert flax_row[1].count == 2 and flax_row[2:4] == (1.0, 0.7) and flax_row[4] in (
-    'desired', 'required', 'missed')
+  assert table.caption.count(execution.INSTALL) == 1 and table.title in done.out
+  rows = {row[:3]: row[3:] for row in table.rows}
+  for computation in ('forward', 'forward and backward'):
+    assert set(rows['LSTM B2 T6 D4', speed.TORCH_LSTM, computation][:4]) == {None}
+    ratio, *targets, met = rows['LSTM B2 T6 D4', speed.FLAX_LSTM, computation][:4]
+    assert ratio.count == 2 and targets == [1.0, 0.7]
+    assert met in ('desired', 'required', 'missed')
+  assert rows['LSTM B2 T6 D4 x2', speed.FLAX_LSTM, 'training steps'][0].count == 2
 
   stamps = [cell.stat().st_mtime_ns for cell in (tmp_path / 'cells').iterdir()]
   assert command.run_command(speed, *arguments) == (0, done.out, '')
@@ -189,11 +192,11 @@ def test_pytorch_without_support_for_the_gpu_of_jax_is_left_out(monkeypatch):
   monkeypatch.setattr(importlib, 'import_module', lambda name: cpu_only)
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
   with pytest.raises(Unavailable, match='gpu'):
-    pytorch.load_torch.__wrapped__()
+    execution.load_torch.__wrapped__()
 
 
 @pytest.mark.parametrize('arguments, message', [
-  (('--compare=lstm,mamba',), "'mamba'"),
+  (('--compare=lstm,hyena',), "'hyena'"),
   (('--layers=lstm',), '--layers'),
   (('--lengths=8',), '--lengths'),
   (('--width=8',), '--width'),
@@ -226,18 +229,41 @@ def test_ratios_use_medians_and_shares_use_the_fastest_product():
 def test_the_estimate_decides_which_target_is_met(their_seconds, status):
   (table,), _ = speed.STUDY.report(
     [records.benchmark_record(ours=(3.0, 3.0), theirs=(their_seconds, their_seconds))])
-  (row,) = table.rows
-  assert row[4:7] == (1.1, 0.8, status)
-  assert table.columns[4:7] == ('required', 'desired', 'target met')
+  assert [row[2:3] + row[4:7] for row in table.rows] == [
+    ('forward', 1.0, 0.8, status), ('forward and backward', 1.0, 0.8, status)]
+  assert table.columns[2:7] == ('computation', 'ratio', 'required', 'desired', 'target met')
 
 
-def test_without_a_gradient_the_target_applies_to_forward():
+def test_every_computation_has_a_row_and_its_own_ratio():
   record = records.benchmark_record(ours=(3.0, 3.0))
-  for entry in record['result']['implementations']:
-    del entry['seconds']['gradient']
+  ours, theirs = (entry['seconds'] for entry in record['result']['implementations'])
+  ours['forward'], theirs['forward'] = [6.0, 6.0], [5.0, 5.0]
   (table,), _ = speed.STUDY.report([record])
-  (row,) = table.rows
-  assert (row[2].estimate, *row[3:7]) == (3 / 4, None, 1.1, 0.8, 'desired')
+  forward, gradient = table.rows
+  assert (forward[3].estimate, forward[6]) == (6 / 5, 'missed')
+  assert (gradient[3].estimate, gradient[6]) == (3 / 4, 'desired')
+  # The planned memory is that of the largest program, and only the gradient's FLOPs are known.
+  assert forward[7:] == (None, None, None) and gradient[7].count == 2 and gradient[8] == 1
+  assert ratios.timed_computations([record]) == ['forward', 'gradient']
+
+
+def test_targets_apply_to_the_named_computations_only():
+  sizes = {'batch': 8, 'length': 128, 'width': 128}
+  record = records.benchmark_record('lstm', sizes=sizes)
+  record['result']['implementations'][1]['name'] = speed.FLAX_LSTM
+  (table,), _ = speed.STUDY.report([record])
+  assert [row[4:6] for row in table.rows] == [(None, None), (0.7, 0.4)]
+
+
+def test_a_ratio_to_pytorch_must_not_exceed_one():
+  quick = speed.PRESETS['quick'].comparisons
+  limits = [
+    target for comparison in quick for name, target in comparison.targets.items()
+    if name.startswith('torch')]
+  assert {target.required for target in limits} == {1.0}
+  assert {target.computations for target in limits} == {tuple(COMPUTATIONS)}
+  compared = {c.benchmark for c in quick if any(n.startswith('torch') for n in c.targets)}
+  assert compared == {*TITLES} - {'recurrence', 'generation'}  # which PyTorch does not have
 
 
 def test_rows_are_ordered_and_each_grid_has_its_table():
@@ -245,7 +271,7 @@ def test_rows_are_ordered_and_each_grid_has_its_table():
     sizes={'batch': 4, 'length': 2048, 'heads': 4, 'head_width': 32})
   lstm = records.benchmark_record('lstm', sizes={'batch': 8, 'length': 128, 'width': 128})
   (table,), panels = speed.STUDY.report([long, lstm, records.benchmark_record()])
-  assert [row[0] for row in table.rows] == [
+  assert list(dict.fromkeys(row[0] for row in table.rows)) == [
     'LSTM B8 T128 D128', 'causal attention B16 T512 H4 K32', 'causal attention B4 T2048 H4 K32']
   assert [panel.title for panel in panels] == ['causal attention']
   assert [x for x, _ in panels[0].series[speed.TORCH_ATTENTION]] == [512, 2048]
