@@ -31,11 +31,14 @@ METRICS = (
 def report(records: Iterable[dict]) -> tuple[list, list]:
   """Returns separate tables and figure panels for each device and combination of settings."""
   grids = times.group_records_differing_only_in_seed(records)
-  reported = [
-    metric_table_and_panel(metric, repetitions, include_run_settings=len(grids) > 1)
-    for repetitions in grids for metric in METRICS
-  ]
-  return [table for table, _ in reported], [panel for _, panel in reported]
+  include_run_settings, tables, panels = len(grids) > 1, [], []
+  for repetitions in grids:
+    for metric in METRICS:
+      table, panel = metric_table_and_panel(metric, repetitions, include_run_settings)
+      tables.append(table)
+      panels.append(panel)
+    tables.append(backward_cost_table(repetitions, include_run_settings))
+  return tables, panels
 
 
 def metric_table_and_panel(
@@ -72,6 +75,43 @@ def metric_table_and_panel(
     for layer, by_length in values.items()
   }
   return table, Panel(title, metric.axis, metric.unit, series, log_x=True, log_y=True)
+
+
+def backward_cost_table(records: Sequence[dict], include_run_settings: bool) -> Table:
+  """Makes a table of the time of a training step in forward passes, at each sequence length.
+
+  Args:
+    records: Repetitions of one grid.
+    include_run_settings: Whether the title includes the run settings.
+
+  Returns:
+    The table with one row per layer, whose numbers compare times of the same rounds.
+
+  """
+  run = records[0]['run']
+  layers, lengths = run['layers'], run['lengths']
+
+  def training_time_in_forward_passes(layer, length):
+    rounds = [
+      [seconds for record in records
+       for seconds in times.seconds_per_token(record, layer, quantity).get(length, ())]
+      for quantity in ('train', 'forward')]
+    comparable = len(rounds[0]) == len(rounds[1]) > 0
+    return median_ratio_with_confidence_interval(*rounds, paired=True) if comparable else None
+
+  title = times.add_token_count_and_device_to_title(
+    'Training step in forward passes', records, include_run_settings)
+  rows = [
+    [layer, *(training_time_in_forward_passes(layer, length) for length in lengths)]
+    for layer in layers]
+  setting = times.describe_timing_setup(run, times.describe_workload(run, 'train', 'forward'))
+  caption = (
+    f'{setting}; ratio of medians and 95 % interval over paired rounds. Arithmetic alone gives 3, '
+    'because each product of the forward pass has two in the backward pass. Loss and optimiser are '
+    'included.'
+  )
+  columns = ['layer', *map(str, lengths)]
+  return Table(title, columns, rows, caption, dict.fromkeys(map(str, lengths), 'lower'))
 
 
 def metric_at_length(

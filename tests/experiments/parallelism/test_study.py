@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import statistics
 import subprocess
 import sys
 
@@ -170,8 +171,9 @@ def test_only_finished_cells_with_times_are_checked_for_drift():
 
 def test_tables_show_a_dash_for_points_out_of_memory(short_memory_record):
   tables, panels = parallelism.report([short_memory_record])
-  assert len(tables) == len(panels) == len(METRICS)
-  training, forward, planned_memory, generation = tables
+  assert len(tables) - 1 == len(panels) == len(METRICS)
+  training, forward, planned_memory, generation, backward = tables
+  assert backward.rows[0][1] is not None and backward.rows[0][2] is None
   assert training.columns == ('layer', '4', '256', '256 / 4')
   layer, short, longest, ratio = training.rows[0]
   assert layer == ATTENTION and short.count == RUN['rounds'] and longest is ratio is None
@@ -185,7 +187,7 @@ def test_tables_show_a_dash_for_points_out_of_memory(short_memory_record):
 
 def test_repetitions_are_pooled_but_devices_are_not(complete_record, short_memory_record):
   tables, _ = parallelism.report([complete_record, short_memory_record])
-  assert len(tables) == len(METRICS)
+  assert len(tables) == len(METRICS) + 1
   (_, short, longest, ratio), *_ = tables[0].rows
   assert (short.count, longest.count, ratio.count) == (6, 3, 3)
   pooled = sorted(
@@ -194,9 +196,17 @@ def test_repetitions_are_pooled_but_devices_are_not(complete_record, short_memor
   )
   assert short.estimate == pytest.approx((pooled[2] + pooled[3]) / 2)
 
+  _, in_forward_passes, _ = tables[-1].rows[0]
+  median = {
+    quantity: statistics.median(
+      seconds for record in (complete_record, short_memory_record)
+      for seconds in times.seconds_per_token(record, ATTENTION, quantity)[SHORT])
+    for quantity in ('train', 'forward')}
+  assert in_forward_passes.estimate == pytest.approx(median['train'] / median['forward'])
+
   elsewhere = complete_record | {'run': complete_record['run'] | {'device': 'another'}}
   tables, panels = parallelism.report([complete_record, elsewhere])
-  assert len({table.title for table in tables}) == len(tables) == 2 * len(METRICS)
+  assert len({table.title for table in tables}) == len(tables) == 2 * len(METRICS) + 2
   assert len({panel.title for panel in panels}) == len(panels)
 
 
