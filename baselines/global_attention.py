@@ -27,6 +27,7 @@ from flax import linen as nn
 from baselines.deep_convolution import ConvS2S
 from transformer.attention import attend, sow_weights
 from transformer.cross_attention import ProjectedSource
+from transformer.dense import Dense
 from transformer.dot_product import AttentionMask
 from transformer.layer import SequenceLayer, apply_mask
 from transformer.options import require_one_of
@@ -47,7 +48,7 @@ class SourceKeysAndValues(nn.Module):
   def __call__(self, encoder_outputs, mask=None) -> ProjectedSource:  # [B, S, D], [B, S]
     key = encoder_outputs = apply_mask(encoder_outputs, mask)
     if self.score == 'general':
-      key = nn.Dense(key.shape[2], use_bias=False, dtype=key.dtype, name='key')(key)
+      key = Dense(key.shape[2], use_bias=False, dtype=key.dtype, name='key')(key)
     valid = jnp.ones(encoder_outputs.shape[:2], bool) if mask is None else mask
     return ProjectedSource(*(x.swapaxes(1, 2)[:, None] for x in (key, encoder_outputs)), valid)
 
@@ -115,7 +116,7 @@ class GlobalAttention(SequenceLayer):
     # Luong attention does not divide the scores by sqrt(D), unlike `attend_to_source`.
     context = attend_to_source(self, math.sqrt(width) * x, source)
     y = jnp.concatenate([context, x], -1)
-    return jnp.tanh(nn.Dense(width, use_bias=False, dtype=x.dtype, name='combine')(y)), source
+    return jnp.tanh(Dense(width, use_bias=False, dtype=x.dtype, name='combine')(y)), source
 
 
 class AttentiveConvS2S(ConvS2S):
@@ -142,7 +143,7 @@ class AttentiveConvS2S(ConvS2S):
       (template,) = self.convolutions_of_block(level)
       convolution = template.copy(name=f'level_{level}_convolution')
       h, after = convolution(x, before, mask=mask, train=train)
-      query = x + nn.Dense(width, dtype=x.dtype, name=f'level_{level}_query')(h)
+      query = x + Dense(width, dtype=x.dtype, name=f'level_{level}_query')(h)
       # A mean of S independent values divides their variance by S, and sqrt(S) restores it.
       context = jnp.sqrt(source_length) * attend_to_source(self, query, source)
       x = 0.5**0.5 * (x + h + context)

@@ -24,6 +24,7 @@ from flax import linen as nn
 from transformer import platform
 from transformer.banded_attention import banded_attention
 from transformer.blocked_attention import blocked_attention
+from transformer.dense import DenseGeneral
 from transformer.dot_product import (
   AttentionMask,
   attention_weights,
@@ -295,7 +296,7 @@ class Attention(SequenceLayer):
 
     def project_to_heads(heads, channels, name):
       options = {'use_bias': self.use_bias or self.input_bias, 'dtype': x.dtype, 'name': name}
-      return nn.DenseGeneral((heads, channels), **options)(x).swapaxes(1, 2)
+      return DenseGeneral((heads, channels), **options)(x).swapaxes(1, 2)
 
     boundaries = (self.num_heads, self.num_heads + self.num_key_heads)
     if key_width == value_width:  # one product instead of two
@@ -352,7 +353,7 @@ class Attention(SequenceLayer):
     if not self.window or next_state.num_cache_slots < self.window - 1:
       y = jnp.where(next_state.index <= next_state.num_cache_slots, y, jnp.nan)
     output = {'use_bias': self.use_bias, 'dtype': x.dtype, 'name': 'output'}
-    y = nn.DenseGeneral(width, (1, 3), **output)(y)
+    y = DenseGeneral(width, (1, 3), **output)(y)
     return y, next_state
 
 

@@ -16,6 +16,7 @@ source is encoded in one call.
 import jax.numpy as jnp
 from flax import linen as nn
 
+from transformer.dense import Dense
 from transformer.layer import SequenceLayer
 
 
@@ -61,7 +62,7 @@ class Bidirectional(LayerWrapper):
     past, _ = forward(x, mask=mask, train=train)
     future, _ = backward(x[:, ::-1], mask=reversed_mask, train=train)
     joined = jnp.concatenate([past, future[:, ::-1]], -1)
-    return nn.Dense(x.shape[2], dtype=x.dtype, name='join')(joined), ()
+    return Dense(x.shape[2], dtype=x.dtype, name='join')(joined), ()
 
 
 class Centred(LayerWrapper):

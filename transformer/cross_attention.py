@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from transformer.attention import FORMS, attend, sow_weights
+from transformer.dense import DenseGeneral
 from transformer.dot_product import AttentionMask
 from transformer.layer import SequenceLayer, apply_mask
 from transformer.options import check_width, require_one_of, require_option_values_at_least
@@ -44,7 +45,7 @@ class ProjectSource(nn.Module):
       heads = (self.num_heads, head_width or share)
       options = {
         'use_bias': self.use_bias, 'dtype': encoder_outputs.dtype, 'name': projection_name}
-      projected = nn.DenseGeneral(heads, **options)(apply_mask(encoder_outputs, mask))
+      projected = DenseGeneral(heads, **options)(apply_mask(encoder_outputs, mask))
       return projected.transpose(0, 2, 3, 1)
 
     valid = jnp.ones(encoder_outputs.shape[:2], bool) if mask is None else mask
@@ -110,9 +111,9 @@ class CrossAttention(SequenceLayer):
     memory = self.initial_state(batch_size, 1, width, x.dtype) if state is None else state
     heads = (self.num_heads, self.key_width or width // self.num_heads)
     options = {'use_bias': self.use_bias, 'dtype': x.dtype}
-    query = nn.DenseGeneral(heads, name='query', **options)(x).swapaxes(1, 2)[:, :, None]
+    query = DenseGeneral(heads, name='query', **options)(x).swapaxes(1, 2)[:, :, None]
     key, value = memory.key.astype(x.dtype), memory.value.astype(x.dtype)
     attention_mask = AttentionMask(valid=memory.valid, causal=False)
     sow_weights(self, query, key, attention_mask)
     y = attend(query, key, value, attention_mask, form=self.form)[:, :, 0]
-    return nn.DenseGeneral(width, (1, 3), name='output', **options)(y), memory
+    return DenseGeneral(width, (1, 3), name='output', **options)(y), memory

@@ -51,8 +51,23 @@ def multiply_by_matrix(x: jax.Array, matrix: jax.Array) -> jax.Array:
 
 
 def multiply_by_kernel(x, kernel, dimension_numbers, precision=None):
-  """Contracts the last axes of x with the first axes of a kernel, like `jax.lax.dot_general`."""
+  """Contracts axes of x with the first axes of a kernel, like `jax.lax.dot_general`.
+
+  Only products over the last axes of x have the faster gradient.
+
+  Args:
+    x: the input of a dense layer.
+    kernel: its kernel.
+    dimension_numbers: the contracted axes, as for `jax.lax.dot_general`.
+    precision: as for `jax.lax.dot_general`.
+
+  Returns:
+    The other axes of x, followed by the other axes of the kernel.
+
+  """
   (axes, _), _ = dimension_numbers
+  if tuple(axes) != tuple(range(x.ndim - len(axes), x.ndim)) or precision is not None:
+    return jax.lax.dot_general(x, kernel, dimension_numbers, precision=precision)
   contracted = math.prod(kernel.shape[: len(axes)])
   rows = x.reshape(*x.shape[: -len(axes)], contracted)
   y = multiply_by_matrix(rows, kernel.reshape(contracted, -1))
@@ -66,9 +81,6 @@ class Dense(nn.Dense):
 
 
 class DenseGeneral(nn.DenseGeneral):
-  """The layer of Flax with a faster gradient of the kernel.
-
-  The contracted axes are the last ones of the input.
-  """
+  """The layer of Flax with a faster gradient of the kernel."""
 
   dot_general: Any = multiply_by_kernel

@@ -21,6 +21,7 @@ from typing import ClassVar
 import jax
 from flax import linen as nn
 
+from transformer.dense import Dense
 from transformer.layer import SequenceLayer, apply_mask
 from transformer.options import require_one_of, require_option_values_greater_than
 
@@ -52,7 +53,7 @@ class FeedForward(SequenceLayer):
     gated = self.activation == 'swiglu'
 
     def dense_layer(features, name):
-      return nn.Dense(features, use_bias=not gated, dtype=x.dtype, name=name)
+      return Dense(features, use_bias=not gated, dtype=x.dtype, name=name)
 
     hidden = ACTIVATIONS[self.activation](dense_layer(hidden_width, 'expand')(x))
     if gated:

@@ -87,9 +87,17 @@ class DecoderOnly(nn.Module):
 
   @nn.compact
   def features(self, source, state=None, *, mask=None, train=False):
-    """Computes the inputs [B, T, D] of the head, and the next state.
+    """Computes the inputs of the head, which `outputs` maps to the outputs of the model.
 
-    The arguments are those of `SequenceLayer.__call__`.
+    Args:
+      source: tokens [B, T] or reals [B, T, channels].
+      state: the state after all earlier tokens; None if the sequence starts here.
+      mask: [B, T] true at valid tokens; None if all are valid.
+      train: whether dropout is active.
+
+    Returns:
+      The features [B, T, D], and the next state.
+
     """
     input_state, stack_state = (None, None) if state is None else state
     x = self.embedding(apply_mask(source, mask)).astype(self.dtype)  # [B, T, D]
@@ -290,9 +298,17 @@ class EncoderDecoder(nn.Module):
     return self.outputs(features), state
 
   def features(self, source, target, *, mask=None, train=False):
-    """Computes the inputs [B, T, D] of the head for all tokens of a target, given a source.
+    """Computes the inputs of the head, which `outputs` maps to the outputs of the model.
 
-    The arguments are those of `__call__`, as is the final state, the second result.
+    Args:
+      source: [B, S] tokens.
+      target: [B, T] tokens.
+      mask: [B, S] true at valid source tokens; None if all are valid.
+      train: whether dropout is active.
+
+    Returns:
+      The features [B, T, D] of all target tokens, and the final state.
+
     """
     state = self.encode(source, mask=mask, train=train)
     return self._decode_features(target, state, None, train)

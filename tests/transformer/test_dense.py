@@ -17,6 +17,7 @@ LAYERS = {
   'no tokens': (Dense(6), nn.Dense(6), (2, 0, 4)),
   'several output axes': (DenseGeneral((2, 3)), nn.DenseGeneral((2, 3)), (2, 3, 4)),
   'several input axes': (DenseGeneral(5, (-2, -1)), nn.DenseGeneral(5, (-2, -1)), (3, 2, 4)),
+  'other input axes': (DenseGeneral(5, (-3, -1)), nn.DenseGeneral(5, (-3, -1)), (3, 2, 4)),
 }
 
 

@@ -13,11 +13,12 @@ from flax import linen as nn
 from baselines.xlstm import HeadNorm
 from experiments.lab.training.optimizer import weight_decay_mask
 from tests.support.reference import rms_norm
+from transformer import platform
 from transformer.attention import Attention
 from transformer.block import Block
 from transformer.feedforward import FeedForward
 from transformer.model import DecoderOnly
-from transformer.normalization import LayerNorm, RMSNorm, standardize_last_axis
+from transformer.normalization import LayerNorm, RMSNorm, normalize
 from transformer.positions import Learned
 from transformer.stack import Stack
 
@@ -116,25 +117,36 @@ def test_norm_parameters_have_no_weight_decay():
     assert not any(jax.tree.leaves(weight_decay_mask(parameters)))
 
 
-@pytest.mark.parametrize('mean', [0, 30])
-def test_layer_norm_gradients_match_automatic_differentiation(mean):
-  x, cotangent = normal_array(mean, shape=(3, 2, 8)), normal_array(0, shape=(3, 2, 8))
-  norm = LayerNorm(use_bias=False, feature_axes=(-2, -1))
-  parameters = {'params': {'scale': normal_array(1, shape=(2, 8))}}
+@pytest.mark.parametrize('on', ['cpu', 'tpu'])
+@pytest.mark.parametrize(('tokens', 'shape', 'subtract_mean'), [
+  ((2, 3), (5,), True), ((2, 3), (3, 5), True), ((1, 1), (5,), False), ((2, 3), (3, 5), False)])
+def test_gradients_of_norms_match_automatic_differentiation(on, tokens, shape, subtract_mean):
+  with jax.enable_x64(True), platform.override_platform(on):
+    generator = np.random.default_rng(0)
+    x = jnp.array(generator.normal(30, 1, (*tokens, *shape)))
+    scale, bias = (jnp.array(generator.normal(size=shape)) for _ in range(2))
+    weight = jnp.array(generator.normal(size=x.shape))
 
-  def layer_norm_equation(parameters, x):
-    centred = x - x.mean(-1, keepdims=True)
-    deviation = jnp.sqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-6)
-    return centred / deviation * parameters['params']['scale'][None]
+    def equation(x, scale, bias):
+      centred = x - x.mean(-1, keepdims=True) if subtract_mean else x
+      standard = centred / jnp.sqrt(jnp.square(centred).mean(-1, keepdims=True) + 0.1)
+      axes = tuple(range(len(tokens)))
+      return standard * jnp.expand_dims(scale, axes) + jnp.expand_dims(bias, axes)
 
-  actual, expected = (
-    jax.jit(jax.grad(lambda p, x: jnp.sum(cotangent * f(p, x)), (0, 1)))(parameters, x)  # noqa: B023
-    for f in (norm.apply, layer_norm_equation)
-  )
-  jax.tree.map(functools.partial(np.testing.assert_allclose, atol=3e-5), actual, expected)
+    def value_and_gradients(function):
+      def loss(*arguments):
+        y = function(*arguments)
+        return jnp.sum(weight * y), y
+
+      return jax.jit(jax.value_and_grad(loss, (0, 1, 2), has_aux=True))(x, scale, bias)
+
+    actual = value_and_gradients(lambda x, s, b: normalize(x, s, b, 0.1, subtract_mean))
+    jax.tree.map(
+      functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-10),
+      actual, value_and_gradients(equation))
 
 
 def test_constant_inputs_have_finite_gradients():
-  loss = lambda x: jnp.sum(jnp.sin(standardize_last_axis(x, 1e-6)))  # noqa: E731
+  loss = lambda x: jnp.sum(jnp.sin(normalize(x, jnp.ones(4), None, 1e-6)))  # noqa: E731
   gradient = jax.grad(loss)(jnp.full((2, 4), 7.0))
   assert np.isfinite(gradient).all()

@@ -10,6 +10,7 @@ from flax import linen as nn
 from experiments.lab.cells.run import Run
 from experiments.lab.tasks.task import Batch, Task
 from transformer.block import Block
+from transformer.dense import Dense
 from transformer.feedforward import FeedForward
 from transformer.layer import SequenceLayer
 from transformer.model import DecoderOnly, EncoderDecoder, tied_embedding
@@ -25,7 +26,7 @@ BLOCKS = {
 # Unit-variance embeddings replace the Transformer paper's multiplication by sqrt(D).
 EMBEDDINGS = {
   'tokens': functools.partial(nn.Embed, embedding_init=nn.initializers.normal(1.0)),
-  'reals': lambda size, width: nn.Dense(width),
+  'reals': lambda size, width: Dense(width),
 }
 
 
@@ -80,7 +81,7 @@ def _build_decoder_only(run: Run, layer: SequenceLayer, task: Task, width: int) 
   return DecoderOnly(
     embedding=EMBEDDINGS[task.input_space.kind](task.input_space.size, width),
     stack=build_stack(run, [(part,) for part in pattern], run.depth // len(pattern)),
-    head=nn.Dense(task.output_space.size),
+    head=Dense(task.output_space.size),
     normalization=LayerNorm() if run.block == 'pre_norm' else None,
     dtype=jnp.dtype(run.dtype),
   )
