@@ -25,7 +25,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from baselines.recurrent import GRU
-from baselines.unroll import dot_with_float32_accumulation
+from baselines.unroll import dot_with_float32_accumulation, split_gates
+from transformer.dense import Dense
 from transformer.layer import SequenceLayer, apply_mask
 
 MASKED_SCORE = -1e30  # finite, so that gradients are finite
@@ -55,10 +56,10 @@ class InitialAttentionState(nn.Module):
     encoder_outputs = apply_mask(encoder_outputs, mask)
     batch_size, _, width = encoder_outputs.shape
     valid = jnp.ones(encoder_outputs.shape[:2], bool) if mask is None else mask
-    key = nn.Dense(width, use_bias=False, dtype=encoder_outputs.dtype, name='key')(encoder_outputs)
+    key = Dense(width, use_bias=False, dtype=encoder_outputs.dtype, name='key')(encoder_outputs)
     # The backward direction of the encoder makes its first output depend on all source tokens.
     first = encoder_outputs[jnp.arange(batch_size), jnp.argmax(valid, 1)]
-    start = nn.Dense(self.num_states * width, use_bias=False, dtype=first.dtype, name='start')
+    start = Dense(self.num_states * width, use_bias=False, dtype=first.dtype, name='start')
     start = jnp.tanh(start(first).astype(jnp.float32))
     return Annotations(key, encoder_outputs, valid), tuple(jnp.split(start, self.num_states, 1))
 
@@ -129,7 +130,7 @@ class AdditiveAttention(SequenceLayer):
     annotations, hidden = state
     # Time becomes the first axis, because `lax.scan` iterates over the first axis.
     x = apply_mask(x, mask).swapaxes(0, 1)
-    project = nn.Dense(
+    project = Dense(
       gates * width, bias_init=self.layer.bias_initializer, dtype=x.dtype, name='input'
     )
     input_projection = project(x).astype(jnp.float32).reshape(length, batch_size, gates, width)
@@ -147,6 +148,8 @@ class AdditiveAttention(SequenceLayer):
       product = dot_with_float32_accumulation(hidden[0], recurrent)
       product = product if bias is None else product + bias[None]
       product = product.reshape(input_projection.shape)
+      if self.layer.cell.splits_input_projection:
+        input_projection = split_gates(input_projection)
       after, _ = self.layer.cell.step(input_projection, product, hidden)
       hidden = tuple(jnp.where(valid, *pair) for pair in zip(after, hidden, strict=True))
       return hidden, (hidden[0], weight)

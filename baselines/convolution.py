@@ -10,105 +10,40 @@ An output depends on a receptive field of r tokens, r = 1 + (k - 1) d for a conv
 r = 1 + 2 (k - 1) (2^n - 1) for a TCN. Earlier tokens have no influence at all.
 """
 
-import functools
+import itertools
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from transformer import platform
+from baselines.causal_convolution import FORMS, depthwise_convolution, dilated_convolution
 from transformer.bidirectional import Centred, make_bidirectional
 from transformer.layer import SequenceLayer, apply_mask
 from transformer.options import require_one_of, require_option_values_at_least
 
-FORMS = ('auto', 'direct', 'channels_last')
 MIN_SQUARED_NORM = 1e-30  # of a kernel; the square root has no gradient at 0
 
 
-def _xla_convolution(x, kernel, dilation=1, padding=0, stride=1):
-  """Computes the convolution [B, T, F] of x [B, S, D] with a kernel [k, D, F] in XLA."""
-  return jax.lax.conv_general_dilated(
-    x, kernel, (stride,), [(padding, padding)], rhs_dilation=(dilation,),
-    dimension_numbers=('NWC', 'WIO', 'NWC'),
-  )
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _channels_last_convolution(x, kernel, dilation):
-  return _xla_convolution(x, kernel, dilation)
-
-
-def _channels_last_forward(x, kernel, dilation):
-  return _xla_convolution(x, kernel, dilation), (x, kernel)
-
-
-def _channels_last_backward(dilation, residuals, gradient):
-  x, kernel = residuals
-  mirrored = kernel[::-1].swapaxes(1, 2)  # [k, F, D]
-  padding = (len(kernel) - 1) * dilation
-  x_gradient = _xla_convolution(gradient, mirrored, dilation, padding=padding)
-  # The kernel gradient is a convolution over time of the input with the output gradient.
-  # The batch axis of this convolution is the channel axis D of the input, and vice versa.
-  kernel_gradient = _xla_convolution(
-    x.transpose(2, 1, 0), gradient.swapaxes(0, 1), stride=dilation
-  )
-  return x_gradient, kernel_gradient.swapaxes(0, 1)
-
-
-_channels_last_convolution.defvjp(_channels_last_forward, _channels_last_backward)
-
-
-def dilated_convolution(x: jax.Array, kernel: jax.Array, dilation: int, form: str = 'auto'):
-  """Convolves x [B, S, D] with a dilated kernel, without padding.
-
-  The two forms differ in the computation of the gradients, whose values agree up to rounding.
-  'direct' leaves the gradients to XLA. 'channels_last' computes them as two convolutions with the
-  memory layout of the forward convolution. Training runs inside a compiled loop, and there XLA has
-  a fast convolution on a CPU for this layout alone. The gradients that XLA derives are 20 to 150
-  times slower there. 'auto' is 'channels_last' on a CPU, where it is as fast inside a loop as
-  outside, and 'direct' elsewhere.
+def _inputs_and_next_state(state, x, reach):
+  """The inputs of a convolution, including those in the state.
 
   Args:
-    x: the input [B, S, D].
-    kernel: [k, D, F]. Its last entry multiplies the latest token.
-    dilation: d, the distance in tokens between the entries of the kernel, at least 1.
-    form: 'auto', 'direct' or 'channels_last'.
+    state: the latest inputs [B, reach, D] before x, or None if there are none.
+    x: the new inputs [B, T, D].
+    reach: the number of earlier tokens that an output depends on.
 
   Returns:
-    The convolution [B, S - (k - 1) d, F].
-
-  Examples:
-    A moving sum of each token and the token 2 positions before it:
-
-    >>> import jax.numpy as jnp
-    >>> from baselines.convolution import dilated_convolution
-    >>> x = jnp.arange(6.0).reshape(1, 6, 1)  # [B, S, D]
-    >>> y = dilated_convolution(x, jnp.ones((2, 1, 1)), dilation=2)
-    >>> y.shape
-    (1, 4, 1)
-    >>> [float(value) for value in y.ravel()]
-    [2.0, 4.0, 6.0, 8.0]
+    The inputs, the next state [B, reach, D], and the number of zeros that precede the inputs.
 
   """
-  if x.shape[1] == (len(kernel) - 1) * dilation:
-    # XLA cannot differentiate a convolution with an empty output, so an empty array is returned.
-    return jnp.zeros((x.shape[0], 0, kernel.shape[2]), x.dtype)
-  if form == 'auto':
-    form = 'channels_last' if platform.current_platform() == 'cpu' else 'direct'
-  convolve = _channels_last_convolution if form == 'channels_last' else _xla_convolution
-  return convolve(x, kernel, dilation)
-
-
-def depthwise_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """Convolves each channel of x [B, S, D] with a separate kernel, [k, D], without padding.
-
-  The result [B, S - k + 1, D] is a sum of shifted products. XLA's depthwise convolution is many
-  times slower on a CPU, and elsewhere no faster for the few kernel entries used here.
-  """
-  size = kernel.shape[0]
-  length = x.shape[1] - size + 1
-  return sum(x[:, j : j + length] * kernel[j][None, None] for j in range(size))
+  length = x.shape[1]
+  if state is not None:
+    inputs = jnp.concatenate([state.astype(x.dtype), x], 1)
+    return inputs, inputs[:, length:].astype(state.dtype), 0
+  missing = max(0, reach - length)
+  latest = jnp.pad(x[:, max(0, length - reach) :], ((0, 0), (missing, 0), (0, 0)))
+  return x, latest, reach
 
 
 class Convolution(SequenceLayer):
@@ -149,9 +84,7 @@ class Convolution(SequenceLayer):
 
   @nn.compact
   def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]
-    batch_size, length, width = x.shape
-    if state is None:
-      state = self.initial_state(batch_size, length, width, x.dtype)
+    width = x.shape[2]
     features = self.filters_per_channel * width
     initializer = nn.initializers.variance_scaling(
       self.initial_variance, 'fan_in', 'truncated_normal'
@@ -163,9 +96,10 @@ class Convolution(SequenceLayer):
       kernel = kernel / norm * self.param('scale', lambda _: norm)
     bias = self.param('bias', nn.initializers.zeros, (features,))
 
-    inputs = jnp.concatenate([state.astype(x.dtype), apply_mask(x, mask)], 1)
-    y = dilated_convolution(inputs, kernel.astype(x.dtype), self.dilation, self.form)
-    latest = inputs[:, length:].astype(state.dtype)
+    inputs, latest, num_zeros = _inputs_and_next_state(
+      state, apply_mask(x, mask), self.receptive_field - 1)
+    y = dilated_convolution(
+      inputs, kernel.astype(x.dtype), self.dilation, self.form, padding=num_zeros)
     return self.output_activation(y + bias.astype(x.dtype)[None, None]), latest
 
 
@@ -192,16 +126,13 @@ class ShortConvolution(SequenceLayer):
 
   @nn.compact
   def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]
-    batch_size, length, width = x.shape
-    if state is None:
-      state = self.initial_state(batch_size, length, width, x.dtype)
-    size = self.kernel_size
+    size, width = self.kernel_size, x.shape[2]
     kernel = self.param('kernel', nn.initializers.normal(size**-0.5), (size, width))
-    inputs = jnp.concatenate([state.astype(x.dtype), apply_mask(x, mask)], 1)
-    y = depthwise_convolution(inputs, kernel.astype(x.dtype))
+    inputs, latest, num_zeros = _inputs_and_next_state(state, apply_mask(x, mask), size - 1)
+    y = depthwise_convolution(inputs, kernel.astype(x.dtype), num_zeros)
     if self.use_bias:
       y += self.param('bias', nn.initializers.zeros, (width,)).astype(x.dtype)[None, None]
-    return y, inputs[:, length:].astype(state.dtype)
+    return y, latest
 
 
 class ConvolutionStack(SequenceLayer):
@@ -272,9 +203,8 @@ class ConvolutionStack(SequenceLayer):
 
   @nn.compact
   def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]
-    if state is None:
-      state = self.initial_state(x.shape[0], x.shape[1], x.shape[2], x.dtype)
-    before, after = iter(state), []
+    # Without a state, the convolutions start from zeros that they need not store.
+    before, after = itertools.repeat(None) if state is None else iter(state), []
 
     def make_stateful_convolution(convolution_layer, name):
       layer = convolution_layer.copy(name=name)

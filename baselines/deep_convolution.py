@@ -18,6 +18,7 @@ import jax
 from flax import linen as nn
 
 from baselines.convolution import Convolution, ConvolutionStack
+from transformer.dense import Dense
 from transformer.normalization import LayerNorm
 from transformer.options import check_width
 
@@ -52,9 +53,9 @@ class ByteNet(ConvolutionStack):
       return jax.nn.relu(LayerNorm(dtype=x.dtype)(x))
 
     width = x.shape[-1]
-    y = nn.Dense(self.inner_width(width), dtype=x.dtype)(normalize_and_activate(x))
+    y = Dense(self.inner_width(width), dtype=x.dtype)(normalize_and_activate(x))
     y = convolution(normalize_and_activate(y))
-    return x + nn.Dense(width, dtype=x.dtype)(normalize_and_activate(y))
+    return x + Dense(width, dtype=x.dtype)(normalize_and_activate(y))
 
 
 class GatedConvolution(Convolution):

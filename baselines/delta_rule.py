@@ -25,14 +25,36 @@ from baselines.discretization import time_step_bias_initializer
 from baselines.mamba2 import log_decay_rate_initializer
 from baselines.matrix_scans import check_scan_form_and_chunk_size
 from baselines.scans import EIGENVALUES
+from transformer.dense import Dense, DenseGeneral
 from transformer.layer import SequenceLayer, apply_mask
 from transformer.normalization import RMSNorm
 from transformer.options import check_width, require_one_of, require_option_values_at_least
 
 
+def sum_of_product(x: jax.Array, y: jax.Array) -> jax.Array:
+  """Sums x y over the last axis, which is kept with size 1."""
+  product = jax.lax.optimization_barrier(x * y)
+  return jax.lax.optimization_barrier(jnp.sum(product, -1, keepdims=True))
+
+
+@jax.custom_vjp
 def l2_normalize(x: jax.Array) -> jax.Array:
   """Scales the last axis to L2 norm 1. A vector of zeros stays zero and has a finite gradient."""
-  return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), -1, keepdims=True) + 1e-6)
+  return _l2_normalize_forward(x)[0]
+
+
+def _l2_normalize_forward(x):
+  inverse = 1 / jnp.sqrt(sum_of_product(x, x) + 1e-6)
+  y = x * inverse
+  return y, (y, inverse)
+
+
+def _l2_normalize_backward(residuals, gradient):
+  y, inverse = residuals
+  return (inverse * (gradient - y * sum_of_product(gradient, y)),)
+
+
+l2_normalize.defvjp(_l2_normalize_forward, _l2_normalize_backward)
 
 
 def initial_matrix_memory(layer: SequenceLayer, batch_size: int, width: int) -> jax.Array:
@@ -90,8 +112,8 @@ class DeltaNet(SequenceLayer):
     return DeltaState(latest, initial_matrix_memory(self, batch_size, width))
 
   def log_decay(self, x):  # [B, T, D] -> [B, T, H]
-    """The logarithm of the decay a_t, which is zero in a DeltaNet because a_t = 1."""
-    return jnp.zeros((*x.shape[:2], self.num_heads))
+    """The logarithm of the decay a_t, which is None in a DeltaNet because a_t = 1."""
+    return None
 
   def apply_output_gate(self, y, x):  # [B, T, H, K], [B, T, D]
     """Returns the normalized outputs y unchanged, because a DeltaNet has no output gate."""
@@ -103,23 +125,25 @@ class DeltaNet(SequenceLayer):
     if state is None:
       state = self.initial_state(batch_size, length, width, x.dtype)
     x = apply_mask(x, mask)
-    projected = nn.Dense(3 * width, use_bias=False, dtype=x.dtype, name='projection')(x)
+    projected = Dense(3 * width, use_bias=False, dtype=x.dtype, name='projection')(x)
     convolution = self._short_convolution().copy(name='convolution')
     projected, latest = convolution(projected, state.latest, mask=mask)
     projected = jax.nn.silu(projected.astype(jnp.float32))
     projected = projected.reshape(batch_size, length, 3, self.num_heads, width // self.num_heads)
     query, key, value = (projected[:, :, i] for i in range(3))
 
-    beta = nn.Dense(self.num_heads, use_bias=False, dtype=x.dtype, name='beta')(x)
+    beta = Dense(self.num_heads, use_bias=False, dtype=x.dtype, name='beta')(x)
     max_beta = 2 if self.eigenvalues == '[-1,1]' else 1
     beta = max_beta * jax.nn.sigmoid(beta.astype(jnp.float32))
-    beta, log_decay = apply_mask(beta, mask), apply_mask(self.log_decay(x), mask)
+    beta, log_decay = apply_mask(beta, mask), self.log_decay(x)
+    if log_decay is not None:
+      log_decay = apply_mask(log_decay, mask)
     y, memory = delta_scan(
       l2_normalize(query), l2_normalize(key), value, beta, log_decay, state.memory,
       chunk_size=self.chunk_size,
     )
     y = self.apply_output_gate(RMSNorm(dtype=x.dtype, name='norm')(y), x)
-    y = nn.DenseGeneral(width, (-2, -1), use_bias=False, dtype=x.dtype, name='output')(y)
+    y = DenseGeneral(width, (-2, -1), use_bias=False, dtype=x.dtype, name='output')(y)
     return y, DeltaState(latest, memory)
 
 
@@ -128,7 +152,7 @@ class GatedDeltaNet(DeltaNet):
 
   def log_decay(self, x):
     """The logarithm of the decay a_t, computed as -exp(A) softplus(W x + b)."""
-    project = nn.Dense(
+    project = Dense(
       self.num_heads, bias_init=time_step_bias_initializer, dtype=x.dtype, name='step'
     )
     step = project(x)
@@ -138,5 +162,5 @@ class GatedDeltaNet(DeltaNet):
   def apply_output_gate(self, y, x):
     """Multiplies the normalized outputs y by silu(W x)."""
     heads = y.shape[-2:]
-    gate = nn.DenseGeneral(heads, use_bias=False, dtype=x.dtype, name='gate')(x)
+    gate = DenseGeneral(heads, use_bias=False, dtype=x.dtype, name='gate')(x)
     return y * jax.nn.silu(gate)

@@ -19,8 +19,7 @@ Two forms give the same result up to rounding.
                before the chunk, A_i = a_1 ... a_i and, for j < i,
                  L_ij = beta_i a_{j+1} ... a_i (k_i . k_j)
                (the WY representation of Bischof and Van Loan; Yang et al. 2024, section 3). Only S
-               is passed from chunk to chunk, and the gradient recomputes each chunk instead of
-               storing its intermediate values.
+               is passed from chunk to chunk. `delta_chunks` has the loops and the gradient.
 
 (I + L)^{-1} is built from the inverses of its diagonal blocks of 1, 2, 4, ... rows. Doubling the
 Neumann series (I - L)(I + L^2)(I + L^4)... costs the same, but its terms are of the order of 2^C
@@ -30,71 +29,99 @@ where keys repeat and beta is near 2. They cancel, and no correct digit would re
 import jax
 import jax.numpy as jnp
 
-from baselines.matrix_scans import check_scan_form_and_chunk_size, join_chunks, split_into_chunks
+from baselines.delta_chunks import (
+  ChunkRule,
+  gradients_after_chunks,
+  lower_triangular_mask,
+  memories_after_chunks,
+  memories_before_chunks,
+  scan_chunks,
+  sum_within_chunk,
+  transpose,
+  unit_triangular_inverse,
+)
+from baselines.matrix_scans import check_scan_form_and_chunk_size
 from transformer import platform
 
 
-def lower_triangular_mask(size: int, diagonal: int = 0) -> jax.Array:
-  """A boolean mask [C, C] that is true where column <= row + diagonal."""
-  return jnp.tri(size, k=diagonal, dtype=bool)
-
-
-@jax.custom_vjp
-def unit_triangular_inverse(lower: jax.Array) -> jax.Array:
-  """Computes (I + L)^{-1} for strictly lower triangular matrices L [..., C, C].
-
-  Adjacent diagonal blocks with the inverses X and Y are merged. With L restricted to the rows of Y
-  and the columns of X, the inverse of the merged block is [[X, 0], [-Y L X, Y]].
-  """
-  size = lower.shape[-1]
-  row, column = (jax.lax.broadcasted_iota(int, lower.shape, lower.ndim - i) for i in (2, 1))
-  inverse, block = (row == column).astype(lower.dtype), 1
-  while block < size:
-    same_pair = row // (2 * block) == column // (2 * block)
-    between = jnp.where(same_pair & (row // block > column // block), lower, 0)
-    inverse -= between if block == 1 else inverse @ between @ inverse
-    block *= 2
-  return inverse
-
-
-def _unit_triangular_inverse_forward(lower):
-  inverse = unit_triangular_inverse(lower)
-  return inverse, inverse
-
-
-def _unit_triangular_inverse_backward(inverse, gradient):
-  return (-(inverse.mT @ gradient @ inverse.mT),)
-
-
-unit_triangular_inverse.defvjp(_unit_triangular_inverse_forward, _unit_triangular_inverse_backward)
-
-
 def _delta_rule_step(memory, inputs):
-  query, key, value, beta, log_decay = inputs
-  memory = jnp.exp(log_decay)[..., None, None] * memory
+  query, key, value, beta, *log_decay = inputs
+  if log_decay:
+    memory = jnp.exp(log_decay[0])[..., None, None] * memory
   correction = beta[..., None] * (value - jnp.einsum('BHK,BHKV->BHV', key, memory))
   memory += key[..., None] * correction[..., None, :]
   return memory, jnp.einsum('BHK,BHKV->BHV', query, memory)
 
 
-def _delta_rule_chunk(memory, inputs):
-  query, key, value, beta, log_decay = inputs
-  causal, strict = (
-    lower_triangular_mask(beta.shape[-1], diagonal)[None, None] for diagonal in (0, -1)
-  )
-  # A difference of cumulative sums would lose precision, so the log decays are summed directly.
-  steps = jnp.where(strict, log_decay[..., None], 0)  # [B, H, C, C]
-  summation = lower_triangular_mask(beta.shape[-1]).astype(steps.dtype)
-  steps = jnp.matmul(summation, steps, precision='highest')
-  decay = jnp.where(causal, jnp.exp(steps), 0)
-  since_start = jnp.exp(jnp.cumsum(log_decay, -1))[..., None]  # [B, H, C, 1]
-  until_end = decay[..., -1, :, None]
+def _decays_within_chunk(log_decay, size):
+  """Computes the decays between tokens, since the start and until the end of a chunk.
 
-  lower = jnp.where(strict, beta[..., None] * decay * (key @ key.mT), 0)
-  correction = beta[..., None] * (value - since_start * (key @ memory))
-  correction = unit_triangular_inverse(lower) @ correction
-  y = since_start * (query @ memory) + (decay * (query @ key.mT)) @ correction
-  return since_start[..., -1:, :] * memory + (until_end * key).mT @ correction, y
+  Args:
+    log_decay: log a, [N, C], or None for a = 1.
+    size: C.
+
+  Returns:
+    The decay a_{j+1} ... a_i for j <= i, and 0 above the diagonal, [N, C, C], and the
+    products a_1 ... a_i and a_{i+1} ... a_C, [N, C, 1]. The first axes are 1 for a = 1.
+
+  """
+  causal = lower_triangular_mask(size)[None]
+  if log_decay is None:
+    return causal.astype(jnp.float32), jnp.ones((1, 1, 1)), jnp.ones((1, 1, 1))
+  # A difference of cumulative sums would lose precision, so the log decays are summed directly.
+  later = lower_triangular_mask(size, -1).astype(log_decay.dtype)  # [m, j], true for m > j
+  until_row = jnp.where(causal, log_decay[:, None], 0)  # [N, i, m]
+  decay = causal * jnp.exp(jnp.matmul(until_row, later, precision='highest'))
+  since_start = jnp.exp(sum_within_chunk(log_decay[..., None]))
+  return decay, *jax.lax.optimization_barrier((since_start, decay[:, -1, :, None]))
+
+
+def _delta_rule_forward(memory, query, key, value, beta, log_decay=None):
+  size, beta = beta.shape[-1], beta[..., None]
+  decay, since_start, until_end = _decays_within_chunk(log_decay, size)
+  strict = lower_triangular_mask(size, -1)[None]
+  inverse = unit_triangular_inverse(beta * (strict * decay) * (key @ key.mT))
+  score = decay * (query @ key.mT)
+  written, read = inverse @ (beta * value), inverse @ (beta * since_start * key)
+  reader = since_start * query - score @ read
+  keys, identity = transpose(until_end * key), jnp.eye(key.shape[-1], dtype=key.dtype)[None]
+  transition = since_start[:, -1:] * identity - keys @ read
+  before, memory = memories_before_chunks(transition, keys @ written, memory)
+  y = score @ written + reader @ before
+  return memory, y, (inverse, reader, transition, before, written - read @ before)
+
+
+def _delta_rule_backward(gradient, memory, y_gradient, residuals, *arrays):
+  query, key, value, beta, *log_decay = arrays
+  inverse, reader, transition, before, correction = residuals
+  size, beta = beta.shape[-1], beta[..., None]
+  decay, since_start, until_end = _decays_within_chunk(*(log_decay or [None]), size)
+  strict = lower_triangular_mask(size, -1)[None]
+  transposed = transpose(y_gradient)
+  after, gradient = gradients_after_chunks(transition, transposed @ reader, gradient)
+  transposed = transposed @ (decay * (query @ key.mT)) + after @ (until_end * key).mT
+  solution = transpose(transposed @ inverse)  # the gradient of beta (v - A S^T k)
+  score_gradient = decay * (y_gradient @ correction.mT)
+  lower_gradient = strict * decay * (solution @ correction.mT)
+  query_gradient = since_start * (y_gradient @ before.mT) + score_gradient @ key
+  # A key is read, multiplied by beta, and written. Both gradients are computed separately.
+  read_gradient = -since_start * (solution @ before.mT) - lower_gradient @ key
+  key_gradient = until_end * (correction @ after) + transpose(score_gradient) @ query
+  key_gradient -= transpose(beta * lower_gradient) @ key
+  read_sum = jnp.sum(key * read_gradient, -1)
+  gradients = (
+    query_gradient, key_gradient + beta * read_gradient, beta * solution,
+    jnp.sum(value * solution, -1) + read_sum,
+  )
+  if not log_decay:
+    return gradient, gradients
+  terms = jnp.sum(query * query_gradient - key * key_gradient, -1) + beta[..., 0] * read_sum
+  whole_chunk = jnp.sum(after.mT * memories_after_chunks(before, memory), (-1, -2))
+  log_gradient = sum_within_chunk(terms[..., None], reverse=True)[..., 0] + whole_chunk[:, None]
+  return gradient, (*gradients, log_gradient)
+
+
+DELTA_RULE = ChunkRule(_delta_rule_forward, _delta_rule_backward)
 
 
 def _generalised_delta_rule_step(memory, inputs):
@@ -106,29 +133,85 @@ def _generalised_delta_rule_step(memory, inputs):
   return memory, jnp.einsum('BHK,BHKV->BHV', query, memory)
 
 
-def _generalised_delta_rule_chunk(memory, inputs):
-  query, key, value, removal_key, removal_rate, log_decay = inputs
-  size = query.shape[-2]
+def _decayed_queries_and_keys(query, key, value, removal_key, removal_rate, log_decay):
+  """Computes factors of the decayed scores of a chunk.
+
+  At token t the removed value is computed from memory S_{t-1}, and the output from memory S_t. The
+  decay between tokens j and i is exp(d_i) exp(-d_j), where d is the summed log decay.
+
+  Returns:
+    The queries [N, 2 C, K] of removed values and of outputs, the keys [N, 2 C, K] of removed values
+    and of values, their masked products [N, 2 C, 2 C], and exp(d) [N, C, K].
+
+  """
+  del value
+  decay = jax.lax.optimization_barrier(jnp.exp(sum_within_chunk(log_decay)))
+  before = jnp.concatenate([jnp.ones_like(decay[:, :1]), decay[:, :-1]], -2)
+  queries = jnp.concatenate([before * removal_key, decay * query], -2)
+  keys = jnp.concatenate([-removal_rate * removal_key / decay, key / decay], -2)
+  mask = _causal_mask_of_removal_and_output(query.shape[-2])
+  return queries, keys, mask * (queries @ keys.mT), decay
+
+
+def _causal_mask_of_removal_and_output(size):
   causal, strict = (lower_triangular_mask(size, diagonal) for diagonal in (0, -1))
-  decay = jnp.cumsum(log_decay, -2)  # [B, H, C, K], since the start of the chunk
-  end = jnp.exp(decay[..., -1, :, None])
-  # At token t the removed value is computed from memory S_{t-1}, and the output from memory S_t.
-  # The decay between tokens j and i is exp(d_i) exp(-d_j), where d is the summed log decay.
-  queries = jnp.concatenate([jnp.exp(decay - log_decay) * removal_key, jnp.exp(decay) * query], -2)
-  keys = jnp.exp(-decay)
-  keys = jnp.concatenate([-keys * removal_rate * removal_key, keys * key], -2)
-  mask = jnp.concatenate([jnp.tile(strict, (1, 2)), jnp.tile(causal, (1, 2))])[None, None]
-  score = jnp.where(mask, queries @ keys.mT, 0)  # [B, H, 2 C, 2 C]
-  outputs = queries @ memory + score[..., size:] @ value
-  removed = unit_triangular_inverse(-score[..., :size, :size]) @ outputs[..., :size, :]
-  y = outputs[..., size:, :] + score[..., size:, :size] @ removed
-  memory += keys.mT @ jnp.concatenate([removed, value], -2)
-  return end * memory, y
+  return jnp.concatenate([jnp.tile(strict, (1, 2)), jnp.tile(causal, (1, 2))])[None]
 
 
-def _recurrent_or_chunked_scan(
-  token_step, chunk_step, arrays, initial_memory, scan_form, chunk_size
-):
+def _generalised_delta_rule_forward(memory, *arrays):
+  _, key, value, *_ = arrays
+  size = key.shape[-2]
+  queries, keys, score, decay = _decayed_queries_and_keys(*arrays)
+  end = decay[:, -1, :, None]
+  inverse = unit_triangular_inverse(-score[:, :size, :size])
+  value_score = score[:, :, size:] @ value
+  written, read = inverse @ value_score[:, :size], inverse @ queries[:, :size]
+  reader = queries[:, size:] + score[:, size:, :size] @ read
+  transposed = transpose(keys)
+  removal = transposed[..., :size]
+  transition = end * (jnp.eye(key.shape[-1], dtype=key.dtype)[None] + removal @ read)
+  addition = end * (removal @ written + transposed[..., size:] @ value)
+  before, memory = memories_before_chunks(transition, addition, memory)
+  y = value_score[:, size:] + score[:, size:, :size] @ written + reader @ before
+  return memory, y, (inverse, reader, transition, before, written + read @ before)
+
+
+def _generalised_delta_rule_backward(gradient, memory, y_gradient, residuals, *arrays):
+  _, _, value, removal_key, removal_rate, _ = arrays
+  inverse, reader, transition, before, removed = residuals
+  size = value.shape[-2]
+  queries, keys, score, decay = _decayed_queries_and_keys(*arrays)
+  transposed = transpose(y_gradient)
+  after, gradient = gradients_after_chunks(transition, transposed @ reader, gradient)
+  log_gradient = jnp.sum(after.mT * memories_after_chunks(before, memory), -1)  # of exp(d_C)
+  after = decay[:, -1:] * after
+  transposed = transposed @ score[:, size:, :size] + after @ keys[:, :size].mT
+  # The gradients of (I - L) times the removed values, and of the outputs
+  outputs = jnp.concatenate([transpose(transposed @ inverse), y_gradient], -2)
+  values = jnp.concatenate([removed, value], -2)
+  score_gradient = _causal_mask_of_removal_and_output(size) * (outputs @ values.mT)
+  value_gradient = transpose(score[:, :, size:]) @ outputs + keys[:, size:] @ after.mT
+  queries_gradient = outputs @ before.mT + score_gradient @ keys
+  keys_gradient = values @ after + transpose(score_gradient) @ queries
+
+  terms = queries * queries_gradient - keys * keys_gradient
+  removal_terms = (queries * queries_gradient)[:, :size]
+  terms = sum_within_chunk(terms[:, :size] + terms[:, size:], reverse=True) - removal_terms
+  removal_gradient = keys_gradient[:, :size] / decay
+  before_decay = jnp.concatenate([jnp.ones_like(decay[:, :1]), decay[:, :-1]], -2)
+  return gradient, (
+    decay * queries_gradient[:, size:], keys_gradient[:, size:] / decay, value_gradient,
+    before_decay * queries_gradient[:, :size] - removal_rate * removal_gradient,
+    -removal_key * removal_gradient, terms + log_gradient[:, None],
+  )
+
+
+GENERALISED_DELTA_RULE = ChunkRule(
+  _generalised_delta_rule_forward, _generalised_delta_rule_backward
+)
+
+
+def _recurrent_or_chunked_scan(token_step, rule, arrays, memory, scan_form, chunk_size):
   """Scans over single tokens (form 'recurrent') or over chunks of tokens (form 'chunked')."""
   check_scan_form_and_chunk_size(scan_form, chunk_size)
   length = arrays[0].shape[1]
@@ -136,12 +219,10 @@ def _recurrent_or_chunked_scan(
   if scan_form == 'auto':
     scan_form = 'chunked' if length >= chunk_size else 'recurrent'
   arrays = tuple(x.astype(jnp.float32) for x in arrays)
-  if scan_form == 'recurrent':
-    memory, y = jax.lax.scan(token_step, initial_memory, tuple(x.swapaxes(0, 1) for x in arrays))
-    return y.swapaxes(0, 1), memory
-  chunks = tuple(split_into_chunks(x, chunk_size) for x in arrays)
-  memory, y = jax.lax.scan(jax.checkpoint(chunk_step), initial_memory, chunks)
-  return join_chunks(y, length), memory
+  if scan_form == 'chunked':
+    return scan_chunks(rule, chunk_size, arrays, memory)
+  memory, y = jax.lax.scan(token_step, memory, tuple(x.swapaxes(0, 1) for x in arrays))
+  return y.swapaxes(0, 1), memory
 
 
 def delta_scan(query, key, value, beta, log_decay, initial_memory, form='auto', chunk_size=0):
@@ -152,7 +233,7 @@ def delta_scan(query, key, value, beta, log_decay, initial_memory, form='auto', 
     key: k, [B, T, H, K], with norm 1 or 0 so that the memory is stable.
     value: v, [B, T, H, V].
     beta: [B, T, H], the fraction from 0 to 2 of the value stored under the key that is replaced.
-    log_decay: log a, [B, T, H], at most 0.
+    log_decay: log a, [B, T, H], at most 0, or None for a = 1.
     initial_memory: the memory S before the first token, [B, H, K, V].
     form: an entry of `matrix_scans.FORMS`. 'auto' is 'chunked' for sequences of at least a chunk.
     chunk_size: C, a power of two. 0 means 16 on a CPU and 64 elsewhere.
@@ -178,9 +259,9 @@ def delta_scan(query, key, value, beta, log_decay, initial_memory, form='auto', 
     [1.0, 3.0]
 
   """
-  arrays = query, key, value, beta, log_decay
+  arrays = query, key, value, beta, *(() if log_decay is None else (log_decay,))
   return _recurrent_or_chunked_scan(
-    _delta_rule_step, _delta_rule_chunk, arrays, initial_memory, form, chunk_size
+    _delta_rule_step, DELTA_RULE, arrays, initial_memory, form, chunk_size
   )
 
 
@@ -223,6 +304,5 @@ def generalised_delta_scan(
   """
   arrays = query, key, value, removal_key, removal_rate, log_decay
   return _recurrent_or_chunked_scan(
-    _generalised_delta_rule_step, _generalised_delta_rule_chunk, arrays, initial_memory, form,
-    chunk_size,
+    _generalised_delta_rule_step, GENERALISED_DELTA_RULE, arrays, initial_memory, form, chunk_size
   )

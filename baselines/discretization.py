@@ -81,6 +81,7 @@ def zero_order_hold(log_real, imaginary, log_step):
   return jnp.exp(z), step * expm1_divided_by_z(z)
 
 
+@jax.custom_jvp
 def expm1_divided_by_z(z: jax.Array) -> jax.Array:
   """Computes (exp(z) - 1) / z for complex z, with the value 1 at 0.
 
@@ -88,9 +89,35 @@ def expm1_divided_by_z(z: jax.Array) -> jax.Array:
   the quotient suffer from cancellation. There the power series 1 + z / 2 (1 + z / 3 (1 + ...)) is
   summed instead, for |z| < 1/2, where the tenth term is 1e-9.
   """
+  series = lambda small: _horner(small, [1 / n for n in range(2, 10)])  # noqa: E731
+  return _near_and_far(z, series, lambda large: (jnp.exp(large) - 1) / large)
+
+
+@expm1_divided_by_z.defjvp
+def _expm1_divided_by_z_jvp(primals, tangents):
+  """Computes the derivative (exp(z) - f) / z, and 1/2 (1 + 2/3 z (1 + 3/8 z (1 + ...))) near 0.
+
+  The ratio of the terms n + 1 and n of the series is (n + 1) / (n (n + 2)).
+  """
+  (z,), (dz,) = primals, tangents
+  mean = expm1_divided_by_z(z)
+  ratios = [(n + 1) / (n * (n + 2)) for n in range(1, 10)]
+  derivative = _near_and_far(
+    z, lambda small: _horner(small, ratios) / 2,
+    lambda large: (jnp.exp(large) - (jnp.exp(large) - 1) / large) / large)
+  return mean, derivative * dz
+
+
+def _near_and_far(z, near_function, far_function):
+  """Applies one function where |z| < 1/2 and the other one elsewhere."""
   near = jnp.square(z.real) + jnp.square(z.imag) < 0.25
   small, large = jnp.where(near, z, 0), jnp.where(near, 1, z)
+  return jnp.where(near, near_function(small), far_function(large))
+
+
+def _horner(z, ratios):
+  """Computes 1 + r_1 z (1 + r_2 z (1 + ...)) for the ratios r of successive terms."""
   series = jnp.ones_like(z)
-  for n in range(9, 1, -1):
-    series = 1 + small / n * series
-  return jnp.where(near, series, (jnp.exp(large) - 1) / large)
+  for ratio in reversed(ratios):
+    series = 1 + ratio * z * series
+  return series

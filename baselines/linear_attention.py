@@ -26,6 +26,7 @@ from flax import linen as nn
 
 from baselines.activations import log_sigmoid
 from baselines.matrix_scans import check_scan_form_and_chunk_size, outer_product_scan, safe_divide
+from transformer.dense import DenseGeneral
 from transformer.layer import SequenceLayer, apply_mask
 from transformer.normalization import LayerNorm
 from transformer.options import (
@@ -96,13 +97,16 @@ class MatrixStateLayer(SequenceLayer):
 
   def _project(self, x, name, *features, use_bias=False):
     """Projects x [B, T, D] to [B, T, *features] by a dense layer with the given name."""
-    return nn.DenseGeneral(features, use_bias=use_bias, dtype=x.dtype, name=name)(x)
+    return DenseGeneral(features, use_bias=use_bias, dtype=x.dtype, name=name)(x)
+
+  def _output_projection(self, y, width):
+    """Projects y [B, T, H, V] to [B, T, D] by the last dense layer."""
+    return DenseGeneral(width, (-2, -1), use_bias=False, dtype=y.dtype, name='output')(y)
 
   def _gated_output(self, y, gate, width):
     """Computes the layer output W (swish(gate) * norm(y)) [B, T, D] for y [B, T, H, V]."""
     norm = LayerNorm(feature_axes=(-2, -1), name='norm')
-    y = norm(y).astype(gate.dtype) * jax.nn.silu(gate)
-    return nn.DenseGeneral(width, (-2, -1), use_bias=False, dtype=gate.dtype, name='output')(y)
+    return self._output_projection(norm(y).astype(gate.dtype) * jax.nn.silu(gate), width)
 
 
 class LinearAttention(MatrixStateLayer):
@@ -135,8 +139,7 @@ class LinearAttention(MatrixStateLayer):
     value = jnp.concatenate([value, jnp.ones_like(value[..., :1])], -1)
     y, state = outer_product_scan(query, key, value, None, state, chunk_size=self.chunk_size)
     y = safe_divide(y[..., :-1], y[..., -1:])  # Before the first valid token the sum is 0.
-    y = y.astype(x.dtype)
-    return nn.DenseGeneral(width, (-2, -1), use_bias=False, dtype=x.dtype, name='output')(y), state
+    return self._output_projection(y.astype(x.dtype), width), state
 
 
 class RetNetState(NamedTuple):

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from baselines.convolution import ShortConvolution
+from transformer.dense import Dense, DenseGeneral
 from transformer.layer import SequenceLayer, apply_mask
 from transformer.options import require_option_values_at_least
 
@@ -152,8 +153,8 @@ class ImplicitFilters(nn.Module):
     angle = 2 * jnp.pi * time * jnp.arange(self.num_frequencies)[None]
     hidden = jnp.concatenate([time, jnp.cos(angle), -jnp.sin(angle)], -1)
     for _ in range(3):
-      hidden = jnp.sin(self.sine_frequency * nn.Dense(self.filter_width)(hidden))
-    value = nn.DenseGeneral((self.order, self.width), use_bias=False)(hidden)
+      hidden = jnp.sin(self.sine_frequency * Dense(self.filter_width)(hidden))
+    value = DenseGeneral((self.order, self.width), use_bias=False)(hidden)
     decay = math.log(100) / jnp.linspace(SLOWEST_WINDOW, FASTEST_WINDOW, self.width)
     return value * jnp.exp(-decay[None] * time)[:, None]
 
@@ -200,7 +201,7 @@ class Hyena(SequenceLayer):
   @nn.compact
   def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]
     length, width = x.shape[1:]
-    project = nn.Dense((self.order + 1) * width, dtype=x.dtype, name='projection')
+    project = Dense((self.order + 1) * width, dtype=x.dtype, name='projection')
     projected, short = self._short_convolution(name='short')(
       project(apply_mask(x, mask)), None if state is None else state.short, mask=mask
     )
@@ -223,7 +224,7 @@ class Hyena(SequenceLayer):
     index = jnp.int32(index + length)
     # If more tokens than the capacity are processed, the output is NaN instead of a wrong number.
     z = jnp.where(index <= capacity, z, jnp.nan)
-    y = nn.Dense(width, dtype=x.dtype, name='output')(z)
+    y = Dense(width, dtype=x.dtype, name='output')(z)
     return y, HyenaState(short, tuple(after), index)
 
   def _convolve_and_store(self, z, kernel, memory, index):

@@ -22,6 +22,7 @@ from baselines.convolution import ShortConvolution
 from baselines.discretization import time_step_bias_initializer
 from baselines.matrix_scans import check_scan_form_and_chunk_size, outer_product_scan
 from baselines.scans import EIGENVALUES
+from transformer.dense import Dense
 from transformer.layer import SequenceLayer, apply_mask
 from transformer.normalization import RMSNorm
 from transformer.options import check_width, require_one_of, require_option_values_at_least
@@ -107,7 +108,7 @@ class Mamba2(SequenceLayer):
     if state is None:
       state = self.initial_state(batch_size, length, width, x.dtype)
     heads, size, inner = (self.num_heads,), self.state_size, self.expand * width
-    projection = nn.Dense(
+    projection = Dense(
       2 * inner + 2 * size + self.num_heads, use_bias=False, dtype=x.dtype, name='input'
     )
     projected = projection(apply_mask(x, mask))
@@ -131,5 +132,5 @@ class Mamba2(SequenceLayer):
     y += self.param('skip', nn.initializers.ones, heads)[None, None, :, None] * value
     y = y.reshape(batch_size, length, inner).astype(x.dtype) * jax.nn.silu(gate)
     y = RMSNorm(epsilon=1e-5, dtype=x.dtype, name='norm')(y)
-    y = nn.Dense(width, use_bias=False, dtype=x.dtype, name='output')(y)
+    y = Dense(width, use_bias=False, dtype=x.dtype, name='output')(y)
     return y, Mamba2State(latest, memory)

@@ -21,18 +21,31 @@ any decay.
 A decay per channel stays inside the product q_i . k_j. It is factored at a split point between j
 and i (Yang et al. 2024, section 4.3): q_i decayed since the split is multiplied by k_j decayed
 until the split. Here a chunk is split in the middle, then each half is split, down to single
-tokens. Every pair of tokens is separated by exactly one split, so log2(C) products suffice. On a
-CPU the products are computed for blocks of growing size, without redundant products. On
-accelerators each product covers whole chunks, because the tokens of small blocks would be padded to
-full memory tiles (a step of GLA took 252 MiB of a TPU with blocks, and takes 6 MiB without).
+tokens. Every pair of tokens is separated by exactly one split, so log2(C) products suffice. Each
+product covers whole chunks, because products of small blocks are padded to full memory tiles on
+accelerators (a step of GLA took 252 MiB of a TPU with blocks, and takes 6 MiB without), and compile
+for longer on a CPU.
+
+The gradients are written by hand (see `matrix_scan_blocks`). The backward pass keeps the inputs and
+the states before the chunks, and computes everything else again. On a CPU it proceeds, like the
+forward pass, in blocks of a few hundred tokens, whose arrays stay in the cache.
 """
 
 import jax
 import jax.numpy as jnp
 
+from baselines.matrix_scan_blocks import (
+  channel_decays,
+  gradients_with_channel_decays,
+  gradients_with_head_decays,
+  head_decays,
+  outputs_with_channel_decays,
+  outputs_with_head_decays,
+)
 from transformer import platform
 
 FORMS = ('auto', 'recurrent', 'chunked')
+CPU_TOKENS_PER_BLOCK = 512
 MIN_DENOMINATOR = 2.0**-60  # small, but its square is far from rounding to 0
 
 
@@ -120,32 +133,41 @@ def outer_product_scan(
   """
   check_scan_form_and_chunk_size(form, chunk_size)
   query, key, value = (x.astype(jnp.float32) for x in (query, key, value))
-  length = value.shape[1]
-  if not length:
+  if not value.shape[1]:
     return value, initial_state
-  log_decay = jnp.zeros((1,)) if log_decay is None else log_decay
-  if log_decay.ndim == 1:
-    log_decay = jnp.broadcast_to(log_decay[None, None], (1, length, log_decay.size))
+  log_decay = jnp.zeros((value.shape[2],)) if log_decay is None else log_decay
   # A log decay of -128 gives a decay of 0 in float32, whereas -inf times a mask of 0 would be NaN.
   log_decay = jnp.maximum(log_decay, -128.0)
-  if negative is not None:  # S_t times the sign of the product a_1 ... a_t has the decays |a|.
-    sign = jnp.where(jnp.cumsum(negative, 1) % 2 == 1, -1.0, 1.0)
-    channels = sign if sign.ndim == 4 else sign[..., None]
-    query, key = query * channels, key * channels
+  arrays = query, key, value, log_decay, initial_state
+  if negative is None:
+    return _scan_outer_products(*arrays, form, chunk_size)
+  # S_t times the sign of the product a_1 ... a_t has the decays |a|.
+  sign = jnp.where(jnp.cumsum(negative, 1) % 2 == 1, -1.0, 1.0)
+  if sign.ndim == 4:
+    arrays = query * sign, key * sign, value, log_decay, initial_state
+    y, state = _scan_outer_products(*arrays, form, chunk_size)
+    return y, state * sign[:, -1, :, :, None]
+  arrays = query, key, value * sign[..., None], log_decay, initial_state
+  y, state = _scan_outer_products(*arrays, form, chunk_size)
+  return y * sign[..., None], state * sign[:, -1, :, None, None]
+
+
+def _scan_outer_products(query, key, value, log_decay, state, form, chunk_size):
+  """Computes the outputs and the last state for decays that are not negative."""
+  length = value.shape[1]
   if form == 'recurrent' or (form == 'auto' and length == 1):
-    y, state = _scan_outer_products_by_token(query, key, value, log_decay, initial_state)
-  else:
-    chunk_size = chunk_size or (32 if platform.current_platform() == 'cpu' else 64)
-    # Chunks longer than the smallest power of two that covers the sequence would only add padding.
-    chunk_size = min(chunk_size, 1 << (length - 1).bit_length())
-    y, state = _scan_outer_products_by_chunk(
-      query, key, value, log_decay, initial_state, chunk_size
-    )
-  return y, (state if negative is None else state * channels[:, -1, :, :, None])
+    return _scan_outer_products_by_token(query, key, value, log_decay, state)
+  if not chunk_size:
+    cpu_chunk_size = 16 if log_decay.ndim == 4 else 32
+    chunk_size = cpu_chunk_size if platform.current_platform() == 'cpu' else 64
+  # Chunks longer than the smallest power of two that covers the sequence would only add padding.
+  chunk_size = min(chunk_size, 1 << (length - 1).bit_length())
+  return _scan_outer_products_by_chunk(query, key, value, log_decay, state, chunk_size)
 
 
 def _scan_outer_products_by_token(query, key, value, log_decay, state):
   decay = jnp.exp(log_decay if log_decay.ndim == 4 else log_decay[..., None])
+  decay = jnp.broadcast_to(decay, (*value.shape[:3], decay.shape[-1]))
 
   def process_token(state, inputs):
     query, key, value, decay = inputs
@@ -158,107 +180,89 @@ def _scan_outer_products_by_token(query, key, value, log_decay, state):
 
 
 def _scan_outer_products_by_chunk(query, key, value, log_decay, state, chunk_size):
-  length = value.shape[1]
-  if log_decay.ndim == 3:
-    decayed_scores = _scores_with_per_head_decay
-  elif platform.current_platform() == 'cpu':
-    decayed_scores = _blockwise_scores_with_per_channel_decay
-  else:
-    decayed_scores = _scores_with_per_channel_decay
-  query, key, value, log_decay = (
-    split_into_chunks(x, chunk_size) for x in (query, key, value, log_decay)
+  batch_size, length, heads, width = value.shape
+  if log_decay.ndim == 4:
+    query, key = (jnp.broadcast_to(x, log_decay.shape) for x in (query, key))
+  groups = query.shape[2]
+  chunks = -(-length // chunk_size)
+  chunks_per_block = chunks
+  if platform.current_platform() == 'cpu':
+    chunks_per_block = max(1, CPU_TOKENS_PER_BLOCK // (batch_size * chunk_size))
+  blocks = -(-chunks // chunks_per_block)
+  chunks_per_block = -(-chunks // blocks)
+  if log_decay.ndim == 1:
+    # Decays that do not change over time are equal in all chunks, unless some tokens are padding.
+    no_padding = length == blocks * chunks_per_block * chunk_size
+    repeated = (1, chunk_size if no_padding else length, heads)
+    log_decay = jnp.broadcast_to(log_decay, repeated)
+
+  def split_into_blocks(x):  # [B, T, H, ...] to [blocks, chunks per block, B, H, C, ...]
+    x = split_into_chunks(x, chunk_size)
+    if len(x) > 1:
+      x = jnp.pad(x, ((0, blocks * chunks_per_block - len(x)), *((0, 0),) * (x.ndim - 1)))
+    return x.reshape(-1, min(len(x), chunks_per_block), *x.shape[1:])
+
+  # The states of heads with a common query are side by side, [B, G, K, H / G V].
+  state = state.reshape(batch_size, groups, heads // groups, -1, width).swapaxes(2, 3)
+  arrays = (split_into_blocks(x) for x in (query, key, value, log_decay))
+  y, state = _scan_outer_products_by_block(*arrays, state.reshape(*state.shape[:3], -1))
+  state = state.reshape(*state.shape[:3], -1, width).swapaxes(2, 3)
+  y = join_chunks(y.reshape(-1, *y.shape[2:]), length)
+  return y, state.reshape(batch_size, heads, -1, width)
+
+
+@jax.custom_vjp
+def _scan_outer_products_by_block(query, key, value, log_decay, state):
+  """Computes outputs and the last state of arrays [blocks, chunks per block, B, H, C, ...]."""
+  return _scan_by_block_forward(query, key, value, log_decay, state)[0]
+
+
+def _scan_by_block_forward(query, key, value, log_decay, state):
+  compute_outputs, _, compute_decays, repeated_decays = _block_functions(log_decay)
+
+  def process_block(state, inputs):
+    *arrays, log_decay = inputs
+    decays = compute_decays(log_decay) if repeated_decays is None else repeated_decays
+    return compute_outputs(state, *arrays, decays)
+
+  changing = log_decay if repeated_decays is None else None
+  state, (y, before) = jax.lax.scan(process_block, state, (query, key, value, changing))
+  return (y, state), (query, key, value, log_decay, before)
+
+
+def _scan_by_block_backward(residuals, gradients):
+  query, key, value, log_decay, before = residuals
+  y_gradient, state_gradient = gradients
+  _, compute_gradients, compute_decays, repeated_decays = _block_functions(log_decay)
+
+  def process_block(state_gradient, inputs):
+    query, key, value, log_decay, *others = inputs
+    decays = compute_decays(log_decay) if repeated_decays is None else repeated_decays
+    return compute_gradients(state_gradient, query, key, value, decays, *others)
+
+  changing = log_decay if repeated_decays is None else None
+  state_gradient, gradients = jax.lax.scan(
+    process_block, state_gradient, (query, key, value, changing, before, y_gradient),
+    reverse=True,
   )
-  score, since_start, until_end = decayed_scores(query, key, log_decay)
-
-  def add_chunk_to_state(state, inputs):
-    update, decay = inputs
-    return decay * state + update, state
-
-  update = (key * until_end).mT @ value
-  decays = since_start[..., -1, :, None]
-  state, before = jax.lax.scan(add_chunk_to_state, state, (update, decays))
-  y = score @ value + (query * since_start) @ before
-  return join_chunks(y, length), state
+  *gradients, log_decay_gradient = gradients
+  repeats = [axis for axis in range(3) if log_decay.shape[axis] < log_decay_gradient.shape[axis]]
+  return *gradients, log_decay_gradient.sum(repeats, keepdims=True), state_gradient
 
 
-def _scores_with_per_head_decay(query, key, log_decay):
-  """Computes attention scores and cumulative decays within a chunk, for a single decay per head.
+_scan_outer_products_by_block.defvjp(_scan_by_block_forward, _scan_by_block_backward)
 
-  The scores q_i . k_j are multiplied by the decay between the tokens j and i. The decays of a
-  token are those since the start and until the end of the chunk. The results are the scores
-  exp(L_ij) q_i . k_j [.., C, C] and the decays exp(L_i0) [.., C, 1] and exp(L_Cj) [.., C, 1].
+
+def _block_functions(log_decay):
+  """Chooses the functions for a kind of decay, given log decays [blocks, n, B, H, C, ...].
+
+  Returns:
+    The functions that compute the outputs, the gradients and the decays of a block, and the decays
+    of all blocks if they are the same, otherwise None.
+
   """
-  size = log_decay.shape[-1]
-  lower = jnp.tri(size, dtype=bool)
-  after = jnp.where(jnp.tri(size, k=-1, dtype=bool), log_decay[..., :, None], 0.0)
-  between = jnp.matmul(lower.astype(jnp.float32), after, precision='highest')
-  decay = jnp.exp(jnp.where(lower, between, -jnp.inf))
-  since_start = jnp.exp(jnp.cumsum(log_decay, -1))
-  return query @ key.mT * decay, since_start[..., None], decay[..., -1, :, None]
-
-
-def _scores_with_per_channel_decay(query, key, log_decay):
-  """Computes scores and decays like `_scores_with_per_head_decay`, for a decay per key channel.
-
-  The log decays are [.., C, K]. Each of the log2(C) block sizes takes a single product of whole
-  chunks.
-  """
-  size = log_decay.shape[-2]
-  decaying_tokens, separated_pairs = _decay_masks_and_score_masks_by_block_size(size)
-  decay = jnp.exp(jnp.matmul(decaying_tokens, log_decay[..., None, :, :], precision='highest'))
-  levels = len(separated_pairs)
-  to_split, since_start, until_end = jnp.split(decay, (levels, levels + 1), -3)
-  products = (query[..., None, :, :] * to_split) @ (key[..., None, :, :] * to_split).mT
-  diagonal = jnp.where(jnp.eye(size, dtype=bool), jnp.sum(query * key, -1)[..., None], 0.0)
-  score = diagonal + jnp.sum(jnp.where(separated_pairs, products, 0.0), -3)
-  return score, since_start[..., 0, :, :], until_end[..., 0, :, :]
-
-
-def _decay_masks_and_score_masks_by_block_size(chunk_size):
-  """Returns masks that select log decays and query-key scores, per recursive halving of a chunk.
-
-  The first mask selects the log decays to sum, and the second mask the scores to compute. Each
-  level of the recursion divides the chunk into blocks of 2, 4, ... C tokens, and halves each block.
-  A token before a split decays by the tokens after it up to the split. A token behind a split
-  decays by the tokens since the split, with its own decay included. The last two rows of the first
-  mask, [log2(C) + 2, C, C], are for splits before the first token and behind the last token. The
-  second mask, [log2(C), C, C], selects the pairs of a token in the second half of a block and a
-  token in the first half.
-  """
-  row, column = jnp.arange(chunk_size)[None, :, None], jnp.arange(chunk_size)[None, None]
-  level = jnp.arange(chunk_size.bit_length() - 1)[:, None, None]
-  # The halves of blocks have 2^level tokens each and are numbered from 0 along the chunk.
-  # Token i is in half number i >> level.
-  row_half, column_half = row >> level, column >> level
-  behind, since, until = row_half & 1 == 1, column <= row, column > row
-  to_split = (row_half == column_half) & jnp.where(behind, since, until)
-  decaying_tokens = jnp.concatenate([to_split, since, until]).astype(jnp.float32)
-  return decaying_tokens, behind & (column_half == row_half - 1)
-
-
-def _blockwise_scores_with_per_channel_decay(query, key, log_decay):
-  """Computes the results of `_scores_with_per_channel_decay` by merging scores of adjacent blocks.
-
-  Pairs of adjacent blocks of one, two, four, ... tokens are merged, up to the whole chunk.
-  """
-  query = jnp.broadcast_to(query, log_decay.shape)
-  score = jnp.sum(query * key, -1)[..., None, None]
-  since, until = log_decay[..., None, :], jnp.zeros_like(log_decay)[..., None, :]
-  query, key = query[..., None, :], key[..., None, :]  # [.., blocks, tokens of a block, K]
-  while score.shape[-3] > 1:
-    pairs = (x[..., half::2, :, :] for x in (query, key, since, until, score) for half in (0, 1))
-    query_1, query_2, key_1, key_2, since_1, since_2, until_1, until_2, score_1, score_2 = pairs
-    between = (query_2 * jnp.exp(since_2)) @ (key_1 * jnp.exp(until_1)).mT
-    score = _concatenate_along_token_axis(
-      jnp.concatenate([score_1, jnp.zeros_like(between)], -1),
-      jnp.concatenate([between, score_2], -1),
-    )
-    since = _concatenate_along_token_axis(since_1, since_1[..., -1:, :] + since_2)
-    until = _concatenate_along_token_axis(until_1 + since_2[..., -1:, :], until_2)
-    query = _concatenate_along_token_axis(query_1, query_2)
-    key = _concatenate_along_token_axis(key_1, key_2)
-  return score[..., 0, :, :], jnp.exp(since[..., 0, :, :]), jnp.exp(until[..., 0, :, :])
-
-
-def _concatenate_along_token_axis(first, second):
-  return jnp.concatenate([first, second], -2)
+  if log_decay.ndim == 6:
+    functions = outputs_with_channel_decays, gradients_with_channel_decays, channel_decays
+  else:
+    functions = outputs_with_head_decays, gradients_with_head_decays, head_decays
+  return *functions, (functions[2](log_decay[0]) if len(log_decay) == 1 else None)

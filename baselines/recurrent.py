@@ -19,7 +19,17 @@ from typing import ClassVar
 import jax.numpy as jnp
 from flax import linen as nn
 
-from baselines.unroll import RecurrentCell, gate_activations, split_gates, unroll
+from baselines.unroll import (
+  RecurrentCell,
+  StepDerivatives,
+  gate_activations,
+  gate_derivatives,
+  per_gate,
+  split_gates,
+  stack_gates,
+  unroll,
+)
+from transformer.dense import Dense
 from transformer.layer import SequenceLayer, apply_mask
 from transformer.options import (
   require_finite_option_values,
@@ -35,81 +45,72 @@ class ElmanCell(RecurrentCell):
 
   @staticmethod
   def step(input_projection, recurrent_projection, state):
-    return (jnp.tanh(input_projection + recurrent_projection)[..., 0, :],), ()
+    h = jnp.tanh(input_projection + recurrent_projection)
+    return (h[..., 0, :],), StepDerivatives(1 - h**2)
 
   @staticmethod
-  def local_derivatives_of_step(saved_values, state_before, state_after):
-    return 1 - state_after[0][..., None, :] ** 2
-
-  @staticmethod
-  def step_vjp(step_derivatives, state_gradient):
-    return step_derivatives * state_gradient[0][..., None, :], (0,)
+  def preactivation_gradient(derivatives, carried_gradient, hidden_gradient):
+    return derivatives.preactivations * hidden_gradient[..., None, :]
 
 
 class LSTMCell(RecurrentCell):
   """The LSTM recurrence c' = f c + i g, h' = o tanh(c'), with the gates in the order i, f, g, o."""
 
+  carried: ClassVar[tuple[int, ...]] = (1,)  # c
+  activation_functions: ClassVar[tuple[str, ...]] = ('sigmoid', 'sigmoid', 'tanh', 'sigmoid')
+
   @staticmethod
   def step(input_projection, recurrent_projection, state):
-    _, c = state
-    preactivations = input_projection + recurrent_projection
-    gates = gate_activations(preactivations, ('sigmoid', 'sigmoid', 'tanh', 'sigmoid'))
+    (_, c), functions = state, LSTMCell.activation_functions
+    gates = gate_activations(input_projection + recurrent_projection, functions)
     i, f, g, o = split_gates(gates)
-    c = f * c + i * g
-    return (o * jnp.tanh(c), c), gates
+    after = f * c + i * g
+    tanh_c = jnp.tanh(after)
+    # The derivatives of c' for the gates i, f and g, and of h' for the gate o.
+    derivatives = stack_gates(g, c, i, tanh_c) * gate_derivatives(gates, functions)
+    return (o * tanh_c, after), StepDerivatives(derivatives, f, o * (1 - tanh_c**2))
 
   @staticmethod
-  def local_derivatives_of_step(saved_values, state_before, state_after):
-    (i, f, g, o), c, tanh_c = split_gates(saved_values), state_before[1], jnp.tanh(state_after[1])
-    c_by_gates = jnp.stack((g * i * (1 - i), c * f * (1 - f), i * (1 - g**2)), -2)  # i, f, g
-    h_by_output_gate = tanh_c * o * (1 - o)
-    return c_by_gates, h_by_output_gate[..., None, :], o * (1 - tanh_c**2), f
+  def carried_gradient(others, retained_gradient, hidden_gradient):
+    ((c,), h_by_c) = retained_gradient, others
+    return (c + hidden_gradient * h_by_c,)
 
   @staticmethod
-  def step_vjp(step_derivatives, state_gradient):
-    (c_by_gates, h_by_output_gate, h_by_c, c_by_c), (h, c) = step_derivatives, state_gradient
-    c = c + h * h_by_c
-    preactivations = jnp.concatenate(
-      (c_by_gates * c[..., None, :], h_by_output_gate * h[..., None, :]), -2
-    )
-    return preactivations, (0, c * c_by_c)
+  def preactivation_gradient(derivatives, carried_gradient, hidden_gradient):
+    (c,), h = carried_gradient, hidden_gradient
+    return derivatives.preactivations * stack_gates(c, c, c, h)
 
 
 class GRUCell(RecurrentCell):
   """The GRU recurrence h' = (1 - u) n + u h, with the gates in the order r, u, n."""
 
+  carried: ClassVar[tuple[int, ...]] = (0,)  # h
+  splits_input_projection: ClassVar[bool] = True
+
   @staticmethod
   def step(input_projection, recurrent_projection, state):
-    (h,) = state
-    gates = gate_activations(
-      input_projection[..., :2, :] + recurrent_projection[..., :2, :],
-      ('sigmoid', 'sigmoid'),
-    )
-    r, u = split_gates(gates)
-    n = jnp.tanh(input_projection[..., 2, :] + r * recurrent_projection[..., 2, :])
-    return ((1 - u) * n + u * h,), (gates, n, recurrent_projection[..., 2, :])
-
-  @staticmethod
-  def local_derivatives_of_step(saved_values, state_before, state_after):
-    (h,), (gates, n, projection) = state_before, saved_values
-    r, u = split_gates(gates)
+    (h,), inputs, products = state, input_projection, split_gates(recurrent_projection)
+    r, u = (0.5 + 0.5 * jnp.tanh(0.5 * (x + y)) for x, y in zip(inputs[:2], products, strict=False))
+    n = jnp.tanh(inputs[2] + r * products[2])
     h_by_n = (1 - u) * (1 - n**2)
-    h_by_gates = jnp.stack(
-      (h_by_n * projection * r * (1 - r), (h - n) * u * (1 - u), h_by_n), -2
-    )
-    return h_by_gates, u, r
+    derivatives = stack_gates(h_by_n * products[2] * r * (1 - r), (h - n) * u * (1 - u), h_by_n)
+    return ((1 - u) * n + u * h,), StepDerivatives(derivatives, u, r)
 
   @staticmethod
-  def step_vjp(step_derivatives, state_gradient):
-    (h_by_gates, h_by_h, _), (h,) = step_derivatives, state_gradient
-    return h_by_gates * h[..., None, :], (h * h_by_h,)
+  def carried_gradient(others, retained_gradient, hidden_gradient):
+    (h,) = retained_gradient
+    return (h + hidden_gradient,)
 
   @staticmethod
-  def recurrent_projection_vjp(step_derivatives, preactivation_gradient):
+  def preactivation_gradient(derivatives, carried_gradient, hidden_gradient):
+    (h,) = carried_gradient
+    return derivatives.preactivations * h[..., None, :]
+
+  @staticmethod
+  def recurrent_projection_gradient(others, preactivation_gradient):
     # The reset gate r multiplies the recurrent projection of the candidate n.
-    *_, r = step_derivatives
-    gates, candidate = preactivation_gradient[..., :2, :], preactivation_gradient[..., 2:, :]
-    return jnp.concatenate((gates, candidate * r[..., None, :]), -2)
+    is_candidate = per_gate((False, False, True), preactivation_gradient.ndim)
+    return preactivation_gradient * jnp.where(is_candidate, others[..., None, :], 1)
 
 
 class Recurrent(SequenceLayer):
@@ -170,7 +171,7 @@ class Recurrent(SequenceLayer):
       state = self.initial_state(batch_size, length, width)
     # With time and batch merged into a single axis, the gradient for W is a plain matrix product.
     x = apply_mask(x, mask).swapaxes(0, 1).reshape(length * batch_size, width)
-    project = nn.Dense(gates * width, bias_init=self.bias_initializer, dtype=x.dtype, name='input')
+    project = Dense(gates * width, bias_init=self.bias_initializer, dtype=x.dtype, name='input')
     input_projection = project(x).astype(jnp.float32).reshape(length, batch_size, gates, width)
     kernel = self.param(
       'recurrent_kernel', self._recurrent_kernel_initializer, (width, gates * width)

@@ -64,7 +64,7 @@ def linear_scan(
     (1, 1)
 
   """
-  form = _select_scan_algorithm(form, len(input_term))
+  form = select_scan_form(form, len(input_term))
   if mask is not None:
     mask = mask.reshape(mask.shape + (1,) * (input_term.ndim - 2))
     decay, input_term = jnp.where(mask, decay, 1), jnp.where(mask, input_term, 0)
@@ -119,7 +119,7 @@ def scan_without_storing_states(
     [3.0, 6.0, 9.0, 12.0, 15.0]
 
   """
-  form = _select_scan_algorithm(form, len(jax.tree.leaves(inputs)[0]))
+  form = select_scan_form(form, len(jax.tree.leaves(inputs)[0]))
 
   def process_token(h, token_inputs):
     decay, input_term = compute_decay_and_input_term(token_inputs)
@@ -155,15 +155,15 @@ def _scan_chunks(step, inputs, state, chunk_size):
   return jnp.concatenate(outputs), state
 
 
-def _select_scan_algorithm(algorithm, length):
-  """Returns the given algorithm, or for 'auto' the fastest for the platform and the length."""
-  if algorithm not in FORMS:
-    raise ValueError(f'unknown form {algorithm!r} of a linear scan; the forms are '
+def select_scan_form(form: str, length: int) -> str:
+  """Returns the given form, or for 'auto' the fastest for the platform and the length."""
+  if form not in FORMS:
+    raise ValueError(f'unknown form {form!r} of a linear scan; the forms are '
                      f'{", ".join(FORMS)}')
   if not length:  # The associative form needs a first token.
     return 'sequential'
-  if algorithm != 'auto':
-    return algorithm
+  if form != 'auto':
+    return form
   # On a CPU the sequential form, with the least arithmetic, is the fastest at every length.
   # On an accelerator even a small step of a sequential loop costs a kernel launch.
   is_sequential = platform.current_platform() == 'cpu' or length < 32

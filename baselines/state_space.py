@@ -25,7 +25,9 @@ from flax import linen as nn
 
 from baselines.activations import softplus
 from baselines.convolution import ShortConvolution
+from baselines.diagonal_state_space import complex_linear_scan, diagonal_state_space, to_parts
 from baselines.discretization import (
+  expm1_divided_by_z,
   hippo_normal_part_eigenpairs,
   log_time_step_initializer,
   time_step_bias_initializer,
@@ -39,7 +41,9 @@ from baselines.linear_recurrence import (
   real_part_of_projection,
   to_masked_time_major,
 )
-from baselines.scans import EIGENVALUES, linear_scan, scan_without_storing_states
+from baselines.scans import EIGENVALUES
+from baselines.selective_scan import selective_scan
+from transformer.dense import Dense
 from transformer.layer import SequenceLayer, State, apply_mask
 from transformer.options import require_one_of, require_option_values_at_least
 
@@ -110,7 +114,7 @@ class S4D(SequenceLayer):
     batch_size, length, width = x.shape
     if state is None:
       state = self.initial_state(batch_size, length, width)
-    x, mask = to_masked_time_major(x, mask)
+    x = apply_mask(x, mask)
     shape = (self.state_size // 2, width)
     log_real = self.param('log_real', nn.initializers.constant(math.log(0.5)), shape)
     imaginary = self.param('imaginary', self._imaginary_part_initializer, shape)
@@ -119,22 +123,16 @@ class S4D(SequenceLayer):
     )
     kernel = self.param('output_kernel', nn.initializers.normal(0.5**0.5), (2, *shape))
     skip = self.param('skip', nn.initializers.normal(1), (width,))
-    decay, gain = zero_order_hold(log_real, imaginary, log_step[None])
+    step = jnp.exp(log_step)[None]
+    log_decay = step * jax.lax.complex(-jnp.exp(log_real), imaginary)
+    gain = step * expm1_divided_by_z(log_decay)
     kernel = 2 * gain * jax.lax.complex(kernel[0], kernel[1])
-
-    def compute_decay_and_input_term(inputs):  # [B, D], [B]
-      x, valid = inputs
-      a = decay[None] if valid is None else jnp.where(valid[:, None, None], decay[None], 1)
-      return a, x[:, None]
-
-    def readout(h, inputs):
-      return jnp.sum((h * kernel[None]).real, 1)
-
-    inputs = x.astype(jnp.float32), mask
-    y, last = scan_without_storing_states(
-      compute_decay_and_input_term, readout, inputs, state.to_complex())
+    parts = jnp.concatenate([part.transpose(2, 0, 1) for part in state], -1)  # [D, B, N]
+    y, parts = diagonal_state_space(
+      x.astype(jnp.float32), to_parts(log_decay.T), to_parts(kernel.T), parts, mask)
     y = (y + skip[None, None] * x).astype(x.dtype)
-    return Readout(self.readout, name='readout')(y).swapaxes(0, 1), ComplexState.from_complex(last)
+    last = ComplexState(*(part.transpose(1, 2, 0) for part in jnp.split(parts, 2, -1)))
+    return Readout(self.readout, name='readout')(y), last
 
 
 class S5(SequenceLayer):
@@ -212,11 +210,16 @@ class S5(SequenceLayer):
     skip = self.param('skip', nn.initializers.normal(1), (width,))
 
     decay, gain = zero_order_hold(log_real, imaginary, log_step)
-    input_term = gain[None, None] * complex_projection(x, input_kernel)
-    states, last = linear_scan(decay[None, None], input_term, state.to_complex(), mask)
-    y = 2 * real_part_of_projection(states, output_kernel, x.dtype)
+    real, imaginary_part = gain.real[None], gain.imag[None]
+    input_kernel = jnp.stack([
+      real * input_kernel[:, 0] - imaginary_part * input_kernel[:, 1],
+      real * input_kernel[:, 1] + imaginary_part * input_kernel[:, 0],
+    ], 1)
+    input_term = complex_projection(x, input_kernel)
+    states, last = complex_linear_scan(to_parts(decay)[None], input_term, state.to_parts(), mask)
+    y = real_part_of_projection(states, 2 * output_kernel, x.dtype)
     y += skip.astype(x.dtype)[None, None] * x
-    return Readout(self.readout, name='readout')(y).swapaxes(0, 1), ComplexState.from_complex(last)
+    return Readout(self.readout, name='readout')(y).swapaxes(0, 1), ComplexState.from_parts(last)
 
 
 class MambaState(NamedTuple):
@@ -276,7 +279,7 @@ class Mamba(SequenceLayer):
     inner = self.expand * width
 
     def projection_layer(features, name):
-      return nn.Dense(features, use_bias=False, dtype=x.dtype, name=name)
+      return Dense(features, use_bias=False, dtype=x.dtype, name=name)
 
     u, gate = jnp.split(projection_layer(2 * inner, 'input')(apply_mask(x, mask)), 2, -1)
     u, convolution = self._short_convolution(name='convolution')(u, state.convolution, mask=mask)
@@ -303,18 +306,8 @@ class Mamba(SequenceLayer):
     step = apply_mask(step, mask)  # A step of length 0 leaves the state unchanged.
     a = -jnp.exp(self.param('log_rate', self._log_rate_initializer, (size, inner)))
     skip = self.param('skip', nn.initializers.ones, (inner,))
-
-    def compute_decay_and_input_term(inputs):
-      step, scaled_input, b, _ = inputs
-      decay = jnp.exp(step[:, None] * a[None])
-      if self.eigenvalues == '[-1,1]':
-        decay = 2 * decay - 1
-      return decay, jnp.einsum('BN,BD->BND', b, scaled_input)
-
-    def readout(h, inputs):
-      return jnp.einsum('BND,BN->BD', h, inputs[3])
-
-    b, c = b.astype(jnp.float32), c.astype(jnp.float32)
-    inputs = step, step * u, b, c
-    y, hidden = scan_without_storing_states(compute_decay_and_input_term, readout, inputs, hidden)
+    y, hidden = selective_scan(
+      step, step * u, b.astype(jnp.float32), c.astype(jnp.float32), a, hidden,
+      signed=self.eigenvalues == '[-1,1]',
+    )
     return (y + skip[None, None] * u).astype(u.dtype), hidden

@@ -24,7 +24,9 @@ column is n_t, and `outer_product_scan` computes it in chunks. The sLSTM mixes i
 step, which is its purpose, and runs in the same loop as the LSTM.
 """
 
+import itertools
 import math
+from collections.abc import Callable
 from typing import ClassVar
 
 import jax
@@ -34,7 +36,15 @@ from flax import linen as nn
 from baselines.activations import log_sigmoid
 from baselines.convolution import ShortConvolution
 from baselines.matrix_scans import check_scan_form_and_chunk_size, outer_product_scan, safe_divide
-from baselines.unroll import RecurrentCell, gate_activations, split_gates, unroll
+from baselines.unroll import (
+  RecurrentCell,
+  StepDerivatives,
+  gate_activations,
+  split_gates,
+  stack_gates,
+  unroll,
+)
+from transformer.dense import Dense, multiply_by_matrix
 from transformer.layer import SequenceLayer, apply_mask
 from transformer.normalization import LayerNorm
 from transformer.options import check_width, require_one_of, require_option_values_at_least
@@ -68,8 +78,28 @@ class BlockDense(nn.Module):
     width = x.shape[-1] // self.num_blocks
     init = nn.initializers.lecun_normal(in_axis=1, out_axis=(2, 3), batch_axis=0)
     kernel = self.param('kernel', init, (self.num_blocks, width, self.outputs, width))
-    y = x @ block_diagonal_kernel(kernel.astype(x.dtype))
+    y = multiply_by_matrix(x, block_diagonal_kernel(kernel.astype(x.dtype)))
     return y.reshape(*x.shape[:-1], self.outputs, x.shape[-1])
+
+
+class JointDense(nn.Module):
+  """Applies one dense layer to several inputs [..., D_i] side by side, giving [..., F].
+
+  The inputs are multiplied by their rows of the kernel separately, which saves a concatenated copy.
+  The kernel is initialized to 0.
+  """
+
+  features: int
+  bias_init: Callable
+
+  @nn.compact
+  def __call__(self, *inputs):  # [..., D_i]
+    ends = list(itertools.accumulate(x.shape[-1] for x in inputs))
+    kernel = self.param('kernel', nn.initializers.zeros, (ends[-1], self.features))
+    bias = self.param('bias', self.bias_init, (self.features,))
+    rows = jnp.split(kernel.astype(inputs[0].dtype), ends[:-1])
+    y = sum(multiply_by_matrix(x, part) for x, part in zip(inputs, rows, strict=True))
+    return y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + bias.shape)
 
 
 class HeadNorm(nn.Module):
@@ -89,35 +119,33 @@ def forget_gate_biases(size: int) -> jax.Array:
 class SLSTMCell(RecurrentCell):
   """The stabilized sLSTM recurrence, with the gates i, f, z, o and the state h, c, n, m."""
 
+  carried: ClassVar[tuple[int, ...]] = (1, 2)  # c and n
+
   @staticmethod
   def step(input_projection, recurrent_projection, state):
     _, c, n, m = state
     gates = input_projection + recurrent_projection
     log_i, log_decayed = gates[..., 0, :], log_sigmoid(gates[..., 1, :]) + m
-    f, z, o = split_gates(gate_activations(gates[..., 1:, :], ('sigmoid', 'tanh', 'sigmoid')))
-    m = jnp.maximum(log_decayed, log_i)
-    gain, decay = jnp.exp(log_i - m), jnp.exp(log_decayed - m)
-    c, n = decay * c + gain * z, decay * n + gain
-    return (o * c / n, c, n, m), (gain, decay, f, z, o)
+    _, f, z, o = split_gates(gate_activations(gates, ('tanh', 'sigmoid', 'tanh', 'sigmoid')))
+    after = jnp.maximum(log_decayed, log_i)
+    gain, decay = jnp.exp(log_i - after), jnp.exp(log_decayed - after)
+    c_after, n_after = decay * c + gain * z, decay * n + gain
+    h_by_c, ratio, decay_by_f = o / n_after, c_after / n_after, decay * (1 - f)
+    # The derivatives of c for the gates i, f and z, and of h for the gate o.
+    derivatives = stack_gates(gain * z, c * decay_by_f, gain * (1 - z**2), ratio * o * (1 - o))
+    n_by_gates = stack_gates(gain, n * decay_by_f, *(jnp.zeros_like(n),) * 2)
+    others = n_by_gates, h_by_c, ratio
+    return (o * ratio, c_after, n_after, after), StepDerivatives(derivatives, decay, others)
 
   @staticmethod
-  def local_derivatives_of_step(saved_values, state_before, state_after):
-    (gain, decay, f, z, o), (_, c, n, _) = saved_values, state_before
-    reciprocal, ratio = 1 / state_after[2], state_after[1] / state_after[2]
-    decay_by_f = decay * (1 - f)
-    c_by_gates = jnp.stack((gain * z, c * decay_by_f, gain * (1 - z**2)), -2)  # i~, f~, z~
-    n_by_gates = jnp.stack((gain, n * decay_by_f, jnp.zeros_like(z)), -2)
-    h_by_output_gate = ratio * o * (1 - o)
-    return c_by_gates, n_by_gates, h_by_output_gate[..., None, :], o * reciprocal, ratio, decay
+  def carried_gradient(others, retained_gradient, hidden_gradient):
+    (c, n), (_, h_by_c, ratio) = retained_gradient, others
+    return c + hidden_gradient * h_by_c, n - hidden_gradient * h_by_c * ratio
 
   @staticmethod
-  def step_vjp(step_derivatives, state_gradient):
-    c_by_gates, n_by_gates, h_by_output_gate, h_by_c, ratio, decay = step_derivatives
-    h, c, n, m = state_gradient
-    c, n = c + h * h_by_c, n - h * h_by_c * ratio
-    through_sums = c_by_gates * c[..., None, :] + n_by_gates * n[..., None, :]
-    preactivations = jnp.concatenate((through_sums, h_by_output_gate * h[..., None, :]), -2)
-    return preactivations, (0, c * decay, n * decay, jnp.zeros_like(m))
+  def preactivation_gradient(derivatives, carried_gradient, hidden_gradient):
+    (c, n), h, (n_by_gates, *_) = carried_gradient, hidden_gradient, derivatives.others
+    return derivatives.preactivations * stack_gates(c, c, c, h) + n_by_gates * n[..., None, :]
 
 
 class SLSTM(SequenceLayer):
@@ -285,16 +313,16 @@ class MLSTM(SequenceLayer):
     memory = jnp.zeros((batch_size, heads, inner // heads, inner // heads + 1))
     return past, (memory, jnp.zeros((batch_size, heads)))
 
+  def _dense(self, features, name, dtype):
+    return Dense(features, use_bias=False, dtype=dtype, name=name)
+
   def _log_input_and_forget_gates(self, *features):
     """Computes log i and log f [B, T, H] by a dense layer whose kernel is initialized to 0."""
     def gate_bias_initializer(key, shape, dtype=jnp.float32):
       i = 0.1 * jax.random.normal(key, (self.num_heads,), dtype)
       return jnp.concatenate([i, forget_gate_biases(self.num_heads)])
 
-    gates = nn.Dense(
-      2 * self.num_heads, dtype=features[0].dtype, name='gates',
-      kernel_init=nn.initializers.zeros, bias_init=gate_bias_initializer,
-    )(jnp.concatenate(features, -1))
+    gates = JointDense(2 * self.num_heads, gate_bias_initializer, name='gates')(*features)
     i, f = jnp.split(gates.astype(jnp.float32), 2, -1)
     return i, FORGET_GATES[self.forget_gate](f)
 
@@ -304,16 +332,17 @@ class MLSTM(SequenceLayer):
     if state is None:
       state = self.initial_state(batch_size, length, width, x.dtype)
     (past, memory), inner = state, self.expansion * width
-    up = nn.Dense(2 * inner, use_bias=False, dtype=x.dtype, name='up')(apply_mask(x, mask))
+    up = self._dense(2 * inner, 'up', x.dtype)(apply_mask(x, mask))
     x, branch = jnp.split(up, 2, -1)
     local, past = self._short_convolution(name='convolution')(x, past, mask=mask, train=train)
     local = jax.nn.silu(local)
 
     blocks = inner // self.block_size
     query_key = BlockDense(blocks, outputs=2, name='query_key')(local)
+    query_key = query_key.reshape(batch_size, length, 2 * inner)
     value = BlockDense(blocks, name='value')(x)[..., 0, :]
-    query, key = query_key[..., 0, :], query_key[..., 1, :]
-    log_i, log_f = self._log_input_and_forget_gates(query, key, value)
+    log_i, log_f = self._log_input_and_forget_gates(query_key, value)
+    query, key = jnp.split(query_key, 2, -1)
     if mask is not None:
       log_i = jnp.where(mask[..., None], log_i, -jnp.inf)
     heads = (batch_size, length, self.num_heads, inner // self.num_heads)
@@ -324,4 +353,4 @@ class MLSTM(SequenceLayer):
     )
     skip = self.param('skip', nn.initializers.ones, (inner,)).astype(x.dtype)
     y = (HeadNorm(name='norm')(h, x.dtype) + skip[None, None] * local) * jax.nn.silu(branch)
-    return nn.Dense(width, use_bias=False, dtype=x.dtype, name='down')(y), (past, memory)
+    return self._dense(width, 'down', x.dtype)(y), (past, memory)

@@ -17,6 +17,7 @@ WITH_EXAMPLES = {
   'transformer/decoding.py': ('greedy_search', 'sample', 'beam_search'),
   'transformer/layer_laws.py': ('verify_layer',),
   'baselines/scans.py': ('linear_scan', 'scan_without_storing_states'),
+  'baselines/selective_scan.py': ('selective_scan',),
   'baselines/matrix_scans.py': ('outer_product_scan',),
   'baselines/delta_scans.py': ('delta_scan', 'generalised_delta_scan'),
   'baselines/long_convolution.py': ('long_convolution',),

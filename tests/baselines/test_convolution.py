@@ -9,7 +9,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from baselines.convolution import FORMS, TCN, Convolution, ShortConvolution, dilated_convolution
+from baselines.causal_convolution import FORMS, depthwise_convolution, dilated_convolution
+from baselines.convolution import TCN, Convolution, ShortConvolution
 from baselines.deep_convolution import ByteNet, ConvS2S, GatedConvolution
 from tests.support.reference import (
   assert_close,
@@ -121,27 +122,60 @@ def test_initial_weights_of_a_gated_convolution_are_twice_as_large():
 
 
 @settings(deadline=None, max_examples=8)
-@given(size=st.integers(1, 5), dilation=st.integers(1, 4), extra=st.integers(1, 6))
-@example(size=1, dilation=3, extra=1)
-@example(size=3, dilation=4, extra=1)
-def test_both_forms_of_a_convolution_are_equal_in_value_and_gradient(size, dilation, extra):
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 6), st.booleans(), st.integers(1, 3))
+@example(size=1, dilation=3, extra=1, pad=False, batch_size=2)
+@example(size=3, dilation=4, extra=1, pad=True, batch_size=2)
+@example(size=3, dilation=2, extra=517, pad=True, batch_size=1)  # cut into blocks
+@example(size=3, dilation=2, extra=517, pad=False, batch_size=2)
+def test_both_forms_of_a_convolution_are_equal_in_value_and_gradient(
+  size, dilation, extra, pad, batch_size
+):
   generator = np.random.default_rng(size)
-  x = generator.normal(size=(2, (size - 1) * dilation + extra, 3)).astype(np.float32)
-  kernel = generator.normal(size=(size, 3, 2)).astype(np.float32)
-  weight = generator.normal(size=(2, extra, 2)).astype(np.float32)
+  padding = (size - 1) * dilation if pad else 0
+  length = (size - 1) * dilation + extra - padding
+  x, kernel, weight = (
+    generator.normal(size=shape)
+    for shape in ((batch_size, length, 3), (size, 3, 2), (batch_size, extra, 2)))
 
   @functools.partial(jax.jit, static_argnums=2)
   def gradients_and_output(x, kernel, form):
     def loss(x, kernel):
-      y = dilated_convolution(x, kernel, dilation, form)
+      y = dilated_convolution(x, kernel, dilation, form, padding)
       return jnp.sum(weight * jnp.sin(y)), y
 
     return jax.grad(loss, (0, 1), has_aux=True)(x, kernel)
 
-  results = (jax.tree.leaves(gradients_and_output(x, kernel, form)) for form in FORMS[1:])
+  with jax.enable_x64(True):
+    results = [jax.tree.leaves(gradients_and_output(x, kernel, form)) for form in FORMS[1:]]
   for direct, channels_last in zip(*results, strict=True):
-    np.testing.assert_allclose(direct, channels_last, atol=1e-5)
-  assert direct.shape == (2, extra, 2)
+    np.testing.assert_allclose(direct, channels_last, atol=1e-9)
+  assert direct.shape == (batch_size, extra, 2)
+
+
+@settings(deadline=None, max_examples=8)
+@given(st.integers(1, 5), st.integers(1, 6), st.booleans())
+@example(size=4, length=1, pad=True)  # shorter than the kernel
+@example(size=4, length=9, pad=False)
+def test_gradients_of_a_depthwise_convolution_match_automatic_differentiation(size, length, pad):
+  padding = size - 1 if pad else 0
+  length = max(length, size - padding)
+  generator = np.random.default_rng(size)
+  with jax.enable_x64(True):
+    x, kernel = (jnp.array(generator.normal(size=s)) for s in ((2, length, 3), (size, 3)))
+    weight = generator.normal(size=(2, length + padding - size + 1, 3))
+
+    def equation(x, kernel):
+      inputs = jnp.concatenate([jnp.zeros((2, padding, 3)), x], 1)
+      return sum(inputs[:, j : j + weight.shape[1]] * kernel[j][None, None] for j in range(size))
+
+    def value_and_gradients(function):
+      y, vjp = jax.vjp(function, x, kernel)
+      return y, vjp(weight)
+
+    jax.tree.map(
+      functools.partial(np.testing.assert_allclose, atol=1e-12),
+      jax.jit(lambda: value_and_gradients(lambda *a: depthwise_convolution(*a, padding)))(),
+      value_and_gradients(equation))
 
 
 @pytest.mark.parametrize(

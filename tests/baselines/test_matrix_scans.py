@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from baselines import matrix_scans
 from baselines.matrix_scans import FORMS, join_chunks, outer_product_scan, split_into_chunks
 from tests.support.reference import assert_close
 from transformer import platform
@@ -93,6 +94,48 @@ def test_each_form_equals_the_definition(decay, heads, negative):
       actual, _ = outputs_and_gradients(arrays, negative_mask, form, chunk_size)
     for a, e in zip(actual, expected, strict=True):
       assert_close(a, e)
+
+
+def differentiable_reference(query, key, value, log_decay, state):
+  """The definition of the recurrence in a loop over tokens, in the precision of its arguments."""
+  log_decay = jnp.zeros((1,)) if log_decay is None else log_decay
+  decay = jnp.exp(log_decay if log_decay.ndim == 4 else log_decay.reshape(
+    (1,) * (3 - log_decay.ndim) + log_decay.shape + (1,)
+  ))
+  y = []
+  for t in range(value.shape[1]):
+    decay_t = decay[:, min(t, decay.shape[1] - 1), :, :, None]
+    state = decay_t * state + key[:, t, :, :, None] * value[:, t, :, None]
+    y.append((query[:, t, :, :, None] * state).sum(-2))
+  return jnp.stack(y, 1), state
+
+
+def weighted_sum(outputs):
+  """A scalar that depends on every output and on every element of the last state."""
+  return sum(jnp.sum(jnp.cos(jnp.arange(float(x.size))).reshape(x.shape) * x) for x in outputs)
+
+
+@pytest.mark.parametrize(
+  ('decay', 'heads', 'length', 'name'),
+  [
+    ('none', HEADS, 16, 'cpu'), ('head', HEADS, 16, 'cpu'), ('head', 1, 11, 'cpu'),
+    ('time', 1, 13, 'cpu'), ('time', HEADS, 16, 'cpu'), ('time', 1, 13, 'tpu'),
+    ('channel', HEADS, 13, 'cpu'), ('channel', 1, 16, 'tpu'), ('channel', HEADS, 1, 'cpu'),
+  ],
+)
+def test_gradients_equal_the_derivatives_of_the_definition_in_float64(
+  decay, heads, length, name, monkeypatch
+):
+  monkeypatch.setattr(matrix_scans, 'CPU_TOKENS_PER_BLOCK', 16)  # two chunks of both sequences
+  arrays = draw_arrays(length, decay, heads=heads)
+  with platform.override_platform(name):
+    chunked = jax.jit(functools.partial(outer_product_scan, form='chunked', chunk_size=4))
+    gradients = jax.jit(jax.grad(lambda arrays: weighted_sum(chunked(*arrays))))(arrays)
+  with jax.enable_x64(True):
+    exact = jax.tree.map(lambda a: jnp.array(a, jnp.float64), arrays)
+    expected = jax.jit(jax.grad(lambda a: weighted_sum(differentiable_reference(*a))))(exact)
+  for actual, exact in zip(jax.tree.leaves(gradients), jax.tree.leaves(expected), strict=True):
+    assert_close(actual, np.asarray(exact))
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from baselines.recurrent import GRU, LSTM, Elman
-from baselines.unroll import gate_activations, unroll
+from baselines.unroll import gate_activations, split_gates, unroll
 from baselines.xlstm import SLSTMCell
 from tests.support.reference import BATCH, LENGTH, WIDTH, draw_normal_inputs, logistic, to_float64
 
@@ -113,6 +113,8 @@ def reference_unroll(cell, kernel, input_projection, state, valid, bias):
   def step(state, inputs):
     input_projection, valid = inputs
     product = (state[0] @ kernel + bias[None]).reshape(input_projection.shape)
+    if cell.splits_input_projection:
+      input_projection = split_gates(input_projection)
     after, _ = cell.step(input_projection, product, state)
     after = tuple(jnp.where(valid, new, old) for new, old in zip(after, state, strict=True))
     return after, after[0]
@@ -173,3 +175,44 @@ def test_without_a_mask_all_tokens_are_valid():
   )
   for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
     np.testing.assert_allclose(a, e, atol=1e-6)
+
+
+@pytest.mark.parametrize('name', CELLS)
+@pytest.mark.parametrize(('length', 'masked'), [(1, False), (1, True), (5, False), (5, True)])
+def test_the_gradient_of_unroll_is_exact_in_float64(name, length, masked):
+  cell, gates, states, compared = CELLS[name]
+  generator = np.random.default_rng(length)
+  with jax.enable_x64(True):
+    def draw(*shape):
+      return jnp.array(generator.normal(0, 0.7, shape), jnp.float64)
+
+    state = tuple(draw(BATCH, WIDTH) for _ in range(states))
+    if name == 'slstm':  # n is a sum of positive terms, and m receives no gradient.
+      state = (state[0], state[1], 1 + state[2] ** 2, state[3])
+    differentiated = min(states, 3)
+    arguments = (
+      draw(WIDTH, gates * WIDTH), draw(gates * WIDTH), draw(length, BATCH, gates, WIDTH),
+      state[:differentiated], state[differentiated:],
+    )
+    valid = jnp.array(generator.random((length, BATCH, 1)) >= 0.4)
+    actual = outputs_and_gradients(unroll, cell, compared, arguments, valid if masked else None)
+    every = jnp.ones_like(valid)
+    expected = outputs_and_gradients(
+      reference_unroll, cell, compared, arguments, valid if masked else every)
+    for a, e in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+      assert a.dtype == jnp.float64
+      np.testing.assert_allclose(a, e, rtol=1e-9, atol=1e-9)
+
+
+def test_a_sequence_without_a_token_leaves_the_state_and_its_gradient_unchanged():
+  state = (jnp.ones((BATCH, WIDTH)), jnp.full((BATCH, WIDTH), 2.0))
+
+  def loss(state):
+    kernel, projection = jnp.ones((WIDTH, 4 * WIDTH)), jnp.ones((0, BATCH, 4, WIDTH))
+    hidden, last = unroll(LSTM.cell, kernel, projection, state)
+    assert hidden.shape == (0, BATCH, WIDTH)
+    return jnp.sum(last[0]) + 3 * jnp.sum(last[1])
+
+  h, c = jax.grad(loss)(state)
+  np.testing.assert_array_equal(h, 1)
+  np.testing.assert_array_equal(c, 3)

@@ -1,0 +1,192 @@
+"""Dilated and depthwise convolutions over time with gradients that are fast on a CPU.
+
+  dilated     y_t = sum_j W_j x_{t - j d},    j = 0 .. k - 1     (kernel k, dilation d)
+  depthwise   y_t = sum_j w_j * x_{t - j}     in each channel separately
+
+The gradients are convolutions too. That of the input has the mirrored kernel, and that of the
+kernel is a convolution of the input with the output gradient. In a stack of four gated convolutions
+of width 64, forward and backward pass took 26 us a token when the kernel gradient transposed the
+input and 18 us when it transposed the output gradient, on one busy core.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from transformer import platform
+
+FORMS = ('auto', 'direct', 'channels_last')
+# The kernel gradient of one or two long sequences is a third faster if they are cut into blocks.
+MIN_BLOCKS, MAX_SEQUENCES_CUT_INTO_BLOCKS = 16, 2
+
+
+def _xla_convolution(x, kernel, dilation=1, padding=(0, 0), stride=1):
+  """Computes a convolution of x [B, S, D] with a kernel [k, D, F] in XLA."""
+  return jax.lax.conv_general_dilated(
+    x, kernel, (stride,), [padding], rhs_dilation=(dilation,),
+    dimension_numbers=('NWC', 'WIO', 'NWC'),
+  )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _channels_last_convolution(x, kernel, dilation, padding):
+  return _xla_convolution(x, kernel, dilation, (padding, 0))
+
+
+def _channels_last_forward(x, kernel, dilation, padding):
+  return _channels_last_convolution(x, kernel, dilation, padding), (x, kernel)
+
+
+def _channels_last_backward(dilation, padding, residuals, gradient):
+  x, kernel = residuals
+  mirrored = kernel[::-1].swapaxes(1, 2)  # [k, F, D]
+  reach = (len(kernel) - 1) * dilation
+  x_gradient = _xla_convolution(gradient, mirrored, dilation, (reach - padding, reach))
+  if len(x) <= MAX_SEQUENCES_CUT_INTO_BLOCKS and gradient.shape[1] >= MIN_BLOCKS * max(32, reach):
+    x, gradient = _cut_into_blocks(x, gradient, padding, reach)
+    padding = 0
+  # The kernel gradient is a convolution over time of the output gradient with the input. Its batch
+  # axis is the channel axis F of the output, and its result [F, k, D] has the latest token first.
+  # If the input were transposed instead, XLA would compute the input again, in strided order.
+  kernel_gradient = _xla_convolution(
+    gradient.transpose(2, 1, 0), x.swapaxes(0, 1), padding=(reach - padding, reach), stride=dilation
+  )
+  return x_gradient, kernel_gradient.transpose(1, 2, 0)[::-1]
+
+
+_channels_last_convolution.defvjp(_channels_last_forward, _channels_last_backward)
+
+
+def _cut_into_blocks(x, gradient, padding, reach):
+  """Cuts a few long sequences into more, shorter ones, which have the same kernel gradient.
+
+  Args:
+    x: the input [B, S, D].
+    gradient: the output gradient [B, T, F].
+    padding: the number of zeros before the input.
+    reach: the number of earlier tokens that an output depends on. A block of inputs overlaps the
+      previous block by this number.
+
+  Returns:
+    The blocks of inputs [M B, C + reach, D] and of output gradients [M B, C, F].
+
+  """
+  batch_size, length, features = gradient.shape
+  blocks = MIN_BLOCKS // batch_size
+  size = -(-length // blocks)
+  missing = blocks * size - length
+  x = jnp.pad(x, ((0, 0), (padding, missing), (0, 0)))
+  x = jnp.concatenate([x[:, i * size : (i + 1) * size + reach] for i in range(blocks)])
+  gradient = jnp.pad(gradient, ((0, 0), (0, missing), (0, 0)))
+  gradient = gradient.reshape(batch_size, blocks, size, features).swapaxes(0, 1)
+  return x, gradient.reshape(-1, size, features)
+
+
+def dilated_convolution(
+  x: jax.Array, kernel: jax.Array, dilation: int, form: str = 'auto', padding: int = 0
+) -> jax.Array:
+  """Convolves x [B, S, D] with a dilated kernel, after `padding` zeros.
+
+  The two forms differ in the computation of the gradients, whose values agree up to rounding.
+  'direct' leaves the gradients to XLA. 'channels_last' computes them as two convolutions with the
+  memory layout of the forward convolution. Training runs inside a compiled loop, and there XLA has
+  a fast convolution on a CPU for this layout alone. The gradients that XLA derives are 20 to 150
+  times slower there. 'auto' is 'channels_last' on a CPU, where it is as fast inside a loop as
+  outside, and 'direct' elsewhere. Zeros counted by `padding` cost nothing, whereas the kernel
+  gradient takes 1.4 times as long if the zeros are part of x.
+
+  Args:
+    x: the input [B, S, D].
+    kernel: [k, D, F]. Its last entry multiplies the latest token.
+    dilation: d, the distance in tokens between the entries of the kernel, at least 1.
+    form: 'auto', 'direct' or 'channels_last'.
+    padding: p, the number of zeros before the first token, at most (k - 1) d.
+
+  Returns:
+    The convolution [B, S + p - (k - 1) d, F].
+
+  Examples:
+    A moving sum of each token and the token 2 positions before it:
+
+    >>> import jax.numpy as jnp
+    >>> from baselines.causal_convolution import dilated_convolution
+    >>> x = jnp.arange(6.0).reshape(1, 6, 1)  # [B, S, D]
+    >>> y = dilated_convolution(x, jnp.ones((2, 1, 1)), dilation=2)
+    >>> y.shape
+    (1, 4, 1)
+    >>> [float(value) for value in y.ravel()]
+    [2.0, 4.0, 6.0, 8.0]
+
+  """
+  if x.shape[1] + padding == (len(kernel) - 1) * dilation:
+    # XLA cannot differentiate a convolution with an empty output, so an empty array is returned.
+    return jnp.zeros((x.shape[0], 0, kernel.shape[2]), x.dtype)
+  if form == 'auto':
+    form = 'channels_last' if platform.current_platform() == 'cpu' else 'direct'
+  if form == 'channels_last':
+    return _channels_last_convolution(x, kernel, dilation, padding)
+  return _xla_convolution(x, kernel, dilation, (padding, 0))
+
+
+def _shift(x, offset, length):
+  """The tokens x[:, t + offset] of x [B, S, D] at t = 0 .. length - 1, or 0 if they are absent."""
+  before = min(length, max(0, -offset))
+  x = x[:, max(0, offset) : max(0, length + offset)]
+  return jnp.pad(x, ((0, 0), (before, length - before - x.shape[1]), (0, 0)))
+
+
+def _sum_of_shifted_products(x, kernel, padding):
+  length = x.shape[1] + padding - len(kernel) + 1
+  return sum(_shift(x, j - padding, length) * kernel[j][None, None] for j in range(len(kernel)))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _depthwise_convolution_on_cpu(x, kernel, padding):
+  return _sum_of_shifted_products(x, kernel, padding)
+
+
+def _depthwise_forward(x, kernel, padding):
+  return _sum_of_shifted_products(x, kernel, padding), (x, kernel)
+
+
+def _depthwise_backward(padding, residuals, gradient):
+  x, kernel = residuals
+  # Without the barriers, every term of the sums computes the output gradient again, and the sums
+  # over tokens are not vectorized.
+  gradient = jax.lax.optimization_barrier(gradient)
+  (batch_size, num_inputs, width), length = x.shape, gradient.shape[1]
+  x_gradient = sum(
+    _shift(gradient, padding - j, num_inputs) * kernel[j][None, None] for j in range(len(kernel))
+  )
+  products = (_shift(x, j - padding, length) * gradient for j in range(len(kernel)))
+  kernel_gradient = jnp.stack([
+    jax.lax.optimization_barrier(product).reshape(batch_size * length, width).sum(0)
+    for product in products
+  ])
+  return x_gradient, kernel_gradient
+
+
+_depthwise_convolution_on_cpu.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+def depthwise_convolution(x: jax.Array, kernel: jax.Array, padding: int = 0) -> jax.Array:
+  """Convolves each channel of x [B, S, D] with a separate kernel, after `padding` zeros.
+
+  The result is a sum of shifted products. XLA's depthwise convolution is many times slower on a
+  CPU, and elsewhere no faster for the few kernel entries used here. On a CPU the gradient is
+  defined explicitly. For a single sequence of 4096 tokens and 128 channels, kernel 4 and a SiLU,
+  the forward and the backward pass take 3.4 ms on a core, and 23 ms if JAX derives the gradient.
+
+  Args:
+    x: the input [B, S, D].
+    kernel: [k, D]. Its last entry multiplies the latest token.
+    padding: p, the number of zeros before the first token, at most k - 1.
+
+  Returns:
+    The convolution [B, S + p - k + 1, D].
+
+  """
+  if platform.current_platform() == 'cpu':
+    return _depthwise_convolution_on_cpu(x, kernel, padding)
+  return _sum_of_shifted_products(x, kernel, padding)
