@@ -97,7 +97,7 @@ class Convolution(SequenceLayer):
     bias = self.param('bias', nn.initializers.zeros, (features,))
 
     inputs, latest, num_zeros = _inputs_and_next_state(
-      state, apply_mask(x, mask), self.receptive_field - 1)
+      state, apply_mask(x, mask), (self.kernel_size - 1) * self.dilation)
     y = dilated_convolution(
       inputs, kernel.astype(x.dtype), self.dilation, self.form, padding=num_zeros)
     return self.output_activation(y + bias.astype(x.dtype)[None, None]), latest

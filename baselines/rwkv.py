@@ -143,7 +143,7 @@ def bonus_of_current_token(query, key, value, scale):
 
 
 def _bonus_forward(query, key, value, scale):
-  score = sum_of_product(query * key, scale[None, None])
+  score = sum_of_product(query * scale[None, None], key)
   return score * value, (query, key, value, scale, score)
 
 

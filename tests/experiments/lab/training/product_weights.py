@@ -83,6 +83,8 @@ def propagate_through_equation(equation, operands, weights: set) -> list[Value]:
   elif name in ('add', 'sub', 'add_any'):
     left, right = operands
     weights |= left.scaled & right.scaled
+    if source < INPUT:  # such as the parts of a complex product of a parameter
+      result = Value(source, left.copies & right.copies)
     if CONSTANT in (left.source, right.source):
       result = Value(source, scaled=left.scaled | right.scaled)
   elif name == 'reduce_sum':
