@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from baselines.causal_convolution import FORMS, depthwise_convolution, dilated_convolution
 from baselines.convolution import TCN, Convolution, ShortConvolution
 from baselines.deep_convolution import ByteNet, ConvS2S, GatedConvolution
+from tests.support.float64 import float64_enabled
 from tests.support.reference import (
   assert_close,
   causal_depthwise_convolution,
@@ -145,7 +146,7 @@ def test_both_forms_of_a_convolution_are_equal_in_value_and_gradient(
 
     return jax.grad(loss, (0, 1), has_aux=True)(x, kernel)
 
-  with jax.enable_x64(True):
+  with float64_enabled():
     results = [jax.tree.leaves(gradients_and_output(x, kernel, form)) for form in FORMS[1:]]
   for direct, channels_last in zip(*results, strict=True):
     np.testing.assert_allclose(direct, channels_last, atol=1e-9)
@@ -160,7 +161,7 @@ def test_gradients_of_a_depthwise_convolution_match_automatic_differentiation(si
   padding = size - 1 if pad else 0
   length = max(length, size - padding)
   generator = np.random.default_rng(size)
-  with jax.enable_x64(True):
+  with float64_enabled():
     x, kernel = (jnp.array(generator.normal(size=s)) for s in ((2, length, 3), (size, 3)))
     weight = generator.normal(size=(2, length + padding - size + 1, 3))
 

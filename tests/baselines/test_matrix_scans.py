@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from baselines import matrix_scans
 from baselines.matrix_scans import FORMS, join_chunks, outer_product_scan, split_into_chunks
+from tests.support.float64 import float64_enabled
 from tests.support.reference import assert_close
 from transformer import platform
 
@@ -131,7 +132,7 @@ def test_gradients_equal_the_derivatives_of_the_definition_in_float64(
   with platform.override_platform(name):
     chunked = jax.jit(functools.partial(outer_product_scan, form='chunked', chunk_size=4))
     gradients = jax.jit(jax.grad(lambda arrays: weighted_sum(chunked(*arrays))))(arrays)
-  with jax.enable_x64(True):
+  with float64_enabled():
     exact = jax.tree.map(lambda a: jnp.array(a, jnp.float64), arrays)
     expected = jax.jit(jax.grad(lambda a: weighted_sum(differentiable_reference(*a))))(exact)
   for actual, exact in zip(jax.tree.leaves(gradients), jax.tree.leaves(expected), strict=True):

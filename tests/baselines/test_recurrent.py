@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from baselines.recurrent import GRU, LSTM, Elman
 from baselines.unroll import gate_activations, split_gates, unroll
 from baselines.xlstm import SLSTMCell
+from tests.support.float64 import float64_enabled
 from tests.support.reference import BATCH, LENGTH, WIDTH, draw_normal_inputs, logistic, to_float64
 
 
@@ -182,7 +183,7 @@ def test_without_a_mask_all_tokens_are_valid():
 def test_the_gradient_of_unroll_is_exact_in_float64(name, length, masked):
   cell, gates, states, compared = CELLS[name]
   generator = np.random.default_rng(length)
-  with jax.enable_x64(True):
+  with float64_enabled():
     def draw(*shape):
       return jnp.array(generator.normal(0, 0.7, shape), jnp.float64)
 

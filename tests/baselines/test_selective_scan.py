@@ -9,6 +9,7 @@ import pytest
 
 from baselines import selective_scan as module
 from baselines.selective_scan import selective_scan
+from tests.support.float64 import float64_enabled
 
 SIZE, WIDTH = 2, 3
 
@@ -70,7 +71,7 @@ def assert_equal_up_to_rounding(actual, expected):
 def test_values_and_gradients_equal_those_of_the_plain_loop(
   length, batch_size, signed, masked, form
 ):
-  with jax.enable_x64(True):
+  with float64_enabled():
     arguments = draw_arguments(length, batch_size, masked)
     expected = values_and_gradients(functools.partial(plain_scan, signed=signed), *arguments)
     scan = functools.partial(selective_scan, signed=signed, form=form)
@@ -79,7 +80,7 @@ def test_values_and_gradients_equal_those_of_the_plain_loop(
 
 def test_members_of_a_vmap_are_scanned_separately():
   scan = functools.partial(selective_scan, form='sequential')
-  with jax.enable_x64(True):
+  with float64_enabled():
     members = [draw_arguments(9, 8), tuple(-0.5 * a for a in draw_arguments(9, 8))]
     stacked = [jnp.stack(pair) for pair in zip(*members, strict=True)]
     together = jax.vmap(functools.partial(values_and_gradients, scan))(*stacked)

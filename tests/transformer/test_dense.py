@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from tests.support.float64 import float64_enabled
 from transformer.dense import Dense, DenseGeneral
 
 LAYERS = {
@@ -24,7 +25,7 @@ LAYERS = {
 @pytest.mark.parametrize('name', LAYERS)
 def test_values_and_gradients_equal_those_of_flax(name):
   layer, flax_layer, shape = LAYERS[name]
-  with jax.enable_x64(True):
+  with float64_enabled():
     x = jax.random.normal(jax.random.key(1), shape, jnp.float64)
     parameters = jax.tree.map(
       lambda p: p.astype(jnp.float64) + 0.5, flax_layer.init(jax.random.key(0), x))

@@ -12,6 +12,7 @@ from flax import linen as nn
 
 from baselines.xlstm import HeadNorm
 from experiments.lab.training.optimizer import weight_decay_mask
+from tests.support.float64 import float64_enabled
 from tests.support.reference import rms_norm
 from transformer import platform
 from transformer.attention import Attention
@@ -121,7 +122,7 @@ def test_norm_parameters_have_no_weight_decay():
 @pytest.mark.parametrize(('tokens', 'shape', 'subtract_mean'), [
   ((2, 3), (5,), True), ((2, 3), (3, 5), True), ((1, 1), (5,), False), ((2, 3), (3, 5), False)])
 def test_gradients_of_norms_match_automatic_differentiation(on, tokens, shape, subtract_mean):
-  with jax.enable_x64(True), platform.override_platform(on):
+  with float64_enabled(), platform.override_platform(on):
     generator = np.random.default_rng(0)
     x = jnp.array(generator.normal(30, 1, (*tokens, *shape)))
     scale, bias = (jnp.array(generator.normal(size=shape)) for _ in range(2))

@@ -18,7 +18,6 @@ def count_compilations(function):
 
   jax.monitoring.register_event_duration_secs_listener(count)
   function()
-  jax.monitoring.unregister_event_duration_listener(count)
   return len(compiled)
 
 

@@ -19,6 +19,7 @@ from experiments.lab.tasks.sequence_copying import Copy
 from experiments.lab.tasks.task import Batch
 from experiments.lab.training import output_loss
 from experiments.lab.training.output_loss import select_scored_positions
+from tests.support.float64 import float64_enabled
 from transformer.attention import Attention
 from transformer.block import Block
 from transformer.feedforward import FeedForward
@@ -87,7 +88,7 @@ def test_sums_equal_those_of_all_outputs(name, max_logits, monkeypatch):
   monkeypatch.setattr(output_loss, 'MAX_LOGITS', {'cpu': max_logits})
   task = TASKS[name]
   batch = task.batch('train', 0, 5)
-  with jax.enable_x64(True):
+  with float64_enabled():
     assert_sums_equal_their_definition(
       task, small_model(task), (batch.source,), batch,
       smoothing=0.1 if task.output_space.kind == 'tokens' else 0.0)
@@ -97,7 +98,7 @@ def test_an_embedding_that_is_also_the_head_gets_both_gradients(monkeypatch):
   monkeypatch.setattr(output_loss, 'MAX_LOGITS', {'cpu': 40})
   task = TASKS['a fixed number of tokens']
   batch = task.batch('train', 0, 5)
-  with jax.enable_x64(True):
+  with float64_enabled():
     assert_sums_equal_their_definition(task, small_model(task, tied=True), (batch.source,), batch)
 
 
@@ -109,7 +110,7 @@ def test_exact_matches_of_an_encoder_decoder_are_counted_over_blocks(monkeypatch
   model = EncoderDecoder(embedding, stack, stack, normalization=None, dtype=jnp.float64)
   batch = task.batch('train', 0, 5)
   (source, target), _ = task.model_arguments(batch)
-  with jax.enable_x64(True):
+  with float64_enabled():
     assert_sums_equal_their_definition(task, model, (source, target), batch)
 
 
