@@ -81,7 +81,7 @@ def mix_with_previous_tokens(x: jax.Array, first: jax.Array, mixing: jax.Array) 
 
 
 def _difference_from_previous_tokens(x, first):
-  previous = jnp.concatenate([first, x[:, :-1]], 1)
+  previous = jnp.concatenate([first, x], 1)[:, : x.shape[1]]
   return jax.lax.optimization_barrier((previous - x).astype(jnp.float32))
 
 
@@ -98,10 +98,12 @@ def _mix_backward(residuals, gradients):
   total = sum(gradients)
   previous = sum(g * mu[None, None] for g, mu in zip(gradients, mixing, strict=True))
   total, previous = jax.lax.optimization_barrier((total, previous))
-  after = jnp.concatenate([previous[:, 1:], jnp.zeros_like(previous[:, :1])], 1)
+  # Gradients of `first` and x from the tokens of which they are the previous token.
+  as_previous = jnp.concatenate([previous, jnp.zeros(first.shape, previous.dtype)], 1)
   mixing_gradients = [_sum_over_tokens(g * difference, mixing.shape[1:]) for g in gradients]
   return (
-    (total - previous + after).astype(x.dtype), previous[:, :1].astype(first.dtype),
+    (total - previous + as_previous[:, 1:]).astype(x.dtype),
+    as_previous[:, :1].astype(first.dtype),
     jnp.stack(mixing_gradients).astype(mixing.dtype),
   )
 
