@@ -3,6 +3,7 @@
 Each grid cell runs all measurements once, as one repetition.
 """
 
+from baselines import LAYERS
 from experiments.lab.cells import checks, spec, timing
 from experiments.lab.cells.cell import Cell
 from experiments.lab.errors import BadInput
@@ -29,14 +30,17 @@ def create_grid_cell_for_each_seed(study: str, preset: ParallelismPreset) -> lis
   run = timing_grid.apply_flags_to_timing_preset(
     preset.settings, (), 'one device is timed, at --tokens and --lengths')
   layers = spec.remove_default_options_from_specs(
-    flags.FLAGS.layers if flags.flag_was_set('layers') else preset.layers, 'layer')
+    flags.FLAGS.layers if flags.flag_was_set('layers') else preset.layers or LAYERS, 'layer')
   if len(run.learning_rates) > 1:
     raise BadInput(
       '--learning_rates takes one value here, because the time of a step does not depend on it')
   sizes = {
     name: getattr(flags.FLAGS if flags.flag_was_set(name) else preset, name) for name in SIZES}
+  timed_operations = [
+    operation for operation in timing.QUANTITIES
+    if preset.with_generation or operation != 'generate']
   settings = timing.timing_grid_cell_settings(
-    run, layers, flags.requested_lengths() or preset.lengths, timing.QUANTITIES,
+    run, layers, flags.requested_lengths() or preset.lengths, timed_operations,
     rounds=run.steps, **sizes)
   check_timing_settings(settings)
   return [

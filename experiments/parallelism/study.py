@@ -5,9 +5,11 @@
 A training step always has the same number of tokens, in a few long or in many short sequences. Its
 time therefore grows with the length only if the layer's cost per token does. Generation continues
 from a position by a fixed number of tokens, so its time grows with the position only if a token
-costs more after a longer prefix. Training steps, forward passes and generation of all layers at all
-lengths are timed in interleaved rounds in one process on one device
-(experiments/lab/cells/timing.py). The same type of residual block surrounds every layer.
+costs more after a longer prefix. Training steps, forward passes, single layers with and without
+their gradients, and generation are timed for all layers at all lengths in interleaved rounds in one
+process on one device (experiments/lab/cells/timing.py). The operations, the memory and the time to
+compile a training step belong to the same programs. The same type of residual block surrounds every
+layer.
 
 A grid cell is one repetition of all these measurements with its own parameters and data. Finished
 grid cells are stored and skipped in later runs. The device is part of a grid cell's key, so the
@@ -36,12 +38,13 @@ SIZES = {
 class ParallelismPreset:
   """Layers, sequence lengths, batch sizes and run settings of a preset."""
 
-  layers: tuple[str, ...]
+  layers: tuple[str, ...]  # () for all
   lengths: tuple[int, ...]
   tokens: int
   sequences: int
   generated: int
   settings: dict[str, Any]
+  with_generation: bool = True  # whether generation is timed as well
 
 
 PRESETS = {
@@ -54,6 +57,11 @@ PRESETS = {
   'quick': ParallelismPreset(
     layers=('attention', 'lstm', 'gru', 'tcn'), lengths=(64, 256, 1024), tokens=4096,
     sequences=8, generated=32, settings={'steps': 7},
+  ),
+  # This preset measures the training of all layers, also at long lengths, in about 40 minutes.
+  'layers': ParallelismPreset(
+    layers=(), lengths=(64, 512, 4096, 16384), tokens=16384, sequences=8, generated=32,
+    settings={'steps': 5}, with_generation=False,
   ),
   # The sizes of this preset keep a GPU or a TPU fully occupied.
   'paper': ParallelismPreset(
@@ -78,8 +86,9 @@ def define_flags(presets) -> None:
     absl_flags.DEFINE_integer(name, None, f'{text} {flags.format_preset_values(presets, name)}')
 
 
-# JAX treats the CPU as a single device, so that each computation uses all cores.
+# JAX treats the CPU as a single device, so that each computation uses all cores. Compiled programs
+# are not kept for later commands, because the time to compile them is measured.
 STUDY = Study(
   'parallelism', __doc__, PRESETS, report, CLAIMS, CONTROLS, define_flags,
-  cells='experiments.parallelism.cells', kinds=(GENERATING,), devices=1,
+  cells='experiments.parallelism.cells', kinds=(GENERATING,), caches=False, devices=1,
 )

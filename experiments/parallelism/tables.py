@@ -1,6 +1,6 @@
-"""Tables and figure panels of the growth of time and memory with the sequence length."""
+"""Tables and figure panels of the growth of time, operations and memory with the length."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from experiments.lab.results import times
@@ -12,20 +12,41 @@ MEBI = 2**20
 
 
 class Metric(NamedTuple):
-  """Measured quantity that has its own table and panel, such as the time of a training step."""
+  """Measured quantity that has its own table and panel, such as the time of a training step.
+
+  The value is a median over rounds, or a number of the compiled program, which is the same in all
+  rounds. The function `value_of_program` computes such a number from a measured point.
+  """
 
   quantity: str
   title: str
   unit: str
   axis: str = 'sequence length'
+  value_of_program: Callable[[dict], float | None] | None = None
+  description: str = ''
 
 
 METRICS = (
   Metric('train', 'Training', 'microseconds per token'),
   Metric('forward', 'Forward pass', 'microseconds per token'),
-  Metric('train', 'Memory of a training step', 'MiB'),
+  Metric(
+    'train', 'Operations of a training step', 'thousands per token',
+    value_of_program=lambda point: _scale(point['operations'], 1e-3 / point['tokens']),
+    description='arithmetic operations, counted exactly in the program'),
+  Metric(
+    'train', 'Memory of a training step', 'MiB',
+    value_of_program=lambda point: _scale(point['bytes'], 1 / MEBI),
+    description='temporary memory that the compiled program plans'),
+  Metric(
+    'train', 'Compilation of a training step', 'seconds',
+    value_of_program=lambda point: point['compile_seconds'],
+    description='time to compile the program once, without tracing'),
   Metric('generate', 'Generation', 'microseconds per token', 'position'),
 )
+
+
+def _scale(value: float | None, factor: float) -> float | None:
+  return None if value is None else factor * value
 
 
 def report(records: Iterable[dict]) -> tuple[list, list]:
@@ -34,10 +55,12 @@ def report(records: Iterable[dict]) -> tuple[list, list]:
   include_run_settings, tables, panels = len(grids) > 1, [], []
   for repetitions in grids:
     for metric in METRICS:
+      if metric.quantity not in repetitions[0]['run']['quantities']:
+        continue
       table, panel = metric_table_and_panel(metric, repetitions, include_run_settings)
       tables.append(table)
       panels.append(panel)
-    tables.append(backward_cost_table(repetitions, include_run_settings))
+    tables.append(gradient_cost_table(repetitions, include_run_settings))
   return tables, panels
 
 
@@ -77,8 +100,8 @@ def metric_table_and_panel(
   return table, Panel(title, metric.axis, metric.unit, series, log_x=True, log_y=True)
 
 
-def backward_cost_table(records: Sequence[dict], include_run_settings: bool) -> Table:
-  """Makes a table of the time of a training step in forward passes, at each sequence length.
+def gradient_cost_table(records: Sequence[dict], include_run_settings: bool) -> Table:
+  """Makes a table of the time of a layer with its gradients, relative to the layer alone.
 
   Args:
     records: Repetitions of one grid.
@@ -91,24 +114,24 @@ def backward_cost_table(records: Sequence[dict], include_run_settings: bool) -> 
   run = records[0]['run']
   layers, lengths = run['layers'], run['lengths']
 
-  def training_time_in_forward_passes(layer, length):
+  def time_in_forward_passes(layer, length):
     rounds = [
       [seconds for record in records
        for seconds in times.seconds_per_token(record, layer, quantity).get(length, ())]
-      for quantity in ('train', 'forward')]
+      for quantity in ('layer_gradient', 'layer')]
     comparable = len(rounds[0]) == len(rounds[1]) > 0
     return median_ratio_with_confidence_interval(*rounds, paired=True) if comparable else None
 
   title = times.add_token_count_and_device_to_title(
-    'Training step in forward passes', records, include_run_settings)
+    'Layer with its gradients in forward passes', records, include_run_settings)
   rows = [
-    [layer, *(training_time_in_forward_passes(layer, length) for length in lengths)]
-    for layer in layers]
-  setting = times.describe_timing_setup(run, times.describe_workload(run, 'train', 'forward'))
+    [layer, *(time_in_forward_passes(layer, length) for length in lengths)] for layer in layers]
+  setting = times.describe_timing_setup(run, times.describe_workload(run, 'layer'))
   caption = (
-    f'{setting}; ratio of medians and 95 % interval over paired rounds. Arithmetic alone gives 3, '
-    'because each product of the forward pass has two in the backward pass. Loss and optimiser are '
-    'included.'
+    f'{setting}; time to compute the outputs of one layer and the gradients of its parameters and '
+    'inputs, divided by the time to compute the outputs; ratio of medians and 95 % interval over '
+    'paired rounds. Arithmetic alone gives 3, because each product of the forward pass has two in '
+    'the backward pass. Residual blocks, loss and optimiser are not included.'
   )
   columns = ['layer', *map(str, lengths)]
   return Table(title, columns, rows, caption, dict.fromkeys(map(str, lengths), 'lower'))
@@ -117,7 +140,7 @@ def backward_cost_table(records: Sequence[dict], include_run_settings: bool) -> 
 def metric_at_length(
   metric: Metric, records: Sequence[dict], layer: str, length: int
 ) -> Interval | None:
-  """Returns the median time or the temporary memory of a layer at one sequence length.
+  """Returns the median time of a layer at one sequence length, or a number of its program.
 
   Args:
     metric: Metric to show.
@@ -126,25 +149,24 @@ def metric_at_length(
     length: Sequence length, or position for generation.
 
   Returns:
-    Microseconds per token with an interval, or MiB that the compiled program plans, or None where
-    nothing was measured.
+    Microseconds per token with an interval, or a number of the compiled program without interval,
+    or None where nothing was measured.
 
   """
-  if metric.unit == 'MiB':
-    points = [
-      point for record in records
-      for point in times.layer_measurements(record, layer, metric.quantity)]
-    planned = [
-      point['bytes'] for point in points
-      if point['length'] == length and point['bytes'] is not None]
-    return Interval.without_confidence_bounds(planned[0] / MEBI, len(planned)) if planned else None
+  if metric.value_of_program:
+    values = [
+      metric.value_of_program(point) for record in records
+      for point in times.layer_measurements(record, layer, metric.quantity)
+      if point['length'] == length]
+    known = [value for value in values if value is not None]
+    return Interval.without_confidence_bounds(known[0], len(known)) if known else None
   return times.median_microseconds_per_token(records, layer, metric.quantity, length)
 
 
 def metric_growth_ratio(
   metric: Metric, records: Sequence[dict], layer: str, first_length: int, last_length: int
 ) -> Interval | None:
-  """Returns the time or memory at the longest length relative to the shortest length.
+  """Returns the value of a metric at the longest length relative to the shortest length.
 
   Args:
     metric: Metric to show.
@@ -157,10 +179,10 @@ def metric_growth_ratio(
     The ratio, or None where a value is missing. Times of the same rounds are compared in pairs.
 
   """
-  if metric.unit == 'MiB':
+  if metric.value_of_program:
     low, high = (
       metric_at_length(metric, records, layer, length) for length in (first_length, last_length))
-    # The ratio is undefined if the program uses no temporary memory at the shortest length.
+    # The ratio is undefined for 0, such as a program without temporary memory.
     is_defined = low and high and low.estimate
     return (
       Interval.without_confidence_bounds(high.estimate / low.estimate, low.count)
@@ -179,7 +201,7 @@ def metric_caption(metric: Metric, records: Sequence[dict]) -> str:
   """Describes the device, workload and statistic, and lists out-of-memory measurements."""
   run = records[0]['run']
   statistic = f'median and 95 % interval (rounds: {run["rounds"]}, repetitions: {len(records)})'
-  if metric.unit == 'MiB':
-    statistic = 'temporary memory that the compiled program plans'
+  if metric.value_of_program:
+    statistic = metric.description
   setting = times.describe_timing_setup(run, times.describe_workload(run, metric.quantity))
   return f'{setting}; {statistic}.{times.describe_out_of_memory(records, metric.quantity)}'

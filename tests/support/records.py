@@ -120,6 +120,9 @@ def translation_outputs(distance, extrapolation, seeds):
   return {'written': parts, 'alignments': [], 'step_flops': 1000}
 
 
+TIMED_QUANTITIES = ('train', 'forward', 'layer', 'layer_gradient', 'generate')
+
+
 def timing_record(
   seed, layers, lengths, time_growth_with_length, repetition_factor=1.0, study='parallelism',
   **settings,
@@ -146,21 +149,22 @@ def timing_record(
     return {
       'layer': layer, 'length': length, 'quantity': quantity, 'tokens': tokens,
       'status': 'finished', 'reason': '', 'bytes': 2**20, 'seconds': times,
+      'operations': 1000 * tokens, 'compile_seconds': 1.0,
     }
 
   span = lengths[-1] - lengths[0]
   points = [
     point(layer, length, quantity,
           1 + (time_growth_with_length(layer, quantity) - 1) * (length - lengths[0]) / span)
-    for length in lengths for layer in layers for quantity in ('train', 'forward', 'generate')
+    for length in lengths for layer in layers for quantity in TIMED_QUANTITIES
   ]
   points += [point(layer, lengths[0], 'repeat', repetition_factor) for layer in layers]
   return {
     'study': study,
     'run': {
-      'layers': list(layers), 'lengths': list(lengths), 'tokens': tokens, 'sequences': 2,
-      'generated': 3, 'rounds': 3, 'learning_rate': RATE, 'device': RUN_ENVIRONMENT['device'],
-      'seed': seed,
+      'layers': list(layers), 'lengths': list(lengths), 'quantities': list(TIMED_QUANTITIES),
+      'tokens': tokens, 'sequences': 2, 'generated': 3, 'rounds': 3, 'learning_rate': RATE,
+      'device': RUN_ENVIRONMENT['device'], 'seed': seed,
       'settings': {'width': 64, 'depth': 2, 'match': 'params', 'dtype': 'float32'},
     } | settings,
     'status': 'finished',

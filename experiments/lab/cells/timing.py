@@ -1,17 +1,20 @@
 """Grid cells that measure the durations of all layers at all lengths in interleaved rounds.
 
-  train     a training step (loss, gradient and update) on a batch that is already on the device
-  forward   the logits of the same batch
-  repeat    a second measurement of the training step at the shortest length, whose difference from
-            the first is noise and therefore bounds the smallest credible difference
-  generate  greedy decoding of some tokens from a given position in one compiled loop; the state at
-            this position results from a prompt of real text of that length (copying it once per
-            call is a part of the time)
+  train           a training step (loss, gradient and update) on a batch already on the device
+  forward         the logits of the same batch
+  layer           the outputs of one layer alone, without residual block, on as many random tokens
+  layer_gradient  the outputs of that layer, and the gradients of its parameters and inputs for a
+                  given gradient of the outputs
+  repeat          a second measurement of the training step at the shortest length, whose difference
+                  from the first is noise and therefore bounds the smallest credible difference
+  generate        greedy decoding of some tokens from a given position in one compiled loop; the
+                  state at this position results from a prompt of real text of that length (copying
+                  it once per call is a part of the time)
 
 All measurements of a grid cell use one device. A program is compiled ahead of time once for all
-repetitions, and provides both the time and the memory. A measurement that does not fit into memory,
-at compilation or at execution, is recorded with the status 'out of memory', and the other
-measurements are still made.
+repetitions, and provides the time, the memory and the number of operations. A measurement that does
+not fit into memory, at compilation or at execution, is recorded with the status 'out of memory',
+and the other measurements are still made.
 """
 
 import dataclasses
@@ -21,9 +24,9 @@ import time
 from collections.abc import Iterable
 
 import jax
-import jax.numpy as jnp
 
 from experiments.lab.cells import environment, experiment
+from experiments.lab.cells import timed_programs as programs
 from experiments.lab.cells.cell import OUT_OF_MEMORY, Cell, Outcome
 from experiments.lab.cells.experiment import Experiment
 from experiments.lab.cells.run import Run
@@ -39,7 +42,7 @@ UNUSED_SETTINGS = (
 )
 # A timing cell stores these run settings under other names, for example `steps` as `rounds`.
 VARIED_SETTINGS = ('layer', 'task', 'steps', 'seeds', 'learning_rates')
-QUANTITIES = ('train', 'forward', 'generate')
+QUANTITIES = ('train', 'forward', 'layer', 'layer_gradient', 'generate')
 PREPARATION_SHARE = 0.5  # share of a cell's progress that is attributed to compilation
 PROMPT_CHUNK = 256  # tokens; a chunk this short needs little memory beside the state
 
@@ -53,11 +56,13 @@ class Measurement:
   Attributes:
     layer: spec of the layer.
     length: tokens of a sequence.
-    quantity: the timed operation, 'train', 'forward', 'repeat' or 'generate'.
+    quantity: the timed operation, 'repeat' or one of QUANTITIES.
     tokens: tokens that one call processes or generates.
     status: 'timeout' until times are measured, then 'finished'; or 'out of memory'.
     reason: first line of the error if memory did not suffice.
     bytes: temporary memory of the program; for 'generate', the size of the state.
+    operations: arithmetic operations of one call, counted in the jaxpr; None for 'generate'.
+    compile_seconds: time to compile the program, without tracing; None for 'generate'.
     seconds: duration of one call in each round.
 
   """
@@ -69,6 +74,8 @@ class Measurement:
   status: str = 'timeout'
   reason: str = ''
   bytes: int | None = None
+  operations: int | None = None
+  compile_seconds: float | None = None
   seconds: list[float] = dataclasses.field(default_factory=list)
 
   def store_error_if_out_of_memory(self, error: Exception) -> bool:
@@ -227,7 +234,7 @@ class TimedCalls:
     self.experiments = {
       layer: self._experiment_at_length(layer) for layer in grid_cell_settings['layers']}
     self.states = {  # parameters do not depend on the length, so that the shortest serves for all
-      layer: _initialise(
+      layer: programs.initialise(
         self._create_trainer(layer), grid_cell_settings['seed'],
         grid_cell_settings['learning_rate'])
       for layer in grid_cell_settings['layers']
@@ -247,18 +254,32 @@ class TimedCalls:
       prompt_state, token = self._prefill_prompt(measurement, trainer, state.parameters)
       measurement.bytes = memory.array_bytes(prompt_state)
       return functools.partial(
-        _generate_tokens, trainer.model, state.parameters, prompt_state, token,
+        programs.generate_tokens, trainer.model, state.parameters, prompt_state, token,
         self.settings['generated']
       )
-    operation = 'train' if measurement.quantity == 'repeat' else measurement.quantity
-    program = _compile_program(trainer, operation)
-    if memory_use := memory.program_memory(program):
+    compiled, arguments = self._program_and_arguments(measurement, trainer, state)
+    measurement.operations = compiled.operations
+    measurement.compile_seconds = compiled.compile_seconds
+    if memory_use := memory.program_memory(compiled.program):
       measurement.bytes = memory_use.temporary
     memory.require_available_memory(memory_use)
-    batch = _batch(trainer.task, 'train', self.settings['seed'], trainer.recipe.batch_size)
-    if operation == 'train':
-      return functools.partial(program, state, batch)
-    return functools.partial(program, state.parameters, batch.source)
+    return functools.partial(compiled.program, *arguments)
+
+  def _program_and_arguments(self, measurement: Measurement, trainer: Training, state):
+    """Returns the compiled program of a measurement, and the arguments of its call."""
+    seed = self.settings['seed']
+    if measurement.quantity in ('layer', 'layer_gradient'):
+      matched = self.experiments[measurement.layer]
+      single = programs.SingleLayer(
+        matched.layer, matched.model_width_and_parameter_counts['width'], trainer)
+      parameters, x, y_gradient = programs.layer_arguments(single, seed)
+      if measurement.quantity == 'layer':
+        return programs.compile_layer(single), (parameters, x)
+      return programs.compile_layer_gradient(single), (parameters, x, y_gradient)
+    batch = programs.batch(trainer.task, 'train', seed, trainer.recipe.batch_size)
+    if measurement.quantity == 'forward':
+      return programs.compile_forward_pass(trainer), (state.parameters, batch.source)
+    return programs.compile_training_step(trainer), (state, batch)
 
   def _experiment_at_length(self, layer: str, length: int | None = None) -> Experiment:
     return create_or_reuse_timing_experiment(
@@ -272,43 +293,11 @@ class TimedCalls:
     """Processes a prompt of the measured length, and returns the state and the next token."""
     model = trainer.model
     width = self.experiments[measurement.layer].model_width_and_parameter_counts['width']
-    text = _batch(trainer.task, 'test', self.settings['seed'], self.settings['sequences']).source
+    text = programs.batch(
+      trainer.task, 'test', self.settings['seed'], self.settings['sequences']).source
     capacity = measurement.length + self.settings['generated']
     state = model.initial_state(self.settings['sequences'], capacity, width)
     for start in range(0, measurement.length, PROMPT_CHUNK):
-      state, token = _decode_step(model, parameters, state, text[:, start : start + PROMPT_CHUNK])
+      chunk = text[:, start : start + PROMPT_CHUNK]
+      state, token = programs.decode_step(model, parameters, state, chunk)
     return state, token
-
-
-_batch = jax.jit(
-  lambda task, split, index, size: task.batch(split, index, size), static_argnums=(0, 1, 3)
-)
-_initialise = jax.jit(Training.initialise, static_argnums=0)
-
-
-@functools.cache
-def _compile_program(trainer: Training, operation: str):
-  """Compiles a training step or a forward pass for the shape of the task's training batches."""
-  number = functools.partial(jax.ShapeDtypeStruct, ())
-  state = jax.eval_shape(trainer.initialise, number(jnp.int32), number(jnp.float32))
-  batch = jax.eval_shape(lambda: trainer.task.batch('train', 0, trainer.recipe.batch_size))
-  if operation == 'train':
-    return jax.jit(trainer.train_step).lower(state, batch).compile()
-  logits = jax.jit(lambda parameters, source: trainer.model.apply(parameters, source)[0])
-  return logits.lower(state.parameters, batch.source).compile()
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _decode_step(model, parameters, state, tokens):
-  """Processes tokens [B, T], and returns the new state and the most likely next token [B, 1]."""
-  logits, state = model.apply(parameters, tokens, state)
-  return state, jnp.argmax(logits[:, -1:], -1).astype(tokens.dtype)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def _generate_tokens(model, parameters, state, token, num_tokens: int):
-  """Generates `num_tokens` tokens greedily, and returns the new state and the last token."""
-  def generate_token(carry, _):
-    return _decode_step(model, parameters, *carry), None
-
-  return jax.lax.scan(generate_token, (state, token), length=num_tokens)[0]

@@ -21,12 +21,14 @@ from experiments.lab.results.schema import (
 )
 
 POSITIVE, SIZE, FIELD = Number(1e-30), Integer(1), Nullable(Integer(1))
+QUANTITY = Choice(('train', 'forward', 'layer', 'layer_gradient', 'generate', 'repeat'))
 
 
 # The module cells/timing.py writes these fields.
 POINT = Fields({
-  'layer': Text(), 'length': SIZE, 'quantity': Choice(('train', 'forward', 'generate', 'repeat')),
-  'tokens': SIZE, 'status': Choice(STATUSES), 'reason': Text(), 'bytes': Nullable(Integer()),
+  'layer': Text(), 'length': SIZE, 'quantity': QUANTITY, 'tokens': SIZE,
+  'status': Choice(STATUSES), 'reason': Text(), 'bytes': Nullable(Integer()),
+  'operations': Nullable(Integer()), 'compile_seconds': Nullable(POSITIVE),
   'seconds': ListOf(POSITIVE),
 })
 
@@ -51,6 +53,7 @@ TIMING = RecordKind(
   'tokens',
   Fields({
     'layers': ListOf(Text(), 1, distinct=True), 'lengths': ListOf(SIZE, 1, distinct=True),
+    'quantities': ListOf(QUANTITY, 1, distinct=True),
     'tokens': SIZE, 'rounds': Integer(1, 100_000), 'seed': Integer(), 'device': Text(),
     'settings': Fields({'width': SIZE, 'depth': SIZE, 'match': Text(), 'dtype': Text()}),
   }, {'sequences': SIZE, 'generated': SIZE}),

@@ -172,15 +172,15 @@ def test_only_finished_cells_with_times_are_checked_for_drift():
 def test_tables_show_a_dash_for_points_out_of_memory(short_memory_record):
   tables, panels = parallelism.report([short_memory_record])
   assert len(tables) - 1 == len(panels) == len(METRICS)
-  training, forward, planned_memory, generation, backward = tables
-  assert backward.rows[0][1] is not None and backward.rows[0][2] is None
+  training, forward, operations, planned_memory, compilation, generation, gradient = tables
   assert training.columns == ('layer', '4', '256', '256 / 4')
   layer, short, longest, ratio = training.rows[0]
   assert layer == ATTENTION and short.count == RUN['rounds'] and longest is ratio is None
   assert f'Out of memory: {ATTENTION} at {LONG}' in training.caption
-  for table in (forward, planned_memory, generation):
+  for table in (forward, operations, planned_memory, compilation, generation, gradient):
     assert all(value is not None for row in table.rows for value in row)
-    assert 'Out of memory' not in table.caption or table is planned_memory
+    of_training = table in (operations, planned_memory, compilation)
+    assert of_training == ('Out of memory' in table.caption)
   assert [x for x, _ in panels[0].series[ATTENTION]] == [SHORT]
   assert '–' in training.text() and RUN['device'] in training.text()
 
@@ -201,8 +201,8 @@ def test_repetitions_are_pooled_but_devices_are_not(complete_record, short_memor
     quantity: statistics.median(
       seconds for record in (complete_record, short_memory_record)
       for seconds in times.seconds_per_token(record, ATTENTION, quantity)[SHORT])
-    for quantity in ('train', 'forward')}
-  assert in_forward_passes.estimate == pytest.approx(median['train'] / median['forward'])
+    for quantity in ('layer_gradient', 'layer')}
+  assert in_forward_passes.estimate == pytest.approx(median['layer_gradient'] / median['layer'])
 
   elsewhere = complete_record | {'run': complete_record['run'] | {'device': 'another'}}
   tables, panels = parallelism.report([complete_record, elsewhere])
@@ -261,5 +261,5 @@ def test_the_smoke_preset_is_stored_and_then_skipped(tmp_path):
   assert [cell.stat().st_mtime_ns for cell in cells] == stamps
   for metric in METRICS:
     assert metric.title in first.stdout
-  num_tables = len(METRICS) + 1  # and the training step in forward passes
+  num_tables = len(METRICS) + 1  # and the layer with its gradients in forward passes
   assert len(list((tmp_path / 'parallelism').glob('*.csv'))) == num_tables
