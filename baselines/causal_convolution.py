@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer import platform
+from transformer.broadcasting import sum_over_tokens
 
 FORMS = ('auto', 'direct', 'channels_last')
 
@@ -124,16 +125,16 @@ def _depthwise_forward(x, kernel, padding):
 
 def _depthwise_backward(padding, residuals, gradient):
   x, kernel = residuals
-  # Without the barriers, every term of the sums computes the output gradient again, and the sums
-  # over tokens are not vectorized.
+  # Without the barriers, every term of the sums computes the output gradient again, the shifted
+  # inputs are kept since the forward pass, and the sums over tokens are not vectorized.
   gradient = jax.lax.optimization_barrier(gradient)
-  (batch_size, num_inputs, width), length = x.shape, gradient.shape[1]
+  num_inputs, length = x.shape[1], gradient.shape[1]
   x_gradient = sum(
     _shift(gradient, padding - j, num_inputs) * kernel[j][None, None] for j in range(len(kernel))
   )
   products = (_shift(x, j - padding, length) * gradient for j in range(len(kernel)))
   kernel_gradient = jnp.stack([
-    jax.lax.optimization_barrier(product).reshape(batch_size * length, width).sum(0)
+    sum_over_tokens(jax.lax.optimization_barrier(product), x.shape[2:])
     for product in products
   ])
   return x_gradient, kernel_gradient

@@ -19,6 +19,7 @@ from flax import linen as nn
 
 from baselines.causal_convolution import FORMS, depthwise_convolution, dilated_convolution
 from transformer.bidirectional import Centred, make_bidirectional
+from transformer.broadcasting import add_to_channels
 from transformer.layer import SequenceLayer, apply_mask
 from transformer.options import require_one_of, require_option_values_at_least
 
@@ -100,7 +101,7 @@ class Convolution(SequenceLayer):
       state, apply_mask(x, mask), (self.kernel_size - 1) * self.dilation)
     y = dilated_convolution(
       inputs, kernel.astype(x.dtype), self.dilation, self.form, padding=num_zeros)
-    return self.output_activation(y + bias.astype(x.dtype)[None, None]), latest
+    return self.output_activation(add_to_channels(y, bias.astype(x.dtype))), latest
 
 
 class ShortConvolution(SequenceLayer):
@@ -131,7 +132,8 @@ class ShortConvolution(SequenceLayer):
     inputs, latest, num_zeros = _inputs_and_next_state(state, apply_mask(x, mask), size - 1)
     y = depthwise_convolution(inputs, kernel.astype(x.dtype), num_zeros)
     if self.use_bias:
-      y += self.param('bias', nn.initializers.zeros, (width,)).astype(x.dtype)[None, None]
+      bias = self.param('bias', nn.initializers.zeros, (width,))
+      y = add_to_channels(y, bias.astype(x.dtype))
     return y, latest
 
 

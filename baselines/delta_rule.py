@@ -25,16 +25,11 @@ from baselines.discretization import time_step_bias_initializer
 from baselines.mamba2 import log_decay_rate_initializer
 from baselines.matrix_scans import check_scan_form_and_chunk_size
 from baselines.scans import EIGENVALUES
+from transformer.broadcasting import multiply_channels, sum_of_products
 from transformer.dense import Dense, DenseGeneral
 from transformer.layer import SequenceLayer, apply_mask
 from transformer.normalization import RMSNorm
 from transformer.options import check_width, require_one_of, require_option_values_at_least
-
-
-def sum_of_product(x: jax.Array, y: jax.Array) -> jax.Array:
-  """Sums x y over the last axis, which is kept with size 1."""
-  product = jax.lax.optimization_barrier(x * y)
-  return jax.lax.optimization_barrier(jnp.sum(product, -1, keepdims=True))
 
 
 @jax.custom_vjp
@@ -44,14 +39,14 @@ def l2_normalize(x: jax.Array) -> jax.Array:
 
 
 def _l2_normalize_forward(x):
-  inverse = 1 / jnp.sqrt(sum_of_product(x, x) + 1e-6)
+  inverse = 1 / jnp.sqrt(sum_of_products(x, x) + 1e-6)
   y = x * inverse
   return y, (y, inverse)
 
 
 def _l2_normalize_backward(residuals, gradient):
   y, inverse = residuals
-  return (inverse * (gradient - y * sum_of_product(gradient, y)),)
+  return (inverse * (gradient - y * sum_of_products(gradient, y)),)
 
 
 l2_normalize.defvjp(_l2_normalize_forward, _l2_normalize_backward)
@@ -122,15 +117,16 @@ class DeltaNet(SequenceLayer):
   @nn.compact
   def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]
     batch_size, length, width = x.shape
+    past = None if state is None else state.latest
     if state is None:
       state = self.initial_state(batch_size, length, width, x.dtype)
     x = apply_mask(x, mask)
     projected = Dense(3 * width, use_bias=False, dtype=x.dtype, name='projection')(x)
     convolution = self._short_convolution().copy(name='convolution')
-    projected, latest = convolution(projected, state.latest, mask=mask)
+    projected, latest = convolution(projected, past, mask=mask)
     projected = jax.nn.silu(projected.astype(jnp.float32))
     projected = projected.reshape(batch_size, length, 3, self.num_heads, width // self.num_heads)
-    query, key, value = (projected[:, :, i] for i in range(3))
+    query, key, value = (x[:, :, 0] for x in jnp.split(projected, 3, 2))
 
     beta = Dense(self.num_heads, use_bias=False, dtype=x.dtype, name='beta')(x)
     max_beta = 2 if self.eigenvalues == '[-1,1]' else 1
@@ -157,7 +153,7 @@ class GatedDeltaNet(DeltaNet):
     )
     step = project(x)
     log_rate = self.param('log_rate', log_decay_rate_initializer, (self.num_heads,))
-    return -jnp.exp(log_rate)[None, None] * softplus(step.astype(jnp.float32))
+    return multiply_channels(softplus(step.astype(jnp.float32)), -jnp.exp(log_rate))
 
   def apply_output_gate(self, y, x):
     """Multiplies the normalized outputs y by silu(W x)."""

@@ -42,6 +42,7 @@ from baselines.delta_chunks import (
 )
 from baselines.matrix_scans import check_scan_form_and_chunk_size
 from transformer import platform
+from transformer.broadcasting import sum_of_products
 
 
 def _delta_rule_step(memory, inputs):
@@ -108,10 +109,10 @@ def _delta_rule_backward(gradient, memory, y_gradient, residuals, *arrays):
   read_gradient = -since_start * (solution @ before.mT) - lower_gradient @ key
   key_gradient = until_end * (correction @ after) + transpose(score_gradient) @ query
   key_gradient -= transpose(beta * lower_gradient) @ key
-  read_sum = jnp.sum(key * read_gradient, -1)
+  read_sum = sum_of_products(key, read_gradient)[..., 0]
   gradients = (
     query_gradient, key_gradient + beta * read_gradient, beta * solution,
-    jnp.sum(value * solution, -1) + read_sum,
+    sum_of_products(value, solution)[..., 0] + read_sum,
   )
   if not log_decay:
     return gradient, gradients

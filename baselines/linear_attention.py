@@ -130,7 +130,8 @@ class LinearAttention(MatrixStateLayer):
       state = self.initial_state(batch_size, length, width)
     x = apply_mask(x, mask)
     projected = self._project(x, 'projection', 3, self.num_heads, width // self.num_heads)
-    query, key, value = (projected[:, :, i].astype(jnp.float32) for i in range(3))
+    query, key, value = (
+      x[:, :, 0].astype(jnp.float32) for x in jnp.split(projected, 3, 2))
     feature_map = FEATURE_MAPS[self.feature_map]
     # If all features of a query are below 1, they are scaled so that the largest feature is 1.
     # The scaling prevents underflow and cancels in the quotient y.
@@ -189,9 +190,10 @@ class RetNet(MatrixStateLayer):
     x = apply_mask(x, mask)
     key_width, value_width = self.head_widths(width)
     projected = self._project(x, 'query_key', 2, self.num_heads, key_width)
-    query, key = (self._rotate_by_position(projected[:, :, i], state.index) for i in range(2))
+    query, key = (
+      self._rotate_by_position(x[:, :, 0], state.index) for x in jnp.split(projected, 2, 2))
     projected = self._project(x, 'value_gate', 2, self.num_heads, value_width)
-    value, gate = projected[:, :, 0], projected[:, :, 1]
+    value, gate = (x[:, :, 0] for x in jnp.split(projected, 2, 2))
 
     log_decay = jnp.log1p(-jnp.exp2(-5.0 - jnp.arange(self.num_heads)))
     if mask is not None:
@@ -227,7 +229,7 @@ class GLA(MatrixStateLayer):
     x = apply_mask(x, mask)
     key_width, value_width = self.head_widths(width)
     projected = self._project(x, 'query_key', 2, self.num_heads, key_width)
-    query, key = projected[:, :, 0], projected[:, :, 1]
+    query, key = (x[:, :, 0] for x in jnp.split(projected, 2, 2))
     value = self._project(x, 'value', self.num_heads, value_width)
     gate = self._project(x, 'gate', self.num_heads, value_width, use_bias=True)
 

@@ -28,6 +28,7 @@ from baselines.activations import log_sigmoid
 from baselines.convolution import ShortConvolution
 from baselines.diagonal_state_space import complex_linear_scan, exponential
 from baselines.scans import linear_scan
+from transformer.broadcasting import add_to_channels, multiply_channels
 from transformer.dense import Dense, DenseGeneral, multiply_by_matrix
 from transformer.layer import SequenceLayer, State, apply_mask
 from transformer.options import (
@@ -194,8 +195,7 @@ class Readout(nn.Module):
     # A single product with both kernels is faster than two products with half the columns.
     parameters = [DenseParameters(width, name=name)(width) for name in ('value', 'gate')]
     kernel, bias = (jnp.concatenate(p, -1).astype(y.dtype) for p in zip(*parameters, strict=True))
-    bias = bias.reshape((1,) * (y.ndim - 1) + (2 * width,))
-    return gated_linear_unit(multiply_by_matrix(u, kernel) + bias)
+    return gated_linear_unit(add_to_channels(multiply_by_matrix(u, kernel), bias))
 
 
 class ComplexState(NamedTuple):
@@ -295,7 +295,7 @@ class LRU(SequenceLayer):
     input_term = complex_projection(x, jnp.exp(gamma)[None, None] * input_kernel)
     states, last = complex_linear_scan(decay, input_term, state.to_parts(), mask)
     y = real_part_of_projection(states, output_kernel, x.dtype)
-    y += skip.astype(x.dtype)[None, None] * x
+    y += multiply_channels(x, skip.astype(x.dtype))
     return Readout(self.readout, name='readout')(y).swapaxes(0, 1), ComplexState.from_parts(last)
 
 
@@ -358,12 +358,13 @@ class RGLRU(SequenceLayer):
   def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]
     batch_size, length, width = x.shape
     check_width(self, width)
+    past = None if state is None else state.convolution
     if state is None:
       state = self.initial_state(batch_size, length, width, x.dtype)
     x = apply_mask(x, mask)
     branch = jax.nn.gelu(Dense(width, dtype=x.dtype, name='branch')(x))
     u = Dense(width, dtype=x.dtype, name='input')(x)
-    u, convolution = self._short_convolution(name='convolution')(u, state.convolution, mask=mask)
+    u, convolution = self._short_convolution(name='convolution')(u, past, mask=mask)
     u, mask = to_masked_time_major(u, mask)
 
     block = width // self.num_heads
@@ -376,10 +377,10 @@ class RGLRU(SequenceLayer):
       'THK,HKJ->HTJ', blocks, kernel.astype(x.dtype).reshape(self.num_heads, block, 2 * block))
     gates = gates.reshape(self.num_heads, length, batch_size, 2, block).transpose(3, 1, 2, 0, 4)
     gates = gates.reshape(2, *u.shape).astype(jnp.float32)
-    gates = jax.nn.sigmoid(gates + bias[:, None, None])
+    r, i = (jax.nn.sigmoid(add_to_channels(gates[k], bias[k])) for k in range(2))
     log_a = log_sigmoid(self.param('lambda', self._lambda_initializer, (width,)))
-    log_decay = self.sharpness * gates[0] * log_a[None, None]
+    log_decay = multiply_channels(r, self.sharpness * log_a)
     gain = sqrt_with_bounded_derivative(-jnp.expm1(2 * log_decay))
-    y, hidden = linear_scan(jnp.exp(log_decay), gain * gates[1] * u, state.hidden, mask)
+    y, hidden = linear_scan(jnp.exp(log_decay), gain * i * u, state.hidden, mask)
     y = branch * y.swapaxes(0, 1).astype(x.dtype)
     return Dense(width, dtype=x.dtype, name='output')(y), RGLRUState(convolution, hidden)

@@ -22,6 +22,7 @@ from baselines.convolution import ShortConvolution
 from baselines.discretization import time_step_bias_initializer
 from baselines.matrix_scans import check_scan_form_and_chunk_size, outer_product_scan
 from baselines.scans import EIGENVALUES
+from transformer.broadcasting import add_to_channels, multiply_channels, multiply_tokens
 from transformer.dense import Dense
 from transformer.layer import SequenceLayer, apply_mask
 from transformer.normalization import RMSNorm
@@ -105,6 +106,7 @@ class Mamba2(SequenceLayer):
   @nn.compact
   def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]
     batch_size, length, width = x.shape
+    past = None if state is None else state.convolution
     if state is None:
       state = self.initial_state(batch_size, length, width, x.dtype)
     heads, size, inner = (self.num_heads,), self.state_size, self.expand * width
@@ -114,22 +116,24 @@ class Mamba2(SequenceLayer):
     projected = projection(apply_mask(x, mask))
     gate, convolved, step = jnp.split(projected, (inner, 2 * inner + 2 * size), -1)
     convolved, latest = self._short_convolution(name='convolution')(
-      convolved, state.convolution, mask=mask, train=train
+      convolved, past, mask=mask, train=train
     )
     convolved = jax.nn.silu(convolved).astype(jnp.float32)
     value, key, query = jnp.split(convolved, (inner, inner + size), -1)
     value = value.reshape(batch_size, length, self.num_heads, self.head_width(width))
 
     bias = self.param('step_bias', time_step_bias_initializer, heads)
-    step = softplus(step.astype(jnp.float32) + bias[None, None])
+    step = softplus(add_to_channels(step.astype(jnp.float32), bias))
     log_rate = self.param('log_rate', log_decay_rate_initializer, heads)
-    rate = step * jnp.exp(log_rate)[None, None]
+    rate = multiply_channels(step, jnp.exp(log_rate))
     log_decay, negative = self.log_abs_decay_and_is_negative(rate, mask)
+    scaled = apply_mask(multiply_tokens(value, step[..., None]), mask)
     y, memory = outer_product_scan(
-      query[:, :, None], key[:, :, None], apply_mask(value * step[..., None], mask), log_decay,
-      state.memory, negative=negative, chunk_size=self.chunk_size,
+      query[:, :, None], key[:, :, None], scaled, log_decay, state.memory, negative=negative,
+      chunk_size=self.chunk_size,
     )
-    y += self.param('skip', nn.initializers.ones, heads)[None, None, :, None] * value
+    skip = self.param('skip', nn.initializers.ones, heads)
+    y += multiply_channels(value, jnp.broadcast_to(skip[:, None], value.shape[2:]))
     y = y.reshape(batch_size, length, inner).astype(x.dtype) * jax.nn.silu(gate)
     y = RMSNorm(epsilon=1e-5, dtype=x.dtype, name='norm')(y)
     y = Dense(width, use_bias=False, dtype=x.dtype, name='output')(y)

@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from transformer import platform
+from transformer.broadcasting import sum_of_products
 
 
 class HeadDecays(NamedTuple):
@@ -212,7 +213,8 @@ def gradients_with_head_decays(state_gradient, query, key, value, decays, before
   from_later = decays.until_end * _heads_apart(key @ after, heads)
   value_gradient = _transposed(scores) @ y_gradient + from_later
   log_decay_gradient = through_states[..., None] + _sum_over_decayed_paths(
-    scores_gradient * scores, (y_gradient * from_states).sum(-1), (value * from_later).sum(-1)
+    scores_gradient * scores, sum_of_products(y_gradient, from_states)[..., 0],
+    sum_of_products(value, from_later)[..., 0],
   )
   return state_gradient, (query_gradient, key_gradient, value_gradient, log_decay_gradient)
 
@@ -306,7 +308,7 @@ def outputs_with_channel_decays(
   scores, _, _ = _channel_scores(query, key, decays)
   updates = _transposed(key * decays.until_end) @ value
   state, before = _states_before_chunks(state, updates, decays.since_start[..., -1, :, None])
-  own = jnp.sum(query * key, -1, keepdims=True) * value
+  own = sum_of_products(query, key) * value
   return state, (scores @ value + own + (query * decays.since_start) @ before, before)
 
 
@@ -345,8 +347,8 @@ def gradients_with_channel_decays(state_gradient, query, key, value, decays, bef
   query_through_splits = through_splits(y_gradient @ value.mT, pairs, key_at_split)
   key_through_splits = through_splits(value @ y_gradient.mT, pairs.mT, query_at_split)
   query_through_states, key_through_states = y_gradient @ before.mT, value @ after.mT
-  own_score = jnp.sum(query * key, -1, keepdims=True)
-  own_score_gradient = jnp.sum(value * y_gradient, -1, keepdims=True)
+  own_score = sum_of_products(query, key)
+  own_score_gradient = sum_of_products(value, y_gradient)
   query_gradient = (
     sum_of_levels(query_through_splits * to_split) + own_score_gradient * key
     + query_through_states * since_start

@@ -43,6 +43,7 @@ from baselines.matrix_scan_blocks import (
   outputs_with_head_decays,
 )
 from transformer import platform
+from transformer.broadcasting import multiply_tokens
 
 FORMS = ('auto', 'recurrent', 'chunked')
 CPU_TOKENS_PER_BLOCK = 512
@@ -85,7 +86,7 @@ def safe_divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
   which has a finite gradient. The gradient of a division would multiply the incoming gradient by
   the squared reciprocal before the numerator, and overflow.
   """
-  return numerator * (1 / jnp.maximum(denominator, MIN_DENOMINATOR))
+  return multiply_tokens(numerator, 1 / jnp.maximum(denominator, MIN_DENOMINATOR))
 
 
 def outer_product_scan(

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from baselines.scans import scan_without_storing_states, select_scan_form
 
 MIN_CHUNK_SIZE = 4  # tokens; a state per chunk takes at most a quarter of the memory of all states
-MIN_CHUNK_ROWS = 32  # tokens times sequences of a chunk, so that its operations are not too small
+MIN_CHUNK_ROWS = 128  # tokens times sequences of a chunk, so that its operations are not too small
 
 
 def selective_scan(

@@ -43,6 +43,7 @@ from baselines.linear_recurrence import (
 )
 from baselines.scans import EIGENVALUES
 from baselines.selective_scan import selective_scan
+from transformer.broadcasting import add_to_channels, multiply_channels
 from transformer.dense import Dense
 from transformer.layer import SequenceLayer, State, apply_mask
 from transformer.options import require_one_of, require_option_values_at_least
@@ -130,7 +131,7 @@ class S4D(SequenceLayer):
     parts = jnp.concatenate([part.transpose(2, 0, 1) for part in state], -1)  # [D, B, N]
     y, parts = diagonal_state_space(
       x.astype(jnp.float32), to_parts(log_decay.T), to_parts(kernel.T), parts, mask)
-    y = (y + skip[None, None] * x).astype(x.dtype)
+    y = (y + multiply_channels(x, skip)).astype(x.dtype)
     last = ComplexState(*(part.transpose(1, 2, 0) for part in jnp.split(parts, 2, -1)))
     return Readout(self.readout, name='readout')(y), last
 
@@ -218,7 +219,7 @@ class S5(SequenceLayer):
     input_term = complex_projection(x, input_kernel)
     states, last = complex_linear_scan(to_parts(decay)[None], input_term, state.to_parts(), mask)
     y = real_part_of_projection(states, 2 * output_kernel, x.dtype)
-    y += skip.astype(x.dtype)[None, None] * x
+    y += multiply_channels(x, skip.astype(x.dtype))
     return Readout(self.readout, name='readout')(y).swapaxes(0, 1), ComplexState.from_parts(last)
 
 
@@ -274,6 +275,7 @@ class Mamba(SequenceLayer):
   @nn.compact
   def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]
     batch_size, length, width = x.shape
+    past = None if state is None else state.convolution
     if state is None:
       state = self.initial_state(batch_size, length, width, x.dtype)
     inner = self.expand * width
@@ -282,7 +284,7 @@ class Mamba(SequenceLayer):
       return Dense(features, use_bias=False, dtype=x.dtype, name=name)
 
     u, gate = jnp.split(projection_layer(2 * inner, 'input')(apply_mask(x, mask)), 2, -1)
-    u, convolution = self._short_convolution(name='convolution')(u, state.convolution, mask=mask)
+    u, convolution = self._short_convolution(name='convolution')(u, past, mask=mask)
     u, mask = to_masked_time_major(jax.nn.silu(u), mask)
     rank = self.dt_rank or -(-width // 16)
     y, hidden = self._selective_scan(u, state.hidden, mask, rank, projection_layer)
@@ -302,7 +304,8 @@ class Mamba(SequenceLayer):
     bias = self.param(
       'step_bias', time_step_bias_initializer, (inner,), jnp.float32, self.dt_min, self.dt_max
     )
-    step = softplus((low @ kernel.astype(u.dtype)).astype(jnp.float32) + bias[None, None])
+    step = (low @ kernel.astype(u.dtype)).astype(jnp.float32)
+    step = softplus(add_to_channels(step, bias))
     step = apply_mask(step, mask)  # A step of length 0 leaves the state unchanged.
     a = -jnp.exp(self.param('log_rate', self._log_rate_initializer, (size, inner)))
     skip = self.param('skip', nn.initializers.ones, (inner,))
@@ -310,4 +313,4 @@ class Mamba(SequenceLayer):
       step, step * u, b.astype(jnp.float32), c.astype(jnp.float32), a, hidden,
       signed=self.eigenvalues == '[-1,1]',
     )
-    return (y + skip[None, None] * u).astype(u.dtype), hidden
+    return (y + multiply_channels(u, skip)).astype(u.dtype), hidden

@@ -44,6 +44,7 @@ from baselines.unroll import (
   stack_gates,
   unroll,
 )
+from transformer.broadcasting import add_to_channels, multiply_channels, multiply_tokens
 from transformer.dense import Dense, multiply_by_matrix
 from transformer.layer import SequenceLayer, apply_mask
 from transformer.normalization import LayerNorm
@@ -99,7 +100,7 @@ class JointDense(nn.Module):
     bias = self.param('bias', self.bias_init, (self.features,))
     rows = jnp.split(kernel.astype(inputs[0].dtype), ends[:-1])
     y = sum(multiply_by_matrix(x, part) for x, part in zip(inputs, rows, strict=True))
-    return y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + bias.shape)
+    return add_to_channels(y, bias.astype(y.dtype))
 
 
 class HeadNorm(nn.Module):
@@ -186,20 +187,21 @@ class SLSTM(SequenceLayer):
   @nn.compact
   def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]
     batch_size, length, width = x.shape
+    before = None if state is None else state[0]
     if state is None:
       state = self.initial_state(batch_size, length, width, x.dtype)
     (past, memory), heads = state, (self.num_heads, width // self.num_heads)
     x = apply_mask(x, mask)
     convolution, local = self._short_convolution(name='convolution'), x
     if convolution is not None:
-      local, past = convolution(x, past, mask=mask, train=train)
+      local, past = convolution(x, before, mask=mask, train=train)
       local = jax.nn.silu(local)
     gates = [
       BlockDense(self.num_heads, outputs=2, name=name)(features.swapaxes(0, 1)).astype(jnp.float32)
       for name, features in (('i_f', local), ('z_o', x))
     ]
     bias = self.param('bias', self._bias_initializer, (4, width))
-    input_projection = jnp.concatenate(gates, -2) + bias[None, None]  # [T, B, 4, D]
+    input_projection = add_to_channels(jnp.concatenate(gates, -2), bias)  # [T, B, 4, D]
     kernel = self.param('recurrent_kernel', nn.initializers.zeros, (*heads, 4, heads[1]))
     kernel = block_diagonal_kernel(kernel.astype(x.dtype))
     valid = None if mask is None else mask.T[..., None]
@@ -264,7 +266,7 @@ def mlstm_scan(query, key, value, log_i, log_f, state, form='auto', chunk_size=0
   """
   memory, start = state
   m, input_gate, log_decay = stabilize_gates(log_i, log_f, start)
-  key = key.astype(jnp.float32) * input_gate[..., None]
+  key = multiply_tokens(key.astype(jnp.float32), input_gate[..., None])
   value = jnp.concatenate([value, jnp.ones_like(value[..., :1])], -1)
   y, memory = outer_product_scan(
     query, key, value, log_decay, memory, form=form, chunk_size=chunk_size
@@ -329,9 +331,10 @@ class MLSTM(SequenceLayer):
   @nn.compact
   def __call__(self, x, state=None, *, mask=None, train=False):  # [B, T, D]
     batch_size, length, width = x.shape
+    past = None if state is None else state[0]
     if state is None:
       state = self.initial_state(batch_size, length, width, x.dtype)
-    (past, memory), inner = state, self.expansion * width
+    (_, memory), inner = state, self.expansion * width
     up = self._dense(2 * inner, 'up', x.dtype)(apply_mask(x, mask))
     x, branch = jnp.split(up, 2, -1)
     local, past = self._short_convolution(name='convolution')(x, past, mask=mask, train=train)
@@ -352,5 +355,5 @@ class MLSTM(SequenceLayer):
       chunk_size=self.chunk_size,
     )
     skip = self.param('skip', nn.initializers.ones, (inner,)).astype(x.dtype)
-    y = (HeadNorm(name='norm')(h, x.dtype) + skip[None, None] * local) * jax.nn.silu(branch)
+    y = (HeadNorm(name='norm')(h, x.dtype) + multiply_channels(local, skip)) * jax.nn.silu(branch)
     return self._dense(width, 'down', x.dtype)(y), (past, memory)

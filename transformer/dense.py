@@ -75,12 +75,28 @@ def multiply_by_kernel(x, kernel, dimension_numbers, precision=None):
 
 
 class Dense(nn.Dense):
-  """The layer of Flax with a faster gradient of the kernel."""
+  """The layer of Flax with faster gradients of the kernel and the bias."""
 
   dot_general: Any = multiply_by_kernel
+
+  @nn.compact
+  def __call__(self, x):  # [..., D]
+    # With a single axis of tokens, the gradient of the bias is a fast sum (see `broadcasting`).
+    tokens = x.shape[:-1]
+    y = super().__call__(x.reshape(math.prod(tokens), x.shape[-1]))
+    return y.reshape(*tokens, self.features)
 
 
 class DenseGeneral(nn.DenseGeneral):
-  """The layer of Flax with a faster gradient of the kernel."""
+  """The layer of Flax with faster gradients of the kernel and the bias."""
 
   dot_general: Any = multiply_by_kernel
+
+  @nn.compact
+  def __call__(self, x):
+    axes = (self.axis,) if isinstance(self.axis, int) else tuple(self.axis)
+    if axes != tuple(range(-len(axes), 0)):
+      return super().__call__(x)
+    tokens, inputs = x.shape[: -len(axes)], x.shape[-len(axes) :]
+    y = super().__call__(x.reshape(math.prod(tokens), *inputs))
+    return y.reshape(*tokens, *y.shape[1:])

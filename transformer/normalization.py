@@ -14,7 +14,6 @@ use their authors' values.
 """
 
 import functools
-import math
 from typing import Any
 
 import jax
@@ -22,6 +21,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from transformer import platform
+from transformer.broadcasting import sum_over_tokens
 
 
 def _with_axes_of(x, values):
@@ -49,11 +49,6 @@ def _weighted_mean_of_last_axis(x, weights):
   blocks = jnp.repeat(jnp.eye(heads, dtype=x.dtype), width, 0)  # [H K, H]
   means = x.reshape(-1, weights.size) @ (blocks * weights.reshape(-1, 1) / width)
   return means.reshape(*x.shape[:-1], 1)
-
-
-def _sum_of_all_rows(x, shape):
-  """The sum of the arrays of the given shape that form the last axes of x, one for each token."""
-  return x.reshape(-1, math.prod(shape)).sum(0).reshape(shape)
 
 
 def _statistics(x, epsilon, subtract_mean):
@@ -112,8 +107,8 @@ def _normalize_backward(epsilon, subtract_mean, residuals, gradient):
     x_gradient -= _weighted_mean_of_last_axis(gradient, scale)
   return (
     (inverse * x_gradient).astype(x.dtype),
-    _sum_of_all_rows(product, scale.shape).astype(scale.dtype),
-    None if bias is None else _sum_of_all_rows(gradient, bias.shape).astype(bias.dtype),
+    sum_over_tokens(product, scale.shape).astype(scale.dtype),
+    None if bias is None else sum_over_tokens(gradient, bias.shape).astype(bias.dtype),
   )
 
 
