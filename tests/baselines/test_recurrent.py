@@ -136,25 +136,31 @@ def outputs_and_gradients(loop, cell, compared, arguments, valid):
   return jax.grad(loss, (0, 1, 2, 3), has_aux=True)(*arguments)
 
 
-@pytest.mark.parametrize('name', CELLS)
-@settings(deadline=None, max_examples=6)
-@given(seed=st.integers(0, 99), padding=st.sampled_from([0.0, 0.4, 1.0]))
-@example(seed=0, padding=0.0)
-def test_the_gradient_of_unroll_equals_that_of_automatic_differentiation(name, seed, padding):
-  cell, gates, states, compared = CELLS[name]
-  generator = np.random.default_rng(seed)
+def draw_arguments_of_unroll(name, generator, length, dtype):
+  """Returns a kernel, a bias, input projections, states with a gradient, and the other states."""
+  _, gates, states, _ = CELLS[name]
 
   def draw(*shape):
-    return jnp.array(generator.normal(0, 0.7, shape), jnp.float32)
+    return jnp.array(generator.normal(0, 0.7, shape), dtype)
 
   state = tuple(draw(BATCH, WIDTH) for _ in range(states))
   if name == 'slstm':  # n is a sum of positive terms, and m receives no gradient.
     state = (state[0], state[1], 1 + state[2] ** 2, state[3])
   differentiated = min(states, 3)
-  arguments = (
-    draw(WIDTH, gates * WIDTH), draw(gates * WIDTH), draw(LENGTH, BATCH, gates, WIDTH),
+  return (
+    draw(WIDTH, gates * WIDTH), draw(gates * WIDTH), draw(length, BATCH, gates, WIDTH),
     state[:differentiated], state[differentiated:],
   )
+
+
+@pytest.mark.parametrize('name', CELLS)
+@settings(deadline=None, max_examples=6)
+@given(seed=st.integers(0, 99), padding=st.sampled_from([0.0, 0.4, 1.0]))
+@example(seed=0, padding=0.0)
+def test_the_gradient_of_unroll_equals_that_of_automatic_differentiation(name, seed, padding):
+  cell, *_, compared = CELLS[name]
+  generator = np.random.default_rng(seed)
+  arguments = draw_arguments_of_unroll(name, generator, LENGTH, jnp.float32)
   valid = jnp.array(generator.random((LENGTH, BATCH, 1)) >= padding)
   actual, expected = (
     outputs_and_gradients(loop, cell, compared, arguments, valid)
@@ -181,20 +187,10 @@ def test_without_a_mask_all_tokens_are_valid():
 @pytest.mark.parametrize('name', CELLS)
 @pytest.mark.parametrize(('length', 'masked'), [(1, False), (1, True), (5, False), (5, True)])
 def test_the_gradient_of_unroll_is_exact_in_float64(name, length, masked):
-  cell, gates, states, compared = CELLS[name]
+  cell, *_, compared = CELLS[name]
   generator = np.random.default_rng(length)
   with float64_enabled():
-    def draw(*shape):
-      return jnp.array(generator.normal(0, 0.7, shape), jnp.float64)
-
-    state = tuple(draw(BATCH, WIDTH) for _ in range(states))
-    if name == 'slstm':  # n is a sum of positive terms, and m receives no gradient.
-      state = (state[0], state[1], 1 + state[2] ** 2, state[3])
-    differentiated = min(states, 3)
-    arguments = (
-      draw(WIDTH, gates * WIDTH), draw(gates * WIDTH), draw(length, BATCH, gates, WIDTH),
-      state[:differentiated], state[differentiated:],
-    )
+    arguments = draw_arguments_of_unroll(name, generator, length, jnp.float64)
     valid = jnp.array(generator.random((length, BATCH, 1)) >= 0.4)
     actual = outputs_and_gradients(unroll, cell, compared, arguments, valid if masked else None)
     every = jnp.ones_like(valid)
