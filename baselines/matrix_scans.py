@@ -28,7 +28,10 @@ for longer on a CPU.
 
 The gradients are written by hand (see `matrix_scan_blocks`). The backward pass keeps the inputs and
 the states before the chunks, and computes everything else again. On a CPU it proceeds, like the
-forward pass, in blocks of a few hundred tokens, whose arrays stay in the cache.
+forward pass, in blocks of a few hundred tokens, whose arrays stay in the cache. If the batch is too
+large for a single chunk of each sequence, it is processed in groups of sequences, so that the
+memory per token does not depend on the length. For 64 sequences of 64 tokens, Mamba-2 with its
+gradients takes 12.4 instead of 15.6 KB a token, in the same time.
 """
 
 import jax
@@ -184,11 +187,11 @@ def _scan_outer_products_by_chunk(query, key, value, log_decay, state, chunk_siz
   batch_size, length, heads, width = value.shape
   if log_decay.ndim == 4:
     query, key = (jnp.broadcast_to(x, log_decay.shape) for x in (query, key))
-  groups = query.shape[2]
-  chunks = -(-length // chunk_size)
-  chunks_per_block = chunks
+  head_groups, chunks = query.shape[2], -(-length // chunk_size)
+  sequences, chunks_per_block = batch_size, chunks
   if platform.current_platform() == 'cpu':
-    chunks_per_block = max(1, CPU_TOKENS_PER_BLOCK // (batch_size * chunk_size))
+    sequences = _sequences_per_block(batch_size, CPU_TOKENS_PER_BLOCK // chunk_size)
+    chunks_per_block = max(1, CPU_TOKENS_PER_BLOCK // (sequences * chunk_size))
   blocks = -(-chunks // chunks_per_block)
   chunks_per_block = -(-chunks // blocks)
   if log_decay.ndim == 1:
@@ -197,24 +200,37 @@ def _scan_outer_products_by_chunk(query, key, value, log_decay, state, chunk_siz
     repeated = (1, chunk_size if no_padding else length, heads)
     log_decay = jnp.broadcast_to(log_decay, repeated)
 
-  def split_into_blocks(x):  # [B, T, H, ...] to [blocks, chunks per block, B, H, C, ...]
+  def split_into_blocks(x):  # [B, T, H, ...] to [groups, blocks, chunks, sequences, H, C, ...]
     x = split_into_chunks(x, chunk_size)
     if len(x) > 1:
       x = jnp.pad(x, ((0, blocks * chunks_per_block - len(x)), *((0, 0),) * (x.ndim - 1)))
-    return x.reshape(-1, min(len(x), chunks_per_block), *x.shape[1:])
+    x = x.reshape(-1, min(len(x), chunks_per_block), *x.shape[1:])
+    x = x.reshape(*x.shape[:2], -1, min(x.shape[2], sequences), *x.shape[3:])
+    return jnp.moveaxis(x, 2, 0)
 
   # The states of heads with a common query are side by side, [B, G, K, H / G V].
-  state = state.reshape(batch_size, groups, heads // groups, -1, width).swapaxes(2, 3)
+  state = state.reshape(batch_size, head_groups, heads // head_groups, -1, width).swapaxes(2, 3)
+  state = state.reshape(-1, sequences, *state.shape[1:3], heads // head_groups * width)
   arrays = (split_into_blocks(x) for x in (query, key, value, log_decay))
-  y, state = _scan_outer_products_by_block(*arrays, state.reshape(*state.shape[:3], -1))
-  state = state.reshape(*state.shape[:3], -1, width).swapaxes(2, 3)
-  y = join_chunks(y.reshape(-1, *y.shape[2:]), length)
+  y, state = _scan_outer_products_by_block(*arrays, state)
+  state = state.reshape(batch_size, head_groups, -1, heads // head_groups, width).swapaxes(2, 3)
+  y = jnp.moveaxis(y, 0, 2)
+  y = join_chunks(y.reshape(-1, batch_size, *y.shape[4:]), length)
   return y, state.reshape(batch_size, heads, -1, width)
+
+
+def _sequences_per_block(batch_size, most):
+  """The largest divisor of the batch size that is at most `most`, or 1."""
+  return next(n for n in range(max(1, min(batch_size, most)), 0, -1) if batch_size % n == 0)
 
 
 @jax.custom_vjp
 def _scan_outer_products_by_block(query, key, value, log_decay, state):
-  """Computes outputs and the last state of arrays [blocks, chunks per block, B, H, C, ...]."""
+  """Computes outputs and last states of groups of sequences, one block of chunks after another.
+
+  The arrays are [groups, blocks, chunks, sequences, H, C, ...], and the states [groups, sequences,
+  G, K, H / G V].
+  """
   return _scan_by_block_forward(query, key, value, log_decay, state)[0]
 
 
@@ -226,8 +242,13 @@ def _scan_by_block_forward(query, key, value, log_decay, state):
     decays = compute_decays(log_decay) if repeated_decays is None else repeated_decays
     return compute_outputs(state, *arrays, decays)
 
-  changing = log_decay if repeated_decays is None else None
-  state, (y, before) = jax.lax.scan(process_block, state, (query, key, value, changing))
+  def process_group(_, inputs):
+    state, *arrays = inputs
+    return None, jax.lax.scan(process_block, state, arrays)
+
+  changing = _changing_log_decay(log_decay, repeated_decays, query)
+  _, (state, (y, before)) = jax.lax.scan(
+    process_group, None, (state, query, key, value, changing))
   return (y, state), (query, key, value, log_decay, before)
 
 
@@ -241,29 +262,39 @@ def _scan_by_block_backward(residuals, gradients):
     decays = compute_decays(log_decay) if repeated_decays is None else repeated_decays
     return compute_gradients(state_gradient, query, key, value, decays, *others)
 
-  changing = log_decay if repeated_decays is None else None
-  state_gradient, gradients = jax.lax.scan(
-    process_block, state_gradient, (query, key, value, changing, before, y_gradient),
-    reverse=True,
-  )
+  def process_group(_, inputs):
+    state_gradient, *arrays = inputs
+    return None, jax.lax.scan(process_block, state_gradient, arrays, reverse=True)
+
+  changing = _changing_log_decay(log_decay, repeated_decays, query)
+  _, (state_gradient, gradients) = jax.lax.scan(
+    process_group, None, (state_gradient, query, key, value, changing, before, y_gradient))
   *gradients, log_decay_gradient = gradients
-  repeats = [axis for axis in range(3) if log_decay.shape[axis] < log_decay_gradient.shape[axis]]
+  repeats = [axis for axis in range(4) if log_decay.shape[axis] < log_decay_gradient.shape[axis]]
   return *gradients, log_decay_gradient.sum(repeats, keepdims=True), state_gradient
 
 
 _scan_outer_products_by_block.defvjp(_scan_by_block_forward, _scan_by_block_backward)
 
 
+def _changing_log_decay(log_decay, repeated_decays, query):
+  """The log decays of all groups of sequences, or None if all blocks have the same decays."""
+  if repeated_decays is not None:
+    return None
+  return jnp.broadcast_to(log_decay, (len(query), *log_decay.shape[1:]))
+
+
 def _block_functions(log_decay):
-  """Chooses the functions for a kind of decay, given log decays [blocks, n, B, H, C, ...].
+  """Chooses the functions for a kind of decay, given log decays [groups, blocks, n, B, H, C, ...].
 
   Returns:
     The functions that compute the outputs, the gradients and the decays of a block, and the decays
     of all blocks if they are the same, otherwise None.
 
   """
-  if log_decay.ndim == 6:
+  if log_decay.ndim == 7:
     functions = outputs_with_channel_decays, gradients_with_channel_decays, channel_decays
   else:
     functions = outputs_with_head_decays, gradients_with_head_decays, head_decays
-  return *functions, (functions[2](log_decay[0]) if len(log_decay) == 1 else None)
+  return *functions, (
+    functions[2](log_decay[0, 0]) if log_decay.shape[:2] == (1, 1) else None)

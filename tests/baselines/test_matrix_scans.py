@@ -116,6 +116,8 @@ def weighted_sum(outputs):
   return sum(jnp.sum(jnp.cos(jnp.arange(float(x.size))).reshape(x.shape) * x) for x in outputs)
 
 
+# Blocks of two chunks of both sequences, or of one chunk of a single sequence.
+@pytest.mark.parametrize('tokens_per_block', [16, 4])
 @pytest.mark.parametrize(
   ('decay', 'heads', 'length', 'name'),
   [
@@ -125,9 +127,9 @@ def weighted_sum(outputs):
   ],
 )
 def test_gradients_equal_the_derivatives_of_the_definition_in_float64(
-  decay, heads, length, name, monkeypatch
+  decay, heads, length, name, tokens_per_block, monkeypatch
 ):
-  monkeypatch.setattr(matrix_scans, 'CPU_TOKENS_PER_BLOCK', 16)  # two chunks of both sequences
+  monkeypatch.setattr(matrix_scans, 'CPU_TOKENS_PER_BLOCK', tokens_per_block)
   arrays = draw_arrays(length, decay, heads=heads)
   with platform.override_platform(name):
     chunked = jax.jit(functools.partial(outer_product_scan, form='chunked', chunk_size=4))
