@@ -12,6 +12,10 @@ from experiments.lab.launch.grid import Job
 from experiments.lab.launch.study import Study
 from experiments.parallelism.study import SIZES, ParallelismPreset
 
+# On a CPU a compiled program has about 280 memory mappings, and Linux permits 65,530 in a process.
+# A process with more of them crashes.
+MAX_PROGRAMS = 200
+
 
 def jobs(study: Study, preset: ParallelismPreset) -> list[Job]:
   """Returns the job that measures the times of all requested layers and sequence lengths."""
@@ -36,12 +40,9 @@ def create_grid_cell_for_each_seed(study: str, preset: ParallelismPreset) -> lis
       '--learning_rates takes one value here, because the time of a step does not depend on it')
   sizes = {
     name: getattr(flags.FLAGS if flags.flag_was_set(name) else preset, name) for name in SIZES}
-  timed_operations = [
-    operation for operation in timing.QUANTITIES
-    if preset.with_generation or operation != 'generate']
   settings = timing.timing_grid_cell_settings(
-    run, layers, flags.requested_lengths() or preset.lengths, timed_operations,
-    rounds=run.steps, **sizes)
+    run, layers, flags.requested_lengths() or preset.lengths,
+    preset.timed_operations or timing.QUANTITIES, rounds=run.steps, **sizes)
   check_timing_settings(settings)
   return [
     timing.create_timing_grid_cell(study, settings, seed, f'repetition {seed}')
@@ -50,7 +51,7 @@ def create_grid_cell_for_each_seed(study: str, preset: ParallelismPreset) -> lis
 
 
 def check_timing_settings(settings: dict) -> None:
-  """Raises a BadInput unless sizes are positive and all lengths divide the number of tokens."""
+  """Raises a BadInput for sizes that form no batch, or for too many programs in one process."""
   for name in SIZES:
     if settings[name] < 1:
       raise BadInput(f'--{name} must be at least 1, not {settings[name]}')
@@ -61,6 +62,13 @@ def check_timing_settings(settings: dict) -> None:
         'cannot be split into sequences of this length'
       )
     spec.parse_spec(timing.create_timing_run(settings, settings['layers'][0], length).task, 'task')
+  programs = len(settings['layers']) * len(settings['lengths']) * len(settings['quantities'])
+  if programs > MAX_PROGRAMS:
+    raise BadInput(
+      f'{len(settings["layers"])} layers at {len(settings["lengths"])} lengths need {programs} '
+      f'compiled programs at once, but a process can hold about {MAX_PROGRAMS}; choose fewer '
+      '--layers or --lengths'
+    )
   for layer in settings['layers']:
     checks.check_experiment(
       timing.create_or_reuse_timing_experiment(settings, layer, settings['lengths'][0]))

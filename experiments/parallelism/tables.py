@@ -54,13 +54,15 @@ def report(records: Iterable[dict]) -> tuple[list, list]:
   grids = times.group_records_differing_only_in_seed(records)
   include_run_settings, tables, panels = len(grids) > 1, [], []
   for repetitions in grids:
+    timed_operations = repetitions[0]['run']['quantities']
     for metric in METRICS:
-      if metric.quantity not in repetitions[0]['run']['quantities']:
+      if metric.quantity not in timed_operations:
         continue
       table, panel = metric_table_and_panel(metric, repetitions, include_run_settings)
       tables.append(table)
       panels.append(panel)
-    tables.append(gradient_cost_table(repetitions, include_run_settings))
+    if {'layer', 'layer_gradient'} <= set(timed_operations):
+      tables.append(gradient_cost_table(repetitions, include_run_settings))
   return tables, panels
 
 

@@ -222,6 +222,7 @@ def test_a_report_of_no_records_is_empty():
   ({'generated': 0}, '--generated'),
   ({'tokens': 2**17, 'lengths': [2**17]}, 'length'),
   ({'lengths': [1]}, 'length'),
+  ({'layers': [RECURRENT] * 60}, 'compiled programs at once'),
 ])
 def test_sizes_that_form_no_batch_are_refused(changes, message):
   with pytest.raises(BadInput, match=message) as error:
