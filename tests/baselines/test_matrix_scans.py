@@ -116,14 +116,14 @@ def weighted_sum(outputs):
   return sum(jnp.sum(jnp.cos(jnp.arange(float(x.size))).reshape(x.shape) * x) for x in outputs)
 
 
-# Blocks of two chunks of both sequences, or of one chunk of a single sequence.
-@pytest.mark.parametrize('tokens_per_block', [16, 4])
+# Blocks have two chunks of both sequences (16 tokens), or one chunk of a single sequence (4).
 @pytest.mark.parametrize(
-  ('decay', 'heads', 'length', 'name'),
+  ('decay', 'heads', 'length', 'name', 'tokens_per_block'),
   [
-    ('none', HEADS, 16, 'cpu'), ('head', HEADS, 16, 'cpu'), ('head', 1, 11, 'cpu'),
-    ('time', 1, 13, 'cpu'), ('time', HEADS, 16, 'cpu'), ('time', 1, 13, 'tpu'),
-    ('channel', HEADS, 13, 'cpu'), ('channel', 1, 16, 'tpu'), ('channel', HEADS, 1, 'cpu'),
+    ('none', HEADS, 16, 'cpu', 16), ('head', HEADS, 16, 'cpu', 16), ('head', 1, 11, 'cpu', 4),
+    ('time', 1, 13, 'cpu', 16), ('time', HEADS, 16, 'cpu', 4), ('time', 1, 13, 'tpu', 16),
+    ('channel', HEADS, 13, 'cpu', 16), ('channel', HEADS, 13, 'cpu', 4),
+    ('channel', 1, 16, 'tpu', 16), ('channel', HEADS, 1, 'cpu', 16), ('none', HEADS, 16, 'cpu', 4),
   ],
 )
 def test_gradients_equal_the_derivatives_of_the_definition_in_float64(
