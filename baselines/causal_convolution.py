@@ -125,8 +125,8 @@ def _depthwise_forward(x, kernel, padding):
 
 def _depthwise_backward(padding, residuals, gradient):
   x, kernel = residuals
-  # Without the barriers, every term of the sums computes the output gradient again, the shifted
-  # inputs are kept since the forward pass, and the sums over tokens are not vectorized.
+  # Without the barriers, every term of the sums computes the output gradient again, and the sums
+  # over tokens are not vectorized.
   gradient = jax.lax.optimization_barrier(gradient)
   num_inputs, length = x.shape[1], gradient.shape[1]
   x_gradient = sum(
