@@ -27,7 +27,7 @@ def sum_of_products(x: jax.Array, y: jax.Array) -> jax.Array:
   return jnp.sum(x * y, -1, keepdims=True)
 
 
-def _for_each_token(values, x):
+def with_axes_of(x: jax.Array, values: jax.Array) -> jax.Array:
   """Adds leading axes of size 1 to the values, so that they have as many axes as x."""
   return values.reshape((1,) * (x.ndim - values.ndim) + values.shape)
 
@@ -35,13 +35,13 @@ def _for_each_token(values, x):
 @jax.custom_vjp
 def multiply_channels(x: jax.Array, scale: jax.Array) -> jax.Array:
   """Multiplies x [..., *S] by a parameter of shape S, the same for every token."""
-  return x * _for_each_token(scale, x)
+  return x * with_axes_of(x, scale)
 
 
 def _multiply_channels_backward(residuals, gradient):
   x, scale = residuals
   scale_gradient = sum_over_tokens(gradient * x, scale.shape).astype(scale.dtype)
-  return (gradient * _for_each_token(scale, x)).astype(x.dtype), scale_gradient
+  return (gradient * with_axes_of(x, scale)).astype(x.dtype), scale_gradient
 
 
 multiply_channels.defvjp(
@@ -52,7 +52,7 @@ multiply_channels.defvjp(
 @jax.custom_vjp
 def add_to_channels(x: jax.Array, bias: jax.Array) -> jax.Array:
   """Adds a parameter of shape S to x [..., *S], the same for every token."""
-  return x + _for_each_token(bias, x)
+  return x + with_axes_of(x, bias)
 
 
 def _add_to_channels_backward(inputs, gradient):

@@ -21,12 +21,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from transformer import platform
-from transformer.broadcasting import sum_over_tokens
-
-
-def _with_axes_of(x, values):
-  """The values with additional leading axes, so that they have as many axes as x."""
-  return values.reshape((1,) * (x.ndim - values.ndim) + values.shape)
+from transformer.broadcasting import sum_over_tokens, with_axes_of
 
 
 def _mean_of_last_axis(x):
@@ -43,7 +38,7 @@ def _weighted_mean_of_last_axis(x, weights):
   The axis H is absent if the weights are a vector.
   """
   if platform.current_platform() != 'cpu':
-    return (x * _with_axes_of(x, weights)).mean(-1, keepdims=True)
+    return (x * with_axes_of(x, weights)).mean(-1, keepdims=True)
   width = weights.shape[-1]
   heads = weights.size // width
   blocks = jnp.repeat(jnp.eye(heads, dtype=x.dtype), width, 0)  # [H K, H]
@@ -90,9 +85,9 @@ def _to_float32_at_least(x):
 def _normalize_forward(x, scale, bias, epsilon, subtract_mean):
   values = _to_float32_at_least(x)
   mean, inverse = _statistics(values, epsilon, subtract_mean)
-  y = (values - mean) * inverse * _with_axes_of(x, scale)
+  y = (values - mean) * inverse * with_axes_of(x, scale)
   if bias is not None:
-    y += _with_axes_of(x, bias)
+    y += with_axes_of(x, bias)
   return y, (x, mean, inverse, scale, bias)
 
 
@@ -101,7 +96,7 @@ def _normalize_backward(epsilon, subtract_mean, residuals, gradient):
   x, mean, inverse, scale, bias = residuals
   y = (_to_float32_at_least(x) - mean) * inverse
   product = gradient * y
-  x_gradient = gradient * _with_axes_of(x, scale)
+  x_gradient = gradient * with_axes_of(x, scale)
   x_gradient -= y * _weighted_mean_of_last_axis(product, scale)
   if subtract_mean:
     x_gradient -= _weighted_mean_of_last_axis(gradient, scale)
