@@ -53,7 +53,7 @@ PRESETS = {
     layers=('attention(num_heads=2)', 'lstm'), lengths=(8, 12), tokens=48, sequences=2,
     generated=8, settings={'width': 8, 'depth': 1, 'steps': 2, 'seeds': (0, 1)},
   ),
-  # This preset measures the main layers in about a minute on two CPU cores.
+  # This preset measures the main layers in a few minutes on two CPU cores.
   'quick': ParallelismPreset(
     layers=('attention', 'lstm', 'gru', 'tcn'), lengths=(64, 256, 1024), tokens=4096,
     sequences=8, generated=32, settings={'steps': 7},
