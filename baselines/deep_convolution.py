@@ -15,8 +15,8 @@ with kernel k has a receptive field of 1 + (k - 1) (d_1 + ... + d_n) tokens.
 from typing import ClassVar
 
 import jax
-from flax import linen as nn
 
+from baselines.activations import gated_linear_unit
 from baselines.convolution import Convolution, ConvolutionStack
 from transformer.dense import Dense
 from transformer.normalization import LayerNorm
@@ -66,11 +66,8 @@ class GatedConvolution(Convolution):
   initial_variance: ClassVar[float] = 4.0
 
   def output_activation(self, convolved):
-    """Computes a * sigmoid(b) for the two halves a and b of the channels.
-
-    (Dauphin et al. 2017, "Language modeling with gated convolutional networks")
-    """
-    return nn.glu(convolved)
+    """Computes a * sigmoid(b) for the two halves a and b of the channels."""
+    return gated_linear_unit(convolved)
 
 
 class ConvS2S(ConvolutionStack):

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from baselines.activations import log_sigmoid
+from baselines.activations import gated_linear_unit, log_sigmoid
 from baselines.convolution import ShortConvolution
 from baselines.diagonal_state_space import complex_linear_scan, exponential
 from baselines.scans import linear_scan
@@ -139,28 +139,6 @@ class MinLSTM(MinimalRecurrence):
     log_f, log_i = (log_sigmoid(preactivations[:, :, k]) for k in (0, 1))
     log_ratio = log_f - log_i
     return jax.nn.sigmoid(log_ratio), jax.nn.sigmoid(-log_ratio)
-
-
-@jax.custom_vjp
-def gated_linear_unit(projected: jax.Array) -> jax.Array:
-  """Computes v sigmoid(g) from values and gates [..., 2 D], the values v first."""
-  value, gate = jnp.split(projected, 2, -1)
-  return value * jax.nn.sigmoid(gate)
-
-
-def _gated_linear_unit_backward(projected, gradient):
-  """Computes the gradients of values and gates as one array.
-
-  Automatic differentiation pads and adds the gradients of both halves. With it, the gradient of a
-  readout takes 4.5 ms for 4096 tokens and D = 64, and 2.9 ms with this one.
-  """
-  value, gate = jnp.split(projected, 2, -1)
-  gate = jax.nn.sigmoid(gate)
-  value_gradient = gradient * gate
-  return (jnp.concatenate([value_gradient, value_gradient * value * (1 - gate)], -1),)
-
-
-gated_linear_unit.defvjp(lambda x: (gated_linear_unit(x), x), _gated_linear_unit_backward)
 
 
 class DenseParameters(nn.Module):

@@ -9,7 +9,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from baselines.causal_convolution import FORMS, depthwise_convolution, dilated_convolution
+from baselines.causal_convolution import (
+  FORMS,
+  MAX_NARROW_WIDTH,
+  depthwise_convolution,
+  dilated_convolution,
+)
 from baselines.convolution import TCN, Convolution, ShortConvolution
 from baselines.deep_convolution import ByteNet, ConvS2S, GatedConvolution
 from tests.support.float64 import float64_enabled
@@ -123,20 +128,23 @@ def test_initial_weights_of_a_gated_convolution_are_twice_as_large():
 
 
 @settings(deadline=None, max_examples=8)
-@given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 6), st.booleans(), st.integers(1, 3))
-@example(size=1, dilation=3, extra=1, pad=False, batch_size=2)
-@example(size=3, dilation=4, extra=1, pad=True, batch_size=2)
-@example(size=3, dilation=2, extra=517, pad=True, batch_size=1)  # cut into blocks
-@example(size=3, dilation=2, extra=517, pad=False, batch_size=2)
+@given(
+  st.integers(1, 5), st.integers(1, 4), st.integers(1, 6), st.booleans(), st.integers(1, 3),
+  st.sampled_from([2, MAX_NARROW_WIDTH + 1]),
+)
+@example(size=1, dilation=3, extra=1, pad=False, batch_size=2, features=2)
+@example(size=3, dilation=4, extra=1, pad=True, batch_size=2, features=2)
+@example(size=3, dilation=2, extra=517, pad=True, batch_size=1, features=MAX_NARROW_WIDTH + 1)
+@example(size=3, dilation=2, extra=517, pad=False, batch_size=2, features=MAX_NARROW_WIDTH + 1)
 def test_both_forms_of_a_convolution_are_equal_in_value_and_gradient(
-  size, dilation, extra, pad, batch_size
+  size, dilation, extra, pad, batch_size, features
 ):
   generator = np.random.default_rng(size)
   padding = (size - 1) * dilation if pad else 0
   length = (size - 1) * dilation + extra - padding
   x, kernel, weight = (
     generator.normal(size=shape)
-    for shape in ((batch_size, length, 3), (size, 3, 2), (batch_size, extra, 2)))
+    for shape in ((batch_size, length, 3), (size, 3, features), (batch_size, extra, features)))
 
   @functools.partial(jax.jit, static_argnums=2)
   def gradients_and_output(x, kernel, form):
@@ -150,7 +158,7 @@ def test_both_forms_of_a_convolution_are_equal_in_value_and_gradient(
     results = [jax.tree.leaves(gradients_and_output(x, kernel, form)) for form in FORMS[1:]]
   for direct, channels_last in zip(*results, strict=True):
     np.testing.assert_allclose(direct, channels_last, atol=1e-9)
-  assert direct.shape == (batch_size, extra, 2)
+  assert direct.shape == (batch_size, extra, features)
 
 
 @settings(deadline=None, max_examples=8)
