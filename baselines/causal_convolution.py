@@ -7,7 +7,7 @@ The gradients are convolutions too. That of the input has the mirrored kernel, a
 kernel is a convolution of the input with the output gradient, or a product with k shifted copies of
 the input. The convolution needs transposed copies, which for narrow outputs take longer than the
 arithmetic. ByteNet with convolutions of width 24 takes 3.6 to 4.5 times as long with its gradients
-as without, and with the product 3.4 to 3.5 times. For outputs of 64 channels the convolution takes
+as without, and with the product 3.4 to 3.7 times. For outputs of 64 channels the convolution takes
 up to 25 % less time.
 """
 
