@@ -1,12 +1,18 @@
 """Activation functions with gradients that are faster than those derived by JAX.
 
   softplus(x) = log(1 + exp(x)),   log_sigmoid(x) = log(1 / (1 + exp(-x))) = -softplus(-x)
+  silu(x) = x sigmoid(x),   multiply_by_silu(x, g) = x silu(g)
   gated_linear_unit([v, g]) = v sigmoid(g)             (Dauphin et al. 2017, "Language modeling with
                                                         gated convolutional networks")
 
 The first two are computed from log(1 + exp(-|x|)), which neither overflows nor loses precision
 where it is small. The gradients of `jax.nn.softplus` and `jax.nn.log_sigmoid` differentiate a
 logaddexp. On two CPU cores they take 5 ns a number, and a sigmoid takes 0.8 ns.
+
+The other gradients compute the sigmoid again instead of keeping it from the forward pass. With two
+layers and 512 tokens a sequence, a training step then needs less memory: 22.9 instead of 24.0 KB a
+token with Mamba-2, 21.8 instead of 23.3 with mLSTM, and 17.7 instead of 19.2 with DeltaNet
+(`experiments.parallelism --preset=layers`).
 """
 
 import jax
@@ -28,6 +34,45 @@ def _softplus_jvp(primals, tangents):
 def log_sigmoid(x: jax.Array) -> jax.Array:
   """Computes log(1 / (1 + exp(-x))), whose derivative is sigmoid(-x)."""
   return -softplus(-x)
+
+
+@jax.custom_vjp
+def silu(x: jax.Array) -> jax.Array:
+  """Computes x sigmoid(x), the swish function, and stores x alone for its gradient."""
+  return x * jax.nn.sigmoid(x)
+
+
+def _silu_backward(x, gradient):
+  _, slope = _silu_and_derivative(x)
+  return (gradient * slope,)
+
+
+silu.defvjp(lambda x: (silu(x), x), _silu_backward)
+
+
+def _silu_and_derivative(x):
+  """Computes silu(x) and its derivative anew, instead of keeping values of the forward pass."""
+  x = jax.lax.optimization_barrier(x)
+  sigmoid = jax.nn.sigmoid(x)
+  value = x * sigmoid
+  return value, sigmoid + value * (1 - sigmoid)
+
+
+@jax.custom_vjp
+def multiply_by_silu(x: jax.Array, gate: jax.Array) -> jax.Array:
+  """Computes x silu(gate) for arrays of equal shape, and stores nothing else for its gradient."""
+  return x * silu(gate)
+
+
+def _multiply_by_silu_backward(residuals, gradient):
+  x, gate = residuals
+  value, slope = _silu_and_derivative(gate)
+  return gradient * value, gradient * x * slope
+
+
+multiply_by_silu.defvjp(
+  lambda x, gate: (multiply_by_silu(x, gate), (x, gate)), _multiply_by_silu_backward
+)
 
 
 @jax.custom_vjp

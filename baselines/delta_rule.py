@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from baselines.activations import softplus
+from baselines.activations import multiply_by_silu, silu, softplus
 from baselines.convolution import ShortConvolution
 from baselines.delta_scans import delta_scan
 from baselines.discretization import time_step_bias_initializer
@@ -124,7 +124,7 @@ class DeltaNet(SequenceLayer):
     projected = Dense(3 * width, use_bias=False, dtype=x.dtype, name='projection')(x)
     convolution = self._short_convolution().copy(name='convolution')
     projected, latest = convolution(projected, past, mask=mask)
-    projected = jax.nn.silu(projected.astype(jnp.float32))
+    projected = silu(projected.astype(jnp.float32))
     projected = projected.reshape(batch_size, length, 3, self.num_heads, width // self.num_heads)
     query, key, value = (x[:, :, 0] for x in jnp.split(projected, 3, 2))
 
@@ -159,4 +159,4 @@ class GatedDeltaNet(DeltaNet):
     """Multiplies the normalized outputs y by silu(W x)."""
     heads = y.shape[-2:]
     gate = DenseGeneral(heads, use_bias=False, dtype=x.dtype, name='gate')(x)
-    return y * jax.nn.silu(gate)
+    return multiply_by_silu(y, gate)

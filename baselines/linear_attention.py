@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from baselines.activations import log_sigmoid
+from baselines.activations import log_sigmoid, multiply_by_silu
 from baselines.matrix_scans import check_scan_form_and_chunk_size, outer_product_scan, safe_divide
 from transformer.dense import DenseGeneral
 from transformer.layer import SequenceLayer, apply_mask
@@ -106,7 +106,7 @@ class MatrixStateLayer(SequenceLayer):
   def _gated_output(self, y, gate, width):
     """Computes the layer output W (swish(gate) * norm(y)) [B, T, D] for y [B, T, H, V]."""
     norm = LayerNorm(feature_axes=(-2, -1), name='norm')
-    return self._output_projection(norm(y).astype(gate.dtype) * jax.nn.silu(gate), width)
+    return self._output_projection(multiply_by_silu(norm(y).astype(gate.dtype), gate), width)
 
 
 class LinearAttention(MatrixStateLayer):

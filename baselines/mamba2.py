@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from baselines.activations import softplus
+from baselines.activations import multiply_by_silu, silu, softplus
 from baselines.convolution import ShortConvolution
 from baselines.discretization import time_step_bias_initializer
 from baselines.matrix_scans import check_scan_form_and_chunk_size, outer_product_scan
@@ -118,7 +118,7 @@ class Mamba2(SequenceLayer):
     convolved, latest = self._short_convolution(name='convolution')(
       convolved, past, mask=mask, train=train
     )
-    convolved = jax.nn.silu(convolved).astype(jnp.float32)
+    convolved = silu(convolved).astype(jnp.float32)
     value, key, query = jnp.split(convolved, (inner, inner + size), -1)
     value = value.reshape(batch_size, length, self.num_heads, self.head_width(width))
 
@@ -134,7 +134,7 @@ class Mamba2(SequenceLayer):
     )
     skip = self.param('skip', nn.initializers.ones, heads)
     y += multiply_channels(value, jnp.broadcast_to(skip[:, None], value.shape[2:]))
-    y = y.reshape(batch_size, length, inner).astype(x.dtype) * jax.nn.silu(gate)
+    y = multiply_by_silu(y.reshape(batch_size, length, inner).astype(x.dtype), gate)
     y = RMSNorm(epsilon=1e-5, dtype=x.dtype, name='norm')(y)
     y = Dense(width, use_bias=False, dtype=x.dtype, name='output')(y)
     return y, Mamba2State(latest, memory)

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from baselines.activations import softplus
+from baselines.activations import multiply_by_silu, silu, softplus
 from baselines.convolution import ShortConvolution
 from baselines.diagonal_state_space import complex_linear_scan, diagonal_state_space, to_parts
 from baselines.discretization import (
@@ -285,10 +285,10 @@ class Mamba(SequenceLayer):
 
     u, gate = jnp.split(projection_layer(2 * inner, 'input')(apply_mask(x, mask)), 2, -1)
     u, convolution = self._short_convolution(name='convolution')(u, past, mask=mask)
-    u, mask = to_masked_time_major(jax.nn.silu(u), mask)
+    u, mask = to_masked_time_major(silu(u), mask)
     rank = self.dt_rank or -(-width // 16)
     y, hidden = self._selective_scan(u, state.hidden, mask, rank, projection_layer)
-    y = y.swapaxes(0, 1) * jax.nn.silu(gate)
+    y = multiply_by_silu(y.swapaxes(0, 1), gate)
     return projection_layer(width, 'output')(y), MambaState(convolution, hidden)
 
   def _selective_scan(self, u, hidden, mask, rank, projection_layer):

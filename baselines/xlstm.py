@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from baselines.activations import log_sigmoid
+from baselines.activations import log_sigmoid, multiply_by_silu, silu
 from baselines.convolution import ShortConvolution
 from baselines.matrix_scans import check_scan_form_and_chunk_size, outer_product_scan, safe_divide
 from baselines.unroll import (
@@ -195,7 +195,7 @@ class SLSTM(SequenceLayer):
     convolution, local = self._short_convolution(name='convolution'), x
     if convolution is not None:
       local, past = convolution(x, before, mask=mask, train=train)
-      local = jax.nn.silu(local)
+      local = silu(local)
     gates = [
       BlockDense(self.num_heads, outputs=2, name=name)(features.swapaxes(0, 1)).astype(jnp.float32)
       for name, features in (('i_f', local), ('z_o', x))
@@ -338,7 +338,7 @@ class MLSTM(SequenceLayer):
     up = self._dense(2 * inner, 'up', x.dtype)(apply_mask(x, mask))
     x, branch = jnp.split(up, 2, -1)
     local, past = self._short_convolution(name='convolution')(x, past, mask=mask, train=train)
-    local = jax.nn.silu(local)
+    local = silu(local)
 
     blocks = inner // self.block_size
     query_key = BlockDense(blocks, outputs=2, name='query_key')(local)
@@ -355,5 +355,6 @@ class MLSTM(SequenceLayer):
       chunk_size=self.chunk_size,
     )
     skip = self.param('skip', nn.initializers.ones, (inner,)).astype(x.dtype)
-    y = (HeadNorm(name='norm')(h, x.dtype) + multiply_channels(local, skip)) * jax.nn.silu(branch)
+    y = HeadNorm(name='norm')(h, x.dtype) + multiply_channels(local, skip)
+    y = multiply_by_silu(y, branch)
     return self._dense(width, 'down', x.dtype)(y), (past, memory)
