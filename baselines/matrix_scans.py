@@ -45,6 +45,7 @@ from baselines.matrix_scan_blocks import (
   outputs_with_channel_decays,
   outputs_with_head_decays,
 )
+from baselines.scans import largest_divisor
 from transformer import platform
 from transformer.broadcasting import multiply_tokens
 
@@ -190,7 +191,7 @@ def _scan_outer_products_by_chunk(query, key, value, log_decay, state, chunk_siz
   head_groups, chunks = query.shape[2], -(-length // chunk_size)
   sequences, chunks_per_block = batch_size, chunks
   if platform.current_platform() == 'cpu':
-    sequences = _sequences_per_block(batch_size, CPU_TOKENS_PER_BLOCK // chunk_size)
+    sequences = largest_divisor(batch_size, CPU_TOKENS_PER_BLOCK // chunk_size)
     chunks_per_block = max(1, CPU_TOKENS_PER_BLOCK // (sequences * chunk_size))
   blocks = -(-chunks // chunks_per_block)
   chunks_per_block = -(-chunks // blocks)
@@ -217,11 +218,6 @@ def _scan_outer_products_by_chunk(query, key, value, log_decay, state, chunk_siz
   y = jnp.moveaxis(y, 0, 2)
   y = join_chunks(y.reshape(-1, batch_size, *y.shape[4:]), length)
   return y, state.reshape(batch_size, heads, -1, width)
-
-
-def _sequences_per_block(batch_size, most):
-  """The largest divisor of the batch size that is at most `most`, or 1."""
-  return next(n for n in range(max(1, min(batch_size, most)), 0, -1) if batch_size % n == 0)
 
 
 @jax.custom_vjp

@@ -170,6 +170,11 @@ def select_scan_form(form: str, length: int) -> str:
   return 'sequential' if is_sequential else 'associative'
 
 
+def largest_divisor(number: int, most: int) -> int:
+  """The largest divisor of a number that is at most `most`, or 1, to split a batch into groups."""
+  return next(n for n in range(max(1, min(number, most)), 0, -1) if number % n == 0)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _linear_recurrence(decay, input_term, initial_state, scan_form):
   if scan_form == 'sequential':

@@ -19,6 +19,11 @@ Only the two recurrences and dA run token by token. The exponentials, which are 
 cost, are computed once for a whole chunk, and the other sums are taken over a whole chunk. With
 N = 16 and D = 98 on one CPU core, values and gradients of this form take 0.5 to 0.6 times as long
 as automatic differentiation of the loop with recomputed chunks.
+
+On a CPU, the gradient processes one group of sequences after another, so that the arrays of a chunk
+stay in the cache. For 256 sequences of 64 tokens, a Mamba layer with its gradients takes 6.9
+instead of 8.8 to 9.5 us a token (two cores), 3.3 instead of 3.9 times its forward pass, and 8.5
+instead of 10.2 KB a token.
 """
 
 import functools
@@ -26,10 +31,12 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from baselines.scans import scan_without_storing_states, select_scan_form
+from baselines.scans import largest_divisor, scan_without_storing_states, select_scan_form
+from transformer import platform
 
 MIN_CHUNK_SIZE = 4  # tokens; a state per chunk takes at most a quarter of the memory of all states
 MIN_CHUNK_ROWS = 128  # tokens times sequences of a chunk, so that its operations are not too small
+CPU_GROUP_SIZE = 16  # sequences whose gradients are computed together, so that they fit into caches
 
 
 def selective_scan(
@@ -97,11 +104,16 @@ def _decay(exponent, signed):
   return 2 * jnp.exp(exponent) - 1 if signed else jnp.exp(exponent)
 
 
-def _chunk_size(length, batch_size):
-  """Returns a number of tokens per chunk that divides the length, or nearly so."""
-  largest = max(MIN_CHUNK_SIZE, MIN_CHUNK_ROWS // max(batch_size, 1))
-  chunks = -(-length // largest)
-  return -(-length // chunks)
+def _group_and_chunk_size(length, batch_size):
+  """Returns how many sequences and tokens the gradient processes at once.
+
+  The first number divides the batch size, and the second divides the length, or nearly so.
+  """
+  sequences = batch_size
+  if platform.current_platform() == 'cpu':
+    sequences = min(batch_size, largest_divisor(batch_size, CPU_GROUP_SIZE))
+  chunks = -(-length // max(MIN_CHUNK_SIZE, MIN_CHUNK_ROWS // max(sequences, 1)))
+  return sequences, -(-length // chunks)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -128,7 +140,7 @@ def _sequential_scan_forward(inputs, rate, initial_state, signed):
   That takes less time than a loop over chunks with a loop over tokens inside.
   """
   length, batch_size = inputs[0].shape[:2]
-  size = _chunk_size(length, batch_size)
+  _, size = _group_and_chunk_size(length, batch_size)
   entries = -(-length // size) + 1  # the last entry is the state after the sequence
   starts = jnp.zeros((entries, *initial_state.shape), initial_state.dtype)
 
@@ -147,41 +159,47 @@ def _sequential_scan_forward(inputs, rate, initial_state, signed):
 
 
 def _sequential_scan_backward(signed, residuals, cotangents):
-  """Computes the gradients chunk by chunk, from the last chunk to the first.
+  """Computes the gradients chunk by chunk, from the last chunk of each group to its first.
 
-  The arrays of a chunk [C, B, N, D] are carried through the loop and overwritten. As outputs of
-  inner loops they would be filled with zeros in every chunk, which costs a quarter of the time.
+  A group has b of the B sequences. The arrays of a chunk [C, b, N, D] are carried through the loop
+  and overwritten. As outputs of inner loops they would be filled with zeros in every chunk, which
+  costs a quarter of the time.
   """
   inputs, rate, starts = residuals
   y_gradient, last_gradient = cotangents
   length, batch_size = y_gradient.shape[:2]
-  size = _chunk_size(length, batch_size)
+  sequences, size = _group_and_chunk_size(length, batch_size)
   chunks = -(-length // size)
   # Padding has steps and inputs of 0, which leave the state and its gradient unchanged.
   padded = tuple(_pad_time(a, chunks * size) for a in (*inputs, y_gradient))
 
-  def process_chunk(k, carry):
-    adjoint, rate_gradient, buffers, gradients = carry
-    k = chunks - 1 - k
-    chunk = jax.lax.optimization_barrier(
-      tuple(jax.lax.dynamic_slice_in_dim(a, k * size, size) for a in padded)
-    )
+  def process_chunk(i, carry):
+    adjoint, adjoints, rate_gradient, buffers, gradients = carry
+    first, k = i // chunks * sequences, chunks - 1 - i % chunks  # first sequence, chunk
+    chunk = jax.lax.optimization_barrier(tuple(
+      jax.lax.dynamic_slice(a, (k * size, first, 0), (size, sequences, a.shape[2]))
+      for a in padded
+    ))
+    start = jax.lax.dynamic_slice_in_dim(_entry(starts, k), first, sequences)
+    last = jax.lax.dynamic_slice_in_dim(last_gradient, first, sequences)
+    adjoint = jnp.where(k == chunks - 1, last, adjoint)
     adjoint, rate_gradient, buffers, outputs = _chunk_gradients(
-      chunk, rate, _entry(starts, k), adjoint, rate_gradient, buffers, signed
+      chunk, rate, start, adjoint, rate_gradient, buffers, signed
     )
     gradients = tuple(
-      jax.lax.dynamic_update_slice_in_dim(a, output, k * size, 0)
+      jax.lax.dynamic_update_slice(a, output, (k * size, first, 0))
       for a, output in zip(gradients, outputs, strict=True)
     )
-    return adjoint, rate_gradient, buffers, gradients
+    adjoints = jax.lax.dynamic_update_slice_in_dim(adjoints, adjoint, first, 0)
+    return adjoint, adjoints, rate_gradient, buffers, gradients
 
-  buffers = tuple(
-    jnp.zeros((size, *last_gradient.shape), last_gradient.dtype) for _ in range(2 + signed)
-  )
-  adjoint, rate_gradient, _, gradients = jax.lax.fori_loop(0, chunks, process_chunk, (
-    last_gradient, jnp.zeros_like(last_gradient), buffers, tuple(map(jnp.zeros_like, padded[:4]))
-  ))
-  return tuple(a[:length] for a in gradients), jnp.sum(rate_gradient, 0), adjoint
+  group = jnp.zeros((sequences, *last_gradient.shape[1:]), last_gradient.dtype)
+  buffers = tuple(jnp.zeros((size, *group.shape), group.dtype) for _ in range(2 + signed))
+  carry = (
+    group, jnp.zeros_like(last_gradient), group, buffers, tuple(map(jnp.zeros_like, padded[:4])))
+  _, adjoints, rate_gradient, _, gradients = jax.lax.fori_loop(
+    0, batch_size // max(sequences, 1) * chunks, process_chunk, carry)
+  return tuple(a[:length] for a in gradients), jnp.sum(rate_gradient, 0), adjoints
 
 
 _sequential_scan.defvjp(_sequential_scan_forward, _sequential_scan_backward)

@@ -59,13 +59,16 @@ def assert_equal_up_to_rounding(actual, expected):
     np.testing.assert_allclose(a, e, rtol=1e-9, atol=1e-9)
 
 
-# With 8 sequences a chunk has at most 4 tokens, and with one it has at most 32. The lengths are
-# part of a chunk, several full chunks, and chunks of which the last one is padded.
+# A chunk has at most 128 tokens of a single sequence, 16 of each of 8 sequences, or 8 of each of a
+# group of 16. The lengths are part of a chunk, several full chunks, and chunks of which the last
+# one is padded.
 @pytest.mark.parametrize(('length', 'batch_size', 'signed', 'masked', 'form'), [
   (1, 1, True, False, 'sequential'),
-  (12, 8, False, True, 'sequential'),
-  (11, 8, True, True, 'sequential'),
-  (67, 1, False, False, 'sequential'),
+  (32, 8, False, True, 'sequential'),
+  (35, 8, True, True, 'sequential'),
+  (257, 1, False, False, 'sequential'),
+  (19, 32, True, True, 'sequential'),
+  (5, 34, False, False, 'sequential'),
   (11, 8, True, True, 'associative'),
 ])
 def test_values_and_gradients_equal_those_of_the_plain_loop(
