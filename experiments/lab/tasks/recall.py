@@ -41,6 +41,13 @@ class Recall(Task):
 
   Published: V = 8192, a = 0.01, (L, K) = (64, 4), (128, 8), (256, 16), (512, 64), batches of 512 to
   128 of them, 100,000 sequences to train on for 64 epochs and 3,000 to test.
+
+  Two layers of attention of width 64 reach an accuracy of 0.997 in 950 steps, or 190 seconds on two
+  CPU cores, because the head is applied at the 4 queries of the 64 positions alone:
+
+    python -m experiments.ladder --preset=quick --layers='attention(num_heads=1)'
+      --tasks='recall(length=64)' --lengths=64 --batch_size=512 --steps=3000 --seeds=1
+      --learning_rates=2.15e-3 --weight_decay=0.1 --validations=60 --validation_batches=1
   """
 
   length: int = 64
