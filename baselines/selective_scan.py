@@ -83,7 +83,7 @@ def selective_scan(
 
   """
   form = select_scan_form(form, len(x))
-  if not len(x):
+  if not x.size:  # no token or no sequence
     return x, initial_state
   if form == 'sequential':
     return _sequential_scan((step, x, b, c), rate, initial_state, signed)
@@ -111,8 +111,8 @@ def _group_and_chunk_size(length, batch_size):
   """
   sequences = batch_size
   if platform.current_platform() == 'cpu':
-    sequences = min(batch_size, largest_divisor(batch_size, CPU_GROUP_SIZE))
-  chunks = -(-length // max(MIN_CHUNK_SIZE, MIN_CHUNK_ROWS // max(sequences, 1)))
+    sequences = largest_divisor(batch_size, CPU_GROUP_SIZE)
+  chunks = -(-length // max(MIN_CHUNK_SIZE, MIN_CHUNK_ROWS // sequences))
   return sequences, -(-length // chunks)
 
 
@@ -198,7 +198,7 @@ def _sequential_scan_backward(signed, residuals, cotangents):
   carry = (
     group, jnp.zeros_like(last_gradient), group, buffers, tuple(map(jnp.zeros_like, padded[:4])))
   _, adjoints, rate_gradient, _, gradients = jax.lax.fori_loop(
-    0, batch_size // max(sequences, 1) * chunks, process_chunk, carry)
+    0, batch_size // sequences * chunks, process_chunk, carry)
   return tuple(a[:length] for a in gradients), jnp.sum(rate_gradient, 0), adjoints
 
 

@@ -1,4 +1,4 @@
-"""Activation functions and their gradients agree with float64, at every scale of their input."""
+"""Activation functions and their gradients equal their definitions in float64."""
 
 import functools
 

@@ -106,6 +106,15 @@ def test_a_scan_without_tokens_returns_the_initial_state():
   np.testing.assert_array_equal(last, initial_state)
 
 
+def test_a_batch_without_sequences_has_gradients_of_zero():
+  step, x, b, c, rate, initial_state = draw_arguments(3, 2, dtype=np.float32)
+  empty = step[:, :0], x[:, :0], b[:, :0], c[:, :0], rate, initial_state[:0]
+  y, last, *gradients = values_and_gradients(selective_scan, *empty)
+  assert y.shape == (3, 0, WIDTH) and last.shape == initial_state[:0].shape
+  assert [a.shape for a in gradients] == [a.shape for a in empty]
+  assert not gradients[4].any()
+
+
 @pytest.mark.parametrize('batch_size', [1, 8])
 def test_the_gradient_stores_a_state_per_chunk(batch_size):
   length = 2048
