@@ -68,11 +68,15 @@ def _kernel_gradient_by_convolution(x, gradient, size, dilation, padding):
   first. If the input were transposed instead, XLA would compute the input again, in strided order.
   The output gradient is padded here because XLA has no fast convolution for filters that are longer
   than their input: for one sequence of 16,384 tokens and width 64, it took 100 times as long.
+  A single sequence is padded at its end too. Without these zeros, the channels of its transposed
+  copy often lie a power of two bytes apart, where they displace one another from the cache: a
+  ConvS2S layer with its gradients took 1.8 to 2.0 instead of 1.5 us a token at 16,384 tokens.
   """
   reach = (size - 1) * dilation
-  gradient = jnp.pad(gradient, ((0, 0), (reach - padding, 0), (0, 0)))
+  end = reach if len(x) == 1 else 0
+  gradient = jnp.pad(gradient, ((0, 0), (reach - padding, end), (0, 0)))
   kernel_gradient = _xla_convolution(
-    gradient.transpose(2, 1, 0), x.swapaxes(0, 1), padding=(0, reach), stride=dilation)
+    gradient.transpose(2, 1, 0), x.swapaxes(0, 1), padding=(0, reach - end), stride=dilation)
   return kernel_gradient.transpose(1, 2, 0)[::-1]
 
 
