@@ -151,7 +151,14 @@ def stack_gates(*gates: jax.Array) -> jax.Array:
 def dot_with_float32_accumulation(x: jax.Array, kernel: jax.Array, kernel_axis=0) -> jax.Array:
   """Computes the product of x and a kernel in the kernel's dtype, with sums in float32 or more.
 
-  The sums are over the last axis of x and the axis `kernel_axis` of the kernel.
+  Args:
+    x: [N, I]. It is rounded to the dtype of the kernel.
+    kernel: [I, O], or [O, I] if `kernel_axis` is 1.
+    kernel_axis: the axis of the kernel that the product sums over, 0 or 1.
+
+  Returns:
+    The product [N, O].
+
   """
   dtype, axes = jnp.promote_types(kernel.dtype, jnp.float32), ((x.ndim - 1,), (kernel_axis,))
   return jax.lax.dot_general(
