@@ -95,7 +95,8 @@ def long_convolution(x: jax.Array, kernel: jax.Array, block_size: int = 64) -> j
     pairs = x.reshape(width, -1, 2, size)
     second_half = _contribution_to_next_block(pairs[:, :, 0], kernel)
     # The sum is updated in place. XLA would otherwise keep the terms of all levels: a training step
-    # with two Hyena layers and one sequence of 16,384 tokens took 24.1 instead of 18.3 KB a token.
+    # with two Hyena layers and one sequence of 16,384 tokens took 386 instead of 293 MiB
+    # (`experiments.parallelism --preset=layers --layers=hyena --lengths=16384`).
     y = y.reshape(pairs.shape)
     updated = y[:, :, 1:] + second_half[:, :, None]
     y = jax.lax.dynamic_update_slice_in_dim(y, updated, 1, 2).reshape(x.shape)

@@ -278,7 +278,8 @@ def _unroll_backward(cell, saved, gradients):
   hidden_gradients, last_gradient = gradients  # for h at every token and for the last state
   length, batch = stored.shape[:2]
   # XLA on CPUs multiplies a single row by the kernel itself, and several rows by a transposed copy,
-  # in less time: the loop of an LSTM of width 50 takes 1.1 instead of 1.6 us a token at batch 1.
+  # in less time. With it, `experiments.parallelism --preset=layers --layers=lstm --lengths=16384`
+  # measures 3.1 instead of 3.8 forward passes for a layer with its gradients.
   factor, axis = (kernel, 1) if batch == 1 else (kernel.T, 0)
 
   def body(i, carry):
